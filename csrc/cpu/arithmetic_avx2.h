@@ -1,0 +1,94 @@
+// Eight lanes of the noise stream's arithmetic. Philox words travel as two registers of four 64-bit lanes, whose high
+// halves are don't-cares: vpmuludq reads the low halves only.
+#pragma once
+
+#include <immintrin.h>
+
+#include "../noise.h"
+
+namespace fastlangevin {
+namespace {
+
+struct Avx2Arithmetic {
+  static constexpr int width = 8;
+  struct word {
+    __m256i first, second;
+  };
+  using product = word;
+  using u32 = __m256i;
+  using f32 = __m256;
+
+  static FL_INLINE word groups(uint64_t group) {
+    const __m256i first =
+        _mm256_add_epi64(_mm256_set1_epi64x(static_cast<int64_t>(group)), _mm256_setr_epi64x(0, 1, 2, 3));
+    return {first, _mm256_add_epi64(first, _mm256_set1_epi64x(4))};
+  }
+  static FL_INLINE word group_low(uint64_t group) { return groups(group); }
+  static FL_INLINE word group_high(uint64_t group) {
+    const word g = groups(group);
+    return {_mm256_srli_epi64(g.first, 32), _mm256_srli_epi64(g.second, 32)};
+  }
+  static FL_INLINE word broadcast_word(uint32_t a) {
+    const __m256i b = _mm256_set1_epi64x(a);
+    return {b, b};
+  }
+  static FL_INLINE product multiply(word a, uint32_t b) {
+    const __m256i c = _mm256_set1_epi64x(b);
+    return {_mm256_mul_epu32(a.first, c), _mm256_mul_epu32(a.second, c)};
+  }
+  static FL_INLINE word low(product p) { return p; }
+  static FL_INLINE word high_xor(product p, word a, uint32_t b) {
+    const __m256i c = _mm256_set1_epi64x(b);
+    return {_mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p.first, 32), a.first), c),
+            _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p.second, 32), a.second), c)};
+  }
+  static FL_INLINE u32 to_u32(word a) {
+    const __m256 mixed = _mm256_shuffle_ps(_mm256_castsi256_ps(a.first), _mm256_castsi256_ps(a.second), 0x88);
+    return _mm256_permute4x64_epi64(_mm256_castps_si256(mixed), 0xD8);
+  }
+
+  static FL_INLINE u32 add(u32 a, uint32_t b) { return _mm256_add_epi32(a, _mm256_set1_epi32(static_cast<int>(b))); }
+  static FL_INLINE u32 bit_and(u32 a, uint32_t b) {
+    return _mm256_and_si256(a, _mm256_set1_epi32(static_cast<int>(b)));
+  }
+  static FL_INLINE u32 bit_xor(u32 a, u32 b) { return _mm256_xor_si256(a, b); }
+  template <int n>
+  static FL_INLINE u32 shift_left(u32 a) {
+    return _mm256_slli_epi32(a, n);
+  }
+  template <int n>
+  static FL_INLINE u32 shift_right(u32 a) {
+    return _mm256_srli_epi32(a, n);
+  }
+  template <int n>
+  static FL_INLINE u32 shift_right_signed(u32 a) {
+    return _mm256_srai_epi32(a, n);
+  }
+  static FL_INLINE f32 signed_to_float(u32 a) { return _mm256_cvtepi32_ps(a); }
+  static FL_INLINE f32 select_odd(u32 q, f32 odd, f32 even) {
+    return _mm256_blendv_ps(even, odd, _mm256_castsi256_ps(_mm256_slli_epi32(q, 31)));
+  }
+
+  static FL_INLINE f32 broadcast(float a) { return _mm256_set1_ps(a); }
+  static FL_INLINE u32 bits(f32 a) { return _mm256_castps_si256(a); }
+  static FL_INLINE f32 from_bits(u32 a) { return _mm256_castsi256_ps(a); }
+  static FL_INLINE f32 fma(f32 a, f32 b, f32 c) { return _mm256_fmadd_ps(a, b, c); }
+  static FL_INLINE f32 mul(f32 a, f32 b) { return _mm256_mul_ps(a, b); }
+  static FL_INLINE f32 add(f32 a, f32 b) { return _mm256_add_ps(a, b); }
+  static FL_INLINE f32 sqrt(f32 a) { return _mm256_sqrt_ps(a); }
+
+  // Element order: lanes 0..3 of the first group, then of the next.
+  static FL_INLINE void store(float* out, const f32 (&z)[4]) {
+    const __m256 t0 = _mm256_unpacklo_ps(z[0], z[1]), t1 = _mm256_unpackhi_ps(z[0], z[1]);
+    const __m256 t2 = _mm256_unpacklo_ps(z[2], z[3]), t3 = _mm256_unpackhi_ps(z[2], z[3]);
+    const __m256 g04 = _mm256_shuffle_ps(t0, t2, 0x44), g15 = _mm256_shuffle_ps(t0, t2, 0xEE);
+    const __m256 g26 = _mm256_shuffle_ps(t1, t3, 0x44), g37 = _mm256_shuffle_ps(t1, t3, 0xEE);
+    _mm256_storeu_ps(out, _mm256_permute2f128_ps(g04, g15, 0x20));
+    _mm256_storeu_ps(out + 8, _mm256_permute2f128_ps(g26, g37, 0x20));
+    _mm256_storeu_ps(out + 16, _mm256_permute2f128_ps(g04, g15, 0x31));
+    _mm256_storeu_ps(out + 24, _mm256_permute2f128_ps(g26, g37, 0x31));
+  }
+};
+
+}  // namespace
+}  // namespace fastlangevin

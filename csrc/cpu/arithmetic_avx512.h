@@ -1,0 +1,98 @@
+// Sixteen lanes of the noise stream's arithmetic. Philox words travel as two registers of eight 64-bit lanes, whose
+// high halves are don't-cares: vpmuludq reads the low halves only.
+#pragma once
+
+#include <immintrin.h>
+
+#include "../noise.h"
+
+namespace fastlangevin {
+namespace {
+
+struct Avx512Arithmetic {
+  static constexpr int width = 16;
+  struct word {
+    __m512i first, second;
+  };
+  using product = word;
+  using u32 = __m512i;
+  using f32 = __m512;
+
+  static FL_INLINE word groups(uint64_t group) {
+    const __m512i first =
+        _mm512_add_epi64(_mm512_set1_epi64(static_cast<int64_t>(group)), _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7));
+    return {first, _mm512_add_epi64(first, _mm512_set1_epi64(8))};
+  }
+  static FL_INLINE word group_low(uint64_t group) { return groups(group); }
+  static FL_INLINE word group_high(uint64_t group) {
+    const word g = groups(group);
+    return {_mm512_srli_epi64(g.first, 32), _mm512_srli_epi64(g.second, 32)};
+  }
+  static FL_INLINE word broadcast_word(uint32_t a) {
+    const __m512i b = _mm512_set1_epi64(a);
+    return {b, b};
+  }
+  static FL_INLINE product multiply(word a, uint32_t b) {
+    const __m512i c = _mm512_set1_epi64(b);
+    return {_mm512_mul_epu32(a.first, c), _mm512_mul_epu32(a.second, c)};
+  }
+  static FL_INLINE word low(product p) { return p; }
+  static FL_INLINE word high_xor(product p, word a, uint32_t b) {
+    const __m512i c = _mm512_set1_epi64(b);
+    constexpr int xor3 = 0x96;
+    return {_mm512_ternarylogic_epi64(_mm512_srli_epi64(p.first, 32), a.first, c, xor3),
+            _mm512_ternarylogic_epi64(_mm512_srli_epi64(p.second, 32), a.second, c, xor3)};
+  }
+  static FL_INLINE u32 to_u32(word a) {
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_permutex2var_epi32(a.first, even, a.second);
+  }
+
+  static FL_INLINE u32 add(u32 a, uint32_t b) { return _mm512_add_epi32(a, _mm512_set1_epi32(static_cast<int>(b))); }
+  static FL_INLINE u32 bit_and(u32 a, uint32_t b) {
+    return _mm512_and_si512(a, _mm512_set1_epi32(static_cast<int>(b)));
+  }
+  static FL_INLINE u32 bit_xor(u32 a, u32 b) { return _mm512_xor_si512(a, b); }
+  template <int n>
+  static FL_INLINE u32 shift_left(u32 a) {
+    return _mm512_slli_epi32(a, n);
+  }
+  template <int n>
+  static FL_INLINE u32 shift_right(u32 a) {
+    return _mm512_srli_epi32(a, n);
+  }
+  template <int n>
+  static FL_INLINE u32 shift_right_signed(u32 a) {
+    return _mm512_srai_epi32(a, n);
+  }
+  static FL_INLINE f32 signed_to_float(u32 a) { return _mm512_cvtepi32_ps(a); }
+  static FL_INLINE f32 select_odd(u32 q, f32 odd, f32 even) {
+    return _mm512_mask_blend_ps(_mm512_test_epi32_mask(q, _mm512_set1_epi32(1)), even, odd);
+  }
+
+  static FL_INLINE f32 broadcast(float a) { return _mm512_set1_ps(a); }
+  static FL_INLINE u32 bits(f32 a) { return _mm512_castps_si512(a); }
+  static FL_INLINE f32 from_bits(u32 a) { return _mm512_castsi512_ps(a); }
+  static FL_INLINE f32 fma(f32 a, f32 b, f32 c) { return _mm512_fmadd_ps(a, b, c); }
+  static FL_INLINE f32 mul(f32 a, f32 b) { return _mm512_mul_ps(a, b); }
+  static FL_INLINE f32 add(f32 a, f32 b) { return _mm512_add_ps(a, b); }
+  static FL_INLINE f32 sqrt(f32 a) { return _mm512_sqrt_ps(a); }
+
+  // Element order: lanes 0..3 of the first group, then of the next.
+  static FL_INLINE void store(float* out, const f32 (&z)[4]) {
+    const __m512 t0 = _mm512_unpacklo_ps(z[0], z[1]), t1 = _mm512_unpackhi_ps(z[0], z[1]);
+    const __m512 t2 = _mm512_unpacklo_ps(z[2], z[3]), t3 = _mm512_unpackhi_ps(z[2], z[3]);
+    // gN holds groups N, N + 4, N + 8, N + 12, one in each 128-bit lane.
+    const __m512 g0 = _mm512_shuffle_ps(t0, t2, 0x44), g1 = _mm512_shuffle_ps(t0, t2, 0xEE);
+    const __m512 g2 = _mm512_shuffle_ps(t1, t3, 0x44), g3 = _mm512_shuffle_ps(t1, t3, 0xEE);
+    const __m512 lo01 = _mm512_shuffle_f32x4(g0, g1, 0x44), lo23 = _mm512_shuffle_f32x4(g2, g3, 0x44);
+    const __m512 hi01 = _mm512_shuffle_f32x4(g0, g1, 0xEE), hi23 = _mm512_shuffle_f32x4(g2, g3, 0xEE);
+    _mm512_storeu_ps(out, _mm512_shuffle_f32x4(lo01, lo23, 0x88));
+    _mm512_storeu_ps(out + 16, _mm512_shuffle_f32x4(lo01, lo23, 0xDD));
+    _mm512_storeu_ps(out + 32, _mm512_shuffle_f32x4(hi01, hi23, 0x88));
+    _mm512_storeu_ps(out + 48, _mm512_shuffle_f32x4(hi01, hi23, 0xDD));
+  }
+};
+
+}  // namespace
+}  // namespace fastlangevin

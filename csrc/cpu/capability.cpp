@@ -1,0 +1,56 @@
+// The instruction set in force: the best that the processor has, or the one that Python asks for by name.
+#include <atomic>
+#include <cstring>
+
+#include "kernels.h"
+
+namespace fastlangevin {
+namespace {
+
+bool supported(const Kernels& k) {
+  if (&k == &avx512_kernels) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && supported(avx2_kernels);
+  }
+  if (&k == &avx2_kernels) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  }
+  return true;
+}
+
+const Kernels* const best_first[] = {&avx512_kernels, &avx2_kernels, &portable_kernels};
+
+const Kernels* best() {
+  for (const Kernels* k : best_first) {
+    if (supported(*k)) return k;
+  }
+  return &portable_kernels;
+}
+
+std::atomic<const Kernels*>& chosen() {
+  static std::atomic<const Kernels*> k{best()};
+  return k;
+}
+
+}  // namespace
+
+const Kernels& kernels() { return *chosen().load(std::memory_order_relaxed); }
+
+}  // namespace fastlangevin
+
+// Read through ctypes by kernels/native.py.
+extern "C" __attribute__((visibility("default"))) const char* fastlangevin_cpu_capability() {
+  return fastlangevin::kernels().name;
+}
+
+// 0: done; 1: no such name; 2: this processor lacks it.
+extern "C" __attribute__((visibility("default"))) int fastlangevin_set_cpu_capability(const char* name) {
+  using namespace fastlangevin;
+  for (const Kernels* k : best_first) {
+    if (std::strcmp(k->name, name) != 0) continue;
+    if (!supported(*k)) return 2;
+    chosen().store(k);
+    return 0;
+  }
+  return 1;
+}

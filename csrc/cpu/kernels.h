@@ -1,0 +1,46 @@
+// The CPU kernels' table: one row an instruction set, chosen once at load (capability.cpp).
+#pragma once
+
+#include <cstdint>
+
+#include "../noise.h"
+
+namespace fastlangevin {
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+struct Half {
+  uint16_t bits;
+};
+
+struct UpdateArgs {
+  NoiseKey key;
+  double step_size, noise_std, grad_clip, lo, hi;  // grad_clip, lo, hi: infinities where there is no limit
+  bool has_score, has_noise;
+};
+
+// Fills out[0, n) with the deviates of elements index … index + n - 1.
+using FillKernel = void(const NoiseKey& key, uint64_t index, int64_t n, float* out);
+
+// Updates the contiguous elements index … index + n - 1 in place. score is unread unless args.has_score.
+template <class T>
+using UpdateKernel = void(const UpdateArgs& args, uint64_t index, int64_t n, const T* score, T* x);
+
+struct Kernels {
+  const char* name;
+  FillKernel* normal;
+  FillKernel* uniform;
+  UpdateKernel<float>* update_float;
+  UpdateKernel<double>* update_double;
+  UpdateKernel<BFloat16>* update_bfloat16;
+  UpdateKernel<Half>* update_half;
+};
+
+extern const Kernels portable_kernels, avx2_kernels, avx512_kernels;
+
+// The kernels of the instruction set in force.
+const Kernels& kernels();
+
+}  // namespace fastlangevin

@@ -1,0 +1,8 @@
+#include "arithmetic_avx2.h"
+#include "kernels_impl.h"
+
+namespace fastlangevin {
+
+const Kernels avx2_kernels = make_kernels<Avx2Arithmetic>("avx2");
+
+}  // namespace fastlangevin

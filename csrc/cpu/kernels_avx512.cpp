@@ -1,0 +1,8 @@
+#include "arithmetic_avx512.h"
+#include "kernels_impl.h"
+
+namespace fastlangevin {
+
+const Kernels avx512_kernels = make_kernels<Avx512Arithmetic>("avx512");
+
+}  // namespace fastlangevin

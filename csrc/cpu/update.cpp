@@ -1,0 +1,164 @@
+// langevin_update_cpu_: any strides, any float dtype, in parallel over torch's thread pool.
+#include "../update.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+#include <vector>
+
+#include "kernels.h"
+
+namespace fastlangevin {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+constexpr int64_t grain = 1 << 14;  // elements worth a thread of their own
+constexpr int64_t gathered = 1024;  // elements copied at a time where memory order is not logical order
+
+// Walks the elements of a tensor in logical (row-major) order, whatever its strides.
+class Cursor {
+ public:
+  Cursor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, int64_t start)
+      : sizes_(sizes), strides_(strides), at_(sizes.size(), 0) {
+    for (size_t d = sizes.size(); d-- > 0;) {
+      at_[d] = start % sizes[d];
+      start /= sizes[d];
+      offset_ += at_[d] * strides[d];
+    }
+  }
+
+  // visit(offset, stride, n): a run of n elements, stride apart, from offset.
+  template <class F>
+  void advance(int64_t n, const F& visit) {
+    const size_t last = sizes_.size() - 1;
+    while (n > 0) {
+      const int64_t m = std::min(n, sizes_[last] - at_[last]);
+      visit(offset_, strides_[last], m);
+      n -= m;
+      at_[last] += m;
+      offset_ += m * strides_[last];
+      for (size_t d = last; d > 0 && at_[d] == sizes_[d]; --d) {
+        offset_ += strides_[d - 1] - at_[d] * strides_[d];
+        at_[d] = 0;
+        ++at_[d - 1];
+      }
+    }
+  }
+
+ private:
+  const std::vector<int64_t>&sizes_, &strides_;
+  std::vector<int64_t> at_;
+  int64_t offset_ = 0;
+};
+
+template <class T>
+void run(const UpdateArgs& args, UpdateKernel<T>* kernel, uint64_t offset, const Tensor& x, const Tensor* score) {
+  T* const x_data = static_cast<T*>(x.mutable_data_ptr());
+  const T* const score_data = score ? static_cast<const T*>(score->const_data_ptr()) : nullptr;
+  const bool x_dense = x.is_contiguous();
+  const bool score_dense = score && score->is_contiguous();
+  const std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
+  const std::vector<int64_t> x_strides(x.strides().begin(), x.strides().end());
+  std::vector<int64_t> score_strides;
+  if (score) score_strides.assign(score->strides().begin(), score->strides().end());
+
+  torch::stable::parallel_for(0, x.numel(), grain, [&](int64_t begin, int64_t end) {
+    if (x_dense && (!score || score_dense)) {
+      kernel(args, offset + static_cast<uint64_t>(begin), end - begin, score ? score_data + begin : nullptr,
+             x_data + begin);
+      return;
+    }
+    T x_part[gathered], score_part[gathered];
+    Cursor read_x(sizes, x_strides, begin), write_x(sizes, x_strides, begin);
+    Cursor read_score(sizes, score ? score_strides : x_strides, begin);
+    const auto gather = [](Cursor& cursor, int64_t n, const T* from, T* to) {
+      cursor.advance(n, [&](int64_t at, int64_t stride, int64_t m) {
+        for (int64_t i = 0; i < m; ++i) *to++ = from[at + i * stride];
+      });
+    };
+    while (begin < end) {
+      const int64_t n = std::min(end - begin, gathered);
+      const T* s = nullptr;
+      if (score_dense) {
+        s = score_data + begin;
+      } else if (score) {
+        gather(read_score, n, score_data, score_part);
+        s = score_part;
+      }
+      if (x_dense) {
+        kernel(args, offset + static_cast<uint64_t>(begin), n, s, x_data + begin);
+      } else {
+        gather(read_x, n, x_data, x_part);
+        kernel(args, offset + static_cast<uint64_t>(begin), n, s, x_part);
+        const T* from = x_part;
+        write_x.advance(n, [&](int64_t at, int64_t stride, int64_t m) {
+          for (int64_t i = 0; i < m; ++i) x_data[at + i * stride] = *from++;
+        });
+      }
+      begin += n;
+    }
+  });
+}
+
+void update(const Tensor& x, const std::optional<Tensor>& score, UpdateArgs args, int64_t offset,
+            std::optional<double> grad_clip, std::optional<double> lo, std::optional<double> hi) {
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  args.grad_clip = grad_clip.value_or(infinity);
+  args.lo = lo.value_or(-infinity);
+  args.hi = hi.value_or(infinity);
+  args.has_score = score.has_value();
+  if (x.numel() == 0 || !(args.has_score || args.has_noise)) return;
+  const Tensor* s = args.has_score ? &*score : nullptr;
+  const uint64_t base = static_cast<uint64_t>(offset);
+  switch (x.scalar_type()) {
+    case ScalarType::Float:
+      return run<float>(args, kernels().update_float, base, x, s);
+    case ScalarType::Double:
+      return run<double>(args, kernels().update_double, base, x, s);
+    case ScalarType::BFloat16:
+      return run<BFloat16>(args, kernels().update_bfloat16, base, x, s);
+    case ScalarType::Half:
+      return run<Half>(args, kernels().update_half, base, x, s);
+    default:
+      STD_TORCH_CHECK(false, "langevin_update_cpu_: x must be float32, float64, bfloat16 or float16");
+  }
+}
+
+void update_scalars(const Tensor& x, const std::optional<Tensor>& score, std::optional<double> step_size,
+                    std::optional<double> noise_std, int64_t seed, int64_t step, int64_t stream, int64_t offset,
+                    std::optional<double> grad_clip, std::optional<double> lo, std::optional<double> hi) {
+  UpdateArgs args{};
+  args.key = {static_cast<uint64_t>(seed), static_cast<uint32_t>(step), static_cast<uint32_t>(stream)};
+  args.step_size = step_size.value_or(0.0);
+  args.noise_std = noise_std.value_or(0.0);
+  args.has_noise = noise_std.has_value();
+  update(x, score, args, offset, grad_clip, lo, hi);
+}
+
+template <class T>
+T value(const Tensor& a) {
+  return *static_cast<const T*>(a.const_data_ptr());
+}
+
+void update_tensors(const Tensor& x, const std::optional<Tensor>& score, const std::optional<Tensor>& step_size,
+                    const std::optional<Tensor>& noise_std, const Tensor& seed, const Tensor& step, int64_t stream,
+                    int64_t offset, std::optional<double> grad_clip, std::optional<double> lo,
+                    std::optional<double> hi) {
+  update_scalars(x, score, step_size ? std::optional<double>(value<double>(*step_size)) : std::nullopt,
+                 noise_std ? std::optional<double>(value<double>(*noise_std)) : std::nullopt, value<int64_t>(seed),
+                 value<int64_t>(step), stream, offset, grad_clip, lo, hi);
+}
+
+}  // namespace
+}  // namespace fastlangevin
+
+STABLE_TORCH_LIBRARY_IMPL(fastlangevin, CPU, m) {
+  m.impl("langevin_update_cpu_", TORCH_BOX(&fastlangevin::update_scalars));
+  m.impl("langevin_update_cpu_.tensor", TORCH_BOX(&fastlangevin::update_tensors));
+}

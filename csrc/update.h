@@ -1,0 +1,39 @@
+// One element of the Langevin update, for the host and for CUDA.
+#pragma once
+
+#include <cmath>
+
+#include "noise.h"
+
+namespace fastlangevin {
+
+// T is the arithmetic: float for 16- and 32-bit states, double for 64-bit ones.
+template <class T>
+struct UpdateParams {
+  T step_size;
+  T noise_std;
+  T grad_clip;  // infinity: none
+  T lo, hi;     // -infinity, infinity: none
+};
+
+template <class T>
+FL_INLINE T fused_multiply_add(T a, T b, T c) {
+  return std::fma(a, b, c);
+}
+
+// As torch.clamp: NaN stays NaN.
+template <class T>
+FL_INLINE T clamp(T a, T lo, T hi) {
+  const T b = a < lo ? lo : a;
+  return b > hi ? hi : b;
+}
+
+// x + step_size * clip(score) (has_score), then + noise_std * z (has_noise), each a fused multiply-add; then clamp.
+template <bool has_score, bool has_noise, class T>
+FL_INLINE T langevin_update(const UpdateParams<T>& p, T x, T score, T z) {
+  if constexpr (has_score) x = fused_multiply_add(p.step_size, clamp(score, -p.grad_clip, p.grad_clip), x);
+  if constexpr (has_noise) x = fused_multiply_add(p.noise_std, z, x);
+  return clamp(x, p.lo, p.hi);
+}
+
+}  // namespace fastlangevin

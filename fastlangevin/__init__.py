@@ -1,0 +1,2 @@
+from . import noise
+from .update import langevin_update_

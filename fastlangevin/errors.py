@@ -1,0 +1,37 @@
+"""Errors of the library's own, and the wording that all of them share."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ChainDiverged(RuntimeError):
+    """A chain's state became NaN or infinite.
+
+    Attributes:
+        step: the first step (0 … n_steps - 1 within the call) after which a state was not finite, or None where a
+            second pass did not meet it again (an energy that draws random numbers of its own).
+        n_chains: how many chains were not finite at the end of the call.
+    """
+
+    def __init__(self, message: str, *, step: int | None, n_chains: int) -> None:
+        super().__init__(message)
+        self.step = step
+        self.n_chains = n_chains
+
+
+class BackendUnavailable(RuntimeError):
+    """A backend that was asked for by name cannot run here; the message says why."""
+
+
+def nearest(name: object, names: Iterable[str]) -> str:
+    """`"; did you mean 'digits'?"` for the closest of `names`, or the empty string where none is close."""
+    close = difflib.get_close_matches(str(name), list(names), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def unknown(argument: str, got: object, names: Iterable[str]) -> ValueError:
+    """The error for a name that is not among `names`."""
+    names = list(names)
+    return ValueError(f"{argument} must be one of {', '.join(map(repr, names))}, got {got!r}{nearest(got, names)}")

@@ -1,0 +1,144 @@
+"""Compiles `csrc/` into shared libraries: one list of sources and flags for wheels, source installs and first use.
+
+The file a library is built into carries a digest of its sources and flags, so a stale library is never loaded, and no
+two users of one cache disturb each other. This file imports neither torch nor the rest of the package: `setup.py`
+loads it by path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_AVX2 = ("-mavx2", "-mfma", "-mf16c")
+_AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512")
+# -ffp-contract=off: the noise stream rounds every operation as written. 0x020b…: the stable ABI of torch 2.11.
+_FLAGS = (
+    *("-O3", "-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"),
+    *("-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-maybe-uninitialized"),
+    "-DTORCH_TARGET_VERSION=0x020b000000000000",
+)
+
+
+class BuildError(RuntimeError):
+    """A shared library could not be compiled; the message says why."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """One shared library: its name, and its sources below `csrc/` with the flags that each needs beyond the common ones."""
+
+    name: str
+    sources: tuple[tuple[str, tuple[str, ...]], ...]
+
+    def digest(self) -> str:
+        """Of everything under `csrc/` and of the flags: what the library is made of."""
+        h = hashlib.sha256(repr((_FLAGS, self.sources)).encode())
+        root = csrc()
+        for path in sorted(p for p in root.rglob("*") if p.suffix in (".h", ".cpp", ".cu", ".cuh")):
+            h.update(path.relative_to(root).as_posix().encode())
+            h.update(path.read_bytes())
+        return h.hexdigest()[:16]
+
+    def filename(self) -> str:
+        return f"libfastlangevin_{self.name}-{self.digest()}.so"
+
+
+CPU = Library(
+    "cpu",
+    (
+        ("cpu/update.cpp", ()),
+        ("cpu/noise.cpp", ()),
+        ("cpu/capability.cpp", ()),
+        ("cpu/kernels_portable.cpp", ()),
+        ("cpu/kernels_avx2.cpp", _AVX2),
+        ("cpu/kernels_avx512.cpp", _AVX512),
+    ),
+)
+
+
+def unsupported() -> str | None:
+    """Why the native libraries cannot be built on this platform, or None where they can."""
+    if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
+        return f"native kernels are for Linux on x86-64, and this is {platform.system()} on {platform.machine()}"
+    return None
+
+
+def csrc() -> Path:
+    """The C++ sources: inside an installed package, or beside the package in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "csrc"
+    return inside if inside.is_dir() else package.parent / "csrc"
+
+
+def compiler() -> str:
+    """The C++ compiler: $CXX, else g++, else c++, else clang++."""
+    for name in filter(None, (os.environ.get("CXX"), "g++", "c++", "clang++")):
+        found = shutil.which(name)
+        if found:
+            return found
+    raise BuildError("no C++ compiler was found (looked for $CXX, g++, c++, clang++); install one, e.g. the package g++")
+
+
+def ninja() -> str:
+    """The ninja of the Python package, else the one on PATH."""
+    try:
+        from ninja import BIN_DIR
+    except ImportError:
+        found = shutil.which("ninja")
+        if not found:
+            raise BuildError("ninja was not found; `pip install ninja`") from None
+        return found
+    return str(Path(BIN_DIR) / "ninja")
+
+
+def build(library: Library, directory: Path, *, include: Sequence[str], libraries: Sequence[str]) -> Path:
+    """Compiles `library` into `directory` and returns its path; a build that exists already is returned as it is.
+
+    Args:
+        include: torch's include folders (`torch.utils.cpp_extension.include_paths()`).
+        libraries: the folders of torch's own shared libraries.
+
+    Raises:
+        BuildError: no compiler, no ninja, or a compile that failed (with the compiler's own words).
+    """
+    target = directory / library.filename()
+    if target.exists():
+        return target
+    directory.mkdir(parents=True, exist_ok=True)
+    root, cxx = csrc(), compiler()
+    # Compiled aside and renamed into place: two processes may build at once, and a reader never sees half a library.
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=directory) as work:
+        flags = [*_FLAGS, *(f"-isystem {_escape(i)}" for i in include)]
+        link = [*(f"-L{_escape(d)}" for d in libraries), "-Wl,--no-as-needed", "-ltorch_cpu", "-ltorch", "-lc10"]
+        objects = [source.replace("/", "_") + ".o" for source, _ in library.sources]
+        lines = [
+            f"cxx = {_escape(cxx)}",
+            f"flags = {' '.join(flags)}",
+            "rule compile",
+            "  command = $cxx $flags $more -MMD -MF $out.d -c $in -o $out",
+            "rule link",
+            f"  command = $cxx -shared -o $out $in {' '.join(link)}",
+        ]
+        for (source, more), obj in zip(library.sources, objects, strict=True):
+            lines += [f"build {obj}: compile {_escape(str(root / source))}", f"  more = {' '.join(more)}"]
+        lines += [f"build {target.name}: link {' '.join(objects)}", ""]
+        (Path(work) / "build.ninja").write_text("\n".join(lines))
+        done = subprocess.run([ninja(), "-C", work], capture_output=True, text=True)
+        if done.returncode != 0:
+            raise BuildError(f"compiling {target.name} with {cxx} failed:\n{done.stdout[-4000:]}{done.stderr[-1000:]}")
+        os.replace(Path(work) / target.name, target)
+    return target
+
+
+def _escape(path: str) -> str:
+    """A path as ninja and the shell both read it."""
+    return path.replace("$", "$$").replace(" ", "$ ").replace(":", "$:")

@@ -1,0 +1,137 @@
+"""The noise stream: normal and uniform deviates that depend on (seed, step, stream, element index) and on nothing else.
+
+Counter-based (Philox4x32-10, Salmon et al., SC 2011, and Box-Muller in float32 with every rounding fixed), so one seed
+gives the same bits on every backend, batch split, number of threads, rank and replay. `docs/noise.md` has the
+definition; a checkpoint stores `STREAM_VERSION`.
+"""
+
+from __future__ import annotations
+
+import enum
+import operator
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import kernels
+
+STREAM_VERSION = 1
+
+
+class Stream(enum.IntEnum):
+    """What the library draws from each stream. 4 and up are the user's own."""
+
+    LANGEVIN = 0
+    INITIAL_STATE = 1
+    DATA_NOISE = 2
+    ACCEPT_REJECT = 3
+
+
+def normal(
+    shape: Sequence[int],
+    *,
+    seed: int | Tensor,
+    step: int | Tensor,
+    stream: int = 0,
+    offset: int = 0,
+    device: torch.device | str = "cpu",
+    backend: str | None = None,
+) -> Tensor:
+    """Standard normal deviates, float32; the largest magnitude is 5.887.
+
+    Element i of the row-major flattened result is a function of (seed, step, stream, offset + i) alone.
+
+    Args:
+        shape: of the result.
+        seed: 64 bits: an int in [-2^63, 2^64), or an int64 tensor of one element.
+        step: 32 bits: an int in [0, 2^32), or an int64 tensor of one element.
+        stream: 32 bits, see `Stream`.
+        offset: index of the result's first element in the whole stream, for a shard or a micro-batch.
+        device: of the result.
+        backend: "reference", "cpu", or None for the fastest on `device`.
+
+    Raises:
+        ValueError: an argument out of its range, or no such backend.
+        BackendUnavailable: the backend asked for cannot serve `device`.
+    """
+    return _fill(shape, seed, step, stream, offset, device, backend, uniform=False)
+
+
+def uniform(
+    shape: Sequence[int],
+    *,
+    seed: int | Tensor,
+    step: int | Tensor,
+    stream: int = 0,
+    offset: int = 0,
+    device: torch.device | str = "cpu",
+    backend: str | None = None,
+) -> Tensor:
+    """Uniform deviates in [0, 1), multiples of 2^-24, float32. Arguments and errors as for `normal`."""
+    return _fill(shape, seed, step, stream, offset, device, backend, uniform=True)
+
+
+def _fill(
+    shape: Sequence[int],
+    seed: int | Tensor,
+    step: int | Tensor,
+    stream: int,
+    offset: int,
+    device: torch.device | str,
+    backend: str | None,
+    uniform: bool,
+) -> Tensor:
+    out = torch.empty(tuple(shape), dtype=torch.float32, device=device)
+    chosen = kernels.select(backend, out.device)
+    key = (check_seed(seed), check_step(step), check_stream(stream), check_offset(offset))
+    if out.numel():
+        chosen.fill(out, *key, uniform)
+        if not torch.compiler.is_compiling():
+            torch.autograd.graph.increment_version(out)
+    return out
+
+
+def check_seed(seed: int | Tensor) -> int | Tensor:
+    """The seed in two's complement: -2^63 … 2^63 - 1, or the tensor itself."""
+    if isinstance(seed, Tensor):
+        return _check_tensor("seed", seed)
+    seed = _integer("seed", seed)
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"seed must fit 64 bits (0 … 2^64 - 1), got {seed}")
+    return seed - 2**64 if seed >= 2**63 else seed
+
+
+def check_step(step: int | Tensor) -> int | Tensor:
+    if isinstance(step, Tensor):
+        return _check_tensor("step", step)
+    return _in_range("step", _integer("step", step), 2**32)
+
+
+def check_stream(stream: int) -> int:
+    return _in_range("stream", _integer("stream", stream), 2**32)
+
+
+def check_offset(offset: int) -> int:
+    return _in_range("offset", _integer("offset", offset), 2**63)
+
+
+def _integer(name: str, value: object) -> int:
+    if isinstance(value, torch.SymInt):
+        return value  # type: ignore[return-value]  # an int of a traced graph
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be an int, got {type(value).__name__} {value!r}") from None
+
+
+def _in_range(name: str, value: int, end: int) -> int:
+    if not 0 <= value < end:
+        raise ValueError(f"{name} must lie in 0 … 2^{end.bit_length() - 1} - 1, got {value}")
+    return value
+
+
+def _check_tensor(name: str, value: Tensor) -> Tensor:
+    if value.dtype != torch.int64 or value.numel() != 1:
+        raise TypeError(f"{name} as a tensor must be int64 with one element, got {value.dtype} {tuple(value.shape)}")
+    return value
