@@ -87,8 +87,6 @@ def _fill(
     key = (check_seed(seed), check_step(step), check_stream(stream), check_offset(offset))
     if out.numel():
         chosen.fill(out, *key, uniform)
-        if not torch.compiler.is_compiling():
-            torch.autograd.graph.increment_version(out)
     return out
 
 
@@ -117,8 +115,8 @@ def check_offset(offset: int) -> int:
 
 
 def _integer(name: str, value: object) -> int:
-    if isinstance(value, torch.SymInt):
-        return value  # type: ignore[return-value]  # an int of a traced graph
+    if isinstance(value, int):
+        return value  # before operator.index, which would make a constant of a traced graph's symbolic int
     try:
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:

@@ -67,9 +67,6 @@ def langevin_update_(
     chosen = kernels.select(backend, x.device)
     if x.numel():
         chosen.update(x, score, *arguments)
-        # Operators of the stable ABI do not tell autograd that x was written to.
-        if not torch.compiler.is_compiling():
-            torch.autograd.graph.increment_version(x)
     return x
 
 
@@ -104,7 +101,7 @@ def check_scale(name: str, value: float | Tensor | None) -> float | Tensor | Non
         return value
     if not _is_number(value):
         raise TypeError(f"{name} must be a float or a float64 tensor, got {type(value).__name__} {value!r}")
-    if not (value >= 0 and math.isfinite(value)):
+    if not 0 <= value < math.inf:
         raise ValueError(f"{name} must be finite and not negative, got {value}")
     return float(value)
 

@@ -37,6 +37,7 @@ def _(out: Tensor, *_: object) -> None:
     return None
 
 
+@torch.compiler.assume_constant_result
 def unavailable() -> str | None:
     return native.load_cpu()
 
@@ -63,11 +64,19 @@ def update(
         )
     else:
         torch.ops.fastlangevin.langevin_update_cpu_.default(x, score, step_size, noise_std, seed, step, *tail)
+    _written(x)
 
 
 def fill(out: Tensor, seed: Tensor | int, step: Tensor | int, stream: int, offset: int, uniform: bool) -> None:
     """Fills a contiguous float32 tensor with the stream's deviates."""
     torch.ops.fastlangevin.noise_cpu_(out, _int(seed), _int(step), stream, offset, uniform)
+    _written(out)
+
+
+def _written(x: Tensor) -> None:
+    """Tells autograd what operators of the stable ABI do not: that x was written to."""
+    if not torch.compiler.is_compiling():
+        torch.autograd.graph.increment_version(x)
 
 
 def _float(value: Tensor | float | None) -> Tensor | None:

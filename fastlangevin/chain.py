@@ -1,0 +1,85 @@
+"""K Langevin steps in a row: the loop around score and update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .kernels import Backend
+from .noise import Stream
+from .score import AutogradScore
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Everything that a run of steps needs besides its initial state.
+
+    Attributes:
+        step_sizes, noise_stds: η_k and σ_k of each step.
+        noise_first: False: x' = clamp(x + η·clip(s(x)) + σz). True: x̃ = x + σz, x' = clamp(x̃ + η·clip(s(x̃))).
+            "clamp": the same with x̃ = clamp(x + σz).
+        seed, first_step, offset: of the noise stream: step k draws `Stream.LANGEVIN` at first_step + k.
+    """
+
+    score: AutogradScore
+    backend: Backend
+    step_sizes: Sequence[float]
+    noise_stds: Sequence[float]
+    seed: int
+    first_step: int
+    offset: int = 0
+    grad_clip: float | None = None
+    bounds: tuple[float, float] | None = None
+    noise_first: bool | Literal["clamp"] = False
+    args: tuple[object, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.step_sizes)
+
+    def run_(self, x: Tensor) -> Tensor:
+        """All steps, in place."""
+        for k in range(len(self)):
+            self.step_(x, k)
+        return x
+
+    def step_(self, x: Tensor, k: int, score: Tensor | None = None) -> None:
+        """Step k, in place. A score at x that is known already is used, except by noise_first, which moves x before."""
+        if self.noise_first:
+            self._add_noise_(x, k)
+            score = None
+        self._move_(x, self.score(x, *self.args) if score is None else score, k)
+
+    def first_divergence(self, x0: Tensor) -> int | None:
+        """The first step after which a state was not finite, by running the chain again."""
+        x = x0.clone()
+        for k in range(len(self)):
+            self.step_(x, k)
+            if not torch.isfinite(x).all():
+                return k
+        return None
+
+    def _move_(self, x: Tensor, score: Tensor, k: int) -> None:
+        sigma = None if self.noise_first else self.noise_stds[k] or None  # no noise is drawn at level 0
+        self._update_(x, score, self.step_sizes[k], sigma, k, self.grad_clip, self.bounds)
+
+    def _add_noise_(self, x: Tensor, k: int) -> None:
+        bounds = self.bounds if self.noise_first == "clamp" else None
+        self._update_(x, None, None, self.noise_stds[k], k, None, bounds)
+
+    def _update_(
+        self,
+        x: Tensor,
+        score: Tensor | None,
+        eta: float | None,
+        sigma: float | None,
+        k: int,
+        clip: float | None,
+        bounds: tuple[float, float] | None,
+    ) -> None:
+        lo, hi = bounds or (None, None)
+        step = self.first_step + k
+        self.backend.update(x, score, eta, sigma, self.seed, step, Stream.LANGEVIN, self.offset, clip, lo, hi)

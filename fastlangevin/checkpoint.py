@@ -1,0 +1,133 @@
+"""Checkpoints: one safetensors file, tensors by name and the rest as JSON in its header. No pickle."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+_KEY = "fastlangevin"
+
+
+class CheckpointError(ValueError):
+    """A file that is no checkpoint, a damaged one, or one that does not fit."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name to write to, which takes `path`'s place once the body has ended and the bytes are on the disk.
+
+    A kill, or a full disk, at any instant leaves `path` as it was.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Writes a checkpoint in one step: a reader sees the old file or the new one, never a part.
+
+    Raises:
+        OSError: the file could not be written (no space, no permission); what was there before is untouched.
+    """
+    # Clones: safetensors refuses tensors that share memory, which tied weights do.
+    plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    data = safetensors.torch.save(plain, metadata={_KEY: json.dumps(meta)})
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"the checkpoint {path} could not be written ({error.strerror}); earlier ones are untouched"
+        ) from error
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors (on the CPU) and the rest of a checkpoint.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointError: not a checkpoint of this library, or a truncated or damaged one.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            meta = (file.metadata() or {}).get(_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or no safetensors file ({error}); "
+            "remove it to go on from an older checkpoint in the same folder, if there is one"
+        ) from error
+    if meta is None:
+        raise CheckpointError(f"{path} is a safetensors file but no fastlangevin checkpoint")
+    return tensors, json.loads(meta)
+
+
+def path_for(folder: Path, iteration: int) -> Path:
+    return folder / f"{iteration:08d}.safetensors"
+
+
+def newest(folder: Path) -> Path | None:
+    """The checkpoint of the latest iteration in a folder."""
+    return max(_all(folder), default=None)
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Removes all but the newest `keep` checkpoints."""
+    for path in sorted(_all(folder))[:-keep]:
+        path.unlink(missing_ok=True)
+
+
+def _all(folder: Path) -> list[Path]:
+    return [p for p in folder.glob("*.safetensors") if p.stem.isdigit()]
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """An optimiser's state as tensors named "index.entry", and its parameter groups."""
+    state = optimizer.state_dict()
+    tensors = {f"{index}.{name}": torch.as_tensor(v) for index, entry in state["state"].items() for name, v in entry.items()}
+    return tensors, state["param_groups"]
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]
+) -> None:
+    """The inverse of `optimizer_tensors`."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def load_model(model: torch.nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Loads weights, or says in one message how the model differs from the one that was saved."""
+    own = model.state_dict()
+    differences = [
+        *(f"{name} is missing in the file" for name in own.keys() - tensors.keys()),
+        *(f"{name} is unknown to the model" for name in tensors.keys() - own.keys()),
+        *(
+            f"{name} is {tuple(tensors[name].shape)} in the file and {tuple(own[name].shape)} in the model"
+            for name in own.keys() & tensors.keys()
+            if own[name].shape != tensors[name].shape
+        ),
+    ]
+    if differences:
+        raise CheckpointError(f"{source} is from another model: {'; '.join(sorted(differences)[:4])}")
+    model.load_state_dict(dict(tensors))
+

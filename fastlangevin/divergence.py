@@ -1,0 +1,45 @@
+"""Noticing chains that are not finite, without making a GPU wait."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .errors import ChainDiverged
+
+
+def report(x: Tensor, first_step: int, step: int | None) -> ChainDiverged:
+    """The error for the states x at the end of a call, whose step `step` was the first to go wrong."""
+    return _error(int(_diverged(x).sum()), len(x), first_step, step)
+
+
+class PendingCheck:
+    """The number of chains that are not finite, on its way from the device to the host."""
+
+    def __init__(self, x: Tensor, first_step: int) -> None:
+        self._n_chains = len(x)
+        self._first_step = first_step
+        self._count = torch.empty((), dtype=torch.int64, pin_memory=True)
+        self._count.copy_(_diverged(x).sum(), non_blocking=True)
+        self._arrived = torch.cuda.Event()
+        self._arrived.record()
+
+    def raise_if_diverged(self) -> None:
+        """Waits for the number, which by the next call has long been there."""
+        self._arrived.synchronize()
+        n_diverged = int(self._count)
+        if n_diverged:
+            raise _error(n_diverged, self._n_chains, self._first_step, None)
+
+
+def _diverged(x: Tensor) -> Tensor:
+    return ~torch.isfinite(x).reshape(len(x), -1).all(dim=1)
+
+
+def _error(n_diverged: int, n_chains: int, first_step: int, step: int | None) -> ChainDiverged:
+    where = "by the end of the call" if step is None else f"first at step {step} of the call (noise step {first_step + step})"
+    return ChainDiverged(
+        f"{n_diverged} of {n_chains} chains are not finite, {where}: lower step_size, or set grad_clip or bounds",
+        step=step,
+        n_chains=n_diverged,
+    )

@@ -1,0 +1,92 @@
+"""What a training says while it runs: a live bar on a terminal, plain lines elsewhere, files in the run's folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .run import Run, has_plots
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Reporter:
+    """Shows rows of metrics as they come. `show` is True, False, or None for a bar on a terminal and lines elsewhere."""
+
+    def __init__(self, n_iterations: int, first: int, n_steps: int, show: bool) -> None:
+        self._console = Console(file=sys.stdout, quiet=not show, highlight=False)
+        self._n_iterations, self._n_steps = n_iterations, n_steps
+        self._first, self._started, self._last_line = first, time.monotonic(), float("-inf")
+        self._bar = None
+        if show and self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("iteration"),
+                MofNCompleteColumn(),
+                BarColumn(bar_width=None),
+                TextColumn("{task.fields[figures]}"),
+                TimeRemainingColumn(compact=True),
+                TextColumn("left"),
+                console=self._console,
+            )
+            self._task = self._bar.add_task("train", total=n_iterations, completed=first, figures="")
+
+    def __enter__(self) -> Reporter:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def advance(self, iteration: int) -> None:
+        if self._bar:
+            self._bar.update(self._task, completed=iteration)
+
+    def row(self, row: dict[str, Any]) -> None:
+        elapsed = time.monotonic() - self._started
+        rate = (row["iteration"] - self._first) * self._n_steps / max(elapsed, 1e-9)
+        figures = f"gap {row['energy_gap']:+.3f}  score {row['score_norm']:.3f}  {rate:,.0f} Langevin steps/s"
+        if self._bar:
+            self._bar.update(self._task, figures=figures)
+        elif elapsed - self._last_line >= _SECONDS_BETWEEN_LINES or row["iteration"] == self._n_iterations:
+            self._last_line = elapsed
+            left = (self._n_iterations - row["iteration"]) * self._n_steps / max(rate, 1e-9)
+            self.say(f"iteration {row['iteration']}/{self._n_iterations}  {figures}  {left:.0f} s left")
+
+
+class MetricsLog:
+    """Rows to metrics.jsonl and, with the extra "plots", to TensorBoard. Without a run it only keeps them."""
+
+    def __init__(self, run: Run | None, history: list[dict[str, Any]], first: int) -> None:
+        self.history = history
+        self._file = None if run is None else run.metrics.open("a", buffering=1)
+        self._board: Any = None
+        if run is not None and has_plots():
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(run.tensorboard), purge_step=first + 1)
+
+    def write(self, row: dict[str, Any]) -> None:
+        self.history.append(row)
+        if self._file:
+            self._file.write(json.dumps(row) + "\n")
+        if self._board:
+            for name, value in row.items():
+                if name not in ("iteration", "seconds"):
+                    self._board.add_scalar(name, value, row["iteration"])
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+        if self._board:
+            self._board.close()

@@ -1,0 +1,450 @@
+"""`Langevin`: the sampler that the rest of an EBM code calls."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import initial, kernels
+from .chain import Chain
+from .divergence import PendingCheck, report
+from .errors import unknown
+from .noise import STREAM_VERSION, check_seed
+from .schedule import Schedule, langevin_noise, resolve
+from .score import ENGINES, Target, check_engine, make_score, precision as precisions
+from .update import STATE_DTYPES, check_bounds, check_grad_clip
+
+_COUNTER_END = 2**32
+
+
+class Trace(NamedTuple):
+    """States recorded along a chain; T records of B chains.
+
+    Attributes:
+        x: (T, B, *event) states.
+        energy: (T, B) energies of the states, or None where only a score was given.
+        score_norm: (T, B) Euclidean norms of the unclipped scores at the states.
+        steps: (T,) how many steps had been taken: 0, every, 2·every, …, and n_steps.
+    """
+
+    x: Tensor
+    energy: Tensor | None
+    score_norm: Tensor
+    steps: Tensor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a sampler runs on a device: what its "auto" options came to, and why."""
+
+    device: str
+    engine: str
+    backend: str
+    graph: bool
+    precision: str
+    reasons: tuple[str, ...]
+
+
+class Langevin:
+    """Unadjusted Langevin dynamics: n_steps of
+
+        s = clip(∇ log p(x), ±grad_clip)
+        x ← clamp(x + step_size·s + noise_std·z),    z ~ N(0, 1)
+
+    for every chain of a batch, with counter-based noise: one seed gives the same z on every backend, batch split and
+    number of threads. As short-run MCMC (Nijkamp et al., NeurIPS 2019, arXiv:1904.09770, Eq. 4): step_size 1, noise_std
+    0.01, n_steps 100, from uniform noise, which are the defaults. With noise_std=None it is the sampler of Welling and
+    Teh (ICML 2011) at a temperature: noise_std = sqrt(2·step_size·temperature), stationary at exp(-U / T) as the step
+    goes to 0. n_steps score evaluations a call.
+
+    The caller's x0, gradients, flags, modes and (given a seed or generator) global random state are left as they were.
+    The result is detached: no gradient flows through the chain.
+
+    Args:
+        energy: U, low where data is likely; `(x, *args)` with x (B, *event) to (B,) or (B, 1). A module or a function.
+        log_density: f = -U up to a constant, likewise (the paper's network).
+        score: ∇ log p, `(x, *args)` to x's shape. Exactly one of the three is given.
+        n_steps: K, at least 1.
+        step_size: η: a number, a sequence of n_steps numbers, or a callable of k = 0 … n_steps - 1.
+        noise_std: σ, likewise; None for sqrt(2·step_size·temperature).
+        temperature: T, read only where noise_std is None.
+        grad_clip: limit on every element of the score.
+        bounds: (lo, hi), limits on the state after every step.
+        noise_first: True for x̃ = x + σz, x ← clamp(x̃ + η·clip(s(x̃))) (Du and Mordatch, NeurIPS 2019); "clamp" for the
+            same with x̃ clamped too.
+        init: p0 of `sample`: "uniform" over the bounds (else U(-1, 1)), "normal", or a callable
+            `(shape, *, seed, step, chain_offset)`.
+        precision: what the network runs in: "fp32" (strict), "tf32", "bf16" or "fp16". The state keeps its own type.
+        engine: how the score is computed: "autograd", or "auto".
+        backend: of the update: "reference", "cpu", or "auto" for the fastest on the state's device.
+        graph: CUDA-graph capture: "auto", True or False.
+        seed: 64 bits. None: drawn once, here, from `generator` or else from torch's default generator.
+        generator: where a seed is drawn from; excludes `seed`.
+
+    The step counter starts at 0. A call, `sample` and `trace` each draw their noise from the counter on and advance it
+    by the number of steps; `step=` overrides the counter for one call and leaves it alone. A copy (deepcopy, pickle, a
+    forked worker) has the counter's value, not the counter, and so the same noise to come. One sampler may be used
+    from several threads.
+
+    Raises:
+        TypeError, ValueError: an argument that is not as above; the message names it.
+        BackendUnavailable: an explicit backend or graph that cannot be had (at the first call for a device).
+    """
+
+    def __init__(
+        self,
+        energy: Callable[..., Tensor] | None = None,
+        *,
+        log_density: Callable[..., Tensor] | None = None,
+        score: Callable[..., Tensor] | None = None,
+        n_steps: int = 100,
+        step_size: Schedule = 1.0,
+        noise_std: Schedule | None = 0.01,
+        temperature: float = 1.0,
+        grad_clip: float | None = None,
+        bounds: tuple[float, float] | None = None,
+        noise_first: bool | Literal["clamp"] = False,
+        init: initial.Init = "uniform",
+        precision: str = "fp32",
+        engine: str = "auto",
+        backend: str = "auto",
+        graph: bool | Literal["auto"] = "auto",
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        self.target = _target(energy=energy, log_density=log_density, score=score)
+        self.n_steps = _check_n_steps(n_steps)
+        self.step_size = step_size
+        self.noise_std = noise_std
+        self.temperature = _check_temperature(temperature)
+        self.grad_clip = check_grad_clip(grad_clip)
+        self.bounds = check_bounds(bounds)
+        if noise_first not in (True, False, "clamp"):
+            raise unknown("noise_first", noise_first, ("True", "False", "clamp"))
+        if noise_first == "clamp" and bounds is None:
+            raise ValueError("noise_first='clamp' needs bounds, got None")
+        self.noise_first = noise_first
+        self.init = initial.check(init)
+        self.precision = precisions.check(precision)
+        self.engine = check_engine(engine)
+        if backend != "auto" and backend not in kernels.BACKENDS:
+            raise unknown("backend", backend, ("auto", *kernels.BACKENDS))
+        self.backend = backend
+        if graph not in (True, False, "auto"):
+            raise unknown("graph", graph, ("True", "False", "auto"))
+        self.graph = graph
+        self._seed = _seed(seed, generator)
+        self._step = 0
+        self._lock = threading.Lock()
+        self._pending: PendingCheck | None = None
+        self._score = make_score(self.target, self.engine)
+        self._coefficients(self.n_steps)
+
+    def __call__(
+        self, x0: Tensor, *args: Any, n_steps: int | None = None, chain_offset: int = 0, step: int | None = None
+    ) -> Tensor:
+        """Runs the chains from x0 and returns their last states, a new tensor of x0's shape, dtype and layout.
+
+        Args:
+            x0: (B, *event), floating point and finite; left as it is.
+            args: further inputs of the energy (class labels).
+            n_steps: instead of the sampler's own.
+            chain_offset: index of x0's first chain in the whole batch, for a shard or a micro-batch.
+            step: instead of the counter, which then stays as it is.
+
+        Raises:
+            ChainDiverged: a state is not finite at the end of the chain (on CUDA: raised by the next call or `check`).
+        """
+        self._check_state(x0)
+        chain = self._chain(x0, args, n_steps, chain_offset, step)
+        return self._run(chain, x0)
+
+    def sample(
+        self,
+        shape: Sequence[int],
+        *args: Any,
+        n_steps: int | None = None,
+        chain_offset: int = 0,
+        step: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """A short run from fresh initial states: (B, *event) samples. The arguments are those of a call.
+
+        Args:
+            shape: (B, *event).
+            device: of the chains; None: the network's, else the first tensor's among args, else the CPU.
+            dtype: of the chains' state.
+        """
+        shape = tuple(shape)
+        if not shape or any(not isinstance(n, int) or n < 0 for n in shape):
+            raise ValueError(f"shape must be (B, *event) of non-negative ints, got {shape}")
+        if dtype not in STATE_DTYPES:
+            raise ValueError(f"dtype must be float32, float64, bfloat16 or float16, got {dtype}")
+        empty = torch.empty(shape, dtype=dtype, device=self._device(args) if device is None else device)
+        chain = self._chain(empty, args, n_steps, chain_offset, step)
+        return self._run(chain, self._initial(chain, empty, chain_offset))
+
+    def trace(
+        self,
+        x0: Tensor,
+        *args: Any,
+        every: int = 1,
+        n_steps: int | None = None,
+        chain_offset: int = 0,
+        step: int | None = None,
+    ) -> Trace:
+        """Runs the chains as a call does (the same states, the counter advances) and records them along the way.
+
+        Args:
+            every: record after every so many steps; the first and the last state are always recorded.
+        """
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(f"every must be an int of at least 1, got {every!r}")
+        self._check_state(x0)
+        chain = self._chain(x0, args, n_steps, chain_offset, step)
+        states, energies, norms, steps = [], [], [], []
+        with self._running(x0.device):
+            x = x0.clone()
+            for k in range(len(chain) + 1):
+                score = None
+                if k % every == 0 or k == len(chain):
+                    energy, score = chain.score.energy_and_score(x, *args)
+                    states.append(x.clone())
+                    energies.append(energy)
+                    norms.append(torch.linalg.vector_norm(score.flatten(1).float(), dim=1))
+                    steps.append(k)
+                if k < len(chain):
+                    chain.step_(x, k, score)
+        self._settle(chain, x0, x)
+        return Trace(
+            torch.stack(states),
+            None if self.target.kind == "score" else torch.stack([e for e in energies if e is not None]),
+            torch.stack(norms),
+            torch.tensor(steps),
+        )
+
+    def energy(self, x: Tensor, *args: Any) -> Tensor:
+        """(B,) energies at (B, *event) states, in the sampler's precision."""
+        if self.target.kind == "score":
+            raise ValueError("energy is not known: the sampler was given a score")
+        self._check_state(x)
+        with self._running(x.device):
+            energy = self._score.energy(x, *args)
+        assert energy is not None
+        return energy
+
+    def score(self, x: Tensor, *args: Any) -> Tensor:
+        """∇ log p at (B, *event) states, unclipped, in the sampler's precision."""
+        self._check_state(x)
+        with self._running(x.device):
+            return self._score(x, *args)
+
+    def check(self) -> None:
+        """Raises `ChainDiverged` if the last call's chains were not finite (on a CPU that call itself has raised)."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.raise_if_diverged()
+
+    @property
+    def seed(self) -> int:
+        return self._seed
+
+    @property
+    def step(self) -> int:
+        """The counter: the noise step that the next call begins with."""
+        return self._step
+
+    @property
+    def plan(self) -> Plan:
+        """How the sampler runs on the network's device (the CPU, where that is not known)."""
+        return self.plan_for(self._device(()))
+
+    def plan_for(self, device: torch.device | str) -> Plan:
+        """How the sampler runs on `device`. May compile or load a kernel library."""
+        device = torch.device(device)
+        backend = kernels.select(self.backend, device)
+        skipped = []
+        for other in kernels.BACKENDS.values():
+            if other is backend:
+                break
+            skipped.append(f"backend {other.name!r} passed over: {other.refuses(device) or 'not asked for'}")
+        if self.graph is True:
+            raise kernels.BackendUnavailable("graph=True cannot be met: this version captures no CUDA graphs")
+        reasons = (*skipped, "no graph: this version captures none", f"engines known: {', '.join(ENGINES)}")
+        return Plan(device.type, self._score.name, backend.name, False, self.precision, reasons)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the noise stands: seed, step and stream version, as ints."""
+        return {"seed": self._seed, "step": self._step, "stream_version": STREAM_VERSION}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes on from `state_dict()`: the same calls then draw the same noise."""
+        missing = {"seed", "step", "stream_version"} - set(state)
+        if missing:
+            raise ValueError(f"state lacks {', '.join(sorted(missing))}, got the keys {sorted(state)}")
+        if state["stream_version"] != STREAM_VERSION:
+            raise ValueError(f"state has noise stream version {state['stream_version']}, this is {STREAM_VERSION}")
+        seed = check_seed(state["seed"])
+        if not isinstance(state["step"], int) or not 0 <= state["step"] <= _COUNTER_END:
+            raise ValueError(f"state's step must lie in 0 … 2^32, got {state['step']!r}")
+        with self._lock:
+            self._seed, self._step = int(seed) % 2**64, state["step"]
+
+    def __repr__(self) -> str:
+        function = self.target.module or self.target.function
+        name = type(function).__name__ if self.target.module is not None else getattr(function, "__name__", "…")
+        options = [f"{self.target.kind}={name}", f"n_steps={self.n_steps}"]
+        for key in ("step_size", "noise_std"):
+            value = getattr(self, key)
+            options.append(f"{key}={value if isinstance(value, (int, float, type(None))) else 'schedule'}")
+        for key, default in (("grad_clip", None), ("bounds", None), ("noise_first", False), ("precision", "fp32")):
+            if getattr(self, key) != default:
+                options.append(f"{key}={getattr(self, key)!r}")
+        options += [f"engine={self._score.name!r}", f"backend={self.backend!r}", f"seed={self._seed}", f"step={self._step}"]
+        return f"Langevin({', '.join(options)})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lock": None, "_pending": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def _coefficients(self, n_steps: int) -> tuple[list[float], list[float]]:
+        step_sizes = resolve("step_size", self.step_size, n_steps)
+        if self.noise_std is None:
+            return step_sizes, langevin_noise(step_sizes, self.temperature)
+        return step_sizes, resolve("noise_std", self.noise_std, n_steps)
+
+    def _chain(
+        self, x: Tensor, args: tuple[Any, ...], n_steps: int | None, chain_offset: int, step: int | None
+    ) -> Chain:
+        """The steps of one call; advances the counter, once everything else is seen to be right."""
+        self.check()
+        precisions.check(self.precision, x.device)
+        if not isinstance(chain_offset, int) or chain_offset < 0:
+            raise ValueError(f"chain_offset must be an int of at least 0, got {chain_offset!r}")
+        step_sizes, noise_stds = self._coefficients(self.n_steps if n_steps is None else _check_n_steps(n_steps))
+        backend = kernels.BACKENDS[self.plan_for(x.device).backend]
+        first_step = self._reserve(len(step_sizes), step)
+        return Chain(
+            self._score,
+            backend,
+            step_sizes,
+            noise_stds,
+            int(check_seed(self._seed)),
+            first_step,
+            chain_offset * math.prod(x.shape[1:]),
+            self.grad_clip,
+            self.bounds,
+            self.noise_first,
+            args,
+        )
+
+    def _reserve(self, n_steps: int, step: int | None) -> int:
+        with self._lock:
+            first = self._step if step is None else step
+            if not isinstance(first, int) or not 0 <= first < _COUNTER_END:
+                if step is not None:
+                    raise ValueError(f"step must be an int in 0 … 2^32 - 1, got {step!r}")
+            if first + n_steps > _COUNTER_END:
+                raise OverflowError(
+                    f"the step counter would pass 2^32 (it stands at {first}, and {n_steps} steps are asked for): "
+                    "make a sampler with another seed"
+                )
+            if step is None:
+                self._step += n_steps
+            return first
+
+    def _initial(self, chain: Chain, like: Tensor, chain_offset: int) -> Tensor:
+        return initial.draw(
+            self.init,
+            like.shape,
+            bounds=self.bounds,
+            seed=self._seed,
+            step=chain.first_step,
+            chain_offset=chain_offset,
+            offset=chain.offset,
+            device=like.device,
+            dtype=like.dtype,
+            backend=chain.backend.name,
+        )
+
+    def _run(self, chain: Chain, x0: Tensor) -> Tensor:
+        with self._running(x0.device):
+            x = chain.run_(x0.clone())
+        self._settle(chain, x0, x)
+        return x
+
+    @contextlib.contextmanager
+    def _running(self, device: torch.device) -> Iterator[None]:
+        with torch.inference_mode(False), torch.no_grad(), precisions.running(self.precision, device):
+            yield
+
+    def _settle(self, chain: Chain, x0: Tensor, x: Tensor) -> None:
+        """Raises for chains that are not finite: at once on a CPU, by the next call or `check` on CUDA."""
+        if x.is_cuda:
+            self._pending = PendingCheck(x, chain.first_step)
+            return
+        if not torch.isfinite(x).all():
+            with self._running(x0.device):
+                raise report(x, chain.first_step, chain.first_divergence(x0))
+
+    def _device(self, args: Sequence[object]) -> torch.device:
+        device = self.target.device()
+        if device is not None:
+            return device
+        return next((a.device for a in args if isinstance(a, Tensor)), torch.device("cpu"))
+
+    def _check_state(self, x0: Tensor) -> None:
+        if not isinstance(x0, Tensor) or x0.dtype not in STATE_DTYPES:
+            got = x0.dtype if isinstance(x0, Tensor) else type(x0).__name__
+            raise TypeError(f"x0 must be a float32, float64, bfloat16 or float16 tensor, got {got}")
+        if x0.dim() == 0:
+            raise ValueError("x0 must have a first dimension of chains, (B, *event), got a scalar")
+        device = self.target.device()
+        if device is not None and device != x0.device:
+            raise ValueError(f"x0 is on {x0.device} and the {self.target.kind} on {device}: move one to the other")
+        if not x0.is_cuda and not torch.isfinite(x0).all():
+            bad = int((~torch.isfinite(x0)).flatten(1).any(1).sum()) if x0.dim() > 1 else int((~torch.isfinite(x0)).sum())
+            raise ValueError(f"x0 must be finite, got NaN or infinity in {bad} of {len(x0)} chains")
+
+
+def _target(**given: Callable[..., Tensor] | None) -> Target:
+    kinds = [kind for kind, function in given.items() if function is not None]
+    if len(kinds) != 1:
+        got = " and ".join(kinds) if kinds else "none"
+        raise ValueError(f"exactly one of energy, log_density and score must be given, got {got}")
+    function = given[kinds[0]]
+    if not callable(function):
+        raise TypeError(f"{kinds[0]} must be callable, got {type(function).__name__}")
+    return Target(kinds[0], function)  # type: ignore[arg-type]
+
+
+def _check_n_steps(n_steps: int) -> int:
+    if not isinstance(n_steps, int) or isinstance(n_steps, bool) or n_steps < 1:
+        raise ValueError(f"n_steps must be an int of at least 1, got {n_steps!r}")
+    return n_steps
+
+
+def _check_temperature(temperature: float) -> float:
+    if not isinstance(temperature, (int, float)) or not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature must be finite and not negative, got {temperature!r}")
+    return float(temperature)
+
+
+def _seed(seed: int | None, generator: torch.Generator | None) -> int:
+    if seed is not None and generator is not None:
+        raise ValueError("seed and generator exclude each other, got both")
+    if seed is None:
+        device = "cpu" if generator is None else generator.device
+        drawn = torch.randint(-(2**63), 2**63 - 1, (), generator=generator, device=device)
+        return int(drawn) % 2**64
+    return int(check_seed(seed)) % 2**64

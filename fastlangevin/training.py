@@ -1,0 +1,322 @@
+"""Maximum-likelihood learning of an energy-based model by short-run MCMC (Nijkamp et al., arXiv:1904.09770, Alg. 1)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import checkpoint, interrupt, noise, settings
+from .data import Data, batch_indices, load_data
+from .errors import ChainDiverged
+from .pictures import save_training_plot
+from .progress import MetricsLog, Reporter
+from .run import Run, has_plots
+from .sampler import Langevin
+from .settings import Settings
+
+_PREVIEW = 64  # samples in the picture
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What `train` returns.
+
+    Attributes:
+        model: the trained network, a log-density; in train mode, on the device it was trained on.
+        sampler: the short-run sampler of that network, its counter where training left it.
+        history: one dict a logged iteration: iteration, energy_data, energy_samples, energy_gap, score_norm, seconds.
+        out: the run's folder, or None where nothing was written.
+    """
+
+    model: nn.Module
+    sampler: Langevin
+    history: list[dict[str, Any]]
+    out: Path | None
+
+
+def train(
+    data: Any,
+    model: nn.Module | None = None,
+    *,
+    out: str | Path | None = None,
+    n_iterations: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    data_noise: float | None = None,
+    features: int | None = None,
+    sampler: dict[str, Any] | None = None,
+    seed: int | None = None,
+    device: str | torch.device = "auto",
+    image_size: int | None = None,
+    value_range: tuple[float, float] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    checkpoint_every: int = 50,
+    keep_checkpoints: int = 3,
+    log_every: int = 10,
+    progress: bool = True,
+) -> TrainResult:
+    """Learns a model of the data. One iteration:
+
+        x⁻ = K Langevin steps of f from p0                      (`sampler.sample`)
+        x⁺ = a batch of data + data_noise · z
+        f ascends mean f(x⁺) - mean f(x⁻)                       (Adam, betas (0.9, 0.999))
+
+    A setting left None comes from `recipes` (for data known by name), else is the paper's; on resuming, it is the
+    run's own. Everything random follows from `seed`: on one machine with one number of threads, the same call gives
+    the same weights bit for bit, and so does a run that was killed and resumed, however often. torch's global random
+    state is left as it was.
+
+    Args:
+        data: "digits"; a tensor or array, `.npy` or `.npz`; a folder of images; a torch Dataset; "cifar10", "celeba" or
+            "lsun" (extra "vision"). Scaled to [-1, 1]; see `data.load_data`.
+        model: a module (B, *event) to (B,) or (B, 1), read as a log-density f and trained in place. None:
+            `models.ConvNet` for the data's size.
+        out: the run's folder (see `run.Run` for its files); None writes nothing.
+        n_iterations: in all, those before a resume included.
+        batch_size: data, and chains.
+        lr: Adam's.
+        data_noise: standard deviation of the noise added to the data.
+        features: n_f of the ConvNet.
+        sampler: options of `Langevin`; those not named are the recipe's.
+        seed: of the weights' initialisation, data order and noise; default 1.
+        device: "auto" is CUDA where there is one, else the CPU.
+        image_size, value_range: see `data.load_data`.
+        resume: go on from the newest checkpoint in `out`; start anew where there is none.
+        overwrite: replace the run in `out`.
+        checkpoint_every, log_every: in iterations; the first state and the last are always saved.
+        keep_checkpoints: how many of the newest stay.
+        progress: show it: a live bar on a terminal, plain lines elsewhere.
+
+    Raises:
+        ValueError, TypeError: an argument that is not as above; a resume with other data or settings than the run's.
+        FileExistsError: `out` holds a run and neither resume nor overwrite was said.
+        ChainDiverged: chains or energies stopped being finite; the newest checkpoint is from before.
+        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM, after a checkpoint was saved.
+    """
+    if resume and overwrite:
+        raise ValueError("resume and overwrite exclude each other, got both")
+    if resume and out is None:
+        raise ValueError("resume needs out, the folder of the run to go on with")
+    _check_counts(checkpoint_every=checkpoint_every, keep_checkpoints=keep_checkpoints, log_every=log_every)
+    run = None if out is None else Run(Path(out))
+    source = load_data(data, image_size=image_size, value_range=value_range)
+    asked = settings.Asked(n_iterations, batch_size, lr, data_noise, features, sampler, seed)
+    newest = checkpoint.newest(run.checkpoints) if run is not None and resume else None
+    state = None if newest is None else checkpoint.load(newest)
+    chosen = settings.resolve(asked, source, model, None if state is None else state[1]["settings"])
+    if run is not None:
+        run.prepare(resume=resume, overwrite=overwrite)
+        run.write_config(chosen.to_dict())
+
+    where = _device(device)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if where.type == "cuda" else ()):
+        torch.manual_seed(chosen.seed)
+        trainer = _Trainer(chosen, source.to(where), model, where)
+        if newest is not None and state is not None:
+            trainer.restore(newest, *state)
+        return trainer.fit(run, checkpoint_every, keep_checkpoints, log_every, progress)
+
+
+class _Trainer:
+    """The state of a training, and how it moves, is saved and is restored."""
+
+    def __init__(self, chosen: Settings, data: Data, model: nn.Module | None, device: torch.device) -> None:
+        self.settings, self.data, self.device = chosen, data, device
+        self.model = (chosen.make_model() if model is None else model).to(device)
+        self.sampler = Langevin(log_density=self.model, seed=chosen.seed, **chosen.sampler)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=chosen.lr, betas=(0.9, 0.999))
+        self.iteration = 0
+        self.saved_at: int | None = None
+
+    def fit(
+        self, run: Run | None, checkpoint_every: int, keep_checkpoints: int, log_every: int, progress: bool
+    ) -> TrainResult:
+        first, last = self.iteration, self.settings.n_iterations
+        history = [] if run is None else run.forget_after(first)
+        started = time.monotonic()
+        if run is not None and first == 0:
+            self.save(run, keep_checkpoints)
+        reporter = Reporter(last, first, self.sampler.n_steps, progress)
+        log = MetricsLog(run, history, first)
+        with interrupt.listening() as stop:
+            try:
+                with reporter:
+                    while self.iteration < last and not stop:
+                        energies, x = self.step()
+                        reporter.advance(self.iteration)
+                        if self.iteration % log_every == 0 or self.iteration == last:
+                            row = self.measure(energies, x)
+                            log.write({**row, "seconds": round(time.monotonic() - started, 3)})
+                            reporter.row(row)
+                        if run is not None and self.iteration % checkpoint_every == 0:
+                            self.save(run, keep_checkpoints)
+                    if run is not None and self.saved_at != self.iteration:
+                        self.save(run, keep_checkpoints)
+            except ChainDiverged as error:
+                raise self.diverged(error, run) from error
+            finally:
+                log.close()
+            if run is not None:
+                self.finish(run, history, reporter, bool(stop))
+        stop.raise_again()
+        return TrainResult(self.model, self.sampler, history, None if run is None else run.folder)
+
+    def step(self) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """One iteration. Returns the mean energies of data and samples, and the samples."""
+        chosen, i = self.settings, self.iteration
+        x = self.sampler.sample((chosen.batch_size, *self.data.event_shape), device=self.device)
+        indices = batch_indices(len(self.data), chosen.batch_size, seed=chosen.seed, iteration=i)
+        batch = self.data.batch(indices).to(self.device)
+        stream = noise.Stream.DATA_NOISE
+        z = noise.normal(batch.shape, seed=chosen.seed, step=i, stream=stream, device=self.device)
+        f_data = self.model(batch.add_(z, alpha=chosen.data_noise)).mean()
+        f_samples = self.model(x).mean()
+        self.optimizer.zero_grad()
+        (f_samples - f_data).backward()
+        self.optimizer.step()
+        self.iteration += 1
+        return (-f_data.detach(), -f_samples.detach()), x
+
+    def measure(self, energies: tuple[Tensor, Tensor], x: Tensor) -> dict[str, Any]:
+        energy_data, energy_samples = map(float, energies)
+        score_norm = torch.linalg.vector_norm(self.sampler.score(x).flatten(1), dim=1).mean()
+        return {
+            "iteration": self.iteration,
+            "energy_data": energy_data,
+            "energy_samples": energy_samples,
+            "energy_gap": energy_data - energy_samples,
+            "score_norm": float(score_norm),
+        }
+
+    def save(self, run: Run, keep: int) -> None:
+        """A checkpoint and a picture of what the model samples now, always from the same initial noise."""
+        optimizer, groups = checkpoint.optimizer_tensors(self.optimizer)
+        tensors = {
+            **{f"model.{name}": tensor for name, tensor in self.model.state_dict().items()},
+            **{f"optimizer.{name}": tensor for name, tensor in optimizer.items()},
+            "random.cpu": torch.get_rng_state(),
+        }
+        if self.device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+        if bad:
+            raise ChainDiverged(f"{', '.join(bad[:3])} are not finite", step=None, n_chains=0)
+        meta = {
+            "iteration": self.iteration,
+            "settings": self.settings.to_dict(),
+            "sampler": self.sampler.state_dict(),
+            "optimizer_groups": groups,
+        }
+        checkpoint.save(checkpoint.path_for(run.checkpoints, self.iteration), tensors, meta)
+        checkpoint.prune(run.checkpoints, keep)
+        self.saved_at = self.iteration
+        run.write_samples(self.sampler.sample((_PREVIEW, *self.data.event_shape), step=0, device=self.device))
+
+    def restore(self, path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        checkpoint.load_model(self.model, _part(tensors, "model."), path)
+        checkpoint.load_optimizer(self.optimizer, _part(tensors, "optimizer."), meta["optimizer_groups"])
+        self.sampler.load_state_dict(meta["sampler"])
+        self.iteration = self.saved_at = meta["iteration"]
+        torch.set_rng_state(tensors["random.cpu"])
+        if self.device.type == "cuda" and "random.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
+
+    def diverged(self, error: ChainDiverged, run: Run | None) -> ChainDiverged:
+        newest = None if run is None else checkpoint.newest(run.checkpoints)
+        kept = "" if newest is None else f"; {newest} is from before"
+        return ChainDiverged(
+            f"training diverged at iteration {self.iteration}: {error}. A lower lr helps most often{kept}",
+            step=error.step,
+            n_chains=error.n_chains,
+        )
+
+    def finish(self, run: Run, history: list[dict[str, Any]], reporter: Reporter, stopped: bool) -> None:
+        """Says where everything is."""
+        if has_plots() and history:
+            save_training_plot(history, run.training)
+        elif history:
+            reporter.say("no training.png and no TensorBoard events: pip install 'fastlangevin[plots]'")
+        if stopped:
+            reporter.say(
+                f"stopped after iteration {self.iteration} of {self.settings.n_iterations}, and saved; go on with\n"
+                f"  fastlangevin train {self.settings.data} --out {run.folder} --resume"
+            )
+        else:
+            pictures = ", ".join(p.name for p in (run.samples, run.samples_array, run.training) if p.exists())
+            reporter.say(f"done: {run.folder} holds {pictures}, {run.metrics.name}, {run.config.name}, checkpoints")
+
+
+def load(
+    run: str | Path,
+    *,
+    model: nn.Module | None = None,
+    sampler: dict[str, Any] | None = None,
+    device: str | torch.device = "cpu",
+) -> tuple[nn.Module, Langevin]:
+    """The model and the sampler of a run's newest checkpoint, the counter where training left it.
+
+    Args:
+        run: a run's folder, or one checkpoint file.
+        model: of the class that was trained, where that was not `models.ConvNet`; the weights are loaded into it.
+        sampler: options of `Langevin` that replace the run's.
+        device: to load to; "auto" as for `train`.
+
+    Raises:
+        FileNotFoundError: no such run, or no checkpoint in it.
+        CheckpointError: a damaged checkpoint, or one of another model.
+    """
+    loaded = open_run(run, model=model, sampler=sampler, device=device)
+    return loaded.model, loaded.sampler
+
+
+class OpenedRun(NamedTuple):
+    """A run's newest checkpoint, ready to sample from."""
+
+    model: nn.Module
+    sampler: Langevin
+    settings: Settings
+
+
+def open_run(
+    run: str | Path,
+    *,
+    model: nn.Module | None = None,
+    sampler: dict[str, Any] | None = None,
+    device: str | torch.device = "cpu",
+) -> OpenedRun:
+    """What `load` returns, and the run's settings."""
+    path = Path(run)
+    if path.is_dir():
+        newest = checkpoint.newest(Run(path).checkpoints)
+        if newest is None:
+            raise FileNotFoundError(f"run={str(run)!r} holds no checkpoint (checkpoints/*.safetensors)")
+        path = newest
+    tensors, meta = checkpoint.load(path)
+    chosen = Settings.from_dict(meta["settings"])
+    model = (chosen.make_model() if model is None else model).to(_device(device))
+    checkpoint.load_model(model, _part(tensors, "model."), path)
+    made = Langevin(log_density=model, seed=0, **{**chosen.sampler, **(sampler or {})})
+    made.load_state_dict(meta["sampler"])
+    return OpenedRun(model, made, chosen)
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be an int of at least 1, got {value!r}")

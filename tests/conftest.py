@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastlangevin import kernels
+from fastlangevin.kernels import native
+
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+CAPABILITIES = ("portable", "avx2", "avx512")
+
+
+@pytest.fixture(scope="session")
+def vectors() -> list[dict]:
+    return json.loads((Path(__file__).parent / "noise_vectors.json").read_text())["vectors"]
+
+
+@pytest.fixture(params=["reference", *(f"cpu-{c}" for c in CAPABILITIES)])
+def backend(request):
+    """Every backend's name in turn; "cpu" with each instruction set that the processor has."""
+    name, _, capability = request.param.partition("-")
+    why = kernels.BACKENDS[name].unavailable()
+    if why:
+        pytest.skip(f"backend {name}: {why}")
+    if not capability:
+        yield name
+        return
+    before = native.cpu_capability()
+    try:
+        native.set_cpu_capability(capability)
+    except ValueError as error:
+        pytest.skip(str(error))
+    yield name
+    native.set_cpu_capability(before)
+
+
+@pytest.fixture
+def threads():
+    """Restores torch's number of threads."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

@@ -1,0 +1,361 @@
+"""The fused update: bits on every backend, arithmetic against float64, strides, autograd, torch.compile, bad input."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastlangevin as fl
+from fastlangevin.kernels import BACKENDS, reference
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+KEY = dict(seed=20191125, step=7)
+INTS = {torch.float32: torch.int32, torch.float64: torch.int64, torch.bfloat16: torch.int16, torch.float16: torch.int16}
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return torch.equal(a.contiguous().view(INTS[a.dtype]), b.contiguous().view(INTS[b.dtype]))
+
+
+def state(shape, dtype=torch.float32, seed=0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for _ in range(2))
+
+
+def exact(x, score, eta, sigma, z, clip=None, bounds=None) -> torch.Tensor:
+    """The update in float64, from its definition."""
+    s = score.double() if clip is None else score.double().clamp(-clip, clip)
+    y = x.double() + eta * s + sigma * z.double()
+    return y if bounds is None else y.clamp(*bounds)
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 5, 31, 63, 64, 65, 129, 1023, 1025, 4099, 40_000])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_against_float64(backend, dtype, n):
+    x, score = state((n,), dtype)
+    z = fl.noise.normal((n,), offset=3, **KEY)
+    expected = exact(x, score, 0.7, 0.3, z)
+    got = x.clone()
+    assert fl.langevin_update_(got, score, 0.7, 0.3, offset=3, backend=backend, **KEY) is got
+    unit = {torch.float32: 2**-23, torch.float64: 2**-52, torch.bfloat16: 2**-8, torch.float16: 2**-11}[dtype]
+    scale = x.double().abs() + 0.7 * score.double().abs() + 0.3 * z.double().abs()
+    # η and σ are rounded to float32 where the arithmetic is.
+    assert ((got.double() - expected).abs() <= scale * max(2 * unit, 2**-22 if dtype != torch.float64 else 0)).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("options", [{}, {"grad_clip": 0.5}, {"bounds": (-0.75, 1.0)}, {"grad_clip": 1.0, "bounds": (-1.0, 0.5)}])
+@pytest.mark.parametrize("part", ["both", "score", "noise"])
+def test_bits_equal_reference(backend, dtype, options, part):
+    x, score = state((5, 7, 131), dtype)
+    arguments = (None if part == "noise" else score, None if part == "noise" else 0.7, None if part == "score" else 0.3)
+    expected, got = x.clone(), x.clone()
+    fl.langevin_update_(expected, *arguments, offset=2, backend="reference", **options, **KEY)
+    fl.langevin_update_(got, *arguments, offset=2, backend=backend, **options, **KEY)
+    assert same_bits(got, expected)
+    assert not torch.equal(expected, x)
+
+
+libm = ctypes.CDLL(ctypes.util.find_library("m"))
+libm.fma.restype = ctypes.c_double
+libm.fma.argtypes = [ctypes.c_double] * 3
+libm.fmaf.restype = ctypes.c_float
+libm.fmaf.argtypes = [ctypes.c_float] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_reference_rounds_each_fused_multiply_add_once(dtype):
+    """Against libm, with addends that cancel the product to its last bits, where a second rounding would show."""
+    generator = torch.Generator().manual_seed(1)
+    a, b = (torch.randn(4000, generator=generator, dtype=dtype) for _ in range(2))
+    c = -(a * b) * (1 + torch.randint(-3, 4, (4000,), generator=generator) * torch.finfo(dtype).eps)
+    c[::3] = torch.randn(len(c[::3]), generator=generator, dtype=dtype) * 2.0 ** torch.randint(-30, 60, (len(c[::3]),), generator=generator)
+    fma, emulated = (libm.fmaf, reference._fma32) if dtype == torch.float32 else (libm.fma, reference._fma64)
+    expected = torch.tensor([fma(*map(float, row)) for row in zip(a, b, c, strict=True)], dtype=dtype)
+    assert same_bits(emulated(a, b, c), expected)
+    if dtype == torch.float32:  # the emulation is needed: two roundings differ somewhere here
+        halfway = torch.tensor([1 + 2.0**-23, 2.0**-25]), torch.tensor([2.0**-24, 1.0]), torch.tensor([1.0, 1.0])
+        tie = torch.tensor([fma(*map(float, row)) for row in zip(*halfway, strict=True)])
+        assert same_bits(reference._fma32(*halfway), tie)
+
+
+def test_small_floats_convert_as_torch_does(backend):
+    """Every bit pattern of a 16-bit state, through an update that changes nothing."""
+    for dtype in (torch.bfloat16, torch.float16):
+        every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+        got = every.clone()
+        fl.langevin_update_(got, torch.zeros_like(got), 0.0, None, backend=backend, **KEY)
+        assert torch.equal(got.isnan(), every.isnan())
+        finite = ~every.isnan() & (every != 0)
+        assert torch.equal(got[finite], every[finite])
+
+
+def test_narrowing_rounds_to_nearest_even(backend):
+    for dtype in (torch.bfloat16, torch.float16):
+        wide = torch.randn(20_000, generator=torch.Generator().manual_seed(2)) * 10.0 ** torch.arange(-9, 11).repeat(1000)
+        x = torch.zeros(20_000, dtype=dtype)
+        expected = torch.zeros(20_000, dtype=dtype)
+        z = fl.noise.normal((20_000,), **KEY)
+        for sigma in (1e-7, 3e-5, 1.0, 7e4, 1e39 if dtype == torch.bfloat16 else 1e30):
+            x.zero_()
+            fl.langevin_update_(x, None, None, min(sigma, 3e38), backend=backend, **KEY)
+            expected = (z * torch.tensor(min(sigma, 3e38))).to(dtype)
+            assert torch.equal(x, expected), (dtype, sigma)
+        assert wide.isfinite().all()
+
+
+SPECIAL = [math.nan, math.inf, -math.inf, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_limits_do_as_torch_clamp(backend, dtype):
+    x = torch.tensor(SPECIAL * 5, dtype=dtype)
+    score = torch.tensor([s for s in SPECIAL for _ in range(5)], dtype=dtype)
+    expected = (x.double() + 1.0 * score.double().clamp(-0.5, 0.5)).clamp(-2, 2).to(dtype)
+    got = x.clone()
+    fl.langevin_update_(got, score, 1.0, None, grad_clip=0.5, bounds=(-2, 2), backend=backend, **KEY)
+    assert torch.equal(got.isnan(), expected.isnan())
+    assert torch.equal(got.nan_to_num(9), expected.nan_to_num(9))
+    assert got.isnan().any() and (got == 2).any() and (got == -2).any()
+
+
+def layouts(x: torch.Tensor) -> list[torch.Tensor]:
+    """The same 4-d values in other strides; none shares x's storage."""
+    big = torch.full([n + 3 for n in x.shape], 99.0, dtype=x.dtype)
+    sliced = big[1:-2, 2:-1, 1:-2, 2:-1]
+    sliced.copy_(x)
+    stepped = torch.zeros(*x.shape[:-1], 2 * x.shape[-1], dtype=x.dtype)[..., ::2]
+    stepped.copy_(x)
+    return [
+        x.clone(),
+        x.clone(memory_format=torch.channels_last),
+        x.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0),
+        sliced,
+        stepped,
+    ]
+
+
+def test_strides_of_x_and_score_do_not_matter(backend):
+    x, score = state((3, 5, 6, 7))
+    expected = x.clone()
+    fl.langevin_update_(expected, score, 0.7, 0.3, bounds=(-2, 2), offset=5, backend="reference", **KEY)
+    for i, a in enumerate(layouts(x)):
+        for s in layouts(score):
+            got = layouts(x)[i]
+            strides = got.stride()
+            fl.langevin_update_(got, s, 0.7, 0.3, bounds=(-2, 2), offset=5, backend=backend, **KEY)
+            assert got.stride() == strides == a.stride()
+            assert torch.equal(got, expected)
+
+
+def test_memory_around_a_view_is_left_alone(backend):
+    whole = torch.full((40, 50), 99.0)
+    view = whole[3:20, 5:41:3]
+    fl.langevin_update_(view, torch.zeros_like(view), 1.0, 1.0, backend=backend, **KEY)
+    inside = torch.zeros_like(whole, dtype=torch.bool)
+    inside[3:20, 5:41:3] = True
+    assert (whole[~inside] == 99).all() and (whole[inside] != 99).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_shape_strides_and_dtype(data):
+    if BACKENDS["cpu"].unavailable():
+        pytest.skip(BACKENDS["cpu"].unavailable())
+    shape = data.draw(st.lists(st.integers(0, 9), min_size=0, max_size=5))
+    dtype = data.draw(st.sampled_from(DTYPES))
+    order = data.draw(st.permutations(range(len(shape))))
+    step = data.draw(st.integers(1, 3))
+    offset = data.draw(st.integers(0, 2**40))
+
+    def make(seed: int) -> torch.Tensor:
+        base = torch.randn([n * step for n in shape], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        return base.to(dtype)[tuple(slice(None, None, step) for _ in shape)].permute(order)
+
+    x, y, score = make(1), make(1), make(2)
+    fl.langevin_update_(x, score, 0.5, 0.2, offset=offset, grad_clip=1.0, backend="cpu", **KEY)
+    fl.langevin_update_(y, score.contiguous(), 0.5, 0.2, offset=offset, grad_clip=1.0, backend="reference", **KEY)
+    assert same_bits(x, y)
+
+
+def test_empty_and_scalar_states(backend):
+    empty = torch.empty(0, 3)
+    assert fl.langevin_update_(empty, torch.empty(0, 3), 1.0, 1.0, backend=backend, **KEY) is empty
+    scalar = torch.tensor(1.0)
+    fl.langevin_update_(scalar, torch.tensor(2.0), 0.5, 0.0, backend=backend, **KEY)
+    assert scalar == 2.0
+
+
+def test_more_than_2_31_elements():
+    """Indices are 64 bits: a huge bfloat16 state, seen through its last elements only."""
+    if BACKENDS["cpu"].unavailable():
+        pytest.skip(BACKENDS["cpu"].unavailable())
+    n = 2**31 + 5
+    x = torch.empty(1, dtype=torch.bfloat16).expand(n)
+    with pytest.raises(RuntimeError, match="single memory location"):
+        fl.langevin_update_(x, None, None, 1.0, **KEY)
+    tail = torch.zeros(5, dtype=torch.float32)
+    fl.langevin_update_(tail, None, None, 1.0, offset=2**31, **KEY)
+    assert torch.equal(tail, fl.noise.normal((5,), offset=2**31, backend="reference", **KEY))
+    assert not torch.equal(tail, fl.noise.normal((5,), offset=0, **KEY))
+
+
+def test_thread_count_does_not_matter(threads):
+    results = []
+    for n in (1, 2, 5):
+        threads(n)
+        x, score = state((9, 11, 1013))
+        results.append(fl.langevin_update_(x.transpose(0, 2), score.transpose(0, 2), 0.5, 0.5, **KEY))
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+def test_scalars_as_tensors(backend):
+    x, score = state((4, 33))
+    y = x.clone()
+    fl.langevin_update_(x, score, 0.1, 0.2, seed=3, step=4, backend=backend)
+    f64 = dict(dtype=torch.float64)
+    eta, sigma = torch.tensor(0.1, **f64), torch.tensor([0.2], **f64)
+    fl.langevin_update_(y, score, eta, sigma, seed=torch.tensor(3), step=torch.tensor(4), backend=backend)
+    assert torch.equal(x, y)
+
+
+def test_float64_keeps_the_step_size_s_precision(backend):
+    x = torch.zeros(3, dtype=torch.float64)
+    fl.langevin_update_(x, torch.ones_like(x), 0.1, None, backend=backend, **KEY)
+    assert (x == 0.1).all()
+    x = torch.zeros(3)
+    fl.langevin_update_(x, torch.ones_like(x), 0.1, None, backend=backend, **KEY)
+    assert (x == np.float32(0.1).item()).all()
+
+
+# Autograd
+
+
+def test_leaf_that_requires_grad_gives_torch_s_error(backend):
+    x = torch.zeros(3, requires_grad=True)
+    with pytest.raises(RuntimeError) as ours:
+        fl.langevin_update_(x, torch.zeros(3), 1.0, 1.0, backend=backend, **KEY)
+    with pytest.raises(RuntimeError) as theirs:
+        x.add_(1.0)
+    assert str(ours.value) == str(theirs.value)
+    with torch.no_grad():
+        fl.langevin_update_(x, torch.zeros(3), 1.0, 1.0, backend=backend, **KEY)
+    assert (x != 0).all()
+
+
+def test_a_gradient_that_would_be_lost_is_an_error(backend):
+    w = torch.zeros(3, requires_grad=True)
+    with pytest.raises(RuntimeError, match="x requires grad"):
+        fl.langevin_update_(w * 2, torch.zeros(3), 1.0, 1.0, backend=backend, **KEY)
+    with pytest.raises(RuntimeError, match="score requires grad"):
+        fl.langevin_update_(torch.zeros(3), w * 2, 1.0, 1.0, backend=backend, **KEY)
+
+
+def test_autograd_notices_the_write(backend):
+    w = torch.ones(3, requires_grad=True)
+    x = torch.ones(3)
+    loss = (w * x).sum()
+    fl.langevin_update_(x, None, None, 1.0, backend=backend, **KEY)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+# The operator
+
+
+needs_cpu = pytest.mark.skipif(BACKENDS["cpu"].unavailable() is not None, reason="no cpu kernels here")
+
+
+@needs_cpu
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_opcheck(dtype):
+    x, score = state((3, 5), dtype)
+    tail = (0, 0, 0.5, -1.0, 1.0)
+    ops = torch.ops.fastlangevin
+    torch.library.opcheck(ops.langevin_update_cpu_.default, (x.clone(), score, 0.1, 0.2, 3, 4, *tail))
+    torch.library.opcheck(ops.langevin_update_cpu_.default, (x.t().clone(), None, None, 0.2, 3, 4, 0, 0, None, None, None))
+    numbers = (*(torch.tensor(v, dtype=torch.float64) for v in (0.1, 0.2)), torch.tensor(3), torch.tensor(4))
+    torch.library.opcheck(ops.langevin_update_cpu_.tensor, (x.clone(), score, *numbers, *tail))
+    torch.library.opcheck(ops.noise_cpu_, (torch.empty(7), torch.tensor(3), torch.tensor(4), 0, 0, False))
+
+
+@needs_cpu
+def test_compiles_once_for_all_steps():
+    compiled_graphs = 0
+
+    def count(graph, inputs):
+        nonlocal compiled_graphs
+        compiled_graphs += 1
+        return graph.forward
+
+    def step(x, score, eta, sigma, k):
+        return fl.langevin_update_(x, score, eta, sigma, seed=1, step=k, bounds=(-3, 3))
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, backend=count, fullgraph=True)
+    x, score = state((4, 33))
+    y = x.clone()
+    seen = []
+    for k in range(12):
+        eta, sigma = 0.1 + 0.01 * k, 0.2 + 0.01 * k
+        compiled(x, score, eta, sigma, k)
+        step(y, score, eta, sigma, k)
+        seen.append(compiled_graphs)
+    assert torch.equal(x, y)
+    assert seen[-1] == seen[4], f"still compiling at step 12: {seen}"
+
+
+@needs_cpu
+def test_inside_inductor():
+    def step(x, score):
+        y = x * 2
+        fl.langevin_update_(y, score, 0.1, 0.2, seed=1, step=3)
+        return y + 1
+
+    x, score = state((4, 33))
+    torch._dynamo.reset()
+    assert torch.equal(torch.compile(step, fullgraph=True)(x, score), step(x, score))
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"x": torch.zeros(3, dtype=torch.int64)}, TypeError, "x must be a float32.*int64"),
+        ({"x": [0.0]}, TypeError, "x must be a float32.*list"),
+        ({"score": torch.zeros(4)}, ValueError, "score must have x's shape \\(3,\\), got \\(4,\\)"),
+        ({"score": torch.zeros(3, dtype=torch.float64)}, ValueError, "score must have x's dtype"),
+        ({"score": 1.0}, TypeError, "score must be a tensor"),
+        ({"step_size": -0.1}, ValueError, "step_size must be finite and not negative, got -0.1"),
+        ({"step_size": math.nan}, ValueError, "step_size must be finite"),
+        ({"step_size": "1"}, TypeError, "step_size must be a float"),
+        ({"step_size": torch.tensor(0.1)}, TypeError, "step_size as a tensor must be float64"),
+        ({"step_size": None}, ValueError, "step_size must be given"),
+        ({"noise_std": -1.0}, ValueError, "noise_std must be finite and not negative"),
+        ({"score": None, "noise_std": None}, ValueError, "nothing to do"),
+        ({"grad_clip": 0.0}, ValueError, "grad_clip must be a positive number"),
+        ({"bounds": (1.0, 1.0)}, ValueError, "lo < hi"),
+        ({"bounds": (1.0,)}, ValueError, "bounds must be a pair"),
+        ({"backend": "cdu"}, ValueError, "backend must be one of.*did you mean 'cpu'"),
+        ({"x": torch.zeros(1).expand(3)}, RuntimeError, "single memory location"),
+    ],
+)
+def test_bad_arguments(change, error, words):
+    good = dict(x=torch.zeros(3), score=torch.zeros(3), step_size=0.1, noise_std=0.1, seed=1, step=0)
+    with pytest.raises(error, match=words):
+        fl.langevin_update_(**{**good, **change})
+
+
+def test_explicit_backend_that_cannot_serve_is_an_error():
+    x = torch.zeros(3, device="meta")
+    with pytest.raises(fl.BackendUnavailable, match="backend='cpu' cannot be used: its kernels run on cpu tensors"):
+        fl.langevin_update_(x, x.clone(), 1.0, 1.0, backend="cpu", **KEY)
