@@ -166,20 +166,16 @@ FL_INLINE void box_muller(typename A::u32 u, typename A::u32 v, typename A::f32&
   n1 = A::mul(r, sin);
 }
 
-// The four normals of groups group … group + A::width - 1: lane i of every group in z[i].
+// The four normals of each group from its words: lane i of every group in z[i].
 template <class A>
-FL_INLINE void noise_normals(const NoiseKey& key, uint64_t group, typename A::f32 (&z)[4]) {
-  typename A::u32 r[4];
-  noise_words<A>(key, group, r);
+FL_INLINE void normals(const typename A::u32 (&r)[4], typename A::f32 (&z)[4]) {
   box_muller<A>(r[0], r[1], z[0], z[1]);
   box_muller<A>(r[2], r[3], z[2], z[3]);
 }
 
-// The four uniforms in [0, 1) of the same groups.
+// The four uniforms in [0, 1), likewise.
 template <class A>
-FL_INLINE void noise_uniforms(const NoiseKey& key, uint64_t group, typename A::f32 (&z)[4]) {
-  typename A::u32 r[4];
-  noise_words<A>(key, group, r);
+FL_INLINE void uniforms(const typename A::u32 (&r)[4], typename A::f32 (&z)[4]) {
   for (int i = 0; i < 4; ++i) {
     z[i] = A::mul(A::signed_to_float(A::template shift_right<8>(r[i])), A::broadcast(0x1p-24f));
   }

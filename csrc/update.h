@@ -29,11 +29,14 @@ FL_INLINE T clamp(T a, T lo, T hi) {
 }
 
 // x + step_size * clip(score) (has_score), then + noise_std * z (has_noise), each a fused multiply-add; then clamp.
-template <bool has_score, bool has_noise, class T>
+// Without has_limits there is neither clip nor clamp.
+template <bool has_score, bool has_noise, bool has_limits, class T>
 FL_INLINE T langevin_update(const UpdateParams<T>& p, T x, T score, T z) {
-  if constexpr (has_score) x = fused_multiply_add(p.step_size, clamp(score, -p.grad_clip, p.grad_clip), x);
+  if constexpr (has_score && has_limits) score = clamp(score, -p.grad_clip, p.grad_clip);
+  if constexpr (has_score) x = fused_multiply_add(p.step_size, score, x);
   if constexpr (has_noise) x = fused_multiply_add(p.noise_std, z, x);
-  return clamp(x, p.lo, p.hi);
+  if constexpr (has_limits) x = clamp(x, p.lo, p.hi);
+  return x;
 }
 
 }  // namespace fastlangevin

@@ -26,6 +26,9 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary name to write to, which takes `path`'s place once the body has ended and the bytes are on the disk.
 
     A kill, or a full disk, at any instant leaves `path` as it was.
+
+    Raises:
+        OSError: it could not be written (no space, no permission); the message names `path`.
     """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
@@ -33,26 +36,21 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"{path} could not be written ({error.strerror}); what was there before is untouched"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Writes a checkpoint in one step: a reader sees the old file or the new one, never a part.
-
-    Raises:
-        OSError: the file could not be written (no space, no permission); what was there before is untouched.
-    """
+    """Writes a checkpoint in one step: a reader sees the old file or the new one, never a part."""
     # Clones: safetensors refuses tensors that share memory, which tied weights do.
     plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     data = safetensors.torch.save(plain, metadata={_KEY: json.dumps(meta)})
-    try:
-        with replacing(path) as temporary:
-            temporary.write_bytes(data)
-    except OSError as error:
-        raise OSError(
-            error.errno, f"the checkpoint {path} could not be written ({error.strerror}); earlier ones are untouched"
-        ) from error
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -22,11 +22,7 @@ class ConvNet(nn.Module):
 
     def __init__(self, image_size: int, channels: int, features: int = 64) -> None:
         super().__init__()
-        if image_size not in (8, 16, 32, 64, 128, 256):
-            raise ValueError(f"image_size must be a power of two from 8 to 256, got {image_size!r}")
-        for name, value in (("channels", channels), ("features", features)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an int of at least 1, got {value!r}")
+        self.check(image_size, channels, features)
         self.image_size, self.channels, self.features = image_size, channels, features
         layers: list[nn.Module] = [nn.Conv2d(channels, features, 3, 1, 1), nn.LeakyReLU(0.2)]
         width, size = features, image_size
@@ -35,6 +31,15 @@ class ConvNet(nn.Module):
             width, size = 2 * width, size // 2
         layers += [nn.Conv2d(width, 1, 4, 1, 0), nn.Flatten(0)]
         self.net = nn.Sequential(*layers)
+
+    @staticmethod
+    def check(image_size: int, channels: int, features: int) -> None:
+        """Raises ValueError for arguments that are not as above."""
+        if image_size not in (8, 16, 32, 64, 128, 256):
+            raise ValueError(f"image_size must be a power of two from 8 to 256, got {image_size!r}")
+        for name, value in (("channels", channels), ("features", features)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an int of at least 1, got {value!r}")
 
     def forward(self, x: Tensor) -> Tensor:
         expected = (self.channels, self.image_size, self.image_size)

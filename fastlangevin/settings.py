@@ -65,6 +65,8 @@ def resolve(asked: Asked, data: Data, model: nn.Module | None, saved: dict[str, 
     """
     usual = _usual(data) if saved is None else {**saved, "features": saved["model"].get("features")}
     given = {name: value for name, value in vars(asked).items() if value is not None}
+    if not isinstance(given.get("sampler", {}), dict):
+        raise TypeError(f"sampler must be a dict of Langevin options, got {type(asked.sampler).__name__}")
     plain = {**usual, **given}
     plain["sampler"] = _plain_sampler({**usual["sampler"], **(asked.sampler or {})})
     chosen = Settings(
@@ -99,7 +101,7 @@ def _model(data: Data, model: nn.Module | None, features: int) -> dict[str, Any]
             "(for images of another shape, image_size= resizes and crops a folder's)"
         )
     channels, size, _ = data.event_shape
-    ConvNet(size, channels, 1)  # says what is wrong with the size, before anything is written
+    ConvNet.check(size, channels, features)
     return {"class": "ConvNet", "image_size": size, "channels": channels, "features": features}
 
 

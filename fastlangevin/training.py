@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +116,7 @@ def train(
         run.write_config(chosen.to_dict())
 
     where = _device(device)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if where.type == "cuda" else ()):
+    with _own_randomness(where):
         torch.manual_seed(chosen.seed)
         trainer = _Trainer(chosen, source.to(where), model, where)
         if newest is not None and state is not None:
@@ -185,7 +186,8 @@ class _Trainer:
 
     def measure(self, energies: tuple[Tensor, Tensor], x: Tensor) -> dict[str, Any]:
         energy_data, energy_samples = map(float, energies)
-        score_norm = torch.linalg.vector_norm(self.sampler.score(x).flatten(1), dim=1).mean()
+        with _own_randomness(self.device):
+            score_norm = torch.linalg.vector_norm(self.sampler.score(x).flatten(1), dim=1).mean()
         return {
             "iteration": self.iteration,
             "energy_data": energy_data,
@@ -216,7 +218,8 @@ class _Trainer:
         checkpoint.save(checkpoint.path_for(run.checkpoints, self.iteration), tensors, meta)
         checkpoint.prune(run.checkpoints, keep)
         self.saved_at = self.iteration
-        run.write_samples(self.sampler.sample((_PREVIEW, *self.data.event_shape), step=0, device=self.device))
+        with _own_randomness(self.device):
+            run.write_samples(self.sampler.sample((_PREVIEW, *self.data.event_shape), step=0, device=self.device))
 
     def restore(self, path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         checkpoint.load_model(self.model, _part(tensors, "model."), path)
@@ -308,6 +311,11 @@ def open_run(
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _own_randomness(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Leaves torch's random state, which dropout in a network draws from, as it was before the body."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -123,7 +123,7 @@ def _check_state(x: Tensor, score: Tensor | None) -> None:
             raise ValueError(
                 f"score must have x's dtype and device ({x.dtype} on {x.device}), got {score.dtype} on {score.device}"
             )
-    if any(stride == 0 and size > 1 for stride, size in zip(x.stride(), x.shape, strict=True)):
+    if 0 in x.stride() and any(n > 1 and stride == 0 for n, stride in zip(x.shape, x.stride(), strict=True)):
         raise RuntimeError(
             "unsupported operation: more than one element of the written-to tensor refers to a single memory location. "
             "Please clone() the tensor before performing the operation."

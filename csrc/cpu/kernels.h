@@ -17,8 +17,8 @@ struct Half {
 
 struct UpdateArgs {
   NoiseKey key;
-  double step_size, noise_std, grad_clip, lo, hi;  // grad_clip, lo, hi: infinities where there is no limit
-  bool has_score, has_noise;
+  double step_size, noise_std, grad_clip, lo, hi;  // grad_clip, lo, hi: infinities where there is no such limit
+  bool has_score, has_noise, has_limits;
 };
 
 // Fills out[0, n) with the deviates of elements index … index + n - 1.

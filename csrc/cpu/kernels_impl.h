@@ -13,40 +13,61 @@ namespace {
 
 constexpr int64_t block = 1024;  // elements whose noise stays in the L1 cache
 
-template <class A, bool is_uniform>
-FL_INLINE void groups(const NoiseKey& key, uint64_t group, float* out) {
-  typename A::f32 z[4];
-  if constexpr (is_uniform) {
-    noise_uniforms<A>(key, group, z);
-  } else {
-    noise_normals<A>(key, group, z);
+// n_chunks chunks of 4 * A::width deviates each, from a whole group on. The words of all come first: two short loops
+// let the processor overlap more of their iterations than one long one.
+template <class A, bool is_uniform, int n_chunks>
+FL_INLINE void fill_chunks(const NoiseKey& key, uint64_t group, float* out) {
+  typename A::u32 r[n_chunks][4];
+#pragma GCC unroll 1
+  for (int i = 0; i < n_chunks; ++i) noise_words<A>(key, group + static_cast<uint64_t>(i) * A::width, r[i]);
+#pragma GCC unroll 1
+  for (int i = 0; i < n_chunks; ++i) {
+    typename A::f32 z[4];
+    if constexpr (is_uniform) {
+      uniforms<A>(r[i], z);
+    } else {
+      normals<A>(r[i], z);
+    }
+    A::store(out + i * 4 * A::width, z);
   }
-  A::store(out, z);
 }
 
 template <class A, bool is_uniform>
 void fill(const NoiseKey& key, uint64_t index, int64_t n, float* out) {
   constexpr int64_t chunk = 4 * A::width;
+  constexpr int several = 4;
   while (n > 0) {
     const int64_t lane = static_cast<int64_t>(index % 4);
-    if (lane == 0 && n >= chunk) {
-      groups<A, is_uniform>(key, index / 4, out);
-      index += chunk, out += chunk, n -= chunk;
+    int64_t m;
+    if (lane == 0 && n >= several * chunk) {
+      m = several * chunk;
+      fill_chunks<A, is_uniform, several>(key, index / 4, out);
     } else {
       float part[chunk];
-      groups<A, is_uniform>(key, index / 4, part);
-      const int64_t m = std::min(n, chunk - lane);
+      fill_chunks<A, is_uniform, 1>(key, index / 4, part);
+      m = std::min(n, chunk - lane);
       std::copy(part + lane, part + lane + m, out);
-      index += static_cast<uint64_t>(m), out += m, n -= m;
     }
+    index += static_cast<uint64_t>(m), out += m, n -= m;
+  }
+}
+
+template <bool has_score, bool has_noise, bool has_limits, class T>
+FL_INLINE void apply(const UpdateParams<T>& p, const float* z, const T* score, T* x, int64_t n) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) {
+    x[i] = langevin_update<has_score, has_noise, has_limits, T>(p, x[i], has_score ? score[i] : T(0),
+                                                                has_noise ? T(z[i]) : T(0));
   }
 }
 
 template <bool has_score, bool has_noise, class T>
-FL_INLINE void apply(const UpdateParams<T>& p, const float* z, const T* score, T* x, int64_t n) {
-#pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) {
-    x[i] = langevin_update<has_score, has_noise, T>(p, x[i], has_score ? score[i] : T(0), has_noise ? T(z[i]) : T(0));
+FL_INLINE void apply(const UpdateArgs& args, const UpdateParams<T>& p, const float* z, const T* score, T* x,
+                     int64_t n) {
+  if (args.has_limits) {
+    apply<has_score, has_noise, true>(p, z, score, x, n);
+  } else {
+    apply<has_score, has_noise, false>(p, z, score, x, n);
   }
 }
 
@@ -54,11 +75,11 @@ template <class T>
 FL_INLINE void apply(const UpdateArgs& args, const UpdateParams<T>& p, const float* z, const T* score, T* x,
                      int64_t n) {
   if (args.has_score && args.has_noise) {
-    apply<true, true>(p, z, score, x, n);
+    apply<true, true>(args, p, z, score, x, n);
   } else if (args.has_score) {
-    apply<true, false>(p, z, score, x, n);
+    apply<true, false>(args, p, z, score, x, n);
   } else {
-    apply<false, true>(p, z, score, x, n);
+    apply<false, true>(args, p, z, score, x, n);
   }
 }
 

@@ -113,6 +113,7 @@ void update(const Tensor& x, const std::optional<Tensor>& score, UpdateArgs args
   args.lo = lo.value_or(-infinity);
   args.hi = hi.value_or(infinity);
   args.has_score = score.has_value();
+  args.has_limits = grad_clip || lo || hi;
   if (x.numel() == 0 || !(args.has_score || args.has_noise)) return;
   const Tensor* s = args.has_score ? &*score : nullptr;
   const uint64_t base = static_cast<uint64_t>(offset);

@@ -57,13 +57,14 @@ def update(
 ) -> None:
     """The fused update, in place: see `fastlangevin.langevin_update_`."""
     tail = (stream, offset, grad_clip, lo, hi)
+    numbers = (step_size, noise_std, seed, step)
     # Inside torch.compile a float argument would be a constant of the graph, and each new value a recompile.
-    if torch.compiler.is_compiling() or any(isinstance(v, Tensor) for v in (step_size, noise_std, seed, step)):
+    if torch.compiler.is_compiling() or any(isinstance(n, Tensor) for n in numbers):
         torch.ops.fastlangevin.langevin_update_cpu_.tensor(
             *(x, score, _float(step_size), _float(noise_std), _int(seed), _int(step), *tail)
         )
     else:
-        torch.ops.fastlangevin.langevin_update_cpu_.default(x, score, step_size, noise_std, seed, step, *tail)
+        torch.ops.fastlangevin.langevin_update_cpu_.default(x, score, *numbers, *tail)
     _written(x)
 
 

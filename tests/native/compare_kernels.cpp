@@ -48,9 +48,9 @@ int main() {
         avx512_kernels.uniform(key, index, n, b.data());
         expect_equal("uniform", a.data(), b.data(), n * sizeof(float), index, n);
         const double infinity = std::numeric_limits<double>::infinity();
-        for (const UpdateArgs& args : {UpdateArgs{key, 0.7, 0.3, 0.5, -1.0, 1.5, true, true},
-                                       UpdateArgs{key, 0.7, 0, infinity, -infinity, infinity, true, false},
-                                       UpdateArgs{key, 0, 0.3, infinity, -infinity, 1.0, false, true}}) {
+        for (const UpdateArgs& args : {UpdateArgs{key, 0.7, 0.3, 0.5, -1.0, 1.5, true, true, true},
+                                       UpdateArgs{key, 0.7, 0, infinity, -infinity, infinity, true, false, false},
+                                       UpdateArgs{key, 0, 0.3, infinity, -infinity, 1.0, false, true, true}}) {
           const auto& p = portable_kernels;
           const auto& q = avx512_kernels;
           compare_update("float", p.update_float, q.update_float, args, index, n, [](int64_t v) { return v / 251.0f; });

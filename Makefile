@@ -1,0 +1,49 @@
+# make demo: train on the handwritten digits, pictures in runs/demo.   make test: the tests.
+# Both make .venv and install what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
+SOURCES := setup.py pyproject.toml constraints.txt fastlangevin/kernels/build.py $(shell find csrc -type f)
+
+.PHONY: demo test lint format bench clean
+
+demo: $(VENV)/.demo
+	$(BIN)/fastlangevin train digits --out runs/demo --resume
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests/native -type f)
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(shell find csrc tests/native -type f)
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m pytest benchmarks/ --benchmark-only
+
+$(VENV)/.torch: constraints.txt
+	@echo "setting up $(VENV): torch and what it needs (a minute or two)"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip setuptools
+	$(PIP) torch numpy ninja
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch $(SOURCES)
+	@echo "installing fastlangevin and building its native kernels"
+	$(PIP) --no-build-isolation -e '.[plots]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch $(SOURCES)
+	@echo "installing fastlangevin with its test tools and building its native kernels"
+	$(PIP) --no-build-isolation -e '.[dev]'
+	@touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf build dist *.egg-info fastlangevin/_native .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,397 @@
+"""Training: the algorithm against a plain loop, resuming bit for bit, what is written, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+
+import fastlangevin as fl
+from fastlangevin import checkpoint
+from fastlangevin.data import batch_indices, load_data
+from fastlangevin.run import Run
+
+SMALL = dict(features=4, batch_size=8, sampler={"n_steps": 5}, progress=False)
+
+
+def weights(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def tensors_of(folder) -> dict[str, torch.Tensor]:
+    return checkpoint.load(checkpoint.newest(folder / "checkpoints"))[0]
+
+
+def assert_same_run(a, b) -> None:
+    expected, got = tensors_of(a), tensors_of(b)
+    assert expected.keys() == got.keys()
+    for name in expected:
+        assert torch.equal(expected[name], got[name]), name
+    meta_a, meta_b = (checkpoint.load(checkpoint.newest(f / "checkpoints"))[1] for f in (a, b))
+    assert meta_a["sampler"] == meta_b["sampler"] and meta_a["iteration"] == meta_b["iteration"]
+    strip = lambda folder: [
+        {k: v for k, v in json.loads(line).items() if k != "seconds"}
+        for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert strip(a) == strip(b)
+    assert (a / "samples.png").read_bytes() == (b / "samples.png").read_bytes()
+
+
+def test_the_algorithm_is_the_paper_s():
+    """Three iterations against a loop written from the paper's Algorithm 1, with the library's noise."""
+    result = fl.train("digits", n_iterations=3, lr=1e-2, data_noise=0.1, seed=5, **SMALL)
+    data = load_data("digits")
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        f = fl.models.ConvNet(8, 1, 4)
+    adam = torch.optim.Adam(f.parameters(), lr=1e-2, betas=(0.9, 0.999))
+    for i in range(3):
+        x = 2 * fl.noise.uniform((8, 1, 8, 8), seed=5, step=5 * i, stream=1) - 1
+        for k in range(5):
+            x = x.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(f(x).sum(), x)
+            x = x.detach() + gradient + 0.01 * fl.noise.normal(x.shape, seed=5, step=5 * i + k)
+        batch = data.batch(batch_indices(len(data), 8, seed=5, iteration=i))
+        batch = batch + 0.1 * fl.noise.normal(batch.shape, seed=5, step=i, stream=2)
+        adam.zero_grad()
+        (-(f(batch).mean() - f(x).mean())).backward()
+        adam.step()
+    assert torch.allclose(weights(result.model), weights(f), atol=1e-5)
+    initial = fl.models.ConvNet(8, 1, 4)
+    assert (weights(f) - weights(initial)).abs().max() > 0.01
+
+
+def test_learning_lowers_the_distance_to_the_data():
+    """Points of two clusters: samples of the trained short-run chain lie near them, untrained ones do not."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.tensor([[0.5, 0.5], [-0.5, -0.5]])
+    points = centres[torch.arange(400) % 2] + 0.05 * torch.randn(400, 2, generator=generator)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 32), nn.SiLU(), nn.Linear(32, 32), nn.SiLU(), nn.Linear(32, 1))
+    options = {"n_steps": 20, "step_size": 0.05, "noise_std": 0.02}
+    distance = lambda x: torch.cdist(x, centres).min(1).values.mean()
+    before = distance(fl.Langevin(log_density=model, seed=1, **options).sample((500, 2)))
+    result = fl.train(points, model, n_iterations=300, lr=3e-3, value_range=(-1, 1), sampler=options, progress=False)
+    x = result.sampler.sample((500, 2))
+    assert before > 0.4 and distance(x) < 0.2, (before, distance(x))
+    share = (torch.cdist(x, centres).argmin(1) == 0).float().mean()
+    assert 0.2 < share < 0.8
+
+
+def test_what_a_run_leaves(tmp_path):
+    out = tmp_path / "run"
+    result = fl.train("digits", out=out, n_iterations=25, checkpoint_every=10, keep_checkpoints=2, log_every=5, **SMALL)
+    assert result.out == out and result.sampler.step == 25 * 5
+    assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["00000020.safetensors", "00000025.safetensors"]
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == [5, 10, 15, 20, 25] and rows == result.history
+    for row in rows:
+        assert abs(row["energy_gap"] - (row["energy_data"] - row["energy_samples"])) < 1e-6
+        assert row["score_norm"] > 0
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["data"] == "digits" and config["sampler"]["n_steps"] == 5 and config["batch_size"] == 8
+    picture = Image.open(out / "samples.png")
+    assert picture.width >= 640 and len(set(np.asarray(picture).ravel().tolist())) > 20
+    assert Image.open(out / "training.png").width > 500
+    assert list((out / "tensorboard").glob("events.*"))
+    assert not [p for p in out.rglob("*") if p.name.startswith(".")]
+
+
+def test_the_picture_always_starts_from_the_same_noise(tmp_path):
+    """The preview must not move the counter that training samples from."""
+    a = fl.train("digits", out=tmp_path / "a", n_iterations=4, checkpoint_every=1, **SMALL)
+    b = fl.train("digits", n_iterations=4, **SMALL)
+    assert torch.equal(weights(a.model), weights(b.model))
+
+
+def test_same_seed_same_run_other_seed_another():
+    a, b = (fl.train("digits", n_iterations=2, seed=3, **SMALL) for _ in range(2))
+    assert torch.equal(weights(a.model), weights(b.model))
+    assert not torch.equal(weights(a.model), weights(fl.train("digits", n_iterations=2, seed=4, **SMALL).model))
+
+
+def test_global_random_state_is_left_alone():
+    before = torch.get_rng_state()
+    fl.train("digits", n_iterations=1, **SMALL)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# Resuming
+
+
+def test_resume_is_bit_for_bit(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    fl.train("digits", out=whole, n_iterations=23, log_every=4, checkpoint_every=6, **SMALL)
+    fl.train("digits", out=parts, n_iterations=9, log_every=4, checkpoint_every=6, **SMALL)
+    (parts / "metrics.jsonl").open("a").write('{"iteration": 9, "energy_')  # what a kill may leave
+    result = fl.train("digits", out=parts, n_iterations=23, log_every=4, checkpoint_every=6, resume=True, progress=False)
+    rows = [json.loads(line) for line in (parts / "metrics.jsonl").read_text().splitlines()]
+    assert [r["iteration"] for r in rows if r["iteration"] != 9] == [4, 8, 12, 16, 20, 23]
+    (parts / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows if r["iteration"] != 9))
+    assert_same_run(whole, parts)
+    assert len(result.history) == 7
+
+
+def test_resume_with_dropout_is_bit_for_bit(tmp_path):
+    def model():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Dropout(0.5), nn.SiLU(), nn.Linear(16, 1))
+
+    options = {k: v for k, v in SMALL.items() if k != "features"}
+    whole = fl.train("digits", model(), out=tmp_path / "a", n_iterations=6, **options)
+    fl.train("digits", model(), out=tmp_path / "b", n_iterations=3, checkpoint_every=2, **options)
+    resumed = fl.train("digits", model(), out=tmp_path / "b", n_iterations=6, resume=True, **options)
+    assert torch.equal(weights(whole.model), weights(resumed.model))
+
+
+TRAIN = [sys.executable, "-m", "fastlangevin", "train", "digits", "--features", "4", "--batch-size", "8", "--steps", "5"]
+
+
+def start(out, *more) -> subprocess.Popen:
+    """A training in a process of its own, once it has begun to save checkpoints."""
+    command = [*TRAIN, "--iterations", "100000", "--checkpoint-every", "3", "--out", str(out), *more]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    deadline = time.monotonic() + 120
+    while not (newest := checkpoint.newest(out / "checkpoints")) or int(newest.stem) < 6:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.02)
+    return process
+
+
+def finish(out, n_iterations: int) -> None:
+    """Ends a run in this process, with one thread as it began."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        fl.train("digits", out=out, n_iterations=n_iterations, checkpoint_every=3, resume=True, progress=False)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_killed_run_resumes_bit_for_bit(tmp_path, threads):
+    process = start(tmp_path / "killed")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    last = int(checkpoint.newest(tmp_path / "killed" / "checkpoints").stem)
+    n = last + 7
+    finish(tmp_path / "killed", n)
+    threads(1)
+    fl.train("digits", out=tmp_path / "whole", n_iterations=n, checkpoint_every=3, **SMALL)
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_save_and_say_how_to_resume(tmp_path, number, code):
+    out = tmp_path / "run"
+    process = start(out)
+    process.send_signal(number)
+    text = process.communicate(timeout=60)[0]
+    assert process.returncode == code, text
+    assert "stopped after iteration" in text and f"--out {out} --resume" in text
+    stopped_at = int(text.split("stopped after iteration ")[1].split()[0])
+    assert int(checkpoint.newest(out / "checkpoints").stem) == stopped_at
+
+
+def test_resume_without_a_run_starts_one(tmp_path):
+    result = fl.train("digits", out=tmp_path / "new", n_iterations=2, resume=True, **SMALL)
+    assert result.history[-1]["iteration"] == 2
+
+
+def test_resume_of_a_finished_run_changes_nothing(tmp_path):
+    fl.train("digits", out=tmp_path, n_iterations=3, **SMALL)
+    before = {p.name: p.read_bytes() for p in tmp_path.rglob("*.safetensors")}
+    fl.train("digits", out=tmp_path, resume=True, progress=False)
+    assert before == {p.name: p.read_bytes() for p in tmp_path.rglob("*.safetensors")}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"lr": 0.5}, "lr is 0.5 now and"),
+        ({"batch_size": 9}, "batch_size is 9 now and 8 in the run"),
+        ({"features": 5}, "model is"),
+        ({"sampler": {"n_steps": 6}}, "sampler is"),
+        ({"seed": 9}, "seed is 9 now and 1 in the run"),
+    ],
+)
+def test_resume_with_other_settings_is_refused(tmp_path, change, words):
+    fl.train("digits", out=tmp_path, n_iterations=1, **SMALL)
+    with pytest.raises(ValueError, match=words):
+        fl.train("digits", out=tmp_path, n_iterations=2, resume=True, progress=False, **change)
+
+
+def test_resume_with_other_data_is_refused(tmp_path):
+    images = torch.rand(20, 1, 8, 8)
+    fl.train(images, out=tmp_path, n_iterations=1, **SMALL)
+    fl.train(images, out=tmp_path, n_iterations=2, resume=True, progress=False)
+    with pytest.raises(ValueError, match="data_fingerprint is"):
+        fl.train(images.flip(0), out=tmp_path, n_iterations=3, resume=True, progress=False)
+
+
+# A run's folder
+
+
+def test_another_run_is_not_touched_unless_told(tmp_path):
+    fl.train("digits", out=tmp_path, n_iterations=2, **SMALL)
+    (tmp_path / "notes.txt").write_text("mine")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(FileExistsError, match="holds another run.*resume.*overwrite"):
+        fl.train("digits", out=tmp_path, n_iterations=2, **SMALL)
+    assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    fl.train("digits", out=tmp_path, n_iterations=1, overwrite=True, **SMALL)
+    assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())] == ["00000000.safetensors", "00000001.safetensors"]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_out_may_not_be_a_file(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="out must be a folder"):
+        fl.train("digits", out=tmp_path / "file", n_iterations=1, **SMALL)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_bad_settings_leave_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="n_steps must be an int"):
+        fl.train("digits", out=tmp_path / "run", sampler={"n_steps": 0}, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+# Checkpoints and loading
+
+
+def test_load_gives_the_model_and_the_sampler_where_training_left_them(tmp_path):
+    result = fl.train("digits", out=tmp_path, n_iterations=3, **SMALL)
+    expected = result.sampler.sample((4, 1, 8, 8))
+    for source in (tmp_path, str(tmp_path), checkpoint.newest(tmp_path / "checkpoints")):
+        model, sampler = fl.load(source)
+        assert torch.equal(weights(model), weights(result.model))
+        assert torch.equal(sampler.sample((4, 1, 8, 8)), expected)
+    _, other = fl.load(tmp_path, sampler={"n_steps": 7})
+    assert other.n_steps == 7 and other.step == 15
+
+
+def test_load_of_one_s_own_model(tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+    options = {k: v for k, v in SMALL.items() if k != "features"}
+    fl.train("digits", model, out=tmp_path, n_iterations=1, **options)
+    with pytest.raises(ValueError, match="Sequential, which only you can make: pass it as model="):
+        fl.load(tmp_path)
+    own = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+    loaded, _ = fl.load(tmp_path, model=own)
+    assert loaded is own and torch.equal(weights(own), weights(model))
+    with pytest.raises(fl.CheckpointError, match="is from another model: .*1.bias"):
+        fl.load(tmp_path, model=fl.models.ConvNet(8, 1, 4))
+    with pytest.raises(fl.CheckpointError, match="1.weight is \\(1, 64\\) in the file and \\(2, 64\\) in the model"):
+        fl.load(tmp_path, model=nn.Sequential(nn.Flatten(), nn.Linear(64, 2)))
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_truncated_checkpoint_is_named(tmp_path, keep):
+    fl.train("digits", out=tmp_path, n_iterations=1, **SMALL)
+    newest = checkpoint.newest(tmp_path / "checkpoints")
+    newest.write_bytes(newest.read_bytes()[:keep])
+    for use in (lambda: fl.load(tmp_path), lambda: fl.train("digits", out=tmp_path, resume=True, progress=False)):
+        with pytest.raises(fl.CheckpointError, match=f"{newest.name} is damaged.*older checkpoint"):
+            use()
+
+
+def test_files_that_are_no_checkpoints(tmp_path):
+    import safetensors.torch
+
+    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(fl.CheckpointError, match="no fastlangevin checkpoint"):
+        fl.load(tmp_path / "other.safetensors")
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
+        fl.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
+        fl.load(tmp_path / "nowhere")
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
+    fl.train("digits", out=tmp_path, n_iterations=2, **SMALL)
+    newest = checkpoint.newest(tmp_path / "checkpoints")
+    before = newest.read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="could not be written \\(No space left on device\\); what was there before is untouched"):
+        fl.train("digits", out=tmp_path, n_iterations=4, resume=True, progress=False)
+    assert checkpoint.newest(tmp_path / "checkpoints") == newest and newest.read_bytes() == before
+    assert not [p for p in tmp_path.rglob("*") if p.name.startswith(".")]
+
+
+def test_tied_weights_and_buffers_are_kept(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(64, 64)
+            self.b = nn.Linear(64, 64)
+            self.b.weight = self.a.weight
+            self.register_buffer("scale", torch.tensor(2.0))
+
+        def forward(self, x):
+            return (self.b(torch.tanh(self.a(x.flatten(1)))) * self.scale).sum(1)
+
+    options = {k: v for k, v in SMALL.items() if k != "features"}
+    model = Tied()
+    fl.train("digits", model, out=tmp_path, n_iterations=2, **options)
+    loaded, _ = fl.load(tmp_path, model=Tied())
+    assert torch.equal(weights(loaded), weights(model))
+
+
+def test_divergence_says_where_the_last_good_checkpoint_is(tmp_path):
+    with pytest.raises(fl.ChainDiverged, match="training diverged at iteration .*lower lr.*safetensors is from before"):
+        fl.train("digits", out=tmp_path, n_iterations=200, lr=1e3, checkpoint_every=1, **SMALL)
+    tensors, _ = checkpoint.load(checkpoint.newest(tmp_path / "checkpoints"))
+    assert all(t.isfinite().all() for t in tensors.values() if t.is_floating_point())
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"n_iterations": 0}, ValueError, "n_iterations must be an int of at least 1, got 0"),
+        ({"batch_size": 2.5}, ValueError, "batch_size must be an int"),
+        ({"lr": 0.0}, ValueError, "lr must be positive"),
+        ({"lr": float("nan")}, ValueError, "lr must be a finite number"),
+        ({"data_noise": -0.1}, ValueError, "data_noise must be a finite number, not negative"),
+        ({"seed": -1}, ValueError, "seed must be an int in 0"),
+        ({"sampler": {"n_stpes": 5}}, TypeError, "n_stpes"),
+        ({"sampler": {"seed": 5}}, ValueError, "sampler may not hold 'seed'"),
+        ({"sampler": {"init": torch.zeros}}, ValueError, "sampler's init"),
+        ({"sampler": fl.Langevin(torch.sum, seed=1)}, TypeError, "sampler must be a dict"),
+        ({"model": torch.sum}, TypeError, "model must be a torch.nn.Module"),
+        ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be an int"),
+        ({"resume": True, "overwrite": True, "out": "x"}, ValueError, "resume and overwrite exclude each other"),
+        ({"resume": True}, ValueError, "resume needs out"),
+        ({"data": "digist"}, (ValueError, FileNotFoundError), "digits"),
+        ({"data": torch.rand(10, 1, 9, 9)}, ValueError, "image_size must be a power of two from 8 to 256, got 9"),
+        ({"data": torch.rand(10, 1, 8, 16)}, ValueError, "model must be given for data of shape"),
+        ({"data": torch.rand(10, 2)}, ValueError, "model must be given for data of shape \\(2,\\)"),
+    ],
+)
+def test_bad_arguments(change, error, words):
+    with pytest.raises(error, match=words):
+        fl.train(**{"data": "digits", "n_iterations": 1, "progress": False, **change})
+
+
+def test_run_of_points_writes_an_array(tmp_path):
+    model = nn.Linear(2, 1)
+    fl.train(torch.randn(50, 2), model, out=tmp_path, n_iterations=1, batch_size=4, sampler={"n_steps": 2}, progress=False)
+    assert np.load(tmp_path / "samples.npz")["samples"].shape == (64, 2)
+    assert Run(tmp_path).exists()
