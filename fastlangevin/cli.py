@@ -49,6 +49,10 @@ def train(
         Optional[int], typer.Option(min=1, help="Data, and chains, an iteration.", show_default="the recipe's")
     ] = None,
     lr: Annotated[Optional[float], typer.Option(help="Adam's learning rate.", show_default="the recipe's")] = None,
+    lr_decay: Annotated[
+        Optional[float],
+        typer.Option(help="Share of the iterations, at the end, over which it falls to 0.", show_default="the recipe's"),
+    ] = None,
     data_noise: Annotated[
         Optional[float], typer.Option(help="Noise added to the data.", show_default="the recipe's")
     ] = None,
@@ -91,6 +95,7 @@ def train(
         n_iterations=iterations,
         batch_size=batch_size,
         lr=lr,
+        lr_decay=lr_decay,
         data_noise=data_noise,
         features=features,
         sampler={name: value for name, value in options.items() if value is not None},

@@ -10,6 +10,7 @@ short_run: dict[str, Any] = {
     "n_iterations": 70_000,
     "batch_size": 64,
     "lr": 1e-4,
+    "lr_decay": 0.0,
     "data_noise": 0.03,
     "sampler": {"n_steps": 100, "step_size": 1.0, "noise_std": 0.01},
 }
@@ -18,9 +19,12 @@ short_run: dict[str, Any] = {
 digits: dict[str, Any] = {
     **short_run,
     "features": 32,
-    "n_iterations": 700,
-    "lr": 3e-4,
-    "sampler": {**short_run["sampler"], "n_steps": 60},
+    "batch_size": 32,
+    "n_iterations": 1200,
+    "lr": 2e-3,
+    "lr_decay": 0.7,
+    "data_noise": 0.1,
+    "sampler": {**short_run["sampler"], "n_steps": 20},
 }
 
 # What `train` starts from for data known by name; anything else starts from `short_run`.

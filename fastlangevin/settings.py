@@ -22,6 +22,7 @@ class Asked:
     n_iterations: int | None
     batch_size: int | None
     lr: float | None
+    lr_decay: float | None
     data_noise: float | None
     features: int | None
     sampler: dict[str, Any] | None
@@ -39,6 +40,7 @@ class Settings:
     n_iterations: int
     batch_size: int
     lr: float
+    lr_decay: float
     data_noise: float
     sampler: dict[str, Any]
     seed: int
@@ -49,6 +51,11 @@ class Settings:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
         return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+    def lr_at(self, iteration: int) -> float:
+        """lr, and over the last lr_decay · n_iterations iterations linearly from there towards 0."""
+        left = self.n_iterations - iteration
+        return self.lr * min(1.0, left / max(self.lr_decay * self.n_iterations, 1.0))
 
     def make_model(self) -> nn.Module:
         arguments = dict(self.model)
@@ -61,7 +68,8 @@ class Settings:
 def resolve(asked: Asked, data: Data, model: nn.Module | None, saved: dict[str, Any] | None) -> Settings:
     """The settings of a new run, or those of a saved one, which what was asked may not contradict.
 
-    n_iterations alone may differ from the saved run's: more iterations go on from where it stood.
+    n_iterations alone may differ from the saved run's: more iterations go on from where it stood (and lr_decay then
+    counts from the new end).
     """
     usual = _usual(data) if saved is None else {**saved, "features": saved["model"].get("features")}
     given = {name: value for name, value in vars(asked).items() if value is not None}
@@ -77,6 +85,7 @@ def resolve(asked: Asked, data: Data, model: nn.Module | None, saved: dict[str, 
         _count("n_iterations", plain["n_iterations"]),
         _count("batch_size", plain["batch_size"]),
         _positive("lr", plain["lr"]),
+        _share("lr_decay", plain["lr_decay"]),
         _not_negative("data_noise", plain["data_noise"]),
         plain["sampler"],
         _seed(plain.get("seed", 1)),
@@ -155,6 +164,12 @@ def _positive(name: str, value: Any) -> float:
 def _not_negative(name: str, value: Any) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a finite number, not negative, got {value!r}")
+    return float(value)
+
+
+def _share(name: str, value: Any) -> float:
+    if _not_negative(name, value) > 1:
+        raise ValueError(f"{name} must lie in 0 … 1, got {value!r}")
     return float(value)
 
 

@@ -48,6 +48,7 @@ def train(
     n_iterations: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
+    lr_decay: float | None = None,
     data_noise: float | None = None,
     features: int | None = None,
     sampler: dict[str, Any] | None = None,
@@ -82,6 +83,7 @@ def train(
         n_iterations: in all, those before a resume included.
         batch_size: data, and chains.
         lr: Adam's.
+        lr_decay: the share of the iterations, at the end, over which lr falls linearly towards 0.
         data_noise: standard deviation of the noise added to the data.
         features: n_f of the ConvNet.
         sampler: options of `Langevin`; those not named are the recipe's.
@@ -107,7 +109,7 @@ def train(
     _check_counts(checkpoint_every=checkpoint_every, keep_checkpoints=keep_checkpoints, log_every=log_every)
     run = None if out is None else Run(Path(out))
     source = load_data(data, image_size=image_size, value_range=value_range)
-    asked = settings.Asked(n_iterations, batch_size, lr, data_noise, features, sampler, seed)
+    asked = settings.Asked(n_iterations, batch_size, lr, lr_decay, data_noise, features, sampler, seed)
     newest = checkpoint.newest(run.checkpoints) if run is not None and resume else None
     state = None if newest is None else checkpoint.load(newest)
     chosen = settings.resolve(asked, source, model, None if state is None else state[1]["settings"])
@@ -144,6 +146,7 @@ class _Trainer:
         if run is not None and first == 0:
             self.save(run, keep_checkpoints)
         reporter = Reporter(last, first, self.sampler.n_steps, progress)
+        reporter.say(self.describe())
         log = MetricsLog(run, history, first)
         with interrupt.listening() as stop:
             try:
@@ -168,6 +171,15 @@ class _Trainer:
         stop.raise_again()
         return TrainResult(self.model, self.sampler, history, None if run is None else run.folder)
 
+    def describe(self) -> str:
+        n = sum(p.numel() for p in self.model.parameters())
+        shape = "×".join(map(str, self.data.event_shape))
+        plan = self.sampler.plan_for(self.device)
+        return (
+            f"{self.data.name}: {len(self.data):,} of {shape}; {type(self.model).__name__} with {n:,} parameters, "
+            f"{self.sampler.n_steps} Langevin steps; on {plan.device}, engine {plan.engine}, backend {plan.backend}"
+        )
+
     def step(self) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """One iteration. Returns the mean energies of data and samples, and the samples."""
         chosen, i = self.settings, self.iteration
@@ -178,6 +190,8 @@ class _Trainer:
         z = noise.normal(batch.shape, seed=chosen.seed, step=i, stream=stream, device=self.device)
         f_data = self.model(batch.add_(z, alpha=chosen.data_noise)).mean()
         f_samples = self.model(x).mean()
+        for group in self.optimizer.param_groups:
+            group["lr"] = chosen.lr_at(i)
         self.optimizer.zero_grad()
         (f_samples - f_data).backward()
         self.optimizer.step()
@@ -250,9 +264,18 @@ class _Trainer:
                 f"stopped after iteration {self.iteration} of {self.settings.n_iterations}, and saved; go on with\n"
                 f"  fastlangevin train {self.settings.data} --out {run.folder} --resume"
             )
-        else:
-            pictures = ", ".join(p.name for p in (run.samples, run.samples_array, run.training) if p.exists())
-            reporter.say(f"done: {run.folder} holds {pictures}, {run.metrics.name}, {run.config.name}, checkpoints")
+            return
+        made = {
+            "samples": run.samples if run.samples.exists() else run.samples_array,
+            "curves": run.training,
+            "metrics": run.metrics,
+            "checkpoints": run.checkpoints,
+            "TensorBoard": run.tensorboard,
+        }
+        reporter.say(f"done: {self.iteration} iterations")
+        for what, path in made.items():
+            if path.exists():
+                reporter.say(f"  {what:12} {path}")
 
 
 def load(
@@ -300,6 +323,8 @@ def open_run(
         if newest is None:
             raise FileNotFoundError(f"run={str(run)!r} holds no checkpoint (checkpoints/*.safetensors)")
         path = newest
+    if not path.is_file():
+        raise FileNotFoundError(f"run={str(run)!r} is neither a run's folder nor a checkpoint file")
     tensors, meta = checkpoint.load(path)
     chosen = Settings.from_dict(meta["settings"])
     model = (chosen.make_model() if model is None else model).to(_device(device))

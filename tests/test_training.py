@@ -21,7 +21,7 @@ from fastlangevin import checkpoint
 from fastlangevin.data import batch_indices, load_data
 from fastlangevin.run import Run
 
-SMALL = dict(features=4, batch_size=8, sampler={"n_steps": 5}, progress=False)
+SMALL = dict(features=4, batch_size=8, lr_decay=0.0, sampler={"n_steps": 5}, progress=False)
 
 
 def weights(model: nn.Module) -> torch.Tensor:
@@ -86,6 +86,20 @@ def test_learning_lowers_the_distance_to_the_data():
     assert before > 0.4 and distance(x) < 0.2, (before, distance(x))
     share = (torch.cdist(x, centres).argmin(1) == 0).float().mean()
     assert 0.2 < share < 0.8
+
+
+def test_learning_rate_decays_at_the_end():
+    seen = []
+    step = torch.optim.Adam.step
+
+    def spy(self, *args, **kwargs):
+        seen.append(self.param_groups[0]["lr"])
+        return step(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", spy)
+        fl.train("digits", n_iterations=10, lr=1e-3, **{**SMALL, "lr_decay": 0.4})
+    assert [lr / 1e-3 for lr in seen] == pytest.approx([1, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
 
 
 def test_what_a_run_leaves(tmp_path):
@@ -154,7 +168,8 @@ def test_resume_with_dropout_is_bit_for_bit(tmp_path):
     assert torch.equal(weights(whole.model), weights(resumed.model))
 
 
-TRAIN = [sys.executable, "-m", "fastlangevin", "train", "digits", "--features", "4", "--batch-size", "8", "--steps", "5"]
+OPTIONS = ["--features", "4", "--batch-size", "8", "--lr-decay", "0", "--steps", "5"]
+TRAIN = [sys.executable, "-m", "fastlangevin", "train", "digits", *OPTIONS]
 
 
 def start(out, *more) -> subprocess.Popen:
@@ -314,7 +329,7 @@ def test_files_that_are_no_checkpoints(tmp_path):
         fl.load(tmp_path / "other.safetensors")
     with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
         fl.load(tmp_path)
-    with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
+    with pytest.raises(FileNotFoundError, match="neither a run's folder nor a checkpoint file"):
         fl.load(tmp_path / "nowhere")
 
 
@@ -369,6 +384,7 @@ def test_divergence_says_where_the_last_good_checkpoint_is(tmp_path):
         ({"batch_size": 2.5}, ValueError, "batch_size must be an int"),
         ({"lr": 0.0}, ValueError, "lr must be positive"),
         ({"lr": float("nan")}, ValueError, "lr must be a finite number"),
+        ({"lr_decay": 1.5}, ValueError, "lr_decay must lie in 0 … 1"),
         ({"data_noise": -0.1}, ValueError, "data_noise must be a finite number, not negative"),
         ({"seed": -1}, ValueError, "seed must be an int in 0"),
         ({"sampler": {"n_stpes": 5}}, TypeError, "n_stpes"),
