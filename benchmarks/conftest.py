@@ -1,4 +1,4 @@
-"""Interleaved comparisons: every round runs the baseline, then ours, so that both meet the same moments of the machine."""
+"""Interleaved comparisons: every round runs the baseline, then ours, so that both meet the same moments."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ class Comparison:
     benchmark: object
     name: str
 
-    def __call__(self, ours: Callable[[], object], baseline_name: str, baseline: Callable[[], object], rounds: int) -> None:
+    def __call__(
+        self, ours: Callable[[], object], baseline_name: str, baseline: Callable[[], object], rounds: int
+    ) -> None:
         baseline_times: list[float] = []
 
         def run_baseline() -> None:
@@ -58,7 +60,9 @@ def pytest_terminal_summary(terminalreporter):
         return
     terminalreporter.section("ratio to the baseline of the same run (median of paired rounds, quartiles)")
     for name, baseline, ours, ratio, low, high in _rows:
-        terminalreporter.write_line(f"{name:44} {ours * 1e6:12.1f} µs  {ratio:6.2f}×  [{low:.2f}, {high:.2f}]  of {baseline}")
+        terminalreporter.write_line(
+            f"{name:44} {ours * 1e6:12.1f} µs  {ratio:6.2f}×  [{low:.2f}, {high:.2f}]  of {baseline}"
+        )
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):

@@ -1,7 +1,7 @@
 """Fast, reproducible Langevin sampling and short-run MCMC training of energy-based models.
 
-    sampler = fastlangevin.Langevin(log_density=network, n_steps=100, step_size=1.0, noise_std=0.01, seed=1)
-    x = sampler.sample((64, 3, 32, 32))
+sampler = fastlangevin.Langevin(log_density=network, n_steps=100, step_size=1.0, noise_std=0.01, seed=1)
+x = sampler.sample((64, 3, 32, 32))
 """
 
 from . import models, noise, recipes

@@ -98,7 +98,9 @@ def _all(folder: Path) -> list[Path]:
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """An optimiser's state as tensors named "index.entry", and its parameter groups."""
     state = optimizer.state_dict()
-    tensors = {f"{index}.{name}": torch.as_tensor(v) for index, entry in state["state"].items() for name, v in entry.items()}
+    tensors = {
+        f"{index}.{name}": torch.as_tensor(v) for index, entry in state["state"].items() for name, v in entry.items()
+    }
     return tensors, state["param_groups"]
 
 
@@ -128,4 +130,3 @@ def load_model(model: torch.nn.Module, tensors: Mapping[str, Tensor], source: Pa
     if differences:
         raise CheckpointError(f"{source} is from another model: {'; '.join(sorted(differences)[:4])}")
     model.load_state_dict(dict(tensors))
-

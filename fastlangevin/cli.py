@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -40,42 +40,40 @@ def train(
         ),
     ],
     out: Annotated[
-        Optional[Path], typer.Option(help="The run's folder.", show_default="runs/ and the data's name")
+        Path | None, typer.Option(help="The run's folder.", show_default="runs/ and the data's name")
     ] = None,
     iterations: Annotated[
-        Optional[int], typer.Option(min=1, help="Iterations in all.", show_default="the recipe's")
+        int | None, typer.Option(min=1, help="Iterations in all.", show_default="the recipe's")
     ] = None,
     batch_size: Annotated[
-        Optional[int], typer.Option(min=1, help="Data, and chains, an iteration.", show_default="the recipe's")
+        int | None, typer.Option(min=1, help="Data, and chains, an iteration.", show_default="the recipe's")
     ] = None,
-    lr: Annotated[Optional[float], typer.Option(help="Adam's learning rate.", show_default="the recipe's")] = None,
+    lr: Annotated[float | None, typer.Option(help="Adam's learning rate.", show_default="the recipe's")] = None,
     lr_decay: Annotated[
-        Optional[float],
-        typer.Option(help="Share of the iterations, at the end, over which it falls to 0.", show_default="the recipe's"),
+        float | None,
+        typer.Option(
+            help="Share of the iterations, at the end, over which lr falls to 0.", show_default="the recipe's"
+        ),
     ] = None,
     data_noise: Annotated[
-        Optional[float], typer.Option(help="Noise added to the data.", show_default="the recipe's")
+        float | None, typer.Option(help="Noise added to the data.", show_default="the recipe's")
     ] = None,
     features: Annotated[
-        Optional[int], typer.Option(min=1, help="Channels of the network's first layer.", show_default="the recipe's")
+        int | None, typer.Option(min=1, help="Channels of the network's first layer.", show_default="the recipe's")
     ] = None,
     n_steps: Annotated[
-        Optional[int], typer.Option("--steps", min=1, help="Langevin steps, K.", show_default="the recipe's")
+        int | None, typer.Option("--steps", min=1, help="Langevin steps, K.", show_default="the recipe's")
     ] = None,
-    step_size: Annotated[
-        Optional[float], typer.Option(help="Langevin step size.", show_default="the recipe's")
-    ] = None,
-    noise_std: Annotated[
-        Optional[float], typer.Option(help="Langevin noise.", show_default="the recipe's")
-    ] = None,
+    step_size: Annotated[float | None, typer.Option(help="Langevin step size.", show_default="the recipe's")] = None,
+    noise_std: Annotated[float | None, typer.Option(help="Langevin noise.", show_default="the recipe's")] = None,
     precision: Annotated[
-        Optional[str], typer.Option(help="fp32, tf32, bf16 or fp16: what the sampler runs in.", show_default="fp32")
+        str | None, typer.Option(help="fp32, tf32, bf16 or fp16: what the sampler runs in.", show_default="fp32")
     ] = None,
     image_size: Annotated[
-        Optional[int],
+        int | None,
         typer.Option(min=1, help="Resize and crop a folder's images to this.", show_default="as they are"),
     ] = None,
-    seed: Annotated[Optional[int], typer.Option(help="Of everything random.", show_default="1")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.", show_default="1")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, bit for bit.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
@@ -113,14 +111,14 @@ def train(
 def sample(
     run: Annotated[Path, typer.Argument(help="A run's folder, or one checkpoint.", show_default=False)],
     n: Annotated[int, typer.Option("-n", min=1, help="How many samples.")] = 64,
-    out: Annotated[
-        Path, typer.Option("-o", "--out", help="A picture (.png), or an array (.npz).")
-    ] = Path("samples.png"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="A picture (.png), or an array (.npz).")] = Path(
+        "samples.png"
+    ),
     n_steps: Annotated[
-        Optional[int], typer.Option("--steps", min=1, help="Langevin steps.", show_default="the run's")
+        int | None, typer.Option("--steps", min=1, help="Langevin steps.", show_default="the run's")
     ] = None,
     seed: Annotated[
-        Optional[int], typer.Option(help="Of the noise.", show_default="the run's, from where training left it")
+        int | None, typer.Option(help="Of the noise.", show_default="the run's, from where training left it")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,

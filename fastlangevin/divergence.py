@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from .errors import ChainDiverged
 
 
+def n_not_finite(x: Tensor) -> Tensor:
+    """How many chains of x, (B, *event), hold a NaN or an infinity."""
+    return (~torch.isfinite(x)).reshape(len(x), math.prod(x.shape[1:])).any(dim=1).sum()
+
+
 def report(x: Tensor, first_step: int, step: int | None) -> ChainDiverged:
     """The error for the states x at the end of a call, whose step `step` was the first to go wrong."""
-    return _error(int(_diverged(x).sum()), len(x), first_step, step)
+    return _error(int(n_not_finite(x)), len(x), first_step, step)
 
 
 class PendingCheck:
@@ -20,7 +27,7 @@ class PendingCheck:
         self._n_chains = len(x)
         self._first_step = first_step
         self._count = torch.empty((), dtype=torch.int64, pin_memory=True)
-        self._count.copy_(_diverged(x).sum(), non_blocking=True)
+        self._count.copy_(n_not_finite(x), non_blocking=True)
         self._arrived = torch.cuda.Event()
         self._arrived.record()
 
@@ -32,12 +39,12 @@ class PendingCheck:
             raise _error(n_diverged, self._n_chains, self._first_step, None)
 
 
-def _diverged(x: Tensor) -> Tensor:
-    return ~torch.isfinite(x).reshape(len(x), -1).all(dim=1)
-
-
 def _error(n_diverged: int, n_chains: int, first_step: int, step: int | None) -> ChainDiverged:
-    where = "by the end of the call" if step is None else f"first at step {step} of the call (noise step {first_step + step})"
+    where = (
+        "by the end of the call"
+        if step is None
+        else f"first at step {step} of the call (noise step {first_step + step})"
+    )
     return ChainDiverged(
         f"{n_diverged} of {n_chains} chains are not finite, {where}: lower step_size, or set grad_clip or bounds",
         step=step,

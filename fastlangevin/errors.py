@@ -25,6 +25,13 @@ class BackendUnavailable(RuntimeError):
     """A backend that was asked for by name cannot run here; the message says why."""
 
 
+def check_int(name: str, value: object, least: int = 1) -> int:
+    """The value, an int of at least `least`, or the error that says what came instead."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be an int of at least {least}, got {value!r}")
+    return value
+
+
 def nearest(name: object, names: Iterable[str]) -> str:
     """`"; did you mean 'digits'?"` for the closest of `names`, or the empty string where none is close."""
     close = difflib.get_close_matches(str(name), list(names), n=1)

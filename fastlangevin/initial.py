@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Union
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from . import noise
 from .errors import unknown
 
-Init = Union[Literal["uniform", "normal"], Callable[..., Tensor]]
+Init = Literal["uniform", "normal"] | Callable[..., Tensor]
 _NAMES = ("uniform", "normal")
 
 

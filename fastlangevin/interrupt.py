@@ -27,7 +27,7 @@ class Stop:
 
 @contextlib.contextmanager
 def listening() -> Iterator[Stop]:
-    """Listens for the two signals in the body. In a thread other than the main one Python does not let us: no effect."""
+    """Listens for the two signals in the body; in a thread other than the main one Python does not let us."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

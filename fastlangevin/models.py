@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from .errors import check_int
+
 
 class ConvNet(nn.Module):
     """The network of Nijkamp et al. (arXiv:1904.09770, Appendix: network structures), a log-density f.
@@ -37,9 +39,8 @@ class ConvNet(nn.Module):
         """Raises ValueError for arguments that are not as above."""
         if image_size not in (8, 16, 32, 64, 128, 256):
             raise ValueError(f"image_size must be a power of two from 8 to 256, got {image_size!r}")
-        for name, value in (("channels", channels), ("features", features)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an int of at least 1, got {value!r}")
+        check_int("channels", channels)
+        check_int("features", features)
 
     def forward(self, x: Tensor) -> Tensor:
         expected = (self.channels, self.image_size, self.image_size)

@@ -17,7 +17,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Reporter:
-    """Shows rows of metrics as they come. `show` is True, False, or None for a bar on a terminal and lines elsewhere."""
+    """Shows rows of metrics as they come, if `show`: a bar on a terminal, a line now and then elsewhere."""
 
     def __init__(self, n_iterations: int, first: int, n_steps: int, show: bool) -> None:
         self._console = Console(file=sys.stdout, quiet=not show, highlight=False)

@@ -17,12 +17,12 @@ from . import checkpoint, pictures
 class Run:
     """The files of one training.
 
-        config.yaml      every setting, as it was resolved
-        metrics.jsonl    one line a logged iteration
-        checkpoints/     the newest few, ITERATION.safetensors
-        samples.png      the newest samples (samples.npz where the data are not images)
-        training.png     energy gap and score norm over time (with the extra "plots")
-        tensorboard/     the same and more for TensorBoard (with the extra "plots")
+    config.yaml      every setting, as it was resolved
+    metrics.jsonl    one line a logged iteration
+    checkpoints/     the newest few, ITERATION.safetensors
+    samples.png      the newest samples (samples.npz where the data are not images)
+    training.png     energy gap and score norm over time (with the extra "plots")
+    tensorboard/     the same and more for TensorBoard (with the extra "plots")
     """
 
     def __init__(self, folder: Path) -> None:

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from . import initial, kernels
 from .chain import Chain
+from .checks import check_state, check_temperature, make_seed, make_target
 from .divergence import PendingCheck, report
-from .errors import unknown
+from .errors import BackendUnavailable, check_int, unknown
 from .noise import STREAM_VERSION, check_seed
 from .schedule import Schedule, langevin_noise, resolve
-from .score import ENGINES, Target, check_engine, make_score, precision as precisions
+from .score import ENGINES, check_engine, make_score
+from .score import precision as precisions
 from .update import STATE_DTYPES, check_bounds, check_grad_clip
 
 _COUNTER_END = 2**32
@@ -119,11 +121,11 @@ class Langevin:
         seed: int | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        self.target = _target(energy=energy, log_density=log_density, score=score)
-        self.n_steps = _check_n_steps(n_steps)
+        self.target = make_target(energy=energy, log_density=log_density, score=score)
+        self.n_steps = check_int("n_steps", n_steps)
         self.step_size = step_size
         self.noise_std = noise_std
-        self.temperature = _check_temperature(temperature)
+        self.temperature = check_temperature(temperature)
         self.grad_clip = check_grad_clip(grad_clip)
         self.bounds = check_bounds(bounds)
         if noise_first not in (True, False, "clamp"):
@@ -140,7 +142,7 @@ class Langevin:
         if graph not in (True, False, "auto"):
             raise unknown("graph", graph, ("True", "False", "auto"))
         self.graph = graph
-        self._seed = _seed(seed, generator)
+        self._seed = make_seed(seed, generator)
         self._step = 0
         self._lock = threading.Lock()
         self._pending: PendingCheck | None = None
@@ -162,7 +164,7 @@ class Langevin:
         Raises:
             ChainDiverged: a state is not finite at the end of the chain (on CUDA: raised by the next call or `check`).
         """
-        self._check_state(x0)
+        check_state("x0", x0, self.target)
         chain = self._chain(x0, args, n_steps, chain_offset, step)
         return self._run(chain, x0)
 
@@ -206,9 +208,8 @@ class Langevin:
         Args:
             every: record after every so many steps; the first and the last state are always recorded.
         """
-        if not isinstance(every, int) or every < 1:
-            raise ValueError(f"every must be an int of at least 1, got {every!r}")
-        self._check_state(x0)
+        check_int("every", every)
+        check_state("x0", x0, self.target)
         chain = self._chain(x0, args, n_steps, chain_offset, step)
         states, energies, norms, steps = [], [], [], []
         with self._running(x0.device):
@@ -235,7 +236,7 @@ class Langevin:
         """(B,) energies at (B, *event) states, in the sampler's precision."""
         if self.target.kind == "score":
             raise ValueError("energy is not known: the sampler was given a score")
-        self._check_state(x)
+        check_state("x", x, self.target)
         with self._running(x.device):
             energy = self._score.energy(x, *args)
         assert energy is not None
@@ -243,7 +244,7 @@ class Langevin:
 
     def score(self, x: Tensor, *args: Any) -> Tensor:
         """∇ log p at (B, *event) states, unclipped, in the sampler's precision."""
-        self._check_state(x)
+        check_state("x", x, self.target)
         with self._running(x.device):
             return self._score(x, *args)
 
@@ -277,7 +278,7 @@ class Langevin:
                 break
             skipped.append(f"backend {other.name!r} passed over: {other.refuses(device) or 'not asked for'}")
         if self.graph is True:
-            raise kernels.BackendUnavailable("graph=True cannot be met: this version captures no CUDA graphs")
+            raise BackendUnavailable("graph=True cannot be met: this version captures no CUDA graphs")
         reasons = (*skipped, "no graph: this version captures none", f"engines known: {', '.join(ENGINES)}")
         return Plan(device.type, self._score.name, backend.name, False, self.precision, reasons)
 
@@ -308,7 +309,12 @@ class Langevin:
         for key, default in (("grad_clip", None), ("bounds", None), ("noise_first", False), ("precision", "fp32")):
             if getattr(self, key) != default:
                 options.append(f"{key}={getattr(self, key)!r}")
-        options += [f"engine={self._score.name!r}", f"backend={self.backend!r}", f"seed={self._seed}", f"step={self._step}"]
+        options += [
+            f"engine={self._score.name!r}",
+            f"backend={self.backend!r}",
+            f"seed={self._seed}",
+            f"step={self._step}",
+        ]
         return f"Langevin({', '.join(options)})"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -329,9 +335,8 @@ class Langevin:
         """The steps of one call; advances the counter, once everything else is seen to be right."""
         self.check()
         precisions.check(self.precision, x.device)
-        if not isinstance(chain_offset, int) or chain_offset < 0:
-            raise ValueError(f"chain_offset must be an int of at least 0, got {chain_offset!r}")
-        step_sizes, noise_stds = self._coefficients(self.n_steps if n_steps is None else _check_n_steps(n_steps))
+        check_int("chain_offset", chain_offset, 0)
+        step_sizes, noise_stds = self._coefficients(self.n_steps if n_steps is None else check_int("n_steps", n_steps))
         backend = kernels.BACKENDS[self.plan_for(x.device).backend]
         first_step = self._reserve(len(step_sizes), step)
         return Chain(
@@ -350,10 +355,9 @@ class Langevin:
 
     def _reserve(self, n_steps: int, step: int | None) -> int:
         with self._lock:
+            if step is not None and (not isinstance(step, int) or not 0 <= step < _COUNTER_END):
+                raise ValueError(f"step must be an int in 0 … 2^32 - 1, got {step!r}")
             first = self._step if step is None else step
-            if not isinstance(first, int) or not 0 <= first < _COUNTER_END:
-                if step is not None:
-                    raise ValueError(f"step must be an int in 0 … 2^32 - 1, got {step!r}")
             if first + n_steps > _COUNTER_END:
                 raise OverflowError(
                     f"the step counter would pass 2^32 (it stands at {first}, and {n_steps} steps are asked for): "
@@ -402,49 +406,3 @@ class Langevin:
         if device is not None:
             return device
         return next((a.device for a in args if isinstance(a, Tensor)), torch.device("cpu"))
-
-    def _check_state(self, x0: Tensor) -> None:
-        if not isinstance(x0, Tensor) or x0.dtype not in STATE_DTYPES:
-            got = x0.dtype if isinstance(x0, Tensor) else type(x0).__name__
-            raise TypeError(f"x0 must be a float32, float64, bfloat16 or float16 tensor, got {got}")
-        if x0.dim() == 0:
-            raise ValueError("x0 must have a first dimension of chains, (B, *event), got a scalar")
-        device = self.target.device()
-        if device is not None and device != x0.device:
-            raise ValueError(f"x0 is on {x0.device} and the {self.target.kind} on {device}: move one to the other")
-        if not x0.is_cuda and not torch.isfinite(x0).all():
-            bad = int((~torch.isfinite(x0)).flatten(1).any(1).sum()) if x0.dim() > 1 else int((~torch.isfinite(x0)).sum())
-            raise ValueError(f"x0 must be finite, got NaN or infinity in {bad} of {len(x0)} chains")
-
-
-def _target(**given: Callable[..., Tensor] | None) -> Target:
-    kinds = [kind for kind, function in given.items() if function is not None]
-    if len(kinds) != 1:
-        got = " and ".join(kinds) if kinds else "none"
-        raise ValueError(f"exactly one of energy, log_density and score must be given, got {got}")
-    function = given[kinds[0]]
-    if not callable(function):
-        raise TypeError(f"{kinds[0]} must be callable, got {type(function).__name__}")
-    return Target(kinds[0], function)  # type: ignore[arg-type]
-
-
-def _check_n_steps(n_steps: int) -> int:
-    if not isinstance(n_steps, int) or isinstance(n_steps, bool) or n_steps < 1:
-        raise ValueError(f"n_steps must be an int of at least 1, got {n_steps!r}")
-    return n_steps
-
-
-def _check_temperature(temperature: float) -> float:
-    if not isinstance(temperature, (int, float)) or not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature must be finite and not negative, got {temperature!r}")
-    return float(temperature)
-
-
-def _seed(seed: int | None, generator: torch.Generator | None) -> int:
-    if seed is not None and generator is not None:
-        raise ValueError("seed and generator exclude each other, got both")
-    if seed is None:
-        device = "cpu" if generator is None else generator.device
-        drawn = torch.randint(-(2**63), 2**63 - 1, (), generator=generator, device=device)
-        return int(drawn) % 2**64
-    return int(check_seed(seed)) % 2**64

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Union
 
 import torch
 
-Schedule = Union[float, Sequence[float], Callable[[int], float], torch.Tensor]
+Schedule = float | Sequence[float] | Callable[[int], float] | torch.Tensor
 
 
 def resolve(name: str, schedule: Schedule, n_steps: int) -> list[float]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from . import recipes
 from .data import Data
+from .errors import check_int
 from .models import ConvNet
 from .sampler import Langevin
 from .schedule import resolve as resolve_schedule
@@ -82,8 +83,8 @@ def resolve(asked: Asked, data: Data, model: nn.Module | None, saved: dict[str, 
         data.fingerprint,
         list(data.event_shape),
         _model(data, model, plain["features"]),
-        _count("n_iterations", plain["n_iterations"]),
-        _count("batch_size", plain["batch_size"]),
+        check_int("n_iterations", plain["n_iterations"]),
+        check_int("batch_size", plain["batch_size"]),
         _positive("lr", plain["lr"]),
         _share("lr_decay", plain["lr_decay"]),
         _not_negative("data_noise", plain["data_noise"]),
@@ -147,12 +148,6 @@ def _check_same(chosen: dict[str, Any], saved: dict[str, Any]) -> None:
             f"resume must go on with the run's own data and settings, but {'; '.join(differences)}. "
             "Leave the setting out to keep the run's, or start another run."
         )
-
-
-def _count(name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be an int of at least 1, got {value!r}")
-    return value
 
 
 def _positive(name: str, value: Any) -> float:

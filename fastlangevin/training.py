@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint, interrupt, noise, settings
-from .data import Data, batch_indices, load_data
-from .errors import ChainDiverged
+from .data import Data, load_data
+from .errors import ChainDiverged, check_int
+from .order import batch_indices
 from .pictures import save_training_plot
 from .progress import MetricsLog, Reporter
 from .run import Run, has_plots
@@ -106,7 +107,9 @@ def train(
         raise ValueError("resume and overwrite exclude each other, got both")
     if resume and out is None:
         raise ValueError("resume needs out, the folder of the run to go on with")
-    _check_counts(checkpoint_every=checkpoint_every, keep_checkpoints=keep_checkpoints, log_every=log_every)
+    check_int("checkpoint_every", checkpoint_every)
+    check_int("keep_checkpoints", keep_checkpoints)
+    check_int("log_every", log_every)
     run = None if out is None else Run(Path(out))
     source = load_data(data, image_size=image_size, value_range=value_range)
     asked = settings.Asked(n_iterations, batch_size, lr, lr_decay, data_noise, features, sampler, seed)
@@ -261,8 +264,8 @@ class _Trainer:
             reporter.say("no training.png and no TensorBoard events: pip install 'fastlangevin[plots]'")
         if stopped:
             reporter.say(
-                f"stopped after iteration {self.iteration} of {self.settings.n_iterations}, and saved; go on with\n"
-                f"  fastlangevin train {self.settings.data} --out {run.folder} --resume"
+                f"stopped after iteration {self.iteration} of {self.settings.n_iterations}, and saved; to go on, say "
+                f"the same again with --resume (in Python resume=True) and out {run.folder}"
             )
             return
         made = {
@@ -347,9 +350,3 @@ def _device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)
-
-
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must be an int of at least 1, got {value!r}")

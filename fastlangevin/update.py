@@ -92,7 +92,7 @@ def check_bounds(bounds: tuple[float, float] | None) -> tuple[float, float] | No
 def check_scale(name: str, value: float | Tensor | None) -> float | Tensor | None:
     """A step size or noise level: a number that is not negative, or a float64 tensor of one element."""
     if value is None or isinstance(value, torch.SymFloat):
-        return value  # type: ignore[return-value]
+        return value
     if isinstance(value, Tensor):
         if value.dtype != torch.float64 or value.numel() != 1:
             raise TypeError(
@@ -134,5 +134,6 @@ def _check_state(x: Tensor, score: Tensor | None) -> None:
         if x.requires_grad or (score is not None and score.requires_grad):
             name = "x" if x.requires_grad else "score"
             raise RuntimeError(
-                f"langevin_update_ is not differentiable and {name} requires grad: detach it, or call under torch.no_grad()"
+                f"langevin_update_ is not differentiable and {name} requires grad: detach it, or call it under "
+                "torch.no_grad()"
             )

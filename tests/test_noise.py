@@ -54,10 +54,10 @@ def test_avx512_kernels_on_any_processor(tmp_path):
     if subprocess.run(["grep", "-q", "avx2", "/proc/cpuinfo"]).returncode != 0:
         pytest.skip("the emulation itself needs AVX2")
     cpu = ROOT / "csrc" / "cpu"
-    cxx = build.compiler()
-    subprocess.run([cxx, *flags, *emulation, "-c", cpu / "kernels_avx512.cpp", "-o", tmp_path / "a.o"], check=True)
+    cxx = build.compiler().split()
+    subprocess.run([*cxx, *flags, *emulation, "-c", cpu / "kernels_avx512.cpp", "-o", tmp_path / "a.o"], check=True)
     sources = [ROOT / "tests/native/compare_kernels.cpp", cpu / "kernels_portable.cpp", tmp_path / "a.o"]
-    subprocess.run([cxx, *flags, *sources, "-o", tmp_path / "compare"], check=True)
+    subprocess.run([*cxx, *flags, *sources, "-o", tmp_path / "compare"], check=True)
     done = subprocess.run([tmp_path / "compare"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
 
@@ -69,7 +69,17 @@ def test_kernels_of_one_instruction_set_are_linked_into_no_other(tmp_path):
     for source, flags in build.CPU.sources:
         if "kernels_" in source:
             compiled = tmp_path / "kernels.o"
-            command = [build.compiler(), "-O3", "-std=c++17", *flags, "-w", "-c", build.csrc() / source, "-o", compiled]
+            command = [
+                *build.compiler().split(),
+                "-O3",
+                "-std=c++17",
+                *flags,
+                "-w",
+                "-c",
+                build.csrc() / source,
+                "-o",
+                compiled,
+            ]
             subprocess.run(command, check=True)
             symbols = subprocess.run(["nm", compiled], capture_output=True, text=True, check=True).stdout
             kinds = [line.split()[-2] for line in symbols.splitlines()]

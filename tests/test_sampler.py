@@ -261,7 +261,9 @@ def test_initial_state_by_a_function():
         seen.update(shape=shape, seed=seed, step=step, chain_offset=chain_offset)
         return torch.full(shape, 2.0)
 
-    x = fl.Langevin(quadratic, n_steps=1, step_size=0, noise_std=0, init=init, seed=2**64 - 1).sample((3, 2), chain_offset=5)
+    x = fl.Langevin(quadratic, n_steps=1, step_size=0, noise_std=0, init=init, seed=2**64 - 1).sample(
+        (3, 2), chain_offset=5
+    )
     assert (x == 2).all()
     assert seen == dict(shape=(3, 2), seed=2**64 - 1, step=0, chain_offset=5)
     with pytest.raises(ValueError, match="init must return a tensor of shape \\(3, 2\\)"):
@@ -316,7 +318,14 @@ def test_threads_share_one_counter():
     [w.start() for w in workers]
     [w.join() for w in workers]
     assert sampler.step == 240
-    expected = {tuple(fl.Langevin(quadratic, n_steps=3, step_size=0.0, noise_std=1.0, seed=1)(torch.zeros(1, 4), step=3 * i)[0].tolist()) for i in range(80)}
+    expected = {
+        tuple(
+            fl.Langevin(quadratic, n_steps=3, step_size=0.0, noise_std=1.0, seed=1)(torch.zeros(1, 4), step=3 * i)[
+                0
+            ].tolist()
+        )
+        for i in range(80)
+    }
     assert {tuple(r[0].tolist()) for r in results} == expected
 
 
@@ -526,7 +535,11 @@ def test_bad_calls_leave_the_counter_alone(x0, call, error, words):
 @pytest.mark.parametrize(
     ("energy", "error", "words"),
     [
-        (lambda x: x.sum(), ValueError, "energy must return one number a chain, of shape \\(3,\\) or \\(3, 1\\), got \\(\\)"),
+        (
+            lambda x: x.sum(),
+            ValueError,
+            "energy must return one number a chain, of shape \\(3,\\) or \\(3, 1\\), got \\(\\)",
+        ),
         (lambda x: x, ValueError, "got \\(3, 2\\)"),
         (lambda x: 1.0, TypeError, "energy must return a tensor, got float"),
         (lambda x: x.detach().sum(1), ValueError, "energy does not depend on x"),
@@ -552,7 +565,9 @@ def test_explicit_choices_that_cannot_be_met_are_errors():
         fl.Langevin(quadratic, precision="tf32", seed=1)(torch.zeros(3, 2))
 
 
-@pytest.mark.parametrize(("shape", "words"), [((), "shape must be"), ((2, -1), "shape must be"), ((2.0, 1), "shape must be")])
+@pytest.mark.parametrize(
+    ("shape", "words"), [((), "shape must be"), ((2, -1), "shape must be"), ((2.0, 1), "shape must be")]
+)
 def test_bad_sample_shape(shape, words):
     with pytest.raises(ValueError, match=words):
         fl.Langevin(quadratic, seed=1).sample(shape)

@@ -18,7 +18,8 @@ from torch import nn
 
 import fastlangevin as fl
 from fastlangevin import checkpoint
-from fastlangevin.data import batch_indices, load_data
+from fastlangevin.data import load_data
+from fastlangevin.order import batch_indices
 from fastlangevin.run import Run
 
 SMALL = dict(features=4, batch_size=8, lr_decay=0.0, sampler={"n_steps": 5}, progress=False)
@@ -148,7 +149,9 @@ def test_resume_is_bit_for_bit(tmp_path):
     fl.train("digits", out=whole, n_iterations=23, log_every=4, checkpoint_every=6, **SMALL)
     fl.train("digits", out=parts, n_iterations=9, log_every=4, checkpoint_every=6, **SMALL)
     (parts / "metrics.jsonl").open("a").write('{"iteration": 9, "energy_')  # what a kill may leave
-    result = fl.train("digits", out=parts, n_iterations=23, log_every=4, checkpoint_every=6, resume=True, progress=False)
+    result = fl.train(
+        "digits", out=parts, n_iterations=23, log_every=4, checkpoint_every=6, resume=True, progress=False
+    )
     rows = [json.loads(line) for line in (parts / "metrics.jsonl").read_text().splitlines()]
     assert [r["iteration"] for r in rows if r["iteration"] != 9] == [4, 8, 12, 16, 20, 23]
     (parts / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows if r["iteration"] != 9))
@@ -213,7 +216,7 @@ def test_signals_save_and_say_how_to_resume(tmp_path, number, code):
     process.send_signal(number)
     text = process.communicate(timeout=60)[0]
     assert process.returncode == code, text
-    assert "stopped after iteration" in text and f"--out {out} --resume" in text
+    assert "stopped after iteration" in text and "--resume" in text and str(out) in text.replace("\n", "")
     stopped_at = int(text.split("stopped after iteration ")[1].split()[0])
     assert int(checkpoint.newest(out / "checkpoints").stem) == stopped_at
 
@@ -265,7 +268,10 @@ def test_another_run_is_not_touched_unless_told(tmp_path):
         fl.train("digits", out=tmp_path, n_iterations=2, **SMALL)
     assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     fl.train("digits", out=tmp_path, n_iterations=1, overwrite=True, **SMALL)
-    assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())] == ["00000000.safetensors", "00000001.safetensors"]
+    assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())] == [
+        "00000000.safetensors",
+        "00000001.safetensors",
+    ]
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
@@ -342,7 +348,9 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="could not be written \\(No space left on device\\); what was there before is untouched"):
+    with pytest.raises(
+        OSError, match="could not be written \\(No space left on device\\); what was there before is untouched"
+    ):
         fl.train("digits", out=tmp_path, n_iterations=4, resume=True, progress=False)
     assert checkpoint.newest(tmp_path / "checkpoints") == newest and newest.read_bytes() == before
     assert not [p for p in tmp_path.rglob("*") if p.name.startswith(".")]
@@ -408,6 +416,8 @@ def test_bad_arguments(change, error, words):
 
 def test_run_of_points_writes_an_array(tmp_path):
     model = nn.Linear(2, 1)
-    fl.train(torch.randn(50, 2), model, out=tmp_path, n_iterations=1, batch_size=4, sampler={"n_steps": 2}, progress=False)
+    fl.train(
+        torch.randn(50, 2), model, out=tmp_path, n_iterations=1, batch_size=4, sampler={"n_steps": 2}, progress=False
+    )
     assert np.load(tmp_path / "samples.npz")["samples"].shape == (64, 2)
     assert Run(tmp_path).exists()

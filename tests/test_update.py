@@ -51,7 +51,9 @@ def test_against_float64(backend, dtype, n):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("options", [{}, {"grad_clip": 0.5}, {"bounds": (-0.75, 1.0)}, {"grad_clip": 1.0, "bounds": (-1.0, 0.5)}])
+@pytest.mark.parametrize(
+    "options", [{}, {"grad_clip": 0.5}, {"bounds": (-0.75, 1.0)}, {"grad_clip": 1.0, "bounds": (-1.0, 0.5)}]
+)
 @pytest.mark.parametrize("part", ["both", "score", "noise"])
 def test_bits_equal_reference(backend, dtype, options, part):
     x, score = state((5, 7, 131), dtype)
@@ -76,7 +78,9 @@ def test_reference_rounds_each_fused_multiply_add_once(dtype):
     generator = torch.Generator().manual_seed(1)
     a, b = (torch.randn(4000, generator=generator, dtype=dtype) for _ in range(2))
     c = -(a * b) * (1 + torch.randint(-3, 4, (4000,), generator=generator) * torch.finfo(dtype).eps)
-    c[::3] = torch.randn(len(c[::3]), generator=generator, dtype=dtype) * 2.0 ** torch.randint(-30, 60, (len(c[::3]),), generator=generator)
+    c[::3] = torch.randn(len(c[::3]), generator=generator, dtype=dtype) * 2.0 ** torch.randint(
+        -30, 60, (len(c[::3]),), generator=generator
+    )
     fma, emulated = (libm.fmaf, reference._fma32) if dtype == torch.float32 else (libm.fma, reference._fma64)
     expected = torch.tensor([fma(*map(float, row)) for row in zip(a, b, c, strict=True)], dtype=dtype)
     assert same_bits(emulated(a, b, c), expected)
@@ -99,16 +103,13 @@ def test_small_floats_convert_as_torch_does(backend):
 
 def test_narrowing_rounds_to_nearest_even(backend):
     for dtype in (torch.bfloat16, torch.float16):
-        wide = torch.randn(20_000, generator=torch.Generator().manual_seed(2)) * 10.0 ** torch.arange(-9, 11).repeat(1000)
         x = torch.zeros(20_000, dtype=dtype)
-        expected = torch.zeros(20_000, dtype=dtype)
         z = fl.noise.normal((20_000,), **KEY)
         for sigma in (1e-7, 3e-5, 1.0, 7e4, 1e39 if dtype == torch.bfloat16 else 1e30):
             x.zero_()
             fl.langevin_update_(x, None, None, min(sigma, 3e38), backend=backend, **KEY)
             expected = (z * torch.tensor(min(sigma, 3e38))).to(dtype)
             assert torch.equal(x, expected), (dtype, sigma)
-        assert wide.isfinite().all()
 
 
 SPECIAL = [math.nan, math.inf, -math.inf, 0.0, 1.0]
@@ -176,7 +177,9 @@ def test_any_shape_strides_and_dtype(data):
     offset = data.draw(st.integers(0, 2**40))
 
     def make(seed: int) -> torch.Tensor:
-        base = torch.randn([n * step for n in shape], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        base = torch.randn(
+            [n * step for n in shape], generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+        )
         return base.to(dtype)[tuple(slice(None, None, step) for _ in shape)].permute(order)
 
     x, y, score = make(1), make(1), make(2)
@@ -280,7 +283,9 @@ def test_opcheck(dtype):
     tail = (0, 0, 0.5, -1.0, 1.0)
     ops = torch.ops.fastlangevin
     torch.library.opcheck(ops.langevin_update_cpu_.default, (x.clone(), score, 0.1, 0.2, 3, 4, *tail))
-    torch.library.opcheck(ops.langevin_update_cpu_.default, (x.t().clone(), None, None, 0.2, 3, 4, 0, 0, None, None, None))
+    torch.library.opcheck(
+        ops.langevin_update_cpu_.default, (x.t().clone(), None, None, 0.2, 3, 4, 0, 0, None, None, None)
+    )
     numbers = (*(torch.tensor(v, dtype=torch.float64) for v in (0.1, 0.2)), torch.tensor(3), torch.tensor(4))
     torch.library.opcheck(ops.langevin_update_cpu_.tensor, (x.clone(), score, *numbers, *tail))
     torch.library.opcheck(ops.noise_cpu_, (torch.empty(7), torch.tensor(3), torch.tensor(4), 0, 0, False))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,7 @@ class BuildError(RuntimeError):
 
 @dataclass(frozen=True)
 class Library:
-    """One shared library: its name, and its sources below `csrc/` with the flags that each needs beyond the common ones."""
+    """A shared library: its name, and its sources below `csrc/` with the flags that each needs besides the common."""
 
     name: str
     sources: tuple[tuple[str, tuple[str, ...]], ...]
@@ -80,12 +81,18 @@ def csrc() -> Path:
 
 
 def compiler() -> str:
-    """The C++ compiler: $CXX, else g++, else c++, else clang++."""
-    for name in filter(None, (os.environ.get("CXX"), "g++", "c++", "clang++")):
-        found = shutil.which(name)
-        if found:
-            return found
-    raise BuildError("no C++ compiler was found (looked for $CXX, g++, c++, clang++); install one, e.g. the package g++")
+    """The C++ compiler's command: $CXX, else g++, else c++, else clang++."""
+    given = os.environ.get("CXX")
+    if given:
+        if not shutil.which(shlex.split(given)[0]):
+            raise BuildError(f"the C++ compiler that $CXX names was not found: {given}")
+        return given
+    for name in ("g++", "c++", "clang++"):
+        if shutil.which(name):
+            return name
+    raise BuildError(
+        "no C++ compiler was found (looked for $CXX, g++, c++, clang++); install one, e.g. the package g++"
+    )
 
 
 def ninja() -> str:
@@ -121,7 +128,7 @@ def build(library: Library, directory: Path, *, include: Sequence[str], librarie
         link = [*(f"-L{_escape(d)}" for d in libraries), "-Wl,--no-as-needed", "-ltorch_cpu", "-ltorch", "-lc10"]
         objects = [source.replace("/", "_") + ".o" for source, _ in library.sources]
         lines = [
-            f"cxx = {_escape(cxx)}",
+            f"cxx = {cxx.replace('$', '$$')}",
             f"flags = {' '.join(flags)}",
             "rule compile",
             "  command = $cxx $flags $more -MMD -MF $out.d -c $in -o $out",

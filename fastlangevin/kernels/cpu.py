@@ -37,9 +37,13 @@ def _(out: Tensor, *_: object) -> None:
     return None
 
 
-@torch.compiler.assume_constant_result
 def unavailable() -> str | None:
     return native.load_cpu()
+
+
+# What torch.compiler.assume_constant_result does, without its import of all of torch's compiler: a traced graph takes
+# the answer for a constant.
+unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def update(

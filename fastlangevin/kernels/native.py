@@ -63,7 +63,9 @@ def _find_or_build(library: build.Library) -> Path:
     from torch.utils import cpp_extension
 
     build.compiler()
-    print(f"fastlangevin: compiling its {library.name} kernels, once, into {cached.parent} (about 10 s)", file=sys.stderr)
+    print(
+        f"fastlangevin: compiling its {library.name} kernels, once, into {cached.parent} (about 10 s)", file=sys.stderr
+    )
     return build.build(
         library,
         cached.parent,

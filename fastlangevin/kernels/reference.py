@@ -174,7 +174,9 @@ def update(
 
     def scalar(value: Tensor | float | None) -> Tensor:
         """Rounded once to the arithmetic's type; as float64, which holds either."""
-        return torch.as_tensor(0.0 if value is None else value, dtype=torch.float64, device=x.device).to(compute).double()
+        return (
+            torch.as_tensor(0.0 if value is None else value, dtype=torch.float64, device=x.device).to(compute).double()
+        )
 
     eta, sigma = scalar(step_size), scalar(noise_std)
     flat = x.reshape(-1)  # a view of contiguous storage, else a copy that is written back

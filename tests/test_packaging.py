@@ -1,0 +1,111 @@
+"""Ways in: a wheel, a first use that compiles, no compiler, instruction sets by name, an import that needs nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from fastlangevin.kernels import build
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.skipif(build.unsupported() is not None, reason=str(build.unsupported()))
+
+# A process that finds no library of a wheel or source install, and so comes to compile one.
+NO_PREBUILT = """
+import pathlib, warnings
+warnings.simplefilter("always")
+from fastlangevin.kernels import native
+native.prebuilt_directory = lambda: pathlib.Path("/nowhere")
+import fastlangevin as fl, torch
+"""
+DRAW = "x = fl.noise.normal((1000,), seed=1, step=2); print(x.double().sum().item())"
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, cwd="/"
+    )
+
+
+def test_wheel_holds_libraries_and_sources(tmp_path):
+    command = ["pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index", "-q", "-w", tmp_path, "."]
+    subprocess.run([sys.executable, "-m", *command], check=True, cwd=ROOT, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name == "fastlangevin-0.1.0-py3-none-linux_x86_64.whl"
+    names = set(zipfile.ZipFile(wheel).namelist())
+    sources = {f"fastlangevin/csrc/{p.relative_to(ROOT / 'csrc')}" for p in (ROOT / "csrc").rglob("*") if p.is_file()}
+    assert sources <= names
+    assert {
+        f"fastlangevin/_native/{build.CPU.filename()}",
+        "fastlangevin/py.typed",
+        "fastlangevin/assets/digits.npz",
+    } <= names
+    assert not [n for n in names if n.startswith(("tests", "benchmarks", "csrc"))]
+
+
+def test_first_use_compiles_once_and_says_so(tmp_path):
+    environment = {"FASTLANGEVIN_CACHE": str(tmp_path / "cache")}
+    expected = python(NO_PREBUILT + DRAW.replace("step=2", "step=2, backend='reference'"), **environment).stdout
+    code = [sys.executable, "-c", NO_PREBUILT + DRAW]
+    both = [
+        subprocess.Popen(
+            code, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+        )
+        for _ in range(2)
+    ]
+    for process in both:  # two at once do not disturb each other
+        out, err = process.communicate()
+        assert out == expected and process.returncode == 0, err
+        assert "compiling its cpu kernels, once" in err
+    again = python(NO_PREBUILT + DRAW, **environment)
+    assert again.stdout == expected and again.stderr == ""
+    assert [p.name for p in (tmp_path / "cache").iterdir()] == [build.CPU.filename()]
+
+
+@pytest.mark.parametrize("broken", [{"PATH": "/nowhere", "CXX": ""}, {"CXX": "/nowhere/g++"}, {"CXX": "false"}])
+def test_without_a_working_compiler_the_reference_serves_and_says_so_once(tmp_path, broken):
+    code = NO_PREBUILT + DRAW + "; " + DRAW + "\ntry: fl.noise.normal((1,), seed=1, step=2, backend='cpu')\n"
+    code += "except fl.BackendUnavailable as error: print('unavailable:', error)"
+    done = python(code, FASTLANGEVIN_CACHE=str(tmp_path / "cache"), **broken)
+    assert done.returncode == 0, done.stderr
+    expected = python("import fastlangevin as fl\n" + DRAW.replace("step=2", "step=2, backend='reference'")).stdout
+    assert done.stdout.startswith(expected * 2 + "unavailable: backend='cpu' cannot be used: ")
+    assert done.stderr.count("slow reference backend") == 1 and "install a C++ compiler" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["portable", "avx2", "avx512"])
+def test_instruction_set_by_name(name):
+    code = (
+        "import fastlangevin as fl; from fastlangevin.kernels import native\n"
+        + DRAW
+        + "; print(native.cpu_capability())"
+    )
+    done = python(code, FASTLANGEVIN_CPU_CAPABILITY=name)
+    if "lacks these instructions" in done.stderr:
+        assert done.returncode != 0 and f"FASTLANGEVIN_CPU_CAPABILITY={name}" in done.stderr
+        pytest.skip(f"this processor lacks {name}")
+    assert done.stdout.splitlines()[1] == name, done.stderr
+
+
+def test_unknown_instruction_set_is_an_error():
+    done = python("import fastlangevin as fl; " + DRAW, FASTLANGEVIN_CPU_CAPABILITY="avx3")
+    assert done.returncode != 0
+    assert "FASTLANGEVIN_CPU_CAPABILITY must be 'avx512', 'avx2' or 'portable', got 'avx3'" in done.stderr
+
+
+def test_import_loads_no_kernels_and_no_heavy_packages():
+    heavy = ["triton", "matplotlib", "tensorboard", "sklearn", "torchvision", "torch._dynamo", "fastlangevin.cli"]
+    code = f"import sys, fastlangevin; print([m for m in {heavy} if m in sys.modules])\n"
+    code += "from fastlangevin.kernels import native; print(native.load_cpu.cache_info().misses)"
+    assert python(code).stdout.split("\n")[:2] == ["[]", "0"]
+
+
+def test_unsupported_platforms_get_a_reason(monkeypatch):
+    monkeypatch.setattr(build.platform, "machine", lambda: "aarch64")
+    assert "native kernels are for Linux on x86-64, and this is Linux on aarch64" in (build.unsupported() or "")
