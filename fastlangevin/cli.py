@@ -66,6 +66,10 @@ def train(
     ] = None,
     step_size: Annotated[float | None, typer.Option(help="Langevin step size.", show_default="the recipe's")] = None,
     noise_std: Annotated[float | None, typer.Option(help="Langevin noise.", show_default="the recipe's")] = None,
+    sample_steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Langevin steps when the model is sampled afterwards.", show_default="the recipe's"),
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="fp32, tf32, bf16 or fp16: what the sampler runs in.", show_default="fp32")
     ] = None,
@@ -97,6 +101,7 @@ def train(
         data_noise=data_noise,
         features=features,
         sampler={name: value for name, value in options.items() if value is not None},
+        sample_steps=sample_steps,
         seed=seed,
         device=device,
         image_size=image_size,

@@ -27,6 +27,7 @@ class Asked:
     data_noise: float | None
     features: int | None
     sampler: dict[str, Any] | None
+    sample_steps: int | None
     seed: int | None
 
 
@@ -44,6 +45,7 @@ class Settings:
     lr_decay: float
     data_noise: float
     sampler: dict[str, Any]
+    sample_steps: int
     seed: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,6 +80,8 @@ def resolve(asked: Asked, data: Data, model: nn.Module | None, saved: dict[str, 
         raise TypeError(f"sampler must be a dict of Langevin options, got {type(asked.sampler).__name__}")
     plain = {**usual, **given}
     plain["sampler"] = _plain_sampler({**usual["sampler"], **(asked.sampler or {})})
+    if asked.sample_steps is None and "n_steps" in (asked.sampler or {}):
+        plain["sample_steps"] = None  # what is usual belongs to the usual n_steps
     chosen = Settings(
         data.name,
         data.fingerprint,
@@ -89,6 +93,7 @@ def resolve(asked: Asked, data: Data, model: nn.Module | None, saved: dict[str, 
         _share("lr_decay", plain["lr_decay"]),
         _not_negative("data_noise", plain["data_noise"]),
         plain["sampler"],
+        check_int("sample_steps", plain.get("sample_steps") or plain["sampler"]["n_steps"]),
         _seed(plain.get("seed", 1)),
     )
     if saved is not None:

@@ -30,7 +30,7 @@ class TrainResult:
 
     Attributes:
         model: the trained network, a log-density; in train mode, on the device it was trained on.
-        sampler: the short-run sampler of that network, its counter where training left it.
+        sampler: of that network, with `sample_steps` steps, its counter where training left it.
         history: one dict a logged iteration: iteration, energy_data, energy_samples, energy_gap, score_norm, seconds.
         out: the run's folder, or None where nothing was written.
     """
@@ -53,6 +53,7 @@ def train(
     data_noise: float | None = None,
     features: int | None = None,
     sampler: dict[str, Any] | None = None,
+    sample_steps: int | None = None,
     seed: int | None = None,
     device: str | torch.device = "auto",
     image_size: int | None = None,
@@ -88,6 +89,8 @@ def train(
         data_noise: standard deviation of the noise added to the data.
         features: n_f of the ConvNet.
         sampler: options of `Langevin`; those not named are the recipe's.
+        sample_steps: Langevin steps of a chain when the model is sampled afterwards: for the picture, by the result's
+            sampler, `load` and `fastlangevin sample`. Default: as many as in training.
         seed: of the weights' initialisation, data order and noise; default 1.
         device: "auto" is CUDA where there is one, else the CPU.
         image_size, value_range: see `data.load_data`.
@@ -112,18 +115,18 @@ def train(
     check_int("log_every", log_every)
     run = None if out is None else Run(Path(out))
     source = load_data(data, image_size=image_size, value_range=value_range)
-    asked = settings.Asked(n_iterations, batch_size, lr, lr_decay, data_noise, features, sampler, seed)
+    asked = settings.Asked(n_iterations, batch_size, lr, lr_decay, data_noise, features, sampler, sample_steps, seed)
     newest = checkpoint.newest(run.checkpoints) if run is not None and resume else None
     state = None if newest is None else checkpoint.load(newest)
     chosen = settings.resolve(asked, source, model, None if state is None else state[1]["settings"])
-    if run is not None:
-        run.prepare(resume=resume, overwrite=overwrite)
-        run.write_config(chosen.to_dict())
-
     where = _device(device)
     with _own_randomness(where):
         torch.manual_seed(chosen.seed)
         trainer = _Trainer(chosen, source.to(where), model, where)
+        trainer.check()
+        if run is not None:
+            run.prepare(resume=resume, overwrite=overwrite)
+            run.write_config(chosen.to_dict())
         if newest is not None and state is not None:
             trainer.restore(newest, *state)
         return trainer.fit(run, checkpoint_every, keep_checkpoints, log_every, progress)
@@ -139,6 +142,11 @@ class _Trainer:
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=chosen.lr, betas=(0.9, 0.999))
         self.iteration = 0
         self.saved_at: int | None = None
+
+    def check(self) -> None:
+        """Meets a model or an option that cannot work before anything is written."""
+        with _own_randomness(self.device):
+            self.sampler.score(self.data.batch(torch.arange(2) % len(self.data)).to(self.device))
 
     def fit(
         self, run: Run | None, checkpoint_every: int, keep_checkpoints: int, log_every: int, progress: bool
@@ -172,15 +180,16 @@ class _Trainer:
             if run is not None:
                 self.finish(run, history, reporter, bool(stop))
         stop.raise_again()
-        return TrainResult(self.model, self.sampler, history, None if run is None else run.folder)
+        return TrainResult(self.model, self.for_sampling(), history, None if run is None else run.folder)
 
     def describe(self) -> str:
         n = sum(p.numel() for p in self.model.parameters())
         shape = "×".join(map(str, self.data.event_shape))
         plan = self.sampler.plan_for(self.device)
+        steps = f"{self.sampler.n_steps} Langevin steps ({self.settings.sample_steps} to sample)"
         return (
             f"{self.data.name}: {len(self.data):,} of {shape}; {type(self.model).__name__} with {n:,} parameters, "
-            f"{self.sampler.n_steps} Langevin steps; on {plan.device}, engine {plan.engine}, backend {plan.backend}"
+            f"{steps}; on {plan.device}, engine {plan.engine}, backend {plan.backend}"
         )
 
     def step(self) -> tuple[tuple[Tensor, Tensor], Tensor]:
@@ -236,7 +245,11 @@ class _Trainer:
         checkpoint.prune(run.checkpoints, keep)
         self.saved_at = self.iteration
         with _own_randomness(self.device):
-            run.write_samples(self.sampler.sample((_PREVIEW, *self.data.event_shape), step=0, device=self.device))
+            shape = (_PREVIEW, *self.data.event_shape)
+            run.write_samples(self.for_sampling().sample(shape, step=0, device=self.device))
+
+    def for_sampling(self) -> Langevin:
+        return _sampler(self.model, self.settings, self.settings.sample_steps, self.sampler.state_dict(), {})
 
     def restore(self, path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         checkpoint.load_model(self.model, _part(tensors, "model."), path)
@@ -332,9 +345,17 @@ def open_run(
     chosen = Settings.from_dict(meta["settings"])
     model = (chosen.make_model() if model is None else model).to(_device(device))
     checkpoint.load_model(model, _part(tensors, "model."), path)
-    made = Langevin(log_density=model, seed=0, **{**chosen.sampler, **(sampler or {})})
-    made.load_state_dict(meta["sampler"])
+    made = _sampler(model, chosen, chosen.sample_steps, meta["sampler"], sampler or {})
     return OpenedRun(model, made, chosen)
+
+
+def _sampler(
+    model: nn.Module, chosen: Settings, n_steps: int, state: dict[str, int], options: dict[str, Any]
+) -> Langevin:
+    """The run's sampler with another number of steps, and options of its own, standing where `state` says."""
+    sampler = Langevin(log_density=model, seed=0, **{**chosen.sampler, "n_steps": n_steps, **options})
+    sampler.load_state_dict(state)
+    return sampler
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -22,7 +22,14 @@ from fastlangevin.data import load_data
 from fastlangevin.order import batch_indices
 from fastlangevin.run import Run
 
-SMALL = dict(features=4, batch_size=8, lr_decay=0.0, sampler={"n_steps": 5}, progress=False)
+SMALL = {
+    "features": 4,
+    "batch_size": 8,
+    "lr_decay": 0.0,
+    "sampler": {"n_steps": 5, "noise_std": 0.01},
+    "sample_steps": 5,
+    "progress": False,
+}
 
 
 def weights(model: nn.Module) -> torch.Tensor:
@@ -171,7 +178,8 @@ def test_resume_with_dropout_is_bit_for_bit(tmp_path):
     assert torch.equal(weights(whole.model), weights(resumed.model))
 
 
-OPTIONS = ["--features", "4", "--batch-size", "8", "--lr-decay", "0", "--steps", "5"]
+OPTIONS = ["--features", "4", "--batch-size", "8", "--lr-decay", "0", "--steps", "5", "--noise-std", "0.01"]
+OPTIONS += ["--sample-steps", "5"]
 TRAIN = [sys.executable, "-m", "fastlangevin", "train", "digits", *OPTIONS]
 
 
@@ -282,10 +290,30 @@ def test_out_may_not_be_a_file(tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_bad_settings_leave_no_folder(tmp_path):
-    with pytest.raises(ValueError, match="n_steps must be an int"):
-        fl.train("digits", out=tmp_path / "run", sampler={"n_steps": 0}, progress=False)
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sampler": {"n_steps": 0}}, "n_steps must be an int"),
+        ({"sampler": {"precision": "tf32"}}, "precision='tf32' is a mode of NVIDIA GPUs"),
+        ({"model": nn.Conv2d(1, 1, 3)}, "log_density must return one number a chain"),
+    ],
+)
+def test_what_cannot_work_leaves_no_folder(tmp_path, change, words):
+    with pytest.raises(ValueError, match=words):
+        fl.train("digits", out=tmp_path / "run", progress=False, **change)
     assert not (tmp_path / "run").exists()
+
+
+def test_sample_steps(tmp_path):
+    """The picture, the result and `load` take them; training does not; n_steps of one's own replaces the recipe's."""
+    result = fl.train("digits", out=tmp_path, n_iterations=2, **{**SMALL, "sample_steps": 9})
+    assert result.sampler.n_steps == 9 and result.sampler.step == 2 * 5
+    assert fl.load(tmp_path)[1].n_steps == 9
+    plain = fl.train("digits", n_iterations=2, **SMALL)
+    assert torch.equal(weights(plain.model), weights(result.model))
+    assert fl.train("digits", n_iterations=1, batch_size=2, features=2, progress=False).sampler.n_steps == 14
+    options = {"n_iterations": 1, "batch_size": 2, "features": 2, "sampler": {"n_steps": 3}, "progress": False}
+    assert fl.train("digits", **options).sampler.n_steps == 3
 
 
 # Checkpoints and loading
