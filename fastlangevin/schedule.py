@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 
 import torch
 
@@ -23,7 +24,7 @@ def resolve(name: str, schedule: Schedule, n_steps: int) -> list[float]:
     """
     if callable(schedule):
         values = [schedule(k) for k in range(n_steps)]
-    elif isinstance(schedule, (int, float)) and not isinstance(schedule, bool):
+    elif isinstance(schedule, Real) or (isinstance(schedule, torch.Tensor) and schedule.dim() == 0):
         return [_check(name, schedule)] * n_steps
     else:
         try:
@@ -44,6 +45,8 @@ def langevin_noise(step_sizes: Sequence[float], temperature: float) -> list[floa
 
 
 def _check(name: str, value: object) -> float:
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, got {value!r}")
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):

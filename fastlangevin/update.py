@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -107,7 +108,10 @@ def check_scale(name: str, value: float | Tensor | None) -> float | Tensor | Non
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    # The plain types first: an abstract base class is slow to ask, and torch.compile does not trace it.
+    if isinstance(value, (int, float)):
+        return not isinstance(value, bool)
+    return isinstance(value, Real)
 
 
 def _check_state(x: Tensor, score: Tensor | None) -> None:

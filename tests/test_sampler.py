@@ -159,6 +159,10 @@ def test_schedules_may_be_sequences_callables_and_tensors():
     expected = run(values)
     for schedule in (tuple(values), np.array(values), torch.tensor(values, dtype=torch.float64), lambda k: values[k]):
         assert torch.equal(run(schedule), expected)
+    for number in (np.float32(0.5), torch.tensor(0.5), 0.5):
+        assert torch.equal(run(number), run([0.5] * 3))
+    with pytest.raises(TypeError, match="step_size must be a number, got True"):
+        run(True)
 
 
 def test_default_noise_follows_step_size_and_temperature():
