@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -19,6 +19,7 @@ class Chain:
     """Everything that a run of steps needs besides its initial state.
 
     Attributes:
+        score, args: the score is `score(x, *args)`.
         step_sizes, noise_stds: η_k and σ_k of each step.
         noise_first: False: x' = clamp(x + η·clip(s(x)) + σz). True: x̃ = x + σz, x' = clamp(x̃ + η·clip(s(x̃))).
             "clamp": the same with x̃ = clamp(x + σz).
@@ -26,16 +27,16 @@ class Chain:
     """
 
     score: AutogradScore
+    args: tuple[object, ...]
     backend: Backend
     step_sizes: Sequence[float]
     noise_stds: Sequence[float]
     seed: int
     first_step: int
-    offset: int = 0
-    grad_clip: float | None = None
-    bounds: tuple[float, float] | None = None
-    noise_first: bool | Literal["clamp"] = False
-    args: tuple[object, ...] = field(default=())
+    offset: int
+    grad_clip: float | None
+    bounds: tuple[float, float] | None
+    noise_first: bool | Literal["clamp"]
 
     def __len__(self) -> int:
         return len(self.step_sizes)

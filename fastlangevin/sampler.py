@@ -340,17 +340,17 @@ class Langevin:
         backend = kernels.BACKENDS[self.plan_for(x.device).backend]
         first_step = self._reserve(len(step_sizes), step)
         return Chain(
-            self._score,
-            backend,
-            step_sizes,
-            noise_stds,
-            int(check_seed(self._seed)),
-            first_step,
-            chain_offset * math.prod(x.shape[1:]),
-            self.grad_clip,
-            self.bounds,
-            self.noise_first,
-            args,
+            score=self._score,
+            args=args,
+            backend=backend,
+            step_sizes=step_sizes,
+            noise_stds=noise_stds,
+            seed=int(check_seed(self._seed)),
+            first_step=first_step,
+            offset=chain_offset * math.prod(x.shape[1:]),
+            grad_clip=self.grad_clip,
+            bounds=self.bounds,
+            noise_first=self.noise_first,
         )
 
     def _reserve(self, n_steps: int, step: int | None) -> int:

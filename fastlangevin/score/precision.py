@@ -27,7 +27,8 @@ def running(precision: str, device: torch.device) -> Iterator[None]:
     """Runs the body in `precision` and restores the caller's flags.
 
     "fp32" is strict: no TF32 on a GPU, no bfloat16 shortcut on a CPU, no autocast of the caller's. "bf16" and "fp16"
-    are autocast without its weight cache, which would outlive an optimiser step.
+    are autocast without its weight cache, which would outlive an optimiser step. torch's float32 flags belong to the
+    whole process: threads that run different precisions at once see each other's.
     """
     check(precision, device)
     autocast = torch.autocast(
