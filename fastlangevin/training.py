@@ -285,6 +285,7 @@ class _Trainer:
             "samples": run.samples if run.samples.exists() else run.samples_array,
             "curves": run.training,
             "metrics": run.metrics,
+            "settings": run.config,
             "checkpoints": run.checkpoints,
             "TensorBoard": run.tensorboard,
         }

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fastlangevin.models import ConvNet
+
+
+def test_the_paper_s_network():
+    net = ConvNet(32, 3)
+    assert sum(p.numel() for p in net.parameters()) == 2_763_393  # 2.76 M
+    convolutions = [m for m in net.net if isinstance(m, nn.Conv2d)]
+    assert [(c.in_channels, c.out_channels, c.kernel_size[0], c.stride[0]) for c in convolutions] == [
+        (3, 64, 3, 1),
+        (64, 128, 4, 2),
+        (128, 256, 4, 2),
+        (256, 512, 4, 2),
+        (512, 1, 4, 1),
+    ]
+    assert [m.negative_slope for m in net.net if isinstance(m, nn.LeakyReLU)] == [0.2] * 4
+
+
+@pytest.mark.parametrize("size", [8, 16, 32, 64, 128, 256])
+def test_one_number_an_image(size):
+    net = ConvNet(size, 2, features=1)
+    assert net(torch.zeros(3, 2, size, size)).shape == (3,)
+    assert net(torch.zeros(1, 2, size, size)).shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((28, 1), "image_size must be a power of two from 8 to 256, got 28"),
+        ((4, 1), "image_size must be"),
+        ((32, 0), "channels must be an int of at least 1, got 0"),
+        ((32, 1, 2.5), "features must be an int of at least 1, got 2.5"),
+    ],
+)
+def test_bad_arguments(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        ConvNet(*arguments)
+
+
+def test_bad_input_names_both_shapes():
+    with pytest.raises(ValueError, match=r"x must be \(B, 1, 8, 8\), got \(2, 3, 8, 8\)"):
+        ConvNet(8, 1, 2)(torch.zeros(2, 3, 8, 8))
