@@ -46,4 +46,5 @@ $(VENV)/.dev: $(VENV)/.torch $(SOURCES)
 	@touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf build dist *.egg-info fastlangevin/_native .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info fastlangevin/_native $(VENV)/.demo $(VENV)/.dev
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -52,6 +52,8 @@ class BuildPy(build_py):
             build_libraries(ROOT / "fastlangevin" / "_native")
         else:
             package = Path(self.build_lib) / "fastlangevin"
+            shutil.rmtree(package / "_native", ignore_errors=True)
+            shutil.rmtree(package / "csrc", ignore_errors=True)
             shutil.copytree(ROOT / "csrc", package / "csrc", dirs_exist_ok=True)
             self.distribution.has_native = build_libraries(package / "_native")
 

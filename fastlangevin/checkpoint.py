@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 _KEY = "fastlangevin"
+FORMAT = 1
 
 
 class CheckpointError(ValueError):
@@ -30,7 +31,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: it could not be written (no space, no permission); the message names `path`.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -41,14 +42,20 @@ def replacing(path: Path) -> Iterator[Path]:
             error.errno, f"{path} could not be written ({error.strerror}); what was there before is untouched"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def temporary_pattern(path: Path) -> str:
+    """The names, as a glob, under which `replacing` writes to `path`."""
+    return f".{path.stem}.*.part{path.suffix}"
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
     """Writes a checkpoint in one step: a reader sees the old file or the new one, never a part."""
     # Clones: safetensors refuses tensors that share memory, which tied weights do.
     plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    data = safetensors.torch.save(plain, metadata={_KEY: json.dumps(meta)})
+    data = safetensors.torch.save(plain, metadata={_KEY: json.dumps({"format": FORMAT, **meta})})
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
@@ -71,9 +78,14 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} is damaged or no safetensors file ({error}); "
             "remove it to go on from an older checkpoint in the same folder, if there is one"
         ) from error
-    if meta is None:
-        raise CheckpointError(f"{path} is a safetensors file but no fastlangevin checkpoint")
-    return tensors, json.loads(meta)
+    try:
+        content = json.loads(meta or "")
+        if content["format"] != FORMAT:
+            raise CheckpointError(f"{path} has checkpoint format {content['format']}, this version reads {FORMAT}")
+        content["settings"], content["sampler"], content["iteration"], content["optimizer_groups"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise CheckpointError(f"{path} is a safetensors file but no fastlangevin checkpoint") from None
+    return tensors, content
 
 
 def path_for(folder: Path, iteration: int) -> Path:
@@ -82,16 +94,17 @@ def path_for(folder: Path, iteration: int) -> Path:
 
 def newest(folder: Path) -> Path | None:
     """The checkpoint of the latest iteration in a folder."""
-    return max(_all(folder), default=None)
+    return max(all_in(folder), default=None)
 
 
 def prune(folder: Path, keep: int) -> None:
     """Removes all but the newest `keep` checkpoints."""
-    for path in sorted(_all(folder))[:-keep]:
+    for path in sorted(all_in(folder))[:-keep]:
         path.unlink(missing_ok=True)
 
 
-def _all(folder: Path) -> list[Path]:
+def all_in(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, in no order."""
     return [p for p in folder.glob("*.safetensors") if p.stem.isdigit()]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ def check_state(name: str, x: Tensor, target: Target) -> None:
 
 
 def check_temperature(temperature: float) -> float:
-    if not isinstance(temperature, (int, float)) or not 0 <= temperature < math.inf:
+    if not isinstance(temperature, Real) or isinstance(temperature, bool) or not 0 <= temperature < math.inf:
         raise ValueError(f"temperature must be finite and not negative, got {temperature!r}")
     return float(temperature)
 

@@ -71,7 +71,8 @@ def train(
         typer.Option(min=1, help="Langevin steps when the model is sampled afterwards.", show_default="the recipe's"),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="fp32, tf32, bf16 or fp16: what the sampler runs in.", show_default="fp32")
+        str | None,
+        typer.Option(help="What the sampler runs in: fp32, tf32, bf16, fp16.", show_default="the recipe's"),
     ] = None,
     image_size: Annotated[
         int | None,
@@ -93,7 +94,7 @@ def train(
     }
     fastlangevin.train(
         data,
-        out=out or Path("runs") / Path(data).stem,
+        out=out or Path("runs") / (Path(data).resolve().stem or "run"),
         n_iterations=iterations,
         batch_size=batch_size,
         lr=lr,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterable
 
 
@@ -27,9 +28,24 @@ class BackendUnavailable(RuntimeError):
 
 def check_int(name: str, value: object, least: int = 1) -> int:
     """The value, an int of at least `least`, or the error that says what came instead."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least:
         raise ValueError(f"{name} must be an int of at least {least}, got {value!r}")
-    return value
+    return number
+
+
+def check_shape(shape: object) -> tuple[int, ...]:
+    """The shape as a tuple of ints, none negative, or the error that says what came instead."""
+    try:
+        numbers = tuple(operator.index(n) for n in shape)  # type: ignore[attr-defined]
+    except TypeError:
+        numbers = (-1,)
+    if any(n < 0 for n in numbers):
+        raise ValueError(f"shape must be a sequence of ints that are not negative, got {shape!r}")
+    return numbers
 
 
 def nearest(name: object, names: Iterable[str]) -> str:

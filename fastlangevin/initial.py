@@ -47,8 +47,8 @@ def draw(
             raise ValueError(f"init must return a tensor of shape {tuple(shape)}, got {got}")
         return x0.to(device=device, dtype=dtype)
     lo, hi = bounds or (-1.0, 1.0)
-    if init == "uniform" and hi - lo == float("inf"):
-        raise ValueError(f"init='uniform' needs finite bounds, got ({lo}, {hi})")
+    if init == "uniform" and hi - lo > torch.finfo(torch.float32).max:
+        raise ValueError(f"init='uniform' needs bounds whose distance is a float32 number, got ({lo}, {hi})")
     draw_from = noise.uniform if init == "uniform" else noise.normal
     x0 = draw_from(
         shape,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from . import kernels
+from .errors import check_shape
 
 STREAM_VERSION = 1
 
@@ -44,7 +45,8 @@ def normal(
 
     Args:
         shape: of the result.
-        seed: 64 bits: an int in [-2^63, 2^64), or an int64 tensor of one element.
+        seed: 64 bits: an int in [-2^63, 2^64), or an int64 tensor of one element (torch.compile needs the tensor for
+            seeds of 2^63 and more that change from call to call).
         step: 32 bits: an int in [0, 2^32), or an int64 tensor of one element.
         stream: 32 bits, see `Stream`.
         offset: index of the result's first element in the whole stream, for a shard or a micro-batch.
@@ -82,7 +84,7 @@ def _fill(
     backend: str | None,
     uniform: bool,
 ) -> Tensor:
-    out = torch.empty(tuple(shape), dtype=torch.float32, device=device)
+    out = torch.empty(check_shape(shape), dtype=torch.float32, device=device)
     chosen = kernels.select(backend, out.device)
     key = (check_seed(seed), check_step(step), check_stream(stream), check_offset(offset))
     if out.numel():

@@ -3,36 +3,46 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from .run import Run, has_plots
 
 _SECONDS_BETWEEN_LINES = 10.0
 
 
+class _Console(Console):
+    """A console whose reader may go away: the training goes on, and is saved, without it."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Reporter:
     """Shows rows of metrics as they come, if `show`: a bar on a terminal, a line now and then elsewhere."""
 
     def __init__(self, n_iterations: int, first: int, n_steps: int, show: bool) -> None:
-        self._console = Console(file=sys.stdout, quiet=not show, highlight=False)
+        self._console = _Console(file=sys.stdout, quiet=not show, highlight=False)
         self._n_iterations, self._n_steps = n_iterations, n_steps
         self._first, self._started, self._last_line = first, time.monotonic(), float("-inf")
         self._bar = None
         if show and self._console.is_terminal:
             self._bar = Progress(
-                TextColumn("iteration"),
-                MofNCompleteColumn(),
-                BarColumn(bar_width=None),
-                TextColumn("{task.fields[figures]}"),
-                TimeRemainingColumn(compact=True),
-                TextColumn("left"),
+                TextColumn("{task.completed}/{task.total}", table_column=Column(no_wrap=True)),
+                BarColumn(bar_width=None, table_column=Column(ratio=1)),
+                TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True)),
+                TimeRemainingColumn(table_column=Column(no_wrap=True)),
+                TextColumn("left", table_column=Column(no_wrap=True)),
                 console=self._console,
+                expand=True,
             )
             self._task = self._bar.add_task("train", total=n_iterations, completed=first, figures="")
 
@@ -55,7 +65,7 @@ class Reporter:
     def row(self, row: dict[str, Any]) -> None:
         elapsed = time.monotonic() - self._started
         rate = (row["iteration"] - self._first) * self._n_steps / max(elapsed, 1e-9)
-        figures = f"gap {row['energy_gap']:+.3f}  score {row['score_norm']:.3f}  {rate:,.0f} Langevin steps/s"
+        figures = f"gap {row['energy_gap']:+.3f} score {row['score_norm']:.3f} {rate:.0f} Langevin steps/s"
         if self._bar:
             self._bar.update(self._task, figures=figures)
         elif elapsed - self._last_line >= _SECONDS_BETWEEN_LINES or row["iteration"] == self._n_iterations:
@@ -70,14 +80,15 @@ class MetricsLog:
     def __init__(self, run: Run | None, history: list[dict[str, Any]], first: int) -> None:
         self.history = history
         self._file = None if run is None else run.metrics.open("a", buffering=1)
+        self._run, self._first = run, first
         self._board: Any = None
-        if run is not None and has_plots():
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(run.tensorboard), purge_step=first + 1)
 
     def write(self, row: dict[str, Any]) -> None:
         self.history.append(row)
+        if self._run is not None and self._board is None and has_plots():
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self._run.tensorboard), purge_step=self._first + 1)
         if self._file:
             self._file.write(json.dumps(row) + "\n")
         if self._board:

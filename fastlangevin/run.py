@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
+import numpy as np
 import yaml
 from torch import Tensor
 
 from . import checkpoint, pictures
+
+_MARK = "fastlangevin"  # the key of config.yaml that says whose folder this is
 
 
 class Run:
@@ -35,44 +40,54 @@ class Run:
         self.training = folder / "training.png"
         self.tensorboard = folder / "tensorboard"
 
-    def _files(self) -> list[Path]:
-        return [
-            *(self.config, self.metrics, self.checkpoints, self.samples, self.samples_array),
-            *(self.training, self.tensorboard),
-        ]
-
-    def exists(self) -> bool:
-        """Whether a run, or a part of one, is here already."""
-        return any(path.exists() for path in self._files())
-
-    def prepare(self, *, resume: bool, overwrite: bool) -> None:
-        """Makes the folder ready, or refuses to touch another run in it.
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other trainings out of the folder, which is made where there is none.
 
         Raises:
-            FileExistsError: a run is here and neither `resume` nor `overwrite` was said.
+            BlockingIOError: another process, or thread, trains into it now.
             NotADirectoryError: a file of this name is in the way.
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise NotADirectoryError(f"out must be a folder, and {self.folder} is a file")
-        if self.exists() and not resume:
-            if not overwrite:
-                raise FileExistsError(
-                    f"out={str(self.folder)!r} holds another run: go on with it (resume=True, --resume), replace it "
-                    "(overwrite=True, --overwrite), or choose another folder"
-                )
-            for path in self._files():
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with filelock.FileLock(self.folder / ".lock", blocking=False, is_singleton=False):
+                yield
+        except filelock.Timeout:
+            raise BlockingIOError(f"out={str(self.folder)!r} is being trained into by another process") from None
+
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Refuses to touch what is in the folder already, unless it is a run and the caller said what to do with it.
+
+        Raises:
+            FileExistsError: a run is here and neither `resume` nor `overwrite` was said, or files that are no run's
+                have the names of a run's.
+        """
+        taken = [path.name for path in self._names() if path.exists()]
+        if not taken:
+            return
+        if not self._is_ours():
+            raise FileExistsError(
+                f"out={str(self.folder)!r} holds files that no run made ({', '.join(taken)}): choose another folder"
+            )
+        if not (resume or overwrite):
+            raise FileExistsError(
+                f"out={str(self.folder)!r} holds another run: go on with it (resume=True, --resume), replace it "
+                "(overwrite=True, --overwrite), or choose another folder"
+            )
+
+    def prepare(self, config: dict[str, Any], *, overwrite: bool) -> None:
+        """Writes the settings. With `overwrite` the old run's own files, and no others, are removed before."""
+        text = yaml.safe_dump({_MARK: "run", **config}, sort_keys=False, allow_unicode=True)
+        if overwrite:
+            for path in self._own_files():
+                path.unlink()
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-
-    def write_config(self, config: dict[str, Any]) -> None:
+        for path in self._left_behind():
+            path.unlink(missing_ok=True)
         with checkpoint.replacing(self.config) as temporary:
-            temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-
-    def read_config(self) -> dict[str, Any]:
-        return yaml.safe_load(self.config.read_text())
+            temporary.write_text(text)
 
     def forget_after(self, iteration: int) -> list[dict[str, Any]]:
         """Drops the metrics of later iterations, which a resumed run makes anew; returns those that stay."""
@@ -97,11 +112,33 @@ class Run:
         save_array(x, self.samples_array)
         return self.samples_array
 
+    def _names(self) -> list[Path]:
+        return [
+            *(self.config, self.metrics, self.checkpoints, self.samples, self.samples_array),
+            *(self.training, self.tensorboard),
+        ]
+
+    def _is_ours(self) -> bool:
+        try:
+            config = yaml.safe_load(self.config.read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            return False
+        return isinstance(config, dict) and config.get(_MARK) == "run"
+
+    def _own_files(self) -> list[Path]:
+        files = [self.metrics, self.samples, self.samples_array, self.training, self.config]
+        events = self.tensorboard.glob("events.out.tfevents.*")
+        return [path for path in (*checkpoint.all_in(self.checkpoints), *events, *files) if path.is_file()]
+
+    def _left_behind(self) -> list[Path]:
+        """What a kill in the middle of a write leaves: the temporary files of `checkpoint.replacing`."""
+        patterns = [checkpoint.temporary_pattern(path) for path in self._own_files()]
+        in_folder = [found for pattern in patterns for found in self.folder.glob(pattern)]
+        return [*in_folder, *self.checkpoints.glob(checkpoint.temporary_pattern(Path("*.safetensors")))]
+
 
 def save_array(x: Tensor, path: Path) -> None:
     """Samples as an .npz file with one array, "samples"."""
-    import numpy as np
-
     with checkpoint.replacing(path) as temporary:
         np.savez_compressed(temporary, samples=x.detach().cpu().float().numpy())
 

@@ -16,10 +16,10 @@ from . import initial, kernels
 from .chain import Chain
 from .checks import check_state, check_temperature, make_seed, make_target
 from .divergence import PendingCheck, report
-from .errors import BackendUnavailable, check_int, unknown
+from .errors import BackendUnavailable, check_int, check_shape, unknown
 from .noise import STREAM_VERSION, check_seed
 from .schedule import Schedule, langevin_noise, resolve
-from .score import ENGINES, check_engine, make_score
+from .score import check_engine, make_score
 from .score import precision as precisions
 from .update import STATE_DTYPES, check_bounds, check_grad_clip
 
@@ -67,7 +67,8 @@ class Langevin:
     goes to 0. n_steps score evaluations a call.
 
     The caller's x0, gradients, flags, modes and (given a seed or generator) global random state are left as they were.
-    The result is detached: no gradient flows through the chain.
+    Only what the network itself does at each evaluation happens: in train mode, dropout draws from torch's random state
+    and batch norm moves its averages. The result is detached: no gradient flows through the chain.
 
     Args:
         energy: U, low where data is likely; `(x, *args)` with x (B, *event) to (B,) or (B, 1). A module or a function.
@@ -84,9 +85,9 @@ class Langevin:
         init: p0 of `sample`: "uniform" over the bounds (else U(-1, 1)), "normal", or a callable
             `(shape, *, seed, step, chain_offset)`.
         precision: what the network runs in: "fp32" (strict), "tf32", "bf16" or "fp16". The state keeps its own type.
-        engine: how the score is computed: "autograd", or "auto".
+        engine: how the score is computed: "autograd", the only one so far, or "auto".
         backend: of the update: "reference", "cpu", or "auto" for the fastest on the state's device.
-        graph: CUDA-graph capture: "auto", True or False.
+        graph: CUDA-graph capture: "auto", True or False; this version captures none, so True is an error.
         seed: 64 bits. None: drawn once, here, from `generator` or else from torch's default generator.
         generator: where a seed is drawn from; excludes `seed`.
 
@@ -185,14 +186,17 @@ class Langevin:
             device: of the chains; None: the network's, else the first tensor's among args, else the CPU.
             dtype: of the chains' state.
         """
-        shape = tuple(shape)
-        if not shape or any(not isinstance(n, int) or n < 0 for n in shape):
-            raise ValueError(f"shape must be (B, *event) of non-negative ints, got {shape}")
+        shape = check_shape(shape)
+        if not shape:
+            raise ValueError("shape must be (B, *event), got ()")
         if dtype not in STATE_DTYPES:
             raise ValueError(f"dtype must be float32, float64, bfloat16 or float16, got {dtype}")
         empty = torch.empty(shape, dtype=dtype, device=self._device(args) if device is None else device)
         chain = self._chain(empty, args, n_steps, chain_offset, step)
-        return self._run(chain, self._initial(chain, empty, chain_offset))
+        x0 = self._initial(chain, empty, chain_offset)
+        if callable(self.init):
+            check_state("init's state", x0, self.target)
+        return self._run(chain, x0)
 
     def trace(
         self,
@@ -217,10 +221,11 @@ class Langevin:
             for k in range(len(chain) + 1):
                 score = None
                 if k % every == 0 or k == len(chain):
-                    energy, score = chain.score.energy_and_score(x, *args)
+                    energy, score = chain.score.energy_and_score(x, *chain.args)
                     states.append(x.clone())
                     energies.append(energy)
-                    norms.append(torch.linalg.vector_norm(score.flatten(1).float(), dim=1))
+                    flat = score.reshape(len(x), math.prod(x.shape[1:]))
+                    norms.append(torch.linalg.vector_norm(flat.float(), dim=1))
                     steps.append(k)
                 if k < len(chain):
                     chain.step_(x, k, score)
@@ -279,7 +284,7 @@ class Langevin:
             skipped.append(f"backend {other.name!r} passed over: {other.refuses(device) or 'not asked for'}")
         if self.graph is True:
             raise BackendUnavailable("graph=True cannot be met: this version captures no CUDA graphs")
-        reasons = (*skipped, "no graph: this version captures none", f"engines known: {', '.join(ENGINES)}")
+        reasons = (*skipped, "no graph: this version captures none")
         return Plan(device.type, self._score.name, backend.name, False, self.precision, reasons)
 
     def state_dict(self) -> dict[str, int]:
@@ -335,7 +340,11 @@ class Langevin:
         """The steps of one call; advances the counter, once everything else is seen to be right."""
         self.check()
         precisions.check(self.precision, x.device)
-        check_int("chain_offset", chain_offset, 0)
+        offset = check_int("chain_offset", chain_offset, 0) * math.prod(x.shape[1:])
+        if offset + x.numel() > 2**63:
+            raise ValueError(f"chain_offset must leave every element an index below 2^63, got {chain_offset}")
+        with torch.inference_mode(False):  # autograd saves no inference tensors
+            args = tuple(a.clone() if isinstance(a, Tensor) and a.is_inference() else a for a in args)
         step_sizes, noise_stds = self._coefficients(self.n_steps if n_steps is None else check_int("n_steps", n_steps))
         backend = kernels.BACKENDS[self.plan_for(x.device).backend]
         first_step = self._reserve(len(step_sizes), step)
@@ -347,7 +356,7 @@ class Langevin:
             noise_stds=noise_stds,
             seed=int(check_seed(self._seed)),
             first_step=first_step,
-            offset=chain_offset * math.prod(x.shape[1:]),
+            offset=offset,
             grad_clip=self.grad_clip,
             bounds=self.bounds,
             noise_first=self.noise_first,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
 from typing import Any
 
 from torch import nn
@@ -128,14 +129,21 @@ def _plain_sampler(options: dict[str, Any]) -> dict[str, Any]:
     if callable(options.get("init")):
         raise ValueError("sampler's init must be 'uniform' or 'normal' in training: a function cannot be saved")
     n_steps = Langevin(energy=_unused, seed=0, **options).n_steps
-    plain = dict(options)
+    plain = {name: _plain(value) for name, value in options.items()}
     for name in ("step_size", "noise_std"):
         value = plain.get(name)
         if value is not None and not isinstance(value, (int, float)):
             plain[name] = resolve_schedule(name, value, n_steps)
-    if plain.get("bounds") is not None:
-        plain["bounds"] = list(plain["bounds"])
     return plain
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy number as Python's, a tuple as a list."""
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    return float(value) if isinstance(value, Real) and not isinstance(value, (bool, int)) else value
 
 
 def _unused(x: Any) -> Any:
@@ -162,7 +170,7 @@ def _positive(name: str, value: Any) -> float:
 
 
 def _not_negative(name: str, value: Any) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) < math.inf:
         raise ValueError(f"{name} must be a finite number, not negative, got {value!r}")
     return float(value)
 

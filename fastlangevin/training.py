@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +31,7 @@ class TrainResult:
     """What `train` returns.
 
     Attributes:
-        model: the trained network, a log-density; in train mode, on the device it was trained on.
+        model: the trained network, a log-density, on the device it was trained on.
         sampler: of that network, with `sample_steps` steps, its counter where training left it.
         history: one dict a logged iteration: iteration, energy_data, energy_samples, energy_gap, score_norm, seconds.
         out: the run's folder, or None where nothing was written.
@@ -73,8 +75,8 @@ def train(
 
     A setting left None comes from `recipes` (for data known by name), else is the paper's; on resuming, it is the
     run's own. Everything random follows from `seed`: on one machine with one number of threads, the same call gives
-    the same weights bit for bit, and so does a run that was killed and resumed, however often. torch's global random
-    state is left as it was.
+    the same weights bit for bit, and so does a run that was killed and resumed, however often (except with a Dataset
+    that draws from Python's or NumPy's random state). torch's global random state is left as it was.
 
     Args:
         data: "digits"; a tensor or array, `.npy` or `.npz`; a folder of images; a torch Dataset; "cifar10", "celeba" or
@@ -102,7 +104,8 @@ def train(
 
     Raises:
         ValueError, TypeError: an argument that is not as above; a resume with other data or settings than the run's.
-        FileExistsError: `out` holds a run and neither resume nor overwrite was said.
+        FileExistsError: `out` holds a run and neither resume nor overwrite was said, or files that no run made.
+        BlockingIOError: another process trains into `out` now.
         ChainDiverged: chains or energies stopped being finite; the newest checkpoint is from before.
         KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM, after a checkpoint was saved.
     """
@@ -113,20 +116,36 @@ def train(
     check_int("checkpoint_every", checkpoint_every)
     check_int("keep_checkpoints", keep_checkpoints)
     check_int("log_every", log_every)
+    if out is not None and not str(out):
+        raise ValueError("out must be a folder's name or None, got an empty string")
     run = None if out is None else Run(Path(out))
+    if run is not None:
+        _check_outside(run.folder, data)
+        run.check(resume=resume, overwrite=overwrite)
+    where = _device(device)
     source = load_data(data, image_size=image_size, value_range=value_range)
     asked = settings.Asked(n_iterations, batch_size, lr, lr_decay, data_noise, features, sampler, sample_steps, seed)
-    newest = checkpoint.newest(run.checkpoints) if run is not None and resume else None
-    state = None if newest is None else checkpoint.load(newest)
-    chosen = settings.resolve(asked, source, model, None if state is None else state[1]["settings"])
-    where = _device(device)
-    with _own_randomness(where):
+    with contextlib.ExitStack() as stack:
+        if run is not None and run.folder.exists():
+            stack.enter_context(run.locked())
+        newest = checkpoint.newest(run.checkpoints) if run is not None and resume else None
+        state = None if newest is None else checkpoint.load(newest)
+        chosen = settings.resolve(asked, source, model, None if state is None else state[1]["settings"])
+        if state is not None and chosen.n_iterations < state[1]["iteration"]:
+            raise ValueError(
+                f"n_iterations counts those before a resume too: got {chosen.n_iterations}, and the run has done "
+                f"{state[1]['iteration']}"
+            )
+        stack.enter_context(_own_randomness(where))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
         torch.manual_seed(chosen.seed)
         trainer = _Trainer(chosen, source.to(where), model, where)
         trainer.check()
         if run is not None:
-            run.prepare(resume=resume, overwrite=overwrite)
-            run.write_config(chosen.to_dict())
+            if not run.folder.exists():
+                stack.enter_context(run.locked())
+            run.prepare(chosen.to_dict(), overwrite=overwrite)
         if newest is not None and state is not None:
             trainer.restore(newest, *state)
         return trainer.fit(run, checkpoint_every, keep_checkpoints, log_every, progress)
@@ -138,6 +157,10 @@ class _Trainer:
     def __init__(self, chosen: Settings, data: Data, model: nn.Module | None, device: torch.device) -> None:
         self.settings, self.data, self.device = chosen, data, device
         self.model = (chosen.make_model() if model is None else model).to(device)
+        learned = [p for p in self.model.parameters() if p.requires_grad]
+        if not learned:
+            raise ValueError(f"model must have parameters that require grad, and {type(self.model).__name__} has none")
+        self.dtype = learned[0].dtype
         self.sampler = Langevin(log_density=self.model, seed=chosen.seed, **chosen.sampler)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=chosen.lr, betas=(0.9, 0.999))
         self.iteration = 0
@@ -145,30 +168,54 @@ class _Trainer:
 
     def check(self) -> None:
         """Meets a model or an option that cannot work before anything is written."""
+        with self.aside():
+            x = self.data.batch(torch.arange(2) % len(self.data)).to(self.device)
+            self.sampler.score(x)
+            f = self.log_density(x)
+            if not f.isfinite().all():
+                raise ValueError("model must give finite numbers, and gives NaN or infinity for the first two items")
+            learned = [p for p in self.model.parameters() if p.requires_grad]
+            torch.autograd.grad(f.mean(), learned, allow_unused=True)
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Leaves random state and buffers as they were: looking at a model in train mode must not change its course."""
+        before = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         with _own_randomness(self.device):
-            self.sampler.score(self.data.batch(torch.arange(2) % len(self.data)).to(self.device))
+            try:
+                yield
+            finally:
+                with torch.no_grad():
+                    for buffer, value in before:
+                        buffer.copy_(value)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        return self.model(x.to(self.dtype))
 
     def fit(
         self, run: Run | None, checkpoint_every: int, keep_checkpoints: int, log_every: int, progress: bool
     ) -> TrainResult:
         first, last = self.iteration, self.settings.n_iterations
         history = [] if run is None else run.forget_after(first)
-        started = time.monotonic()
-        if run is not None and first == 0:
-            self.save(run, keep_checkpoints)
+        started = time.monotonic() - (history[-1]["seconds"] if history else 0.0)
         reporter = Reporter(last, first, self.sampler.n_steps, progress)
         reporter.say(self.describe())
         log = MetricsLog(run, history, first)
         with interrupt.listening() as stop:
             try:
+                if run is not None and first == 0:
+                    self.save(run, keep_checkpoints)
                 with reporter:
                     while self.iteration < last and not stop:
                         energies, x = self.step()
                         reporter.advance(self.iteration)
-                        if self.iteration % log_every == 0 or self.iteration == last:
+                        is_logged = self.iteration % log_every == 0 or self.iteration == last
+                        if is_logged or self.iteration == first + 1:
                             row = self.measure(energies, x)
-                            log.write({**row, "seconds": round(time.monotonic() - started, 3)})
+                            row["seconds"] = round(time.monotonic() - started, 3)
                             reporter.row(row)
+                            if is_logged:
+                                log.write(row)
                         if run is not None and self.iteration % checkpoint_every == 0:
                             self.save(run, keep_checkpoints)
                     if run is not None and self.saved_at != self.iteration:
@@ -200,8 +247,8 @@ class _Trainer:
         batch = self.data.batch(indices).to(self.device)
         stream = noise.Stream.DATA_NOISE
         z = noise.normal(batch.shape, seed=chosen.seed, step=i, stream=stream, device=self.device)
-        f_data = self.model(batch.add_(z, alpha=chosen.data_noise)).mean()
-        f_samples = self.model(x).mean()
+        f_data = self.log_density(batch.add_(z, alpha=chosen.data_noise)).mean()
+        f_samples = self.log_density(x).mean()
         for group in self.optimizer.param_groups:
             group["lr"] = chosen.lr_at(i)
         self.optimizer.zero_grad()
@@ -212,7 +259,7 @@ class _Trainer:
 
     def measure(self, energies: tuple[Tensor, Tensor], x: Tensor) -> dict[str, Any]:
         energy_data, energy_samples = map(float, energies)
-        with _own_randomness(self.device):
+        with self.aside():
             score_norm = torch.linalg.vector_norm(self.sampler.score(x).flatten(1), dim=1).mean()
         return {
             "iteration": self.iteration,
@@ -232,7 +279,8 @@ class _Trainer:
         }
         if self.device.type == "cuda":
             tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
-        bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+        learned = {**dict(self.model.named_parameters()), **{f"Adam's {k}": v for k, v in optimizer.items()}}
+        bad = [name for name, tensor in learned.items() if not tensor.isfinite().all()]
         if bad:
             raise ChainDiverged(f"{', '.join(bad[:3])} are not finite", step=None, n_chains=0)
         meta = {
@@ -244,7 +292,7 @@ class _Trainer:
         checkpoint.save(checkpoint.path_for(run.checkpoints, self.iteration), tensors, meta)
         checkpoint.prune(run.checkpoints, keep)
         self.saved_at = self.iteration
-        with _own_randomness(self.device):
+        with self.aside():
             shape = (_PREVIEW, *self.data.event_shape)
             run.write_samples(self.for_sampling().sample(shape, step=0, device=self.device))
 
@@ -371,4 +419,16 @@ def _own_randomness(device: torch.device) -> contextlib.AbstractContextManager[N
 def _device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or another of torch's, got {device!r}") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={str(device)!r} was asked for, and torch {torch.__version__} sees no CUDA device")
+    return chosen
+
+
+def _check_outside(out: Path, data: Any) -> None:
+    """A run inside the folder of images that it learns from would take its own pictures for data."""
+    if isinstance(data, (str, os.PathLike)) and Path(data).is_dir() and Path(data).resolve() in out.resolve().parents:
+        raise ValueError(f"out must not lie inside the data's folder, got out={str(out)!r} and data={str(data)!r}")

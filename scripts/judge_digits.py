@@ -1,6 +1,6 @@
 """How good a run's digits are, judged by a classifier of real ones.
 
-    python scripts/judge_digits.py runs/demo [another run …]
+    python scripts/judge_digits.py runs/demo [another run …]        (needs the extra "test": scikit-learn, scipy)
 
 A scikit-learn MLPClassifier((128, 64)) is fitted on 1,200 of the 1,797 real digits. For samples x it gives p(y|x), and
 the score is exp(mean KL(p(y|x) || p(y))), the Inception Score's formula (Salimans et al., 2016) with this classifier:

@@ -400,6 +400,62 @@ def test_no_chains_and_no_elements():
     assert fl.Langevin(quadratic, n_steps=2, seed=1).sample((0, 3)).shape == (0, 3)
 
 
+def test_inference_tensors_as_further_inputs():
+    with torch.inference_mode():
+        labels = torch.ones(2, 3)
+        x = fl.Langevin(lambda x, y: (x * y).square().sum(1), n_steps=2, seed=1)(torch.zeros(2, 3), labels)
+    assert torch.equal(x, fl.Langevin(lambda x: x.square().sum(1), n_steps=2, seed=1)(torch.zeros(2, 3)))
+
+
+def test_numpy_numbers_are_numbers():
+    options = {"step_size": np.float32(0.5), "noise_std": np.float64(0.1), "grad_clip": np.float32(0.25)}
+    a = fl.Langevin(quadratic, n_steps=np.int64(3), bounds=(np.float32(-1), np.float32(1)), seed=np.int64(1), **options)
+    plain = {"step_size": 0.5, "noise_std": 0.1, "grad_clip": 0.25, "bounds": (-1, 1)}
+    b = fl.Langevin(quadratic, n_steps=3, seed=1, **plain)
+    shape = (np.int64(4), 2)
+    assert torch.equal(a.sample(shape, chain_offset=np.int64(2)), b.sample((4, 2), chain_offset=2))
+
+
+def test_chains_of_scalars():
+    sampler = fl.Langevin(lambda x: x.square() / 2, n_steps=3, seed=1)
+    trace = sampler.trace(torch.ones(5), step=0)
+    assert torch.equal(trace.x[-1], sampler(torch.ones(5), step=0)) and torch.equal(trace.score_norm[0], torch.ones(5))
+
+
+def test_threads_hold_their_precision_together():
+    """A strict chain that ends while another runs must not take the flags away under it."""
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    inside, go_on = threading.Event(), threading.Event()
+    seen = []
+
+    def slow(x):
+        inside.set()
+        go_on.wait(10)
+        seen.append(torch.backends.mkldnn.matmul.fp32_precision)
+        return quadratic(x)
+
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    try:
+        worker = threading.Thread(target=lambda: fl.Langevin(slow, n_steps=1, seed=1)(torch.zeros(1, 2)))
+        worker.start()
+        assert inside.wait(10)
+        fl.Langevin(quadratic, n_steps=1, seed=1)(torch.zeros(1, 2))
+        go_on.set()
+        worker.join()
+        assert seen == ["ieee"] and torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before
+
+
+def test_an_energy_may_read_torch_s_older_flags():
+    def energy(x):
+        with torch.backends.cudnn.flags(enabled=False):
+            assert isinstance(torch.backends.cuda.matmul.allow_tf32, bool)
+            return quadratic(x)
+
+    fl.Langevin(energy, n_steps=1, seed=1)(torch.zeros(1, 2))
+
+
 def test_energies_that_the_caller_keeps_are_safe():
     """In-place steps must not silently change what an energy's graph has saved."""
     kept = []
@@ -519,6 +575,12 @@ def test_bad_options(options, error, words):
 @pytest.mark.parametrize(
     ("x0", "call", "error", "words"),
     [
+        (
+            torch.zeros(2, 2),
+            {"chain_offset": 2**62},
+            ValueError,
+            "chain_offset must leave every element",
+        ),
         (torch.zeros(2, 2, dtype=torch.int64), {}, TypeError, "x0 must be a float32.*int64"),
         (np.zeros((2, 2)), {}, TypeError, "x0 must be a float32.*ndarray"),
         (torch.tensor(1.0), {}, ValueError, "x0 must have a first dimension of chains"),

@@ -20,7 +20,6 @@ import fastlangevin as fl
 from fastlangevin import checkpoint
 from fastlangevin.data import load_data
 from fastlangevin.order import batch_indices
-from fastlangevin.run import Run
 
 SMALL = {
     "features": 4,
@@ -126,7 +125,7 @@ def test_what_a_run_leaves(tmp_path):
     assert picture.width >= 640 and len(set(np.asarray(picture).ravel().tolist())) > 20
     assert Image.open(out / "training.png").width > 500
     assert list((out / "tensorboard").glob("events.*"))
-    assert not [p for p in out.rglob("*") if p.name.startswith(".")]
+    assert [p.name for p in out.rglob(".*")] == [".lock"]
 
 
 def test_the_picture_always_starts_from_the_same_noise(tmp_path):
@@ -176,6 +175,51 @@ def test_resume_with_dropout_is_bit_for_bit(tmp_path):
     fl.train("digits", model(), out=tmp_path / "b", n_iterations=3, checkpoint_every=2, **options)
     resumed = fl.train("digits", model(), out=tmp_path / "b", n_iterations=6, resume=True, **options)
     assert torch.equal(weights(whole.model), weights(resumed.model))
+
+
+class Stateful(nn.Module):
+    """Buffers that every evaluation in train mode moves."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        first = nn.utils.parametrizations.spectral_norm(nn.Linear(64, 16))
+        self.net = nn.Sequential(nn.Flatten(), first, nn.BatchNorm1d(16), nn.SiLU(), nn.Linear(16, 1))
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def test_looking_at_a_stateful_model_does_not_change_its_course(tmp_path):
+    options = {**SMALL, "n_iterations": 8}
+    del options["features"]
+    expected = fl.train("digits", Stateful(), log_every=3, **options).model.state_dict()
+    written = fl.train("digits", Stateful(), out=tmp_path / "a", checkpoint_every=3, log_every=2, **options)
+    fl.train("digits", Stateful(), out=tmp_path / "b", **{**options, "n_iterations": 3})
+    resumed = fl.train("digits", Stateful(), out=tmp_path / "b", resume=True, **options)
+    for model in (written.model, resumed.model):
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, expected[name]), name
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_trains_where_gradients_are_off(context):
+    with context():
+        fl.train("digits", n_iterations=1, **SMALL)
+
+
+def test_trains_a_float64_model():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1)).double()
+    options = {k: v for k, v in SMALL.items() if k != "features"}
+    assert fl.train("digits", model, n_iterations=2, **options).model[1].weight.dtype == torch.float64
+
+
+def test_a_reader_that_goes_away_does_not_stop_a_training(tmp_path):
+    command = [*TRAIN, "--iterations", "30", "--checkpoint-every", "3", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0, process.stderr.read()
+    assert int(checkpoint.newest(tmp_path / "checkpoints").stem) == 30
 
 
 OPTIONS = ["--features", "4", "--batch-size", "8", "--lr-decay", "0", "--steps", "5", "--noise-std", "0.01"]
@@ -234,6 +278,12 @@ def test_resume_without_a_run_starts_one(tmp_path):
     assert result.history[-1]["iteration"] == 2
 
 
+def test_resume_with_fewer_iterations_than_done_is_refused(tmp_path):
+    fl.train("digits", out=tmp_path, n_iterations=4, **SMALL)
+    with pytest.raises(ValueError, match="n_iterations counts those before .*: got 2, and the run has done 4"):
+        fl.train("digits", out=tmp_path, n_iterations=2, resume=True, progress=False)
+
+
 def test_resume_of_a_finished_run_changes_nothing(tmp_path):
     fl.train("digits", out=tmp_path, n_iterations=3, **SMALL)
     before = {p.name: p.read_bytes() for p in tmp_path.rglob("*.safetensors")}
@@ -281,6 +331,63 @@ def test_another_run_is_not_touched_unless_told(tmp_path):
         "00000001.safetensors",
     ]
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("option", [{"resume": True}, {"overwrite": True}, {}])
+def test_files_that_no_run_made_are_never_touched(tmp_path, option):
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("config.yaml", "samples.png", "metrics.jsonl", "checkpoints/00000007.safetensors"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(FileExistsError, match="holds files that no run made"):
+        fl.train("digits", out=tmp_path, n_iterations=1, **option, **SMALL)
+    for name in ("config.yaml", "samples.png", "metrics.jsonl", "checkpoints/00000007.safetensors"):
+        assert (tmp_path / name).read_text() == "mine"
+
+
+def test_overwrite_removes_a_run_s_own_files_alone(tmp_path):
+    fl.train("digits", out=tmp_path, n_iterations=1, **SMALL)
+    mine = [tmp_path / "checkpoints" / "thesis.pt", tmp_path / "tensorboard" / "notes", tmp_path / "more.yaml"]
+    for path in mine:
+        path.write_text("mine")
+    fl.train("digits", out=tmp_path, n_iterations=2, overwrite=True, **SMALL)
+    assert all(path.read_text() == "mine" for path in mine)
+
+
+@pytest.mark.parametrize("change", [{"sampler": {"n_steps": 0}}, {"model": nn.Flatten()}, {"lr": -1.0}])
+def test_a_new_run_that_cannot_start_leaves_the_old_one(tmp_path, change):
+    fl.train("digits", out=tmp_path, n_iterations=1, **SMALL)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(ValueError):
+        fl.train("digits", out=tmp_path, overwrite=True, progress=False, **change)
+    assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+
+def test_one_training_a_folder(tmp_path):
+    process = start(tmp_path / "run")
+    try:
+        with pytest.raises(BlockingIOError, match="is being trained into by another process"):
+            fl.train("digits", out=tmp_path / "run", resume=True, progress=False)
+    finally:
+        process.kill()
+        process.wait()
+    fl.train("digits", out=tmp_path / "run", overwrite=True, n_iterations=1, **SMALL)
+
+
+def test_what_a_kill_leaves_half_written_is_cleared_away(tmp_path):
+    fl.train("digits", out=tmp_path, n_iterations=1, **SMALL)
+    halves = [tmp_path / "checkpoints" / ".00000001.123.part.safetensors", tmp_path / ".samples.123.part.png"]
+    for half in halves:
+        half.write_text("half")
+    fl.train("digits", out=tmp_path, n_iterations=2, resume=True, progress=False)
+    assert not any(half.exists() for half in halves)
+
+
+def test_out_may_not_lie_in_the_data(tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="out must not lie inside the data's folder"):
+        fl.train(tmp_path, out=tmp_path / "runs" / "x", n_iterations=1, **SMALL)
+    with pytest.raises(ValueError, match="out must be a folder's name or None, got an empty string"):
+        fl.train("digits", out="", n_iterations=1, **SMALL)
 
 
 def test_out_may_not_be_a_file(tmp_path):
@@ -361,6 +468,13 @@ def test_files_that_are_no_checkpoints(tmp_path):
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(fl.CheckpointError, match="no fastlangevin checkpoint"):
         fl.load(tmp_path / "other.safetensors")
+    for meta in ("{", "{}", '{"format": 1}', "[]"):
+        safetensors.torch.save_file({}, tmp_path / "odd.safetensors", metadata={"fastlangevin": meta})
+        with pytest.raises(fl.CheckpointError, match="no fastlangevin checkpoint"):
+            fl.load(tmp_path / "odd.safetensors")
+    safetensors.torch.save_file({}, tmp_path / "new.safetensors", metadata={"fastlangevin": '{"format": 99}'})
+    with pytest.raises(fl.CheckpointError, match="has checkpoint format 99, this version reads 1"):
+        fl.load(tmp_path / "new.safetensors")
     with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
         fl.load(tmp_path)
     with pytest.raises(FileNotFoundError, match="neither a run's folder nor a checkpoint file"):
@@ -381,7 +495,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
     ):
         fl.train("digits", out=tmp_path, n_iterations=4, resume=True, progress=False)
     assert checkpoint.newest(tmp_path / "checkpoints") == newest and newest.read_bytes() == before
-    assert not [p for p in tmp_path.rglob("*") if p.name.startswith(".")]
+    assert [p.name for p in tmp_path.rglob(".*")] == [".lock"]
 
 
 def test_tied_weights_and_buffers_are_kept(tmp_path):
@@ -431,6 +545,9 @@ def test_divergence_says_where_the_last_good_checkpoint_is(tmp_path):
         ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be an int"),
         ({"resume": True, "overwrite": True, "out": "x"}, ValueError, "resume and overwrite exclude each other"),
         ({"resume": True}, ValueError, "resume needs out"),
+        ({"device": "gpu"}, ValueError, "device must be 'auto', 'cpu', 'cuda'.*got 'gpu'"),
+        ({"model": nn.Flatten(0)}, ValueError, "model must have parameters that require grad"),
+        ({"model": nn.Linear(8, 1).requires_grad_(False)}, ValueError, "model must have parameters that require grad"),
         ({"data": "digist"}, (ValueError, FileNotFoundError), "digits"),
         ({"data": torch.rand(10, 1, 9, 9)}, ValueError, "image_size must be a power of two from 8 to 256, got 9"),
         ({"data": torch.rand(10, 1, 8, 16)}, ValueError, "model must be given for data of shape"),
@@ -448,4 +565,3 @@ def test_run_of_points_writes_an_array(tmp_path):
         torch.randn(50, 2), model, out=tmp_path, n_iterations=1, batch_size=4, sampler={"n_steps": 2}, progress=False
     )
     assert np.load(tmp_path / "samples.npz")["samples"].shape == (64, 2)
-    assert Run(tmp_path).exists()

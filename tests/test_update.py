@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import fastlangevin as fl
 from fastlangevin.kernels import BACKENDS, reference
@@ -293,18 +294,12 @@ def test_opcheck(dtype):
 
 @needs_cpu
 def test_compiles_once_for_all_steps():
-    compiled_graphs = 0
-
-    def count(graph, inputs):
-        nonlocal compiled_graphs
-        compiled_graphs += 1
-        return graph.forward
-
     def step(x, score, eta, sigma, k):
         return fl.langevin_update_(x, score, eta, sigma, seed=1, step=k, bounds=(-3, 3))
 
     torch._dynamo.reset()
-    compiled = torch.compile(step, backend=count, fullgraph=True)
+    counter = CompileCounterWithBackend("inductor")
+    compiled = torch.compile(step, backend=counter, fullgraph=True)
     x, score = state((4, 33))
     y = x.clone()
     seen = []
@@ -312,9 +307,9 @@ def test_compiles_once_for_all_steps():
         eta, sigma = 0.1 + 0.01 * k, 0.2 + 0.01 * k
         compiled(x, score, eta, sigma, k)
         step(y, score, eta, sigma, k)
-        seen.append(compiled_graphs)
+        seen.append(counter.frame_count)
     assert torch.equal(x, y)
-    assert seen[-1] == seen[4], f"still compiling at step 12: {seen}"
+    assert seen[-1] == seen[4] <= 4, f"still compiling at step 12: {seen}"
 
 
 @needs_cpu

@@ -85,7 +85,10 @@ def _written(x: Tensor) -> None:
 
 
 def _float(value: Tensor | float | None) -> Tensor | None:
-    return value if value is None or isinstance(value, Tensor) else torch.full((), value, dtype=torch.float64)
+    if value is None or isinstance(value, Tensor):
+        return value
+    # Added, not filled in: inductor makes a constant of a fill value, and so each new one a recompile.
+    return torch.zeros((), dtype=torch.float64) + value
 
 
 def _int(value: Tensor | int) -> Tensor:

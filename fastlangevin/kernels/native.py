@@ -6,6 +6,7 @@ import ctypes
 import functools
 import os
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -29,9 +30,17 @@ def prebuilt_directory() -> Path:
     return Path(__file__).resolve().parent.parent / "_native"
 
 
-@functools.cache
+_loading = threading.Lock()
+
+
 def load_cpu() -> str | None:
     """Loads the CPU library once a process. Returns None, or why there is none."""
+    with _loading:
+        return _load_cpu()
+
+
+@functools.cache
+def _load_cpu() -> str | None:
     why = build.unsupported()
     if why:
         return why
@@ -41,8 +50,8 @@ def load_cpu() -> str | None:
     except (build.BuildError, OSError) as error:
         warnings.warn(
             f"fastlangevin runs on its slow reference backend: {str(error).strip()}\n"
-            "For the fast one, install a C++ compiler (g++ 9 or newer) and start again; "
-            "`fastlangevin info` shows what was found.",
+            "For the fast one it compiles its kernels once: that needs a C++ compiler (g++ 9 or newer) and a folder to "
+            f"write to ({cache_directory()}, or name another in $FASTLANGEVIN_CACHE). `fastlangevin info` shows more.",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -27,30 +29,67 @@ def running(precision: str, device: torch.device) -> Iterator[None]:
     """Runs the body in `precision` and restores the caller's flags.
 
     "fp32" is strict: no TF32 on a GPU, no bfloat16 shortcut on a CPU, no autocast of the caller's. "bf16" and "fp16"
-    are autocast without its weight cache, which would outlive an optimiser step. torch's float32 flags belong to the
-    whole process: threads that run different precisions at once see each other's.
+    are autocast without its weight cache, which would outlive an optimiser step.
     """
     check(precision, device)
     autocast = torch.autocast(
         device.type, dtype=_AUTOCAST.get(precision), enabled=precision in _AUTOCAST, cache_enabled=False
     )
-    with _float32_as("tf32" if precision == "tf32" else "ieee"), autocast:
+    with _flags(device.type).hold("tf32" if precision == "tf32" else "ieee"), autocast:
         yield
 
 
-@contextlib.contextmanager
-def _float32_as(mode: str) -> Iterator[None]:
-    backends = torch.backends
-    switches = (
-        *(backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn),  # type: ignore[attr-defined]
-        *((backends.mkldnn.matmul, backends.mkldnn.conv) if mode == "ieee" else ()),  # type: ignore[attr-defined]
-    )
-    before = [switch.fp32_precision for switch in switches]
-    changed = [(switch, old) for switch, old in zip(switches, before, strict=True) if old not in (mode, "none")]
-    try:
-        for switch, _ in changed:
-            switch.fp32_precision = mode
-        yield
-    finally:
-        for switch, old in changed:
-            switch.fp32_precision = old
+class _Float32Flags:
+    """torch's float32 precision flags of one device type. They belong to the process, so its threads share them.
+
+    The first to hold a mode sets the flags and the last restores them; a thread that wants another mode meanwhile
+    waits, unless it is itself inside (an energy that runs a chain of its own), where the flags change for that while.
+    """
+
+    def __init__(self, switches: tuple[Any, ...]) -> None:
+        self._switches = switches
+        self._free = threading.Condition()
+        self._mode: str | None = None
+        self._holders: list[int] = []
+        self._before: list[str] = []
+
+    @contextlib.contextmanager
+    def hold(self, mode: str) -> Iterator[None]:
+        me = threading.get_ident()
+        with self._free:
+            self._free.wait_for(lambda: self._mode in (None, mode) or me in self._holders)
+            outer = self._mode
+            if outer is None:
+                self._before = [switch.fp32_precision for switch in self._switches]
+            self._set(mode)
+            self._holders.append(me)
+        try:
+            yield
+        finally:
+            with self._free:
+                self._holders.remove(me)
+                if self._holders:
+                    self._set(outer or mode)
+                else:
+                    for switch, old in zip(self._switches, self._before, strict=True):
+                        if switch.fp32_precision != old:
+                            switch.fp32_precision = old
+                    self._mode = None
+                self._free.notify_all()
+
+    def _set(self, mode: str) -> None:
+        self._mode = mode
+        for switch in self._switches:
+            # "none" is torch's default, ieee; leaving it leaves torch's older names for these flags readable.
+            if switch.fp32_precision != mode and not (mode == "ieee" and switch.fp32_precision == "none"):
+                switch.fp32_precision = mode
+
+
+_backends: Any = torch.backends
+_CUDA = _Float32Flags((_backends.cuda.matmul, _backends.cudnn.conv, _backends.cudnn.rnn))
+_CPU = _Float32Flags((_backends.mkldnn.matmul, _backends.mkldnn.conv))
+_NONE = _Float32Flags(())
+
+
+def _flags(device_type: str) -> _Float32Flags:
+    return {"cuda": _CUDA, "cpu": _CPU}.get(device_type, _NONE)

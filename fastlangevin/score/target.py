@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -32,7 +33,7 @@ class Target:
         """A floating-point parameter or buffer of the module: it tells the device and the dtype of the network."""
         if self.module is None:
             return None
-        tensors = (*self.module.parameters(), *self.module.buffers())
+        tensors = itertools.chain(self.module.parameters(), self.module.buffers())
         return next((t for t in tensors if t.is_floating_point()), None)
 
     def device(self) -> torch.device | None:
