@@ -37,6 +37,16 @@ def test_golden_bits(backend, vectors, deviate):
         assert got.view(torch.int32).tolist() == bits(row[f"{deviate}_bits"]), row
 
 
+def test_streams_have_their_numbers():
+    """Part of the contract: a checkpoint's noise depends on them."""
+    assert {s.name: s.value for s in fl.noise.Stream} == {
+        "LANGEVIN": 0,
+        "INITIAL_STATE": 1,
+        "DATA_NOISE": 2,
+        "ACCEPT_REJECT": 3,
+    }
+
+
 def test_golden_philox_words(vectors):
     for row in vectors:
         group = torch.tensor([int(row["group"])])

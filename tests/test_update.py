@@ -85,10 +85,44 @@ def test_reference_rounds_each_fused_multiply_add_once(dtype):
     fma, emulated = (libm.fmaf, reference._fma32) if dtype == torch.float32 else (libm.fma, reference._fma64)
     expected = torch.tensor([fma(*map(float, row)) for row in zip(a, b, c, strict=True)], dtype=dtype)
     assert same_bits(emulated(a, b, c), expected)
-    if dtype == torch.float32:  # the emulation is needed: two roundings differ somewhere here
-        halfway = torch.tensor([1 + 2.0**-23, 2.0**-25]), torch.tensor([2.0**-24, 1.0]), torch.tensor([1.0, 1.0])
-        tie = torch.tensor([fma(*map(float, row)) for row in zip(*halfway, strict=True)])
-        assert same_bits(reference._fma32(*halfway), tie)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_reference_does_not_round_twice(dtype):
+    """Sums a hair above and below the middle of two neighbours, which a first rounding would put onto the middle."""
+    half = torch.finfo(dtype).eps / 2
+    u = 2.0**-12 if dtype == torch.float32 else 2.0**-26  # (1 + u)(1 - u + u²) = 1 + u³, and (1 + u²/2)² ≈ 1 + u²
+    above = (1 + u, (1 - u + u * u) * half, 1.0)
+    e = torch.finfo(dtype).eps
+    below = (1 + e, (1 - e) * half, 1 + e)
+    for sign in (1.0, -1.0):
+        for case in (above, below):
+            a, b, c = torch.tensor([case[0]], dtype=dtype), *(torch.tensor([sign * v], dtype=dtype) for v in case[1:])
+            fma, emulated = (libm.fmaf, reference._fma32) if dtype == torch.float32 else (libm.fma, reference._fma64)
+            assert emulated(a, b, c).item() == fma(a.item(), b.item(), c.item()), (case, sign)
+
+
+def test_float64_limits_are_not_rounded(backend):
+    x = torch.zeros(2, dtype=torch.float64)
+    score = torch.tensor([9.0, -9.0], dtype=torch.float64)
+    fl.langevin_update_(x, score, 1.0, None, grad_clip=0.1, backend=backend, **KEY)
+    assert x.tolist() == [0.1, -0.1]
+    fl.langevin_update_(x, score, 1.0, None, bounds=(-0.7, 0.3), backend=backend, **KEY)
+    assert x.tolist() == [0.3, -0.7]
+
+
+def test_noise_of_a_large_state_is_the_stream_s(backend):
+    """Across the reference's pieces and the kernels' blocks, on a stream of one's own."""
+    x = torch.zeros(70_003)
+    fl.langevin_update_(x, None, None, 1.0, seed=3, step=2**32 - 1, stream=5, offset=7, backend=backend)
+    assert torch.equal(x, fl.noise.normal((70_003,), seed=3, step=2**32 - 1, stream=5, offset=7, backend=backend))
+    assert not torch.equal(x, fl.noise.normal((70_003,), seed=3, step=2**32 - 1, offset=7, backend=backend))
+
+
+def test_a_stride_of_zero_over_one_element_is_no_overlap(backend):
+    x = torch.zeros(3).as_strided((1, 3), (0, 1))
+    fl.langevin_update_(x, None, None, 1.0, backend=backend, **KEY)
+    assert (x != 0).all()
 
 
 def test_small_floats_convert_as_torch_does(backend):
@@ -340,6 +374,23 @@ def test_inside_inductor():
         ({"step_size": "1"}, TypeError, "step_size must be a float"),
         ({"step_size": torch.tensor(0.1)}, TypeError, "step_size as a tensor must be float64"),
         ({"step_size": None}, ValueError, "step_size must be given"),
+        ({"step_size": math.inf}, ValueError, "step_size must be finite"),
+        ({"step_size": True}, TypeError, "step_size must be a float.*True"),
+        (
+            {"step_size": torch.zeros(2, dtype=torch.float64)},
+            TypeError,
+            "step_size as a tensor must be float64",
+        ),
+        ({"seed": 2**64}, ValueError, "seed must fit 64 bits"),
+        ({"step": 2**32}, ValueError, "step must lie in"),
+        ({"stream": -1}, ValueError, "stream must lie in"),
+        ({"offset": -1}, ValueError, "offset must lie in"),
+        ({"grad_clip": math.nan}, ValueError, "grad_clip must be a positive number"),
+        ({"bounds": (math.nan, 1.0)}, ValueError, "lo < hi"),
+        ({"bounds": ("a", 1.0)}, ValueError, "bounds must be a pair"),
+        ({"bounds": 1.0}, ValueError, "bounds must be a pair"),
+        ({"x": torch.zeros(2, 3), "score": torch.zeros(3, 2)}, ValueError, "score must have x's shape"),
+        ({"score": torch.zeros(3, device="meta")}, ValueError, "score must have x's dtype and device"),
         ({"noise_std": -1.0}, ValueError, "noise_std must be finite and not negative"),
         ({"score": None, "noise_std": None}, ValueError, "nothing to do"),
         ({"grad_clip": 0.0}, ValueError, "grad_clip must be a positive number"),
