@@ -93,6 +93,15 @@ def test_instruction_set_by_name(name):
     assert done.stdout.splitlines()[1] == name, done.stderr
 
 
+def test_the_best_instruction_set_is_chosen():
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    expected = "avx2" if {"avx2", "fma", "f16c"} <= flags else "portable"
+    if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags:
+        expected = "avx512"
+    code = "from fastlangevin.kernels import native; native.load_cpu(); print(native.cpu_capability())"
+    assert python(code, FASTLANGEVIN_CPU_CAPABILITY="").stdout.strip() == expected
+
+
 def test_unknown_instruction_set_is_an_error():
     done = python("import fastlangevin as fl; " + DRAW, FASTLANGEVIN_CPU_CAPABILITY="avx3")
     assert done.returncode != 0

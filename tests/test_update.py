@@ -218,8 +218,9 @@ def test_any_shape_strides_and_dtype(data):
         return base.to(dtype)[tuple(slice(None, None, step) for _ in shape)].permute(order)
 
     x, y, score = make(1), make(1), make(2)
-    fl.langevin_update_(x, score, 0.5, 0.2, offset=offset, grad_clip=1.0, backend="cpu", **KEY)
-    fl.langevin_update_(y, score.contiguous(), 0.5, 0.2, offset=offset, grad_clip=1.0, backend="reference", **KEY)
+    key = {"seed": data.draw(st.integers(0, 2**64 - 1)), "step": 7, "stream": data.draw(st.integers(0, 2**32 - 1))}
+    fl.langevin_update_(x, score, 0.5, 0.2, offset=offset, grad_clip=1.0, backend="cpu", **key)
+    fl.langevin_update_(y, score.contiguous(), 0.5, 0.2, offset=offset, grad_clip=1.0, backend="reference", **key)
     assert same_bits(x, y)
 
 
@@ -245,13 +246,35 @@ def test_more_than_2_31_elements():
     assert not torch.equal(tail, fl.noise.normal((5,), offset=0, **KEY))
 
 
-def test_thread_count_does_not_matter(threads):
+@pytest.mark.parametrize("x_dense", [True, False])
+@pytest.mark.parametrize("score_dense", [True, False, None])
+def test_thread_count_does_not_matter(threads, x_dense, score_dense):
+    """None: no score."""
     results = []
     for n in (1, 2, 5):
         threads(n)
-        x, score = state((9, 11, 1013))
-        results.append(fl.langevin_update_(x.transpose(0, 2), score.transpose(0, 2), 0.5, 0.5, **KEY))
-    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+        x, score = (
+            v if dense else v.transpose(0, 2).contiguous().transpose(0, 2)
+            for v, dense in zip(state((9, 11, 1013)), (x_dense, score_dense), strict=True)
+        )
+        arguments = (None, None) if score_dense is None else (score, 0.5)
+        results.append(fl.langevin_update_(x, *arguments, 0.5, offset=3, **KEY))
+    expected, score = state((9, 11, 1013))
+    arguments = (None, None) if score_dense is None else (score, 0.5)
+    fl.langevin_update_(expected, *arguments, 0.5, offset=3, backend="reference", **KEY)
+    assert all(torch.equal(r, expected) for r in results)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_every_option_with_tensors_as_with_scalars(backend, dtype):
+    x, score = state((4, 33), dtype)
+    y = x.clone()
+    options = {"stream": 6, "offset": 2**34 + 1, "grad_clip": 0.7, "bounds": (-1.1, 1.2), "backend": backend}
+    fl.langevin_update_(x, score, 0.1, 0.2, seed=2**63 + 5, step=2**32 - 1, **options)
+    eta, sigma = (torch.tensor(v, dtype=torch.float64) for v in (0.1, 0.2))
+    seed, step = torch.tensor(5 - 2**63), torch.tensor(2**32 - 1)
+    fl.langevin_update_(y, score, eta, sigma, seed=seed, step=step, **options)
+    assert torch.equal(x, y)
 
 
 def test_scalars_as_tensors(backend):
