@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
 SOURCES := setup.py pyproject.toml constraints.txt fastlangevin/kernels/build.py $(shell find csrc -type f)
 
+# Threads that wait sleep: where another program has a core too, spinning ones slow a training down tenfold.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: demo test lint format bench clean
 
 demo: $(VENV)/.demo

@@ -637,3 +637,108 @@ def test_explicit_choices_that_cannot_be_met_are_errors():
 def test_bad_sample_shape(shape, words):
     with pytest.raises(ValueError, match=words):
         fl.Langevin(quadratic, seed=1).sample(shape)
+
+
+# Defaults, and what every entry point shares
+
+
+def test_defaults_are_the_paper_s():
+    sampler = fl.Langevin(quadratic, seed=1)
+    assert (sampler.n_steps, sampler.step_size, sampler.noise_std, sampler.temperature) == (100, 1.0, 0.01, 1.0)
+    assert (sampler.grad_clip, sampler.bounds, sampler.noise_first, sampler.init) == (None, None, False, "uniform")
+    assert (sampler.precision, sampler.engine, sampler.backend, sampler.graph) == ("fp32", "auto", "auto", "auto")
+
+
+@pytest.mark.parametrize("method", ["__call__", "trace", "energy", "score"])
+def test_every_entry_point_checks_the_state_and_passes_further_inputs(method):
+    sampler = fl.Langevin(lambda x, y: (x * y).square().sum(1), n_steps=2, seed=1)
+    with pytest.raises(ValueError, match="must be finite"):
+        getattr(sampler, method)(torch.full((2, 3), math.inf), torch.ones(2, 3))
+    results = [getattr(sampler, method)(torch.ones(2, 3), torch.full((2, 3), v)) for v in (1.0, 2.0)]
+    a, b = (r.x if method == "trace" else r for r in results)
+    assert not torch.allclose(a, b)
+    assert sampler.step == {"__call__": 4, "trace": 4}.get(method, 0)
+
+
+def test_energy_and_score_run_in_the_sampler_s_precision():
+    net = small_net()
+    x = torch.randn(64, 3)
+    exact, lower = (fl.Langevin(net, precision=p, seed=1) for p in ("fp32", "bf16"))
+    assert lower.energy(x).dtype == torch.bfloat16 and exact.energy(x).dtype == torch.float32
+    assert 0 < (lower.score(x) - exact.score(x)).abs().max() < 0.05
+    assert torch.allclose(exact.energy(x), net(x)[:, 0].detach())
+
+
+def test_sample_takes_its_dtype_device_and_offset():
+    sampler = fl.Langevin(quadratic, n_steps=1, step_size=0.0, noise_std=0.0, init="normal", seed=1)
+    whole = sampler.sample((6, 3), step=0)
+    assert torch.equal(sampler.sample((4, 3), step=0, chain_offset=2), whole[2:])
+    assert sampler.sample((2, 3), dtype=torch.float64).dtype == torch.float64
+    given = fl.Langevin(quadratic, n_steps=1, init=lambda shape, **_: torch.zeros(shape, dtype=torch.float64), seed=1)
+    assert given.sample((2, 3)).dtype == torch.float32
+    with pytest.raises(ValueError, match="dtype must be float32"):
+        sampler.sample((2, 3), dtype=torch.int32)
+    with pytest.raises(ValueError, match="init's state must be finite"):
+        fl.Langevin(quadratic, init=lambda shape, **_: torch.full(shape, math.nan), seed=1).sample((2, 3))
+    with pytest.raises(ValueError, match="init='uniform' needs bounds"):
+        fl.Langevin(quadratic, bounds=(-3e38, 3e38), seed=1).sample((2, 3))
+    fl.Langevin(quadratic, bounds=(-math.inf, 3.0), init="normal", n_steps=1, seed=1).sample((2, 3))
+    with pytest.raises(ValueError, match="every must be an int of at least 1, got 0"):
+        sampler.trace(torch.zeros(2, 3), every=0)
+
+
+def test_one_bad_element_is_a_bad_chain():
+    x0 = torch.zeros(3, 4)
+    x0[1, 2] = 1.0
+    sampler = fl.Langevin(lambda x: -(x**4).sum(1), n_steps=9, step_size=1.0, noise_std=0.0, seed=1)
+    with pytest.raises(fl.ChainDiverged, match=r"1 of 3 chains.*first at step 4 of the call \(noise step 11\)"):
+        sampler(x0, step=7)
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ({"seed": 1, "step": 2**32 + 1, "stream_version": 1}, "state's step must lie in"),
+        ({"seed": 1, "step": -1, "stream_version": 1}, "state's step must lie in"),
+        ({"seed": 2**64, "step": 1, "stream_version": 1}, "seed must fit 64 bits"),
+    ],
+)
+def test_bad_state_dicts_change_nothing(state, words):
+    sampler = fl.Langevin(quadratic, seed=5)
+    with pytest.raises(ValueError, match=words):
+        sampler.load_state_dict(state)
+    assert sampler.state_dict() == {"seed": 5, "step": 0, "stream_version": 1}
+
+
+def test_negative_seeds_are_their_two_s_complement():
+    sampler = fl.Langevin(quadratic, seed=-1)
+    assert sampler.seed == 2**64 - 1
+    sampler.load_state_dict({"seed": -2, "step": 0, "stream_version": 1})
+    assert sampler.seed == 2**64 - 2
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"step_size": [0.1] * 101}, ValueError, "step_size as a sequence must have n_steps = 100 values, got 101"),
+        ({"step_size": math.inf}, ValueError, "step_size must be finite"),
+        ({"step_size": lambda k: math.nan}, ValueError, "step_size at step 0 must be finite"),
+        ({"step_size": ["x"] * 100}, TypeError, "step_size at step 0 must be a number, got 'x'"),
+        ({"temperature": math.inf}, ValueError, "temperature must be finite"),
+        ({"temperature": "hot"}, ValueError, "temperature must be finite"),
+    ],
+)
+def test_more_bad_options(options, error, words):
+    with pytest.raises(error, match=words):
+        fl.Langevin(**{"energy": quadratic, "seed": 1, **options})
+
+
+def test_temperature_zero_is_gradient_descent():
+    sampler = fl.Langevin(quadratic, n_steps=3, step_size=0.5, noise_std=None, temperature=0, seed=1)
+    assert torch.equal(sampler(torch.ones(2, 2)), torch.full((2, 2), 0.125))
+
+
+def test_drawn_seeds_use_all_64_bits():
+    generator = torch.Generator().manual_seed(0)
+    seeds = [fl.Langevin(quadratic, generator=generator).seed for _ in range(40)]
+    assert max(seeds) > 2**63 and min(seeds) >= 0 and sum(s > 2**62 for s in seeds) > 15
