@@ -61,4 +61,6 @@ def draw(
     ).to(dtype)
     if init == "uniform":
         return x0.mul_(hi - lo).add_(lo)
-    return x0 if bounds is None else x0.clamp_(lo, hi)
+    if bounds is None:
+        return x0
+    return x0.clamp_(*(torch.tensor(bound, dtype=dtype).item() for bound in bounds))

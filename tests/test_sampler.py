@@ -447,6 +447,19 @@ def test_threads_hold_their_precision_together():
         torch.backends.mkldnn.matmul.fp32_precision = before
 
 
+def test_flags_that_follow_their_parent_still_do():
+    backend = torch.backends.mkldnn
+    before = backend.fp32_precision
+    try:
+        backend.fp32_precision = "bf16"
+        fl.Langevin(quadratic, n_steps=1, seed=1)(torch.zeros(1, 2))
+        assert backend.matmul.fp32_precision == "bf16"
+        backend.fp32_precision = "ieee"
+        assert backend.matmul.fp32_precision == "ieee"
+    finally:
+        backend.fp32_precision = before
+
+
 def test_an_energy_may_read_torch_s_older_flags():
     def energy(x):
         with torch.backends.cudnn.flags(enabled=False):
@@ -682,7 +695,8 @@ def test_sample_takes_its_dtype_device_and_offset():
         fl.Langevin(quadratic, init=lambda shape, **_: torch.full(shape, math.nan), seed=1).sample((2, 3))
     with pytest.raises(ValueError, match="init='uniform' needs bounds"):
         fl.Langevin(quadratic, bounds=(-3e38, 3e38), seed=1).sample((2, 3))
-    fl.Langevin(quadratic, bounds=(-math.inf, 3.0), init="normal", n_steps=1, seed=1).sample((2, 3))
+    for bounds in ((-math.inf, 3.0), (-1.0, 1e39)):
+        fl.Langevin(quadratic, bounds=bounds, init="normal", n_steps=1, seed=1).sample((2, 3))
     with pytest.raises(ValueError, match="every must be an int of at least 1, got 0"):
         sampler.trace(torch.zeros(2, 3), every=0)
 

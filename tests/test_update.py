@@ -102,6 +102,27 @@ def test_reference_does_not_round_twice(dtype):
             assert emulated(a, b, c).item() == fma(a.item(), b.item(), c.item()), (case, sign)
 
 
+def test_a_score_that_shares_the_state_s_memory(backend):
+    """Read as it was before the update, however it overlaps."""
+    square = torch.arange(64 * 64.0).reshape(64, 64)
+    got = square.clone()
+    fl.langevin_update_(got, got.t(), 1.0, None, backend=backend, **KEY)
+    assert torch.equal(got, square + square.t())
+    line = torch.arange(5000.0)
+    expected = line[1:] + line[:-1]
+    fl.langevin_update_(line[1:], line[:-1], 1.0, None, backend=backend, **KEY)
+    assert torch.equal(line[1:], expected)
+    same = torch.arange(9.0)
+    fl.langevin_update_(same, same, 1.0, None, backend=backend, **KEY)
+    assert torch.equal(same, 2 * torch.arange(9.0))
+
+
+def test_limits_beyond_float32_are_none(backend):
+    x, score = torch.zeros(3), torch.full((3,), 5.0)
+    fl.langevin_update_(x, score, 1.0, None, grad_clip=1e300, bounds=(-1e300, 1e300), backend=backend, **KEY)
+    assert (x == 5).all()
+
+
 def test_float64_limits_are_not_rounded(backend):
     x = torch.zeros(2, dtype=torch.float64)
     score = torch.tensor([9.0, -9.0], dtype=torch.float64)

@@ -60,6 +60,8 @@ def update(
     hi: float | None,
 ) -> None:
     """The fused update, in place: see `fastlangevin.langevin_update_`."""
+    if score is not None and _overlaps(x, score):
+        score = score.clone()  # the kernel would read elements that it has already moved
     tail = (stream, offset, grad_clip, lo, hi)
     numbers = (step_size, noise_std, seed, step)
     # Inside torch.compile a float argument would be a constant of the graph, and each new value a recompile.
@@ -76,6 +78,13 @@ def fill(out: Tensor, seed: Tensor | int, step: Tensor | int, stream: int, offse
     """Fills a contiguous float32 tensor with the stream's deviates."""
     torch.ops.fastlangevin.noise_cpu_(out, _int(seed), _int(step), stream, offset, uniform)
     _written(out)
+
+
+def _overlaps(x: Tensor, score: Tensor) -> bool:
+    """Whether the two may share memory other than element by element. A traced graph sees to that by itself."""
+    if torch.compiler.is_compiling() or x.untyped_storage()._cdata != score.untyped_storage()._cdata:
+        return False
+    return x.storage_offset() != score.storage_offset() or x.stride() != score.stride()
 
 
 def _written(x: Tensor) -> None:

@@ -179,20 +179,22 @@ def update(
         )
 
     eta, sigma = scalar(step_size), scalar(noise_std)
+    # Rounded like all else, so that a limit beyond float32 is none and not an error.
+    clip, low, high = (None if v is None else torch.tensor(v, dtype=compute).item() for v in (grad_clip, lo, hi))
     flat = x.reshape(-1)  # a view of contiguous storage, else a copy that is written back
     flat_score = None if score is None else score.reshape(-1)
     for start, length in _chunks(flat.numel(), offset, x.device):
         piece = flat[start : start + length].to(compute)
         if flat_score is not None:
             s = flat_score[start : start + length].to(compute)
-            if grad_clip is not None:
-                s = s.clamp(-grad_clip, grad_clip)
+            if clip is not None:
+                s = s.clamp(-clip, clip)
             piece = _fma64(eta, s, piece) if wide else _fma32(s, eta, piece)
         if noise_std is not None:
             z = _deviates(offset + start, length, seed, step, stream, x.device, uniform=False)
             piece = _fma64(sigma, z.double(), piece) if wide else _fma32(z, sigma, piece)
-        if lo is not None or hi is not None:
-            piece = piece.clamp(-math.inf if lo is None else lo, math.inf if hi is None else hi)
+        if low is not None or high is not None:
+            piece = piece.clamp(-math.inf if low is None else low, math.inf if high is None else high)
         flat[start : start + length] = piece.to(x.dtype)
     if flat.data_ptr() != x.data_ptr() or not x.is_contiguous():
         x.copy_(flat.view(x.shape))

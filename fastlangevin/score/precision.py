@@ -73,6 +73,8 @@ class _Float32Flags:
                 else:
                     for switch, old in zip(self._switches, self._before, strict=True):
                         if switch.fp32_precision != old:
+                            switch.fp32_precision = "none"  # follow the parent again, if it was that
+                        if switch.fp32_precision != old:
                             switch.fp32_precision = old
                     self._mode = None
                 self._free.notify_all()
