@@ -78,16 +78,18 @@ class Run:
             )
 
     def prepare(self, config: dict[str, Any], *, overwrite: bool) -> None:
-        """Writes the settings. With `overwrite` the old run's own files, and no others, are removed before."""
-        text = yaml.safe_dump({_MARK: "run", **config}, sort_keys=False, allow_unicode=True)
+        """Writes the settings. With `overwrite` the old run's own files, and no others, are removed.
+
+        The settings come first: whenever it is killed, the folder is a run's that can be resumed or overwritten.
+        """
+        with checkpoint.replacing(self.config) as temporary:
+            temporary.write_text(yaml.safe_dump({_MARK: "run", **config}, sort_keys=False, allow_unicode=True))
         if overwrite:
             for path in self._own_files():
                 path.unlink()
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
         for path in self._left_behind():
             path.unlink(missing_ok=True)
-        with checkpoint.replacing(self.config) as temporary:
-            temporary.write_text(text)
+        self.checkpoints.mkdir(exist_ok=True)
 
     def forget_after(self, iteration: int) -> list[dict[str, Any]]:
         """Drops the metrics of later iterations, which a resumed run makes anew; returns those that stay."""
@@ -126,13 +128,14 @@ class Run:
         return isinstance(config, dict) and config.get(_MARK) == "run"
 
     def _own_files(self) -> list[Path]:
-        files = [self.metrics, self.samples, self.samples_array, self.training, self.config]
+        """All that a run makes, besides config.yaml."""
+        files = [self.metrics, self.samples, self.samples_array, self.training]
         events = self.tensorboard.glob("events.out.tfevents.*")
         return [path for path in (*checkpoint.all_in(self.checkpoints), *events, *files) if path.is_file()]
 
     def _left_behind(self) -> list[Path]:
         """What a kill in the middle of a write leaves: the temporary files of `checkpoint.replacing`."""
-        patterns = [checkpoint.temporary_pattern(path) for path in self._own_files()]
+        patterns = [checkpoint.temporary_pattern(path) for path in self._names() if path.suffix]
         in_folder = [found for pattern in patterns for found in self.folder.glob(pattern)]
         return [*in_folder, *self.checkpoints.glob(checkpoint.temporary_pattern(Path("*.safetensors")))]
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ import fastlangevin as fl
 from fastlangevin import checkpoint
 from fastlangevin.data import load_data
 from fastlangevin.order import batch_indices
+from fastlangevin.run import Run
 
 SMALL = {
     "features": 4,
@@ -351,6 +353,30 @@ def test_overwrite_removes_a_run_s_own_files_alone(tmp_path):
         path.write_text("mine")
     fl.train("digits", out=tmp_path, n_iterations=2, overwrite=True, **SMALL)
     assert all(path.read_text() == "mine" for path in mine)
+
+
+@pytest.mark.parametrize("old", [True, False])
+@pytest.mark.parametrize("operation", ["unlink", "mkdir", "replace"])
+def test_a_run_killed_while_it_makes_its_folder_can_be_resumed(tmp_path, monkeypatch, old, operation):
+    if old:
+        fl.train("digits", out=tmp_path, n_iterations=1, **SMALL)
+        (tmp_path / ".samples.123.part.png").touch()
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    def prepare(*args, **options):
+        with monkeypatch.context() as patch:
+            patch.setattr(os if operation == "replace" else Path, operation, killed)
+            whole(*args, **options)
+
+    whole = Run.prepare
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "prepare", prepare)
+        with pytest.raises(KeyboardInterrupt):
+            fl.train("digits", out=tmp_path, overwrite=True, **SMALL)
+    assert fl.train("digits", out=tmp_path, n_iterations=2, resume=True, **SMALL).history
+    assert not list(tmp_path.glob(".samples.*"))
 
 
 @pytest.mark.parametrize("change", [{"sampler": {"n_steps": 0}}, {"model": nn.Flatten()}, {"lr": -1.0}])
