@@ -21,7 +21,10 @@ def native_build():
 
 
 def build_libraries(directory: Path) -> bool:
-    """Compiles into `directory` where that is possible; says why where it is not. First use compiles then."""
+    """Compiles into `directory` what can be, and says why the rest is not: first use compiles then.
+
+    With FASTLANGEVIN_CUDA=1 a CUDA library that cannot be built is an error.
+    """
     build = native_build()
     why = build.unsupported()
     if why is None:
@@ -30,19 +33,21 @@ def build_libraries(directory: Path) -> bool:
             from torch.utils import cpp_extension
         except ImportError:
             why = "torch cannot be imported in the build environment (use --no-build-isolation to build now)"
-    if why is None:
-        try:
-            build.build(
-                build.CPU,
-                directory,
-                include=cpp_extension.include_paths(),
-                libraries=[str(Path(torch.__file__).parent / "lib")],
-            )
-            return True
-        except build.BuildError as error:
-            why = str(error)
-    print(f"fastlangevin: native kernels are not built now: {why}", file=sys.stderr)
-    return False
+    built = False
+    for library, unsupported in ((build.CPU, lambda: None), (build.CUDA, build.cuda_unsupported)):
+        reason = why or unsupported()
+        if reason is None:
+            try:
+                folders = [str(Path(torch.__file__).parent / "lib")]
+                build.build(library, directory, include=cpp_extension.include_paths(), libraries=folders)
+                built = True
+            except build.BuildError as error:
+                reason = str(error)
+        if reason is not None:
+            if library.is_cuda and build.cuda_wanted() == "1":
+                raise SystemExit(f"fastlangevin: FASTLANGEVIN_CUDA=1, and the CUDA kernels cannot be built: {reason}")
+            print(f"fastlangevin: {library.name} kernels are not built now: {reason}", file=sys.stderr)
+    return built
 
 
 class BuildPy(build_py):

@@ -11,8 +11,10 @@
 
 #if defined(__CUDACC__)
 #define FL_INLINE __host__ __device__ __forceinline__
+#define FL_UNROLL _Pragma("unroll")
 #else
 #define FL_INLINE inline __attribute__((always_inline))
+#define FL_UNROLL _Pragma("GCC unroll 16")
 #endif
 
 namespace fastlangevin {
@@ -91,11 +93,7 @@ struct ScalarArithmetic {
 // Philox4x32-10 (Salmon et al., SC 2011): ten rounds over the counter c.
 template <class A>
 FL_INLINE void philox(typename A::word (&c)[4], uint32_t key0, uint32_t key1) {
-#if defined(__CUDACC__)
-#pragma unroll
-#else
-#pragma GCC unroll 10
-#endif
+  FL_UNROLL
   for (int round = 0; round < 10; ++round) {
     const typename A::product p0 = A::multiply(c[0], 0xD2511F53u);
     const typename A::product p1 = A::multiply(c[2], 0xCD9E8D57u);

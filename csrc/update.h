@@ -16,10 +16,15 @@ struct UpdateParams {
   T lo, hi;     // -infinity, infinity: none
 };
 
+#if defined(__CUDA_ARCH__)
+FL_INLINE float fused_multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+FL_INLINE double fused_multiply_add(double a, double b, double c) { return __fma_rn(a, b, c); }
+#else
 template <class T>
 FL_INLINE T fused_multiply_add(T a, T b, T c) {
   return std::fma(a, b, c);
 }
+#endif
 
 // As torch.clamp: NaN stays NaN.
 template <class T>

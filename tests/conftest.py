@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available() and importlib.util.find_spec("triton"):
+    os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported: then they run on CPU tensors
 
 from fastlangevin import kernels
 from fastlangevin.kernels import native
@@ -19,11 +24,13 @@ def vectors() -> list[dict]:
     return json.loads((Path(__file__).parent / "noise_vectors.json").read_text())["vectors"]
 
 
-@pytest.fixture(params=["reference", *(f"cpu-{c}" for c in CAPABILITIES)])
+@pytest.fixture(params=["reference", *(f"cpu-{c}" for c in CAPABILITIES), "triton"])
 def backend(request):
-    """Every backend's name in turn; "cpu" with each instruction set that the processor has."""
+    """Every backend that serves CPU tensors: "cpu" with each instruction set that the processor has, "triton" in its
+    interpreter. `test_gpu.py` has the others.
+    """
     name, _, capability = request.param.partition("-")
-    why = kernels.BACKENDS[name].unavailable()
+    why = kernels.BACKENDS[name].refuses(torch.device("cpu"))
     if why:
         pytest.skip(f"backend {name}: {why}")
     if not capability:

@@ -367,7 +367,8 @@ def test_opcheck(dtype):
     )
     numbers = (*(torch.tensor(v, dtype=torch.float64) for v in (0.1, 0.2)), torch.tensor(3), torch.tensor(4))
     torch.library.opcheck(ops.langevin_update_cpu_.tensor, (x.clone(), score, *numbers, *tail))
-    torch.library.opcheck(ops.noise_cpu_, (torch.empty(7), torch.tensor(3), torch.tensor(4), 0, 0, False))
+    torch.library.opcheck(ops.noise_cpu_.default, (torch.empty(7), 3, 4, 0, 0, False))
+    torch.library.opcheck(ops.noise_cpu_.tensor, (torch.empty(7), torch.tensor(3), torch.tensor(4), 0, 0, False))
 
 
 @needs_cpu

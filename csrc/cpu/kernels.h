@@ -3,17 +3,9 @@
 
 #include <cstdint>
 
-#include "../noise.h"
+#include "../small_floats.h"
 
 namespace fastlangevin {
-
-struct BFloat16 {
-  uint16_t bits;
-};
-
-struct Half {
-  uint16_t bits;
-};
 
 struct UpdateArgs {
   NoiseKey key;

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import BackendUnavailable, unknown
-from . import cpu, reference
+from . import native, reference, triton
+from .operators import Operators
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,15 @@ class Backend:
         return self.unavailable()
 
 
+_cpu, _cuda = Operators("cpu"), Operators("cuda")
+
 # In order of preference: "auto" takes the first that can serve the device.
 BACKENDS = {
     backend.name: backend
     for backend in (
-        Backend("cpu", "cpu", cpu.unavailable, cpu.update, cpu.fill),
+        Backend("cuda", "cuda", native.load_cuda, _cuda.update, _cuda.fill),
+        Backend("cpu", "cpu", native.load_cpu, _cpu.update, _cpu.fill),
+        Backend("triton", triton.DEVICE, triton.unavailable, triton.operators.update, triton.operators.fill),
         Backend("reference", None, lambda: None, reference.update, reference.fill),
     )
 }

@@ -1,5 +1,8 @@
 """Compiles `csrc/` into shared libraries: one list of sources and flags for wheels, source installs and first use.
 
+`FASTLANGEVIN_CUDA` says whether the CUDA library is built: "auto" (the default) where nvcc is found, "0" never, "1"
+always, so that a build without nvcc is an error.
+
 The file a library is built into carries a digest of its sources and flags, so a stale library is never loaded, and no
 two users of one cache disturb each other. This file imports neither torch nor the rest of the package: `setup.py`
 loads it by path.
@@ -21,12 +24,15 @@ from pathlib import Path
 
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512")
-# -ffp-contract=off: the noise stream rounds every operation as written. 0x020b…: the stable ABI of torch 2.11.
+# No contraction: the noise stream rounds every operation as written. 0x020b…: the stable ABI of torch 2.11.
+_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 _FLAGS = (
     *("-O3", "-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"),
-    *("-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-maybe-uninitialized"),
-    "-DTORCH_TARGET_VERSION=0x020b000000000000",
+    *("-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-maybe-uninitialized", _ABI),
 )
+_NVCC_FLAGS = ("-O3", "-std=c++17", "--fmad=false", "-Xcompiler=-fPIC,-fvisibility=hidden", "-DUSE_CUDA", _ABI)
+# Machine code for these, and PTX of the first for every GPU in between and to come.
+CUDA_ARCHITECTURES = ("80", "90a", "100", "120")
 
 
 class BuildError(RuntimeError):
@@ -35,16 +41,25 @@ class BuildError(RuntimeError):
 
 @dataclass(frozen=True)
 class Library:
-    """A shared library: its name, and its sources below `csrc/` with the flags that each needs besides the common."""
+    """A shared library: its name, and its sources below `csrc/` with the flags that each needs besides the common.
+
+    Its sources lie in `csrc/NAME`; headers in `csrc` itself are shared.
+    """
 
     name: str
     sources: tuple[tuple[str, tuple[str, ...]], ...]
 
+    @property
+    def is_cuda(self) -> bool:
+        return any(source.endswith(".cu") for source, _ in self.sources)
+
     def digest(self) -> str:
-        """Of everything under `csrc/` and of the flags: what the library is made of."""
+        """Of the sources, the headers and the flags: what the library is made of."""
         h = hashlib.sha256(repr((_FLAGS, self.sources)).encode())
+        if self.is_cuda:
+            h.update(repr((_NVCC_FLAGS, CUDA_ARCHITECTURES)).encode())
         root = csrc()
-        for path in sorted(p for p in root.rglob("*") if p.suffix in (".h", ".cpp", ".cu", ".cuh")):
+        for path in sorted([*root.glob("*.h"), *(root / self.name).iterdir()]):
             h.update(path.relative_to(root).as_posix().encode())
             h.update(path.read_bytes())
         return h.hexdigest()[:16]
@@ -64,6 +79,7 @@ CPU = Library(
         ("cpu/kernels_avx512.cpp", _AVX512),
     ),
 )
+CUDA = Library("cuda", (("cuda/update.cu", ()), ("cuda/noise.cu", ())))
 
 
 def unsupported() -> str | None:
@@ -95,6 +111,49 @@ def compiler() -> str:
     )
 
 
+def cuda_wanted() -> str:
+    """$FASTLANGEVIN_CUDA: "auto", "0" or "1"."""
+    wanted = os.environ.get("FASTLANGEVIN_CUDA") or "auto"
+    if wanted not in ("auto", "0", "1"):
+        raise BuildError(f"FASTLANGEVIN_CUDA must be auto, 0 or 1, got {wanted!r}")
+    return wanted
+
+
+def nvcc() -> Path | None:
+    """The CUDA compiler: of $CUDA_HOME, else of /usr/local/cuda, else on PATH; None where there is none."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    if home:
+        given = Path(home) / "bin" / "nvcc"
+        return given if given.exists() else None
+    usual = Path("/usr/local/cuda/bin/nvcc")
+    if usual.exists():
+        return usual
+    found = shutil.which("nvcc")
+    return Path(found) if found else None
+
+
+def cuda_unsupported() -> str | None:
+    """Why the CUDA library cannot be built here, or None where it can."""
+    why = unsupported()
+    if why:
+        return why
+    if cuda_wanted() == "0":
+        return "switched off by FASTLANGEVIN_CUDA=0"
+    if nvcc() is None:
+        return "the CUDA compiler was not found (looked for nvcc in $CUDA_HOME, /usr/local/cuda and on PATH)"
+    return None
+
+
+def cuda_targets(compiler: Path) -> list[str]:
+    """nvcc's flags for those of `CUDA_ARCHITECTURES` that it knows."""
+    known = subprocess.run([compiler, "--list-gpu-code"], capture_output=True, text=True).stdout.split()
+    chosen = [a for a in CUDA_ARCHITECTURES if f"sm_{a.rstrip('a')}" in known]
+    if not chosen:
+        raise BuildError(f"{compiler} knows none of the architectures {', '.join(CUDA_ARCHITECTURES)}")
+    targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in chosen]
+    return [*targets, f"-gencode=arch=compute_{chosen[0]},code=compute_{chosen[0]}"]
+
+
 def ninja() -> str:
     """The ninja of the Python package, else the one on PATH."""
     try:
@@ -124,19 +183,23 @@ def build(library: Library, directory: Path, *, include: Sequence[str], librarie
     root, cxx = csrc(), compiler()
     # Compiled aside and renamed into place: two processes may build at once, and a reader never sees half a library.
     with tempfile.TemporaryDirectory(prefix=".build-", dir=directory) as work:
-        flags = [*_FLAGS, *(f"-isystem {_escape(i)}" for i in include)]
+        includes = [f"-isystem {_escape(i)}" for i in include]
         link = [*(f"-L{_escape(d)}" for d in libraries), "-Wl,--no-as-needed", "-ltorch_cpu", "-ltorch", "-lc10"]
-        objects = [source.replace("/", "_") + ".o" for source, _ in library.sources]
         lines = [
             f"cxx = {cxx.replace('$', '$$')}",
-            f"flags = {' '.join(flags)}",
+            f"flags = {' '.join([*_FLAGS, *includes])}",
             "rule compile",
             "  command = $cxx $flags $more -MMD -MF $out.d -c $in -o $out",
-            "rule link",
-            f"  command = $cxx -shared -o $out $in {' '.join(link)}",
         ]
+        if library.is_cuda:
+            lines += _cuda_rule(cxx, includes)
+            link += [f"-L{_escape(str(d))}" for d in _cuda_library_folders()]
+            link += ["-lcudart_static", "-lrt", "-lpthread", "-ldl"]
+        lines += ["rule link", f"  command = $cxx -shared -o $out $in {' '.join(link)}"]
+        objects = [source.replace("/", "_") + ".o" for source, _ in library.sources]
         for (source, more), obj in zip(library.sources, objects, strict=True):
-            lines += [f"build {obj}: compile {_escape(str(root / source))}", f"  more = {' '.join(more)}"]
+            rule = "cuda" if source.endswith(".cu") else "compile"
+            lines += [f"build {obj}: {rule} {_escape(str(root / source))}", f"  more = {' '.join(more)}"]
         lines += [f"build {target.name}: link {' '.join(objects)}", ""]
         (Path(work) / "build.ninja").write_text("\n".join(lines))
         done = subprocess.run([ninja(), "-C", work], capture_output=True, text=True)
@@ -144,6 +207,21 @@ def build(library: Library, directory: Path, *, include: Sequence[str], librarie
             raise BuildError(f"compiling {target.name} with {cxx} failed:\n{done.stdout[-4000:]}{done.stderr[-1000:]}")
         os.replace(Path(work) / target.name, target)
     return target
+
+
+def _cuda_rule(cxx: str, includes: Sequence[str]) -> list[str]:
+    compiler = nvcc()
+    if compiler is None:
+        raise BuildError(str(cuda_unsupported()))
+    host = shlex.split(cxx)[-1]
+    flags = [*_NVCC_FLAGS, *cuda_targets(compiler), "--threads=2", f"-ccbin={_escape(host)}", *includes]
+    return ["rule cuda", f"  command = {_escape(str(compiler))} {' '.join(flags)} $more -c $in -o $out"]
+
+
+def _cuda_library_folders() -> list[Path]:
+    compiler = nvcc()
+    home = Path("/usr/local/cuda") if compiler is None else compiler.resolve().parent.parent
+    return [d for d in (home / "lib64", home / "lib", home / "targets/x86_64-linux/lib") if d.is_dir()]
 
 
 def _escape(path: str) -> str:

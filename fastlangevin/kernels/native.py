@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from . import build
+from .operators import constant_when_traced
 
 CAPABILITY_VARIABLE = "FASTLANGEVIN_CPU_CAPABILITY"
 
@@ -33,10 +34,18 @@ def prebuilt_directory() -> Path:
 _loading = threading.Lock()
 
 
+@constant_when_traced
 def load_cpu() -> str | None:
     """Loads the CPU library once a process. Returns None, or why there is none."""
     with _loading:
         return _load_cpu()
+
+
+@constant_when_traced
+def load_cuda() -> str | None:
+    """Loads the CUDA library once a process. Returns None, or why there is none."""
+    with _loading:
+        return _load_cuda()
 
 
 @functools.cache
@@ -45,8 +54,7 @@ def _load_cpu() -> str | None:
     if why:
         return why
     try:
-        path = _find_or_build(build.CPU)
-        torch.ops.load_library(str(path))
+        torch.ops.load_library(str(_find_or_build(build.CPU)))
     except (build.BuildError, OSError) as error:
         warnings.warn(
             f"fastlangevin runs on its slow reference backend: {str(error).strip()}\n"
@@ -62,30 +70,62 @@ def _load_cpu() -> str | None:
     return None
 
 
+@functools.cache
+def _load_cuda() -> str | None:
+    if torch.version.cuda is None:
+        return "this torch was built without CUDA"
+    if not torch.cuda.is_available():
+        return "no CUDA device is visible"
+    if build.cuda_wanted() == "0":
+        return "switched off by FASTLANGEVIN_CUDA=0"
+    try:
+        path = _find(build.CUDA)
+        if path is None:
+            why = build.cuda_unsupported()
+            if why:
+                return why
+            path = _find_or_build(build.CUDA)
+        torch.ops.load_library(str(path))
+    except (build.BuildError, OSError) as error:
+        warnings.warn(
+            f"fastlangevin cannot use its CUDA kernels and takes Triton's: {str(error).strip()}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return str(error).strip().splitlines()[0]
+    return None
+
+
+def _find(library: build.Library) -> Path | None:
+    """A library that is there already: of the installed package, else of the cache."""
+    for folder in (prebuilt_directory(), cache_directory()):
+        if (folder / library.filename()).exists():
+            return folder / library.filename()
+    return None
+
+
 def _find_or_build(library: build.Library) -> Path:
-    prebuilt = prebuilt_directory() / library.filename()
-    if prebuilt.exists():
-        return prebuilt
-    cached = cache_directory() / library.filename()
-    if cached.exists():
-        return cached
+    found = _find(library)
+    if found is not None:
+        return found
     from torch.utils import cpp_extension
 
     build.compiler()
+    seconds = 60 if library.is_cuda else 10
     print(
-        f"fastlangevin: compiling its {library.name} kernels, once, into {cached.parent} (about 10 s)", file=sys.stderr
+        f"fastlangevin: compiling its {library.name} kernels, once, into {cache_directory()} (about {seconds} s)",
+        file=sys.stderr,
     )
     return build.build(
         library,
-        cached.parent,
+        cache_directory(),
         include=cpp_extension.include_paths(),
         libraries=[str(Path(torch.__file__).parent / "lib")],
     )
 
 
 def _library() -> ctypes.CDLL:
-    path = prebuilt_directory() / build.CPU.filename()
-    return ctypes.CDLL(str(path if path.exists() else cache_directory() / build.CPU.filename()))
+    return ctypes.CDLL(str(_find(build.CPU)))
 
 
 def cpu_capability() -> str:

@@ -1,0 +1,42 @@
+"""The "triton" backend: the same kernels for any GPU that Triton compiles for, compiled at first use.
+
+With TRITON_INTERPRET=1 set before the first use it serves CPU tensors through Triton's interpreter: for tests.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import torch
+from torch import Tensor
+
+from ..operators import Operators, constant_when_traced
+
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if _INTERPRETED else "cuda"
+
+
+@constant_when_traced
+def unavailable() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if not _INTERPRETED and not torch.cuda.is_available():
+        return "no GPU is visible"
+    return None
+
+
+def _update(x: Tensor, *arguments: object) -> None:
+    from . import update
+
+    update.update(x, *arguments)  # type: ignore[arg-type]
+
+
+def _fill(out: Tensor, *arguments: object) -> None:
+    from . import update
+
+    update.fill(out, *arguments)  # type: ignore[arg-type]
+
+
+operators = Operators("triton")
+operators.implement(DEVICE, update=_update, fill=_fill)

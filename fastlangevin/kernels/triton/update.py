@@ -1,0 +1,269 @@
+"""The fused update, and filling with deviates, in Triton: the contract of `fastlangevin.langevin_update_`.
+
+A program handles BLOCK groups of four elements. Numbers come by value (float64s as their bits: Triton would pass a
+Python float as float32) or, for torch.compile and captured graphs, from device memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import struct
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .noise import normals, uniforms
+
+BLOCK, WARPS = 256, 4  # groups a program: two a thread, whose 16-byte loads are in flight together
+STRIDED_DIMENSIONS = 4
+
+
+@triton.jit
+def _clamp(a, lo, hi):
+    # NaN compares false and so stays, which tl.minimum, tl.maximum and tl.clamp do not promise.
+    a = tl.where(a < lo, lo, a)
+    return tl.where(a > hi, hi, a)
+
+
+# Written out for bfloat16 because Triton's interpreter truncates to it and loses its subnormals.
+@triton.jit
+def _widen(a, dtype: tl.constexpr):
+    if a.dtype == tl.bfloat16:
+        return (a.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    else:
+        return a.to(dtype)
+
+
+@triton.jit
+def _narrow(a, dtype: tl.constexpr):
+    if dtype == tl.bfloat16:
+        bits = a.to(tl.uint32, bitcast=True)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        return tl.where(a != a, 0x7FC0, rounded).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        return a.to(dtype)
+
+
+@triton.jit
+def _scalar(bits: tl.int64, pointer, ON_DEVICE: tl.constexpr, dtype: tl.constexpr):
+    """A float64, by value or from memory, rounded once to the arithmetic's type."""
+    if ON_DEVICE:
+        return tl.load(pointer).to(dtype)
+    else:
+        return bits.to(tl.int64).to(tl.float64, bitcast=True).to(dtype)
+
+
+@triton.jit
+def _key(value: tl.int64, pointer, ON_DEVICE: tl.constexpr):
+    if ON_DEVICE:
+        return tl.load(pointer)
+    else:
+        return value.to(tl.int64)
+
+
+@triton.jit
+def _strided(index, n1, n2, n3, s0, s1, s2, s3):
+    """The memory offset of a logical index into four dimensions; divides in the index's own width."""
+    i2, i3 = index // n3.to(index.dtype), index % n3.to(index.dtype)
+    i1, i2 = i2 // n2.to(index.dtype), i2 % n2.to(index.dtype)
+    i0, i1 = i1 // n1.to(index.dtype), i1 % n1.to(index.dtype)
+    return i0.to(tl.int64) * s0 + i1.to(tl.int64) * s1 + i2.to(tl.int64) * s2 + i3.to(tl.int64) * s3
+
+
+@triton.jit
+def update_kernel(
+    x_pointer,
+    score_pointer,
+    step_size: tl.int64,
+    noise_std: tl.int64,
+    seed: tl.int64,
+    step: tl.int64,
+    step_size_pointer,
+    noise_std_pointer,
+    seed_pointer,
+    step_pointer,
+    clip: tl.int64,
+    lo: tl.int64,
+    hi: tl.int64,
+    stream: tl.int64,
+    first_group: tl.int64,
+    n: tl.int64,
+    n1: tl.int64,
+    n2: tl.int64,
+    n3: tl.int64,
+    x0: tl.int64,
+    x1: tl.int64,
+    x2: tl.int64,
+    x3: tl.int64,
+    s0: tl.int64,
+    s1: tl.int64,
+    s2: tl.int64,
+    s3: tl.int64,
+    HAS_SCORE: tl.constexpr,
+    HAS_NOISE: tl.constexpr,
+    HAS_CLIP: tl.constexpr,
+    HAS_BOUNDS: tl.constexpr,
+    ON_DEVICE: tl.constexpr,
+    STRIDED: tl.constexpr,
+    SKIP: tl.constexpr,  # lanes of the first group that lie before x
+    WIDE: tl.constexpr,  # more elements than 32 bits count
+    BLOCK: tl.constexpr,
+):
+    dtype: tl.constexpr = tl.float64 if x_pointer.dtype.element_ty == tl.float64 else tl.float32
+    program = tl.program_id(0).to(tl.int64) if WIDE else tl.program_id(0)
+    index = program * (4 * BLOCK) + tl.arange(0, 4 * BLOCK) - SKIP
+    inside = index < n if SKIP == 0 else (index >= 0) & (index < n)
+    x_at = x_pointer + (_strided(index, n1, n2, n3, x0, x1, x2, x3) if STRIDED else index)
+    x = _widen(tl.load(x_at, mask=inside, other=0.0), dtype)
+    if HAS_SCORE:
+        score_at = score_pointer + (_strided(index, n1, n2, n3, s0, s1, s2, s3) if STRIDED else index)
+        score = _widen(tl.load(score_at, mask=inside, other=0.0), dtype)
+        if HAS_CLIP:
+            limit = _scalar(clip, None, False, dtype)
+            score = _clamp(score, -limit, limit)
+        x = tl.fma(_scalar(step_size, step_size_pointer, ON_DEVICE, dtype), score, x)
+    if HAS_NOISE:
+        group = first_group + program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        z = normals(group, _key(seed, seed_pointer, ON_DEVICE), _key(step, step_pointer, ON_DEVICE), stream)
+        x = tl.fma(_scalar(noise_std, noise_std_pointer, ON_DEVICE, dtype), z.to(dtype), x)
+    if HAS_BOUNDS:
+        x = _clamp(x, _scalar(lo, None, False, dtype), _scalar(hi, None, False, dtype))
+    tl.store(x_at, _narrow(x, x_pointer.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def fill_kernel(
+    out_pointer,
+    seed: tl.int64,
+    step: tl.int64,
+    seed_pointer,
+    step_pointer,
+    stream: tl.int64,
+    first_group: tl.int64,
+    n: tl.int64,
+    UNIFORM: tl.constexpr,
+    ON_DEVICE: tl.constexpr,
+    SKIP: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    program = tl.program_id(0).to(tl.int64) if WIDE else tl.program_id(0)
+    index = program * (4 * BLOCK) + tl.arange(0, 4 * BLOCK) - SKIP
+    inside = index < n if SKIP == 0 else (index >= 0) & (index < n)
+    group = first_group + program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    seed = _key(seed, seed_pointer, ON_DEVICE)
+    step = _key(step, step_pointer, ON_DEVICE)
+    z = uniforms(group, seed, step, stream) if UNIFORM else normals(group, seed, step, stream)
+    tl.store(out_pointer + index, z, mask=inside)
+
+
+def update(
+    x: Tensor,
+    score: Tensor | None,
+    step_size: Tensor | float | None,
+    noise_std: Tensor | float | None,
+    seed: Tensor | int,
+    step: Tensor | int,
+    stream: int,
+    offset: int,
+    grad_clip: float | None,
+    lo: float | None,
+    hi: float | None,
+) -> None:
+    """Launches the update of x. The four numbers are Python's, or tensors on x's device: all of one kind."""
+    layout = _layout(x, x if score is None else score)
+    if layout is None:
+        dense = x.contiguous()
+        if score is not None:
+            score = score.contiguous()
+        update(dense, score, step_size, noise_std, seed, step, stream, offset, grad_clip, lo, hi)
+        x.copy_(dense)
+        return
+    on_device = isinstance(seed, Tensor)
+    values = [0] * 4 if on_device else [_bits(step_size or 0.0), _bits(noise_std or 0.0), seed, step]
+    pointers = [step_size, noise_std, seed, step] if on_device else [None] * 4
+    skip, n = offset % 4, x.numel()
+    with _on(x.device):
+        update_kernel[(triton.cdiv(n + skip, 4 * BLOCK),)](
+            *(x, score, *values, *pointers),
+            *(
+                _bits(limit)
+                for limit in (grad_clip or 0.0, -math.inf if lo is None else lo, math.inf if hi is None else hi)
+            ),
+            *(stream, offset // 4, n, *layout),
+            HAS_SCORE=score is not None,
+            HAS_NOISE=noise_std is not None,
+            HAS_CLIP=grad_clip is not None,
+            HAS_BOUNDS=lo is not None or hi is not None,
+            ON_DEVICE=on_device,
+            STRIDED=layout != _DENSE,
+            SKIP=skip,
+            WIDE=_wide(n),
+            BLOCK=BLOCK,
+            num_warps=WARPS,
+            enable_fp_fusion=False,
+        )
+
+
+def fill(out: Tensor, seed: Tensor | int, step: Tensor | int, stream: int, offset: int, uniform: bool) -> None:
+    """Launches the filling of a contiguous float32 tensor. Seed and step are Python's, or tensors on its device."""
+    on_device = isinstance(seed, Tensor)
+    skip, n = offset % 4, out.numel()
+    with _on(out.device):
+        fill_kernel[(triton.cdiv(n + skip, 4 * BLOCK),)](
+            *(out, *((0, 0, seed, step) if on_device else (seed, step, None, None))),
+            *(stream, offset // 4, n),
+            UNIFORM=uniform,
+            ON_DEVICE=on_device,
+            SKIP=skip,
+            WIDE=_wide(n),
+            BLOCK=BLOCK,
+            num_warps=WARPS,
+            enable_fp_fusion=False,
+        )
+
+
+_DENSE = (1,) * (STRIDED_DIMENSIONS - 1) + (0,) * (2 * STRIDED_DIMENSIONS)
+
+
+def _layout(x: Tensor, score: Tensor) -> tuple[int, ...] | None:
+    """n1 … n3, x's strides and score's strides for the kernel; None for more dimensions than it walks."""
+    if x.is_contiguous() and score.is_contiguous():
+        return _DENSE
+    return _merged(tuple(x.shape), x.stride(), score.stride())
+
+
+@functools.lru_cache(maxsize=256)
+def _merged(
+    shape: tuple[int, ...], x_strides: tuple[int, ...], score_strides: tuple[int, ...]
+) -> tuple[int, ...] | None:
+    dimensions: list[tuple[int, int, int]] = []
+    for n, a, b in zip(shape, x_strides, score_strides, strict=True):
+        if n == 1:
+            continue
+        if dimensions and dimensions[-1][1:] == (n * a, n * b):
+            n *= dimensions.pop()[0]
+        dimensions.append((n, a, b))
+    if len(dimensions) > STRIDED_DIMENSIONS:
+        return None
+    dimensions = [(1, 0, 0)] * (STRIDED_DIMENSIONS - len(dimensions)) + dimensions
+    sizes, x_strides, score_strides = zip(*dimensions, strict=True)
+    return (*sizes[1:], *x_strides, *score_strides)
+
+
+def _bits(value: float | Tensor) -> int:
+    """A float64's bits as an int64."""
+    return struct.unpack("<q", struct.pack("<d", value))[0]
+
+
+def _wide(n: int) -> bool:
+    return n > 2**31 - 4 * BLOCK
+
+
+def _on(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Triton launches on the current device."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
