@@ -20,19 +20,21 @@ class Chain:
 
     Attributes:
         score, args: the score is `score(x, *args)`.
-        step_sizes, noise_stds: η_k and σ_k of each step.
+        step_sizes, noise_stds: η_k and σ_k of each step: floats, or float64 tensors on the state's device.
         noise_first: False: x' = clamp(x + η·clip(s(x)) + σz). True: x̃ = x + σz, x' = clamp(x̃ + η·clip(s(x̃))).
             "clamp": the same with x̃ = clamp(x + σz).
-        seed, first_step, offset: of the noise stream: step k draws `Stream.LANGEVIN` at first_step + k.
+        seed, steps, offset: of the noise stream: step k draws `Stream.LANGEVIN` at steps[k]. Ints, or int64 tensors.
+        has_noise: whether noise is drawn at all.
     """
 
     score: AutogradScore
     args: tuple[object, ...]
     backend: Backend
-    step_sizes: Sequence[float]
-    noise_stds: Sequence[float]
-    seed: int
-    first_step: int
+    step_sizes: Sequence[float | Tensor]
+    noise_stds: Sequence[float | Tensor]
+    seed: int | Tensor
+    steps: Sequence[int | Tensor]
+    has_noise: bool
     offset: int
     grad_clip: float | None
     bounds: tuple[float, float] | None
@@ -64,7 +66,7 @@ class Chain:
         return None
 
     def _move_(self, x: Tensor, score: Tensor, k: int) -> None:
-        sigma = None if self.noise_first else self.noise_stds[k] or None  # no noise is drawn at level 0
+        sigma = self.noise_stds[k] if self.has_noise and not self.noise_first else None
         self._update_(x, score, self.step_sizes[k], sigma, k, self.grad_clip, self.bounds)
 
     def _add_noise_(self, x: Tensor, k: int) -> None:
@@ -75,12 +77,11 @@ class Chain:
         self,
         x: Tensor,
         score: Tensor | None,
-        eta: float | None,
-        sigma: float | None,
+        eta: float | Tensor | None,
+        sigma: float | Tensor | None,
         k: int,
         clip: float | None,
         bounds: tuple[float, float] | None,
     ) -> None:
         lo, hi = bounds or (None, None)
-        step = self.first_step + k
-        self.backend.update(x, score, eta, sigma, self.seed, step, Stream.LANGEVIN, self.offset, clip, lo, hi)
+        self.backend.update(x, score, eta, sigma, self.seed, self.steps[k], Stream.LANGEVIN, self.offset, clip, lo, hi)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from numbers import Real
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .divergence import n_not_finite
 from .noise import check_seed
@@ -23,6 +23,8 @@ def make_target(**given: Callable[..., Tensor] | None) -> Target:
     function = given[kinds[0]]
     if not callable(function):
         raise TypeError(f"{kinds[0]} must be callable, got {type(function).__name__}")
+    if isinstance(function, nn.parallel.DistributedDataParallel):
+        function = function.module  # its hooks are for the weights' gradients
     return Target(kinds[0], function)  # type: ignore[arg-type]
 
 

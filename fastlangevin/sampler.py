@@ -17,6 +17,7 @@ from .chain import Chain
 from .checks import check_state, check_temperature, make_seed, make_target
 from .divergence import PendingCheck, report
 from .errors import BackendUnavailable, check_int, check_shape, unknown
+from .graph import GraphCache
 from .noise import STREAM_VERSION, check_seed
 from .schedule import Schedule, langevin_noise, resolve
 from .score import check_engine, make_score
@@ -85,9 +86,12 @@ class Langevin:
         init: p0 of `sample`: "uniform" over the bounds (else U(-1, 1)), "normal", or a callable
             `(shape, *, seed, step, chain_offset)`.
         precision: what the network runs in: "fp32" (strict), "tf32", "bf16" or "fp16". The state keeps its own type.
-        engine: how the score is computed: "autograd", the only one so far, or "auto".
+        engine: how the score is computed: "autograd"; "compiled", by torch.compile, which at the first call for a shape
+            compiles for seconds to minutes; or "auto", which is "autograd".
         backend: of the update: "reference", "cpu", or "auto" for the fastest on the state's device.
-        graph: CUDA-graph capture: "auto", True or False; this version captures none, so True is an error.
+        graph: capture the steps as CUDA graphs and replay them. "auto" does on CUDA, and runs eagerly, after one
+            warning that says why, where the energy cannot be captured; True raises there; False never captures.
+        unroll: steps in one captured graph, a divisor of n_steps; None measures what is fastest at the first call.
         seed: 64 bits. None: drawn once, here, from `generator` or else from torch's default generator.
         generator: where a seed is drawn from; excludes `seed`.
 
@@ -119,6 +123,7 @@ class Langevin:
         engine: str = "auto",
         backend: str = "auto",
         graph: bool | Literal["auto"] = "auto",
+        unroll: int | None = None,
         seed: int | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -143,10 +148,12 @@ class Langevin:
         if graph not in (True, False, "auto"):
             raise unknown("graph", graph, ("True", "False", "auto"))
         self.graph = graph
+        self.unroll = None if unroll is None else check_int("unroll", unroll)
         self._seed = make_seed(seed, generator)
         self._step = 0
         self._lock = threading.Lock()
         self._pending: PendingCheck | None = None
+        self._graphs = GraphCache(graph, unroll)
         self._score = make_score(self.target, self.engine)
         self._coefficients(self.n_steps)
 
@@ -282,10 +289,12 @@ class Langevin:
             if other is backend:
                 break
             skipped.append(f"backend {other.name!r} passed over: {other.refuses(device) or 'not asked for'}")
-        if self.graph is True:
-            raise BackendUnavailable("graph=True cannot be met: this version captures no CUDA graphs")
-        reasons = (*skipped, "no graph: this version captures none")
-        return Plan(device.type, self._score.name, backend.name, False, self.precision, reasons)
+        no_graph = self._graphs.refuses(device)
+        if no_graph is not None:
+            if self.graph is True:
+                raise BackendUnavailable(f"graph=True cannot be met: {no_graph}")
+            skipped.append(f"no graph: {no_graph}")
+        return Plan(device.type, self._score.name, backend.name, no_graph is None, self.precision, tuple(skipped))
 
     def state_dict(self) -> dict[str, int]:
         """Where the noise stands: seed, step and stream version, as ints."""
@@ -323,10 +332,11 @@ class Langevin:
         return f"Langevin({', '.join(options)})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lock": None, "_pending": None}
+        return {**self.__dict__, "_lock": None, "_pending": None, "_graphs": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
+        graphs = GraphCache(state["graph"], state["unroll"])  # captured graphs stay with the original
+        self.__dict__.update(state, _lock=threading.Lock(), _graphs=graphs)
 
     def _coefficients(self, n_steps: int) -> tuple[list[float], list[float]]:
         step_sizes = resolve("step_size", self.step_size, n_steps)
@@ -355,7 +365,8 @@ class Langevin:
             step_sizes=step_sizes,
             noise_stds=noise_stds,
             seed=int(check_seed(self._seed)),
-            first_step=first_step,
+            steps=range(first_step, first_step + len(step_sizes)),
+            has_noise=self.noise_first is not False or any(noise_stds),
             offset=offset,
             grad_clip=self.grad_clip,
             bounds=self.bounds,
@@ -382,7 +393,7 @@ class Langevin:
             like.shape,
             bounds=self.bounds,
             seed=self._seed,
-            step=chain.first_step,
+            step=int(chain.steps[0]),
             chain_offset=chain_offset,
             offset=chain.offset,
             device=like.device,
@@ -392,7 +403,9 @@ class Langevin:
 
     def _run(self, chain: Chain, x0: Tensor) -> Tensor:
         with self._running(x0.device):
-            x = chain.run_(x0.clone())
+            x = self._graphs.run(chain, x0) if self._graphs.refuses(x0.device) is None else None
+            if x is None:
+                x = chain.run_(x0.clone())
         self._settle(chain, x0, x)
         return x
 
@@ -404,11 +417,11 @@ class Langevin:
     def _settle(self, chain: Chain, x0: Tensor, x: Tensor) -> None:
         """Raises for chains that are not finite: at once on a CPU, by the next call or `check` on CUDA."""
         if x.is_cuda:
-            self._pending = PendingCheck(x, chain.first_step)
+            self._pending = PendingCheck(x, int(chain.steps[0]))
             return
         if not torch.isfinite(x).all():
             with self._running(x0.device):
-                raise report(x, chain.first_step, chain.first_divergence(x0))
+                raise report(x, int(chain.steps[0]), chain.first_divergence(x0))
 
     def _device(self, args: Sequence[object]) -> torch.device:
         device = self.target.device()

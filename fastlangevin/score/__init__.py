@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from ..errors import unknown
 from .autograd import AutogradScore
+from .compiled import CompiledScore
 from .target import Target
 
-ENGINES = {engine.name: engine for engine in (AutogradScore,)}
+ENGINES = {engine.name: engine for engine in (AutogradScore, CompiledScore)}
 
-__all__ = ["ENGINES", "AutogradScore", "Target", "check_engine", "make_score"]
+__all__ = ["ENGINES", "AutogradScore", "CompiledScore", "Target", "check_engine", "make_score"]
 
 
 def check_engine(engine: str) -> str:
@@ -20,4 +21,4 @@ def check_engine(engine: str) -> str:
 def make_score(target: Target, engine: str) -> AutogradScore:
     """The engine called `engine`, or for "auto" the fastest that recognises the target."""
     check_engine(engine)
-    return AutogradScore(target)
+    return ENGINES["autograd" if engine == "auto" else engine](target)

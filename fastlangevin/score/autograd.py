@@ -18,7 +18,7 @@ class AutogradScore:
     name = "autograd"
 
     def __init__(self, target: Target) -> None:
-        self._target = target
+        self.target = target
 
     def __call__(self, x: Tensor, *args: object) -> Tensor:
         """(B, *event) states to scores of the same shape and dtype."""
@@ -26,20 +26,20 @@ class AutogradScore:
 
     def energy(self, x: Tensor, *args: object) -> Tensor | None:
         """(B, *event) states to (B,) energies; None where only a score was given."""
-        if self._target.kind == "score":
+        if self.target.kind == "score":
             return None
         with torch.no_grad():
-            output = self._target.energies(self._target.function(self._cast(x), *args), len(x))
-        return -output if self._target.kind == "log_density" else output
+            output = self.target.energies(self.target.function(self._cast(x), *args), len(x))
+        return -output if self.target.kind == "log_density" else output
 
     def energy_and_score(self, x: Tensor, *args: object) -> tuple[Tensor | None, Tensor]:
         """(B,) energies (None where only a score was given) and the scores, from one forward and backward."""
-        if self._target.kind == "score":
+        if self.target.kind == "score":
             return None, self._given_score(x, *args)
-        kind = self._target.kind
+        kind = self.target.kind
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            output = self._target.energies(self._target.function(self._cast(x), *args), len(x))
+            output = self.target.energies(self.target.function(self._cast(x), *args), len(x))
             if not output.requires_grad:
                 raise ValueError(_independent(kind))
             sign = torch.full_like(output, -1.0 if kind == "energy" else 1.0)
@@ -51,14 +51,14 @@ class AutogradScore:
 
     def _given_score(self, x: Tensor, *args: object) -> Tensor:
         with torch.no_grad():
-            score = self._target.function(self._cast(x), *args)
+            score = self.target.function(self._cast(x), *args)
         if not isinstance(score, Tensor) or score.shape != x.shape:
             got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
             raise ValueError(f"score must return a tensor of the state's shape {tuple(x.shape)}, got {got}")
         return score.to(x.dtype)
 
     def _cast(self, x: Tensor) -> Tensor:
-        parameter = self._target.parameter()
+        parameter = self.target.parameter()
         return x if parameter is None else x.to(parameter.dtype)
 
 

@@ -1,0 +1,48 @@
+"""The score of any energy that torch.compile can trace, forward and input gradient fused by inductor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .autograd import AutogradScore
+from .target import Target
+
+
+class CompiledScore(AutogradScore):
+    """∇ log-density by `torch.compile(torch.func.grad(f))`: inductor's code for the forward and for the gradient with
+    respect to the state, and for nothing else. Compiled at the first call for a shape, which takes seconds to minutes.
+
+    Energies alone are computed as by `AutogradScore`.
+
+    Raises:
+        ValueError: the target is a score; or (at the first call) torch.compile cannot trace the energy whole.
+    """
+
+    name = "compiled"
+
+    def __init__(self, target: Target) -> None:
+        if target.kind == "score":
+            raise ValueError("engine='compiled' differentiates an energy or log_density, and a score was given")
+        super().__init__(target)
+        self._gradient: Any = None
+
+    def energy_and_score(self, x: Tensor, *args: object) -> tuple[Tensor | None, Tensor]:
+        if self._gradient is None:
+            self._gradient = torch.compile(torch.func.grad(self._log_density, has_aux=True), fullgraph=True)
+        try:
+            score, energy = self._gradient(x, *args)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            why = str(error).strip().splitlines()[0]
+            raise ValueError(f"engine='compiled' cannot compile this {self.target.kind}: {why}") from error
+        return energy, score
+
+    def _log_density(self, x: Tensor, *args: object) -> tuple[Tensor, Tensor]:
+        output = self.target.energies(self.target.function(self._cast(x), *args), len(x))
+        log_density = -output if self.target.kind == "energy" else output
+        return log_density.sum(), -log_density
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_gradient": None}

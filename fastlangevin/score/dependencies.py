@@ -1,0 +1,129 @@
+"""What an energy reads besides its arguments: the network's tensors, and the Python values that steer it.
+
+A captured graph has both built in, addresses and values. Where either is another, the graph is of no use any more.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.memory_format)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class Dependencies:
+    """Found by walking a callable: closures, defaults, the globals it names, attributes, partials, containers.
+
+    Attributes:
+        tensors: parameters, buffers and all other tensors, each once.
+        modules: every module, submodules included.
+        constants: plain Python values in the order they were met.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.tensors: list[Tensor] = []
+        self.modules: list[nn.Module] = []
+        self.constants: list[Any] = []
+        self._seen: set[int] = set()
+        self._visit(function)
+
+    def fingerprint(self) -> tuple[Any, ...]:
+        """Equal for two walks of the same callable when a graph captured at the one is good at the other."""
+        addresses = tuple((t.data_ptr(), t.shape, t.stride(), t.dtype, t.requires_grad) for t in self.tensors)
+        return (*addresses, *self.constants)
+
+    def hooks(self) -> str | None:
+        """The first module with hooks, by its class's name: Python that has to run at each evaluation."""
+        return next((type(m).__name__ for m in self.modules if any(getattr(m, name, None) for name in _HOOKS)), None)
+
+    def buffers(self) -> list[Tensor]:
+        """The tensors that no optimizer learns: what an evaluation might change."""
+        return [t for t in self.tensors if not isinstance(t, nn.Parameter)]
+
+    def _visit(self, value: Any) -> None:
+        if isinstance(value, _PLAIN):
+            self.constants.append(value)
+            return
+        if id(value) in self._seen or isinstance(value, (type, types.ModuleType, types.BuiltinFunctionType)):
+            return
+        self._seen.add(id(value))
+        if isinstance(value, Tensor):
+            self.tensors.append(value)
+        elif isinstance(value, nn.Module):
+            self._visit_module(value)
+        elif isinstance(value, types.FunctionType):
+            self._visit_function(value)
+        elif isinstance(value, types.MethodType):
+            self._visit(value.__self__)
+            self._visit_object(value.__self__, value.__func__)
+        elif isinstance(value, functools.partial):
+            self._visit_all((value.func, value.args, value.keywords))
+        elif isinstance(value, dict):
+            self._visit_all(item for pair in value.items() for item in pair)
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            self._visit_all(value)
+        elif callable(value):
+            self._visit_object(value, type(value).__call__)
+        else:
+            self._visit_all(v for v in getattr(value, "__dict__", {}).values() if isinstance(v, (*_PLAIN, Tensor)))
+
+    def _visit_all(self, values: Iterable[Any]) -> None:
+        for value in values:
+            self._visit(value)
+
+    def _visit_module(self, module: nn.Module) -> None:
+        self.modules.append(module)
+        self.constants += [type(module).__qualname__, module.training]
+        for part in (module._parameters, module._buffers, module._modules):
+            self._visit_all(part.values())
+        if _is_torch(type(module)):
+            self._visit_all(v for v in module.__dict__.values() if isinstance(v, (*_PLAIN, tuple)))
+        else:
+            self._visit_object(module, type(module).forward)
+
+    def _visit_object(self, owner: Any, function: Callable[..., Any]) -> None:
+        """What a method reads: of its owner the attributes that it names (not a counter that nothing reads), through
+        the methods and properties that it names too.
+        """
+        functions: list[Any] = [function]
+        read: set[str] = set()
+        while functions:
+            function = functions.pop()
+            if not isinstance(function, types.FunctionType) or _is_torch(function):
+                continue
+            self._visit_function(function)
+            for name in _names(function.__code__):
+                if name not in read:
+                    read.add(name)
+                    other = getattr(type(owner), name, None)
+                    functions.append(other.fget if isinstance(other, property) else other)
+        attributes = getattr(owner, "__dict__", {})
+        self._visit_all(attributes[name] for name in sorted(read) if name in attributes)
+
+    def _visit_function(self, function: types.FunctionType) -> None:
+        if _is_torch(function):
+            return
+        for cell in function.__closure__ or ():
+            try:
+                self._visit(cell.cell_contents)
+            except ValueError:  # not filled yet
+                self.constants.append(None)
+        self._visit_all((function.__defaults__, function.__kwdefaults__))
+        names = _names(function.__code__)
+        self._visit_all(function.__globals__[name] for name in names if name in function.__globals__)
+
+
+def _is_torch(thing: Any) -> bool:
+    return (getattr(thing, "__module__", None) or "").split(".")[0] == "torch"
+
+
+def _names(code: types.CodeType) -> list[str]:
+    """The global names that code, and functions defined in it, may read."""
+    inner = [name for constant in code.co_consts if isinstance(constant, types.CodeType) for name in _names(constant)]
+    return [*code.co_names, *inner]

@@ -1,0 +1,326 @@
+"""Captured chains without a GPU: a stand-in for the capture replays by running the body again, on CPU tensors. So all
+is as on a GPU except the graph itself: the tables that replays read, keys, the cache, the plan, what is declined.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+import fastlangevin as fl
+from fastlangevin.capture import NotCapturable
+from fastlangevin.graph import GraphCache, unrolls
+from fastlangevin.score.dependencies import Dependencies
+
+X = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+
+
+class FakeCapture:
+    """Counts; replays a body by running it. `times` are what a plan of so many captured steps is measured to take."""
+
+    made: ClassVar[list[FakeCapture]] = []
+
+    def __init__(self, device, times=None, why=None):
+        self.times, self.why = times or {}, why
+        self.bodies, self.replays, self.waited = 0, 0, 0
+        FakeCapture.made.append(self)
+
+    def warm_up(self, step, buffers):
+        step()
+        if self.why:
+            raise NotCapturable(self.why)
+
+    def capture(self, body):
+        self.bodies += 1
+
+        def replay():
+            self.replays += 1
+            body()
+
+        return replay
+
+    def time(self, run):
+        before = self.replays
+        run()
+        return self.times.get(self.replays - before, 9.0)
+
+    def upload(self, values, to):
+        to.copy_(values)
+
+    def begin(self): ...
+    def end(self): ...
+
+    def wait(self):
+        self.waited += 1
+
+
+@pytest.fixture(autouse=True)
+def made():
+    FakeCapture.made = []
+    return FakeCapture.made
+
+
+def captured(sampler: fl.Langevin, mode="auto", unroll=None, **options) -> fl.Langevin:
+    sampler._graphs = GraphCache(mode, unroll, functools.partial(FakeCapture, **options), "cpu")
+    return sampler
+
+
+def pair(**options) -> tuple[fl.Langevin, fl.Langevin]:
+    """An eager sampler and a captured one, of one network."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
+    defaults = dict(n_steps=6, seed=3)
+    return fl.Langevin(net, **{**defaults, **options}), captured(fl.Langevin(net, **{**defaults, **options}))
+
+
+@pytest.mark.parametrize("unroll", [1, 2, 3, 6, None])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_replays_give_the_eager_chain_s_bits(unroll, backend, made):
+    schedule = dict(step_size=[0.1 * (k + 1) for k in range(6)], noise_std=lambda k: 0.0 if k == 3 else 0.02 * k)
+    eager, replayed = pair(**schedule, backend=backend, bounds=(-2, 2), grad_clip=0.4)
+    captured(replayed, unroll=unroll)
+    for _ in range(3):  # fresh noise at each call
+        assert torch.equal(replayed(X), eager(X))
+    assert torch.equal(replayed(X, step=2**32 - 6), eager(X, step=2**32 - 6))
+    assert len(made) == 1
+    if unroll:
+        assert made[0].bodies == 1 and made[0].replays == 4 * 6 // unroll
+
+
+@pytest.mark.parametrize("noise_first", [False, True, "clamp"])
+def test_noise_first(noise_first):
+    eager, replayed = pair(noise_first=noise_first, bounds=(-1, 1), noise_std=0.3)
+    assert torch.equal(replayed(X), eager(X))
+
+
+def test_no_noise_draws_none():
+    eager, replayed = pair(noise_std=0.0)
+    assert torch.equal(replayed(X), eager(X))
+
+
+def test_changed_weights_schedules_and_seeds_need_no_capture(made):
+    eager, replayed = pair()
+    replayed(X), eager(X)
+    optimizer = torch.optim.Adam(eager.target.function.parameters(), lr=0.1)
+    eager.target.function(X).sum().backward()
+    optimizer.step()
+    assert torch.equal(replayed(X), eager(X))
+    for sampler in (eager, replayed):
+        sampler.step_size, sampler.noise_std = 0.3, [0.1 * k for k in range(6)]
+        sampler.load_state_dict({**sampler.state_dict(), "seed": 2**64 - 7, "step": 99})
+    assert torch.equal(replayed(X), eager(X))
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s, x: s(x[:2]),
+        lambda s, x: s(x.double()),
+        lambda s, x: s(x.t().contiguous().t()),
+        lambda s, x: s(x, n_steps=3),
+        lambda s, x: s(x, chain_offset=1),
+        lambda s, x: (s.target.function.eval(), s(x)),
+        lambda s, x: (s.target.function.float().double(), s(x)),
+        lambda s, x: (setattr(s, "noise_std", 0.0), s(x)),
+        lambda s, x: (s.target.function[0].weight.requires_grad_(False), s(x)),
+    ],
+    ids=["shape", "dtype", "layout", "n_steps", "offset", "eval", "storage", "noise", "requires_grad"],
+)
+def test_what_a_graph_cannot_follow_is_captured_anew(change, made):
+    _, replayed = pair()
+    replayed(X)
+    replayed(X)
+    assert len(made) == 1
+    change(replayed, X)
+    assert len(made) == 2
+    _, again = pair()
+    change(again, X)
+
+
+def test_further_inputs_are_read_at_each_call(made):
+    energy = lambda x, y, scale: ((x - y[:, None]) ** 2).sum(1) * scale
+    eager, replayed = fl.Langevin(energy, n_steps=4, seed=1), captured(fl.Langevin(energy, n_steps=4, seed=1))
+    for y in (torch.zeros(4), torch.arange(4.0)):
+        assert torch.equal(replayed(X, y, 0.1), eager(X, y, 0.1))
+    assert len(made) == 1
+    assert torch.equal(replayed(X, torch.ones(4), 0.2), eager(X, torch.ones(4), 0.2))
+    assert len(made) == 2
+
+
+def test_the_state_given_and_the_state_returned_are_the_caller_s():
+    _, replayed = pair()
+    before = X.clone()
+    first = replayed(X)
+    kept = first.clone()
+    second = replayed(X)
+    assert torch.equal(X, before) and torch.equal(first, kept)
+    assert len({X.data_ptr(), first.data_ptr(), second.data_ptr()}) == 3
+    x = X.t().contiguous().t()
+    assert replayed(x).stride() == x.stride()
+
+
+def test_the_fastest_plan_is_taken_and_remembered(made):
+    assert unrolls(100) == [1, 25, 100] and unrolls(60) == [1, 20, 60] and unrolls(7) == [1, 7]
+    assert unrolls(1) == [1] and unrolls(1000) == [1, 25] and unrolls(10_007) == [1]
+    for fastest, replays in ((1, 60), (20, 3), (60, 1)):
+        _, replayed = pair(n_steps=60)
+        captured(replayed, times={replays: 1.0})
+        replayed(X)
+        (chain,) = replayed._graphs.captured
+        assert chain.unroll == fastest and set(chain.times) == {1, 20, 60}
+        before = made[-1].replays
+        replayed(X)
+        assert made[-1].replays - before == replays and made[-1].bodies == 3
+
+
+def test_the_cache_is_bounded_and_forgets_the_least_recently_used(made):
+    _, replayed = pair()
+    for n in range(1, 9):
+        replayed(torch.zeros(n, 3))
+    replayed(torch.zeros(1, 3))
+    replayed(torch.zeros(9, 3))
+    assert len(replayed._graphs.captured) == 8 and made[1].waited == 1 and made[0].waited == 0
+    replayed(torch.zeros(1, 3))
+    assert len(made) == 9
+    replayed(torch.zeros(2, 3))
+    assert len(made) == 10
+
+
+def test_copies_capture_for_themselves(made):
+    _, replayed = pair()
+    replayed(X)
+    assert copy.deepcopy(replayed)._graphs.captured == []
+
+
+def test_what_cannot_be_captured_runs_eagerly_after_one_warning():
+    eager, replayed = pair()
+    captured(replayed, why="an evaluation makes the host wait")
+    with pytest.warns(RuntimeWarning, match="runs eagerly, without a CUDA graph: an evaluation makes the host wait"):
+        assert torch.equal(replayed(X), eager(X))
+    assert torch.equal(replayed(X), eager(X))
+    assert "an evaluation makes the host wait" in str(replayed._graphs.refuses(torch.device("cpu")))
+
+
+def test_true_raises_where_it_cannot_be_captured():
+    _, replayed = pair()
+    captured(replayed, True, why="an evaluation makes the host wait")
+    with pytest.raises(fl.BackendUnavailable, match="graph=True cannot be met: an evaluation makes"):
+        replayed(X)
+
+
+def test_hooks_and_strange_inputs_are_declined():
+    _, replayed = pair()
+    captured(replayed, True)
+    handle = replayed.target.function[1].register_forward_hook(lambda *_: None)
+    with pytest.raises(fl.BackendUnavailable, match="a Tanh has hooks"):
+        replayed(X)
+    handle.remove()
+    replayed(X)
+    energy = lambda x, more: x.sum(1)
+    with pytest.raises(fl.BackendUnavailable, match="further input 0 is neither a tensor nor a plain number: list"):
+        captured(fl.Langevin(energy, n_steps=2, seed=1), True)(X, [1.0])
+
+
+def test_what_changes_at_every_call_is_not_captured_for_ever(made):
+    _, replayed = pair()
+    with pytest.warns(RuntimeWarning, match="was another at each of 8 calls in a row"):
+        for k in range(12):
+            replayed(X, chain_offset=k)
+    assert len(made) == 8
+
+
+def test_unroll_has_to_divide():
+    _, replayed = pair(unroll=4)
+    captured(replayed, unroll=4)
+    with pytest.raises(ValueError, match="unroll must divide n_steps = 6, got 4"):
+        replayed(X)
+
+
+def test_graphs_need_a_gpu():
+    sampler = fl.Langevin(lambda x: x.sum(1), seed=1, graph=True)
+    with pytest.raises(fl.BackendUnavailable, match="graph=True cannot be met: CUDA graphs need an NVIDIA GPU"):
+        sampler(X)
+    assert not fl.Langevin(lambda x: x.sum(1), seed=1).plan.graph
+
+
+# What an energy reads besides its arguments
+
+BETA = 1.0
+NET = nn.Linear(3, 1)
+
+
+class Holder:
+    def __init__(self):
+        self.net, self.beta, self.calls, self.offset = nn.Linear(3, 1), 1.0, 0, torch.zeros(1)
+
+    def energy(self, x):
+        self.calls_made = self.calls
+        return self.scaled(x).sum(1)
+
+    def scaled(self, x):
+        return self.beta * self.net(x) + self.offset
+
+
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net, self.scale, self.unread = nn.Linear(3, 1), 2.0, 0
+
+    def forward(self, x):
+        return self.scale * self.net(x)
+
+
+def fingerprint(function):
+    return Dependencies(function).fingerprint()
+
+
+def test_closures_globals_defaults_partials_and_attributes_are_found(monkeypatch):
+    net, own, holder = nn.Linear(3, 1), Own(), Holder()
+    scale = [1.0]
+    for function, expected in (
+        (net, [net.weight, net.bias]),
+        (own, [own.net.weight, own.net.bias]),
+        (lambda x: net(x) * scale[0], [net.weight, net.bias]),
+        (lambda x: BETA * NET(x), [NET.weight, NET.bias]),
+        (lambda x, net=net: net(x), [net.weight, net.bias]),
+        (functools.partial(lambda net, x: net(x), net), [net.weight, net.bias]),
+        (holder.energy, [holder.net.weight, holder.net.bias, holder.offset]),
+        (own.forward, [own.net.weight, own.net.bias]),
+    ):
+        found = Dependencies(function).tensors
+        assert {id(t) for t in found} == {id(t) for t in expected}
+    before = fingerprint(lambda x: net(x) * scale[0])
+    scale[0] = 2.0
+    assert fingerprint(lambda x: net(x) * scale[0]) != before
+    use_beta = lambda x: BETA * NET(x)
+    before = fingerprint(use_beta)
+    assert fingerprint(use_beta) == before
+    monkeypatch.setitem(globals(), "BETA", 2.0)
+    assert fingerprint(use_beta) != before
+
+
+def test_attributes_that_the_energy_reads_count_and_others_do_not():
+    holder, own = Holder(), Own()
+    before = fingerprint(holder.energy), fingerprint(own)
+    own.unread += 1
+    assert fingerprint(own) == before[1]
+    own.scale = 3.0
+    holder.beta = 2.0
+    assert fingerprint(holder.energy) != before[0] and fingerprint(own) != before[1]
+
+
+def test_data_parallel_networks_are_sampled_without_their_hooks(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        net = nn.Linear(3, 1)
+        sampler = fl.Langevin(nn.parallel.DistributedDataParallel(net), n_steps=3, seed=1)
+        assert sampler.target.function is net
+        assert torch.equal(sampler(X), fl.Langevin(net, n_steps=3, seed=1)(X))
+    finally:
+        torch.distributed.destroy_process_group()
