@@ -120,12 +120,14 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
 def load_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]
 ) -> None:
-    """The inverse of `optimizer_tensors`."""
+    """The inverse of `optimizer_tensors`. Whether it can be captured follows the device, not the checkpoint."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    capturable = optimizer.defaults["capturable"]
+    own_groups = [{**group, "capturable": capturable} for group in groups]
+    optimizer.load_state_dict({"state": state, "param_groups": own_groups})
 
 
 def load_model(model: torch.nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:

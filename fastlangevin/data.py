@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from . import images
 from .errors import check_int, nearest
+from .transfer import to_device
 
 _VISION = {"cifar10": 32, "celeba": 64, "lsun": 64}  # torchvision's, and the image size each usually has
 _NAMES = ("digits", *_VISION)
@@ -77,7 +78,7 @@ class _Stored:
         return len(self.values)
 
     def batch(self, indices: Tensor) -> Tensor:
-        return _scaled(self.values[indices], self.range)
+        return _scaled(self.values[to_device(indices, self.values.device)], self.range)
 
     def to(self, device: str | torch.device) -> _Stored:
         return replace(self, values=self.values.to(device))

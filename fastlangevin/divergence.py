@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .errors import ChainDiverged
+from .transfer import ToHost
 
 
 def n_not_finite(x: Tensor) -> Tensor:
@@ -26,15 +27,11 @@ class PendingCheck:
     def __init__(self, x: Tensor, first_step: int) -> None:
         self._n_chains = len(x)
         self._first_step = first_step
-        self._count = torch.empty((), dtype=torch.int64, pin_memory=True)
-        self._count.copy_(n_not_finite(x), non_blocking=True)
-        self._arrived = torch.cuda.Event()
-        self._arrived.record()
+        self._count = ToHost(n_not_finite(x))
 
     def raise_if_diverged(self) -> None:
         """Waits for the number, which by the next call has long been there."""
-        self._arrived.synchronize()
-        n_diverged = int(self._count)
+        n_diverged = int(self._count.value())
         if n_diverged:
             raise _error(n_diverged, self._n_chains, self._first_step, None)
 

@@ -17,11 +17,13 @@ from . import checkpoint, interrupt, noise, settings
 from .data import Data, load_data
 from .errors import ChainDiverged, check_int
 from .order import batch_indices
+from .pending import PendingRows
 from .pictures import save_training_plot
 from .progress import MetricsLog, Reporter
 from .run import Run, has_plots
 from .sampler import Langevin
 from .settings import Settings
+from .transfer import to_device
 
 _PREVIEW = 64  # samples in the picture
 
@@ -162,14 +164,15 @@ class _Trainer:
             raise ValueError(f"model must have parameters that require grad, and {type(self.model).__name__} has none")
         self.dtype = learned[0].dtype
         self.sampler = Langevin(log_density=self.model, seed=chosen.seed, **chosen.sampler)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=chosen.lr, betas=(0.9, 0.999))
+        on_gpu = learned[0].is_cuda
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=chosen.lr, betas=(0.9, 0.999), capturable=on_gpu)
         self.iteration = 0
         self.saved_at: int | None = None
 
     def check(self) -> None:
         """Meets a model or an option that cannot work before anything is written."""
         with self.aside():
-            x = self.data.batch(torch.arange(2) % len(self.data)).to(self.device)
+            x = to_device(self.data.batch(torch.arange(2) % len(self.data)), self.device)
             self.sampler.score(x)
             f = self.log_density(x)
             if not f.isfinite().all():
@@ -201,6 +204,16 @@ class _Trainer:
         reporter = Reporter(last, first, self.sampler.n_steps, progress)
         reporter.say(self.describe())
         log = MetricsLog(run, history, first)
+
+        def is_logged(iteration: int) -> bool:
+            return iteration % log_every == 0 or iteration == last
+
+        def show(row: dict[str, Any]) -> None:
+            reporter.row(row)
+            if is_logged(row["iteration"]):
+                log.write(row)
+
+        rows = PendingRows(show)
         with interrupt.listening() as stop:
             try:
                 if run is not None and first == 0:
@@ -209,21 +222,22 @@ class _Trainer:
                     while self.iteration < last and not stop:
                         energies, x = self.step()
                         reporter.advance(self.iteration)
-                        is_logged = self.iteration % log_every == 0 or self.iteration == last
-                        if is_logged or self.iteration == first + 1:
-                            row = self.measure(energies, x)
-                            row["seconds"] = round(time.monotonic() - started, 3)
-                            reporter.row(row)
-                            if is_logged:
-                                log.write(row)
+                        if is_logged(self.iteration) or self.iteration == first + 1:
+                            score_norm = self.mean_score_norm(x)
+                            rows.add(self.iteration, round(time.monotonic() - started, 3), *energies, score_norm)
+                        rows.show_arrived()
                         if run is not None and self.iteration % checkpoint_every == 0:
+                            rows.show_all()
                             self.save(run, keep_checkpoints)
+                    rows.show_all()
+                    self.sampler.check()
                     if run is not None and self.saved_at != self.iteration:
                         self.save(run, keep_checkpoints)
             except ChainDiverged as error:
                 raise self.diverged(error, run) from error
             finally:
-                log.close()
+                with contextlib.closing(log):
+                    rows.show_all()
             if run is not None:
                 self.finish(run, history, reporter, bool(stop))
         stop.raise_again()
@@ -244,7 +258,7 @@ class _Trainer:
         chosen, i = self.settings, self.iteration
         x = self.sampler.sample((chosen.batch_size, *self.data.event_shape), device=self.device)
         indices = batch_indices(len(self.data), chosen.batch_size, seed=chosen.seed, iteration=i)
-        batch = self.data.batch(indices).to(self.device)
+        batch = to_device(self.data.batch(indices), self.device)
         stream = noise.Stream.DATA_NOISE
         z = noise.normal(batch.shape, seed=chosen.seed, step=i, stream=stream, device=self.device)
         f_data = self.log_density(batch.add_(z, alpha=chosen.data_noise)).mean()
@@ -257,17 +271,9 @@ class _Trainer:
         self.iteration += 1
         return (-f_data.detach(), -f_samples.detach()), x
 
-    def measure(self, energies: tuple[Tensor, Tensor], x: Tensor) -> dict[str, Any]:
-        energy_data, energy_samples = map(float, energies)
+    def mean_score_norm(self, x: Tensor) -> Tensor:
         with self.aside():
-            score_norm = torch.linalg.vector_norm(self.sampler.score(x).flatten(1), dim=1).mean()
-        return {
-            "iteration": self.iteration,
-            "energy_data": energy_data,
-            "energy_samples": energy_samples,
-            "energy_gap": energy_data - energy_samples,
-            "score_norm": float(score_norm),
-        }
+            return torch.linalg.vector_norm(self.sampler.score(x).flatten(1), dim=1).mean()
 
     def save(self, run: Run, keep: int) -> None:
         """A checkpoint and a picture of what the model samples now, always from the same initial noise."""

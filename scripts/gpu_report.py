@@ -1,0 +1,329 @@
+"""Builds, tests and measures on this machine's GPU, in a few minutes, and writes what came out.
+
+    python scripts/gpu_report.py OUT_DIR [--budget SECONDS]
+
+Needs an NVIDIA GPU, torch 2.11 or newer and the package's requirements in the Python that runs it; installs nothing
+and needs no network. Libraries are compiled into OUT_DIR/cache, or $FASTLANGEVIN_CACHE. Each stage leaves
+OUT_DIR/stages/NAME.json when it ends; a second call runs only those that are missing or failed. Then it writes
+report.json and report.md and prints a short table. Exit code: 0 where all went well, 1 where a stage failed or was not
+reached, 2 where there is no GPU to run on, and nothing was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+BUDGET = 520.0
+_LEAST_SECONDS = 5.0  # no stage is begun with less of the budget left
+_TAIL = 4000  # characters of a stage's output that are kept
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One subprocess.
+
+    Attributes:
+        command: its arguments; "{seconds}" stands for the time it may take.
+        limit: seconds after which it is killed, where the budget leaves as many.
+        result: reads what the stage found, from its standard output; None where it left nothing.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    limit: float
+    result: Callable[[str], Any]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out_dir", type=Path)
+    parser.add_argument("--budget", type=float, default=BUDGET, help="seconds in all (default %(default).0f)")
+    parser.add_argument("--only", choices=tuple(_INSIDE), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.only:
+        found = _INSIDE[options.only]()
+        print(json.dumps(found))
+        return int(options.only == "build" and any(found.values()))
+    why = cannot_run()
+    if why:
+        print(f"no report: {why}", file=sys.stderr)
+        return 2
+    out = options.out_dir.resolve()
+    (out / "stages").mkdir(parents=True, exist_ok=True)
+    (out / "junit.xml").unlink(missing_ok=True)  # a stage that dies early must not be judged by an older one's
+    records = run_stages(stages(out), out, options.budget)
+    write_text(out / "report.json", json.dumps(records, indent=1) + "\n")
+    write_text(out / "report.md", markdown(records))
+    print(short_table(records))
+    print(f"\nwritten: {out / 'report.md'}, {out / 'report.json'}")
+    return int(any(record["status"] != "ok" for record in records.values()))
+
+
+def cannot_run() -> str | None:
+    """Why nothing can be reported here, or None."""
+    try:
+        import torch
+    except ImportError as error:
+        return f"torch cannot be imported ({error})"
+    if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < (2, 11):
+        return f"torch 2.11 or newer is needed, this is {torch.__version__}"
+    if not torch.cuda.is_available():
+        return f"this machine has no NVIDIA GPU that torch {torch.__version__} can use"
+    return None
+
+
+def stages(out: Path) -> list[Stage]:
+    own = (sys.executable, str(Path(__file__).resolve()), str(out), "--only")
+    junit, figures = out / "junit.xml", out / "figures.json"
+    tests = sorted(str(p) for p in (ROOT / "tests").glob("test_*.py") if "pytest.mark.gpu" in p.read_text())
+    pytest = (sys.executable, "-m", "pytest", "-m", "gpu", f"--junit-xml={junit}", "-p", "no:cacheprovider")
+    measure = (sys.executable, str(ROOT / "benchmarks" / "gpu_figures.py"), str(figures), "--budget", "{seconds}")
+    return [
+        Stage("environment", (*own, "environment"), 60, last_json),
+        Stage("build", (*own, "build"), 240, last_json),
+        Stage("tests", (*pytest, *tests), 240, lambda _: read_junit(junit)),
+        Stage("figures", measure, 400, lambda _: json.loads(figures.read_text())),
+    ]
+
+
+def run_stages(todo: list[Stage], out: Path, budget: float) -> dict[str, dict[str, Any]]:
+    """The record of every stage: kept from an earlier call where that went well, else made now."""
+    deadline = time.monotonic() + budget
+    records = {}
+    for stage in todo:
+        path = out / "stages" / f"{stage.name}.json"
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+            kept = json.loads(path.read_text())
+            if kept["status"] == "ok":
+                print(f"{stage.name}: done before", flush=True)
+                records[stage.name] = kept
+                continue
+        left = deadline - time.monotonic()
+        if left < _LEAST_SECONDS:
+            records[stage.name] = {"status": "not run", "why": f"the budget of {budget:.0f} s was spent"}
+            continue
+        print(f"{stage.name} …", flush=True)
+        records[stage.name] = record = run_stage(stage, min(stage.limit, left), out)
+        write_text(path, json.dumps(record, indent=1) + "\n")
+        print(f"{stage.name}: {record['status']}, {record['seconds']} s", flush=True)
+    return records
+
+
+def run_stage(stage: Stage, limit: float, out: Path) -> dict[str, Any]:
+    """Runs a stage; one that lasts longer than `limit` seconds is killed with all its children."""
+    command = [part.format(seconds=f"{0.9 * limit:.0f}") if "{seconds}" in part else part for part in stage.command]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.getenv("PYTHONPATH"))))}
+    environment.setdefault("FASTLANGEVIN_CACHE", str(out / "cache"))
+    started = time.monotonic()
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=limit)
+        status = "ok" if process.returncode == 0 else "failed"
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        status = "timeout"
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    record = {
+        "status": status,
+        "command": shlex.join(command),
+        "returncode": process.returncode,
+        "seconds": round(time.monotonic() - started, 1),
+        "limit": round(limit, 1),
+        "output_tail": output[-_TAIL:],
+    }
+    try:
+        record["result"] = stage.result(output)
+    except (OSError, ValueError, ElementTree.ParseError) as error:
+        record |= {"result": None, "unreadable": str(error)}
+        record["status"] = "failed" if status == "ok" else status
+    return record
+
+
+def last_json(output: str) -> Any:
+    """The last line that is a JSON object."""
+    for line in reversed(output.splitlines()):
+        if line.startswith("{"):
+            return json.loads(line)
+    raise ValueError("the output has no line of JSON")
+
+
+def read_junit(path: Path) -> dict[str, Any]:
+    """The number of tests of each outcome, and the names of those that failed."""
+    counts = {"passed": 0, "failed": 0, "skipped": 0}
+    names = []
+    for case in ElementTree.parse(path).iter("testcase"):
+        tags = {child.tag for child in case}
+        outcome = "failed" if tags & {"failure", "error"} else "skipped" if "skipped" in tags else "passed"
+        counts[outcome] += 1
+        if outcome == "failed":
+            names.append(f"{case.get('classname')}::{case.get('name')}")
+    return {**counts, "failing": names}
+
+
+def environment() -> dict[str, Any]:
+    """What the figures depend on besides the code."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "gpu": properties.name,
+        "capability": f"{properties.major}.{properties.minor}",
+        "memory_gib": round(properties.total_memory / 2**30, 1),
+        "multiprocessors": properties.multi_processor_count,
+        "driver": _first_line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "nvcc": _first_line("nvcc", "--version", last=True),
+        "packages": {name: _version(name) for name in ("triton", "pytest", "numpy", "ninja")},
+        "revision": _first_line("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"),
+        "platform": platform.platform(),
+        "processor_cores": os.cpu_count(),
+    }
+
+
+def build() -> dict[str, str | None]:
+    """Every backend by name, with why it is unavailable or None; compiles what is not compiled yet."""
+    from fastlangevin import kernels
+
+    found = {name: backend.unavailable() for name, backend in kernels.BACKENDS.items()}
+    return {**dict.fromkeys(("cpu", "cuda", "triton"), "no such backend"), **found}
+
+
+_INSIDE: dict[str, Callable[[], dict[str, Any]]] = {"environment": environment, "build": build}
+
+
+def _first_line(*command: str, last: bool = False) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = done.stdout.strip().splitlines()
+    return lines[-1 if last else 0] if done.returncode == 0 and lines else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def short_table(records: dict[str, dict[str, Any]]) -> str:
+    """The outcome of every stage and every figure, a line each."""
+    lines = [_machine(records)]
+    for name, record in records.items():
+        lines.append(f"{name:12} {record['status']:8} {_summary(name, record)}".rstrip())
+    return "\n".join([*lines, *(text for rows in _figures(records).values() for text in map(_line, rows))])
+
+
+def markdown(records: dict[str, dict[str, Any]]) -> str:
+    """The same as a document, with the commands and, of what failed, the output's end."""
+    lines = ["# GPU report", "", _machine(records), "", "## Stages", ""]
+    lines += ["| stage | outcome | seconds | |", "|---|---|---|---|"]
+    for name, record in records.items():
+        summary = _cell(_summary(name, record))
+        lines.append(f"| {name} | {record['status']} | {record.get('seconds', '')} | {summary} |")
+    lines += ["", "## Figures", "", "Medians over interleaved rounds, with quartiles; ratios are of paired rounds.", ""]
+    lines += ["| figure | median | quartiles | ratio | of | wanted |", "|---|---|---|---|---|---|"]
+    for rows in _figures(records).values():
+        lines += map(_table_row, rows)
+    for name, record in records.items():
+        if "command" in record:
+            lines += ["", f"## {name}", "", f"    {record['command']}"]
+        if record["status"] != "ok" and record.get("output_tail"):
+            lines += ["", *(f"    {line}" for line in record["output_tail"].splitlines()[-40:])]
+    machine = (records.get("environment") or {}).get("result") or {}
+    lines += ["", "## Machine", "", *(f"- {key}: {value}" for key, value in machine.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _machine(records: dict[str, dict[str, Any]]) -> str:
+    found = (records.get("environment") or {}).get("result")
+    if not found:
+        return "machine unknown: the stage that looks at it did not end well"
+    return "{gpu}, driver {driver}, CUDA {cuda}, torch {torch}, Python {python}, revision {revision}".format(**found)
+
+
+def _summary(name: str, record: dict[str, Any]) -> str:
+    result = record.get("result")
+    if not result:
+        return record.get("why") or record.get("unreadable") or ""
+    if name == "build":
+        return ", ".join(f"{backend}: {why or 'ready'}" for backend, why in result.items())
+    if name == "tests":
+        failing = f": {', '.join(result['failing'])}" if result["failing"] else ""
+        return f"{result['passed']} passed, {result['failed']} failed, {result['skipped']} skipped{failing}"
+    if name == "figures":
+        n_failed = sum(bool(row.get("failure")) for rows in result.values() for row in rows)
+        return f"{len(result)} of them, {n_failed} contenders failed"
+    return ""
+
+
+def _figures(records: dict[str, dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    return (records.get("figures") or {}).get("result") or {}
+
+
+def _line(row: dict[str, Any]) -> str:
+    if row.get("failure"):
+        return f"{row['what']:44} FAILED: {row['failure'][:100]}"
+    ratio = f"{row['ratio']:.2f}× {row['ratio_to']}" if "ratio" in row else ""
+    wanted = f"(wanted: {row['wanted']})" if "wanted" in row else ""
+    return f"{row['what']:44} {row['value']:10.4g} {row['unit']:6} {ratio:20} {wanted}".rstrip()
+
+
+def _table_row(row: dict[str, Any]) -> str:
+    if row.get("failure"):
+        return f"| {row['what']} | failed: {_cell(row['failure'])} | | | | |"
+    quartiles = "{:.4g}–{:.4g}".format(*row["quartiles"]) if "quartiles" in row else ""
+    ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
+    if "ratio_quartiles" in row:
+        ratio += " ({:.2f}–{:.2f})".format(*row["ratio_quartiles"])
+    of, wanted = row.get("ratio_to", ""), row.get("wanted", "")
+    return f"| {row['what']} | {row['value']:.4g} {row['unit']} | {quartiles} | {ratio} | {of} | {wanted} |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def write_text(path: Path, text: str) -> None:
+    """In one step: a kill leaves the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
