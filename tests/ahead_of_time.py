@@ -31,7 +31,8 @@ def source(kernel, pointers: dict[str, str], constants: dict[str, object]) -> AS
     for i, name in enumerate(kernel.arg_names):
         if name in pointers:
             signature[name] = pointers[name]
-            attributes[(i,)] = [["tt.divisibility", 16]]
+            if not kernel.params[i].do_not_specialize_on_alignment:
+                attributes[(i,)] = [["tt.divisibility", 16]]
         elif name in constants or name.endswith("_pointer"):
             signature[name], values[(i,)] = "constexpr", constants.get(name)
         else:

@@ -324,3 +324,18 @@ def test_data_parallel_networks_are_sampled_without_their_hooks(tmp_path):
         assert torch.equal(sampler(X), fl.Langevin(net, n_steps=3, seed=1)(X))
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_a_torch_module_s_own_settings_count():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.LeakyReLU(0.2), nn.Dropout(0.1))
+    before = fingerprint(net)
+    assert fingerprint(net) == before and hash(before) is not None
+    for change in (
+        lambda: setattr(net[1], "negative_slope", 0.3),
+        lambda: setattr(net[0], "padding", (1, 1)),
+        lambda: setattr(net[2], "p", 0.5),
+        net.eval,
+    ):
+        change()
+        assert fingerprint(net) != before
+        before = fingerprint(net)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.memory_format)
+_PLAIN = {int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.memory_format}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -47,7 +47,7 @@ class Dependencies:
         return [t for t in self.tensors if not isinstance(t, nn.Parameter)]
 
     def _visit(self, value: Any) -> None:
-        if isinstance(value, _PLAIN):
+        if type(value) in _PLAIN:
             self.constants.append(value)
             return
         if id(value) in self._seen or isinstance(value, (type, types.ModuleType, types.BuiltinFunctionType)):
@@ -71,7 +71,9 @@ class Dependencies:
         elif callable(value):
             self._visit_object(value, type(value).__call__)
         else:
-            self._visit_all(v for v in getattr(value, "__dict__", {}).values() if isinstance(v, (*_PLAIN, Tensor)))
+            self._visit_all(
+                v for v in getattr(value, "__dict__", {}).values() if type(v) in _PLAIN or isinstance(v, Tensor)
+            )
 
     def _visit_all(self, values: Iterable[Any]) -> None:
         for value in values:
@@ -83,7 +85,7 @@ class Dependencies:
         for part in (module._parameters, module._buffers, module._modules):
             self._visit_all(part.values())
         if _is_torch(type(module)):
-            self._visit_all(v for v in module.__dict__.values() if isinstance(v, (*_PLAIN, tuple)))
+            self.constants.append(tuple([v for v in module.__dict__.values() if _is_plain(v)]))
         else:
             self._visit_object(module, type(module).forward)
 
@@ -117,6 +119,10 @@ class Dependencies:
         self._visit_all((function.__defaults__, function.__kwdefaults__))
         names = _names(function.__code__)
         self._visit_all(function.__globals__[name] for name in names if name in function.__globals__)
+
+
+def _is_plain(value: Any) -> bool:
+    return type(value) in _PLAIN or (type(value) is tuple and all(type(v) in _PLAIN for v in value))
 
 
 def _is_torch(thing: Any) -> bool:

@@ -18,6 +18,9 @@ from torch import Tensor
 
 from .noise import normals, uniforms
 
+# Where these lie must not make another kernel: a captured chain's numbers are neighbours, and only the first one's
+# kernel has been compiled when the capture begins.
+_NUMBERS = ("step_size_pointer", "noise_std_pointer", "seed_pointer", "step_pointer")
 BLOCK, WARPS = 256, 4  # groups a program: two a thread, whose 16-byte loads are in flight together
 STRIDED_DIMENSIONS = 4
 
@@ -74,7 +77,7 @@ def _strided(index, n1, n2, n3, s0, s1, s2, s3):
     return i0.to(tl.int64) * s0 + i1.to(tl.int64) * s1 + i2.to(tl.int64) * s2 + i3.to(tl.int64) * s3
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=_NUMBERS)
 def update_kernel(
     x_pointer,
     score_pointer,
@@ -135,7 +138,7 @@ def update_kernel(
     tl.store(x_at, _narrow(x, x_pointer.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=_NUMBERS[2:])
 def fill_kernel(
     out_pointer,
     seed: tl.int64,
