@@ -159,7 +159,7 @@ def info() -> None:
         versions.add_row(name, _version(name))
     versions.add_row("CUDA device", torch.cuda.get_device_name() if torch.cuda.is_available() else "none")
     console.print(versions)
-    backends = Table("backend", "state", title="backends, fastest first", title_justify="left")
+    backends = Table("backend", "state", title="backends, in the order in which they are tried", title_justify="left")
     for backend in kernels.BACKENDS.values():
         why = backend.unavailable()
         backends.add_row(backend.name, "ready" if why is None else f"not here: {why}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -35,7 +36,8 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess:
 
 def test_wheel_holds_libraries_and_sources(tmp_path):
     command = ["pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index", "-q", "-w", tmp_path, "."]
-    subprocess.run([sys.executable, "-m", *command], check=True, cwd=ROOT, capture_output=True)
+    environment = {**os.environ, "FASTLANGEVIN_CUDA": "0"}
+    subprocess.run([sys.executable, "-m", *command], check=True, cwd=ROOT, capture_output=True, env=environment)
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.name == "fastlangevin-0.1.0-py3-none-linux_x86_64.whl"
     names = set(zipfile.ZipFile(wheel).namelist())
@@ -47,6 +49,7 @@ def test_wheel_holds_libraries_and_sources(tmp_path):
         "fastlangevin/assets/digits.npz",
     } <= names
     assert not [n for n in names if n.startswith(("tests", "benchmarks", "csrc"))]
+    assert not [n for n in names if "libfastlangevin_cuda" in n]
 
 
 def test_first_use_compiles_once_and_says_so(tmp_path):
@@ -118,3 +121,48 @@ def test_import_loads_no_kernels_and_no_heavy_packages():
 def test_unsupported_platforms_get_a_reason(monkeypatch):
     monkeypatch.setattr(build.platform, "machine", lambda: "aarch64")
     assert "native kernels are for Linux on x86-64, and this is Linux on aarch64" in (build.unsupported() or "")
+
+
+def test_cuda_is_built_where_it_can_be_and_wanted(monkeypatch, tmp_path):
+    home = tmp_path / "cuda"
+    monkeypatch.setenv("CUDA_HOME", str(home))
+    monkeypatch.delenv("FASTLANGEVIN_CUDA", raising=False)
+    assert build.nvcc() is None
+    assert "nvcc in $CUDA_HOME" in (build.cuda_unsupported() or "")
+    with pytest.raises(build.BuildError, match="the CUDA compiler was not found"):
+        build.build(build.CUDA, tmp_path, include=[], libraries=[])
+    (home / "bin").mkdir(parents=True)
+    compiler = home / "bin" / "nvcc"
+    compiler.write_text("#!/bin/sh\necho sm_75 sm_80 sm_90\n")
+    compiler.chmod(0o755)
+    assert build.nvcc() == compiler and build.cuda_unsupported() is None
+    assert build.cuda_targets(compiler) == [
+        "-gencode=arch=compute_80,code=sm_80",
+        "-gencode=arch=compute_90a,code=sm_90a",
+        "-gencode=arch=compute_80,code=compute_80",
+    ]
+    monkeypatch.setenv("FASTLANGEVIN_CUDA", "0")
+    assert build.cuda_unsupported() == "switched off by FASTLANGEVIN_CUDA=0"
+    monkeypatch.setenv("FASTLANGEVIN_CUDA", "yes")
+    with pytest.raises(build.BuildError, match="FASTLANGEVIN_CUDA must be auto, 0 or 1, got 'yes'"):
+        build.cuda_wanted()
+
+
+def test_cuda_that_is_demanded_and_cannot_be_built_is_an_error(tmp_path):
+    environment = {**os.environ, "FASTLANGEVIN_CUDA": "1", "CUDA_HOME": "/nowhere"}
+    command = ["pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index", "-w", tmp_path, "."]
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode != 0
+    assert "FASTLANGEVIN_CUDA=1, and the CUDA kernels cannot be built: the CUDA compiler" in done.stdout + done.stderr
+    assert not list(tmp_path.glob("*.whl"))
+
+
+def test_sources_of_one_library_do_not_rebuild_the_other(monkeypatch, tmp_path):
+    copied = tmp_path / "csrc"
+    shutil.copytree(ROOT / "csrc", copied)
+    monkeypatch.setattr(build, "csrc", lambda: copied)
+    before = build.CPU.digest(), build.CUDA.digest()
+    (copied / "cuda" / "update.cu").open("a").write("\n")
+    assert build.CPU.digest() == before[0] and build.CUDA.digest() != before[1]
+    (copied / "noise.h").open("a").write("\n")
+    assert build.CPU.digest() != before[0]
