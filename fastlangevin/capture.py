@@ -32,7 +32,7 @@ class CudaCapture:
         Raises:
             NotCapturable: the work makes the host wait for the device, or changes `buffers`.
         """
-        before = [(b, b._version, b.clone()) for b in buffers]
+        before = [(b, b.clone()) for b in buffers]
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         try:
             with torch.cuda.stream(self._stream):
@@ -41,11 +41,10 @@ class CudaCapture:
                 waits = _waits(step)
         finally:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
-            changed = False
-            for buffer, version, value in before:
-                if buffer._version != version:
-                    changed = True
-                    buffer.copy_(value)
+            # By value: batch norm moves its averages without telling autograd's version counter.
+            changed = not all(torch.equal(buffer.nan_to_num(), value.nan_to_num()) for buffer, value in before)
+            for buffer, value in before if changed else ():
+                buffer.copy_(value)
         if changed:
             raise NotCapturable(
                 "an evaluation changes the network's buffers, as batch norm and spectral norm do in train mode"
@@ -58,9 +57,11 @@ class CudaCapture:
     def capture(self, body: Callable[[], None]) -> Callable[[], None]:
         """The body's work as a graph; calling the result replays it on the current stream."""
         graph = torch.cuda.CUDAGraph()
+        # Other threads (a loader that pins memory) may go on with what a capture forbids.
+        capturing = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
         try:
-            # Other threads (a loader that pins memory) may go on with what a capture forbids.
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            # The outer context gives the caller's stream back, which a capture that fails at its end does not.
+            with torch.cuda.stream(torch.cuda.current_stream(self._device)), capturing:
                 body()
         except RuntimeError as error:
             torch.cuda.synchronize(self._device)
@@ -70,11 +71,12 @@ class CudaCapture:
     def time(self, run: Callable[[], None]) -> float:
         """Median milliseconds of the work, which must have been captured."""
         times = []
+        stream = torch.cuda.current_stream(self._device)
         for _ in range(4):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
+            start.record(stream)
             run()
-            end.record()
+            end.record(stream)
             end.synchronize()
             times.append(start.elapsed_time(end))
         return statistics.median(times[1:])

@@ -22,6 +22,7 @@ from .errors import BackendUnavailable
 from .score.dependencies import Dependencies
 
 _KEPT = 8  # graphs a sampler keeps
+_capturing = threading.Lock()  # a process captures one graph at a time
 _LONGEST = 128  # steps that are captured into one graph unless more are asked for
 _SHORT = 25
 
@@ -79,7 +80,8 @@ class CapturedChain:
 
     def wait(self) -> None:
         """Until no replay runs any more, so that the memory may be given back."""
-        self._device.wait()
+        with self._lock:
+            self._device.wait()
 
     def _plan(self, chain: Chain, table: Tensor, unroll: int) -> tuple[int, Callable[[], None]]:
         """Captures a graph of `unroll` steps. Shorter ones than the chain find their numbers by a position that each
@@ -158,7 +160,7 @@ class GraphCache:
         device_type: str = "cuda",
     ) -> None:
         self._mode, self._unroll, self._capture, self._device_type = mode, unroll, capture, device_type
-        self._chains: OrderedDict[tuple[Any, ...], CapturedChain | None] = OrderedDict()
+        self._chains: OrderedDict[tuple[Any, ...], CapturedChain] = OrderedDict()
         self._declined: str | None = None
         self._misses = 0
         self._lock = threading.Lock()
@@ -191,26 +193,27 @@ class GraphCache:
                 if self._misses > _KEPT:
                     raise NotCapturable(f"what a graph is kept under was another at each of {_KEPT} calls in a row")
                 if key not in self._chains:
-                    self._chains[key] = None  # should the capture fail, it is not tried again
                     self._make_room()
-                    self._chains[key] = CapturedChain(chain, x0, dependencies, self._unroll, self._capture(x0.device))
+                    # Dropout's random state stays where it was: a resumed training, which captures anew, draws the same.
+                    with _capturing, torch.random.fork_rng([x0.device] if x0.is_cuda else []):
+                        device = self._capture(x0.device)
+                        self._chains[key] = CapturedChain(chain, x0, dependencies, self._unroll, device)
             except NotCapturable as error:
                 self._decline(str(error))
                 return None
             self._chains.move_to_end(key)
             captured = self._chains[key]
-        return None if captured is None else captured(chain, x0)
+        return captured(chain, x0)
 
     @property
     def captured(self) -> list[CapturedChain]:
         """Those kept, the least recently used first."""
-        return [c for c in self._chains.values() if c is not None]
+        return list(self._chains.values())
 
     def _make_room(self) -> None:
-        while len(self._chains) > _KEPT:
+        while len(self._chains) >= _KEPT:
             _, oldest = self._chains.popitem(last=False)
-            if oldest is not None:
-                oldest.wait()
+            oldest.wait()
 
     def _decline(self, why: str) -> None:
         if self._mode is True:

@@ -348,7 +348,8 @@ class Langevin:
         self, x: Tensor, args: tuple[Any, ...], n_steps: int | None, chain_offset: int, step: int | None
     ) -> Chain:
         """The steps of one call; advances the counter, once everything else is seen to be right."""
-        self.check()
+        if not _capturing():
+            self.check()
         precisions.check(self.precision, x.device)
         offset = check_int("chain_offset", chain_offset, 0) * math.prod(x.shape[1:])
         if offset + x.numel() > 2**63:
@@ -416,6 +417,8 @@ class Langevin:
 
     def _settle(self, chain: Chain, x0: Tensor, x: Tensor) -> None:
         """Raises for chains that are not finite: at once on a CPU, by the next call or `check` on CUDA."""
+        if _capturing():
+            return  # the caller's own graph: nothing is known until it is replayed
         if x.is_cuda:
             self._pending = PendingCheck(x, int(chain.steps[0]))
             return
@@ -428,3 +431,8 @@ class Langevin:
         if device is not None:
             return device
         return next((a.device for a in args if isinstance(a, Tensor)), torch.device("cpu"))
+
+
+def _capturing() -> bool:
+    """Whether the caller captures a CUDA graph now, in which the host must not wait for anything."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()

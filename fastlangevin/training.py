@@ -300,10 +300,11 @@ class _Trainer:
         self.saved_at = self.iteration
         with self.aside():
             shape = (_PREVIEW, *self.data.event_shape)
-            run.write_samples(self.for_sampling().sample(shape, step=0, device=self.device))
+            preview = self.for_sampling(graph=False)  # for one picture a capture is not worth its time
+            run.write_samples(preview.sample(shape, step=0, device=self.device))
 
-    def for_sampling(self) -> Langevin:
-        return _sampler(self.model, self.settings, self.settings.sample_steps, self.sampler.state_dict(), {})
+    def for_sampling(self, **options: Any) -> Langevin:
+        return _sampler(self.model, self.settings, self.settings.sample_steps, self.sampler.state_dict(), options)
 
     def restore(self, path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         checkpoint.load_model(self.model, _part(tensors, "model."), path)

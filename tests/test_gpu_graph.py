@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import pytest
@@ -110,9 +111,12 @@ def test_what_cannot_be_captured_runs_eagerly_after_one_warning():
 
 def test_declining_leaves_batch_norm_s_averages_to_the_chain():
     net = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 1)).cuda()
+    twin = copy.deepcopy(net)
     with pytest.warns(RuntimeWarning):
         fl.Langevin(net, n_steps=3, seed=1)(X.cuda())
+    fl.Langevin(twin, n_steps=3, seed=1, graph=False)(X.cuda())
     assert int(net[0].num_batches_tracked) == 3
+    torch.testing.assert_close(net[0].running_mean, twin[0].running_mean)
 
 
 def test_further_inputs():

@@ -173,10 +173,12 @@ def update(
     compute = torch.float64 if wide else torch.float32
 
     def scalar(value: Tensor | float | None) -> Tensor:
-        """Rounded once to the arithmetic's type; as float64, which holds either."""
-        return (
-            torch.as_tensor(0.0 if value is None else value, dtype=torch.float64, device=x.device).to(compute).double()
-        )
+        """Rounded once to the arithmetic's type; as float64, which holds either. Filled in, not copied: a copy from
+        the host would make it wait for a GPU.
+        """
+        if not isinstance(value, Tensor):
+            value = torch.full((), value or 0.0, dtype=torch.float64, device=x.device)
+        return value.to(x.device).to(compute).double()
 
     eta, sigma = scalar(step_size), scalar(noise_std)
     # Rounded like all else, so that a limit beyond float32 is none and not an error.

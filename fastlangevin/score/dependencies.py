@@ -6,10 +6,12 @@ A captured graph has both built in, addresses and values. Where either is anothe
 from __future__ import annotations
 
 import functools
+import sys
 import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -50,6 +52,12 @@ class Dependencies:
         if type(value) in _PLAIN:
             self.constants.append(value)
             return
+        if isinstance(value, np.generic):
+            self.constants.append(value.item())
+            return
+        if isinstance(value, np.ndarray):
+            self.constants.append((value.dtype.str, value.shape, value.tobytes()))
+            return
         if id(value) in self._seen or isinstance(value, (type, types.ModuleType, types.BuiltinFunctionType)):
             return
         self._seen.add(id(value))
@@ -71,9 +79,7 @@ class Dependencies:
         elif callable(value):
             self._visit_object(value, type(value).__call__)
         else:
-            self._visit_all(
-                v for v in getattr(value, "__dict__", {}).values() if type(v) in _PLAIN or isinstance(v, Tensor)
-            )
+            self._visit_all(getattr(value, "__dict__", {}).values())
 
     def _visit_all(self, values: Iterable[Any]) -> None:
         for value in values:
@@ -105,6 +111,8 @@ class Dependencies:
                     read.add(name)
                     other = getattr(type(owner), name, None)
                     functions.append(other.fget if isinstance(other, property) else other)
+                    if _is_plain(other):
+                        self.constants.append(other)
         attributes = getattr(owner, "__dict__", {})
         self._visit_all(attributes[name] for name in sorted(read) if name in attributes)
 
@@ -118,15 +126,27 @@ class Dependencies:
                 self.constants.append(None)
         self._visit_all((function.__defaults__, function.__kwdefaults__))
         names = _names(function.__code__)
-        self._visit_all(function.__globals__[name] for name in names if name in function.__globals__)
+        for name in names:
+            found = function.__globals__.get(name)
+            if isinstance(found, (type, types.ModuleType)) and not _is_torch(found) and not _is_library(found):
+                self._visit_all(vars(found)[n] for n in names if n in vars(found))  # what it reads of it by name
+            elif name in function.__globals__:
+                self._visit(found)
 
 
 def _is_plain(value: Any) -> bool:
     return type(value) in _PLAIN or (type(value) is tuple and all(type(v) in _PLAIN for v in value))
 
 
+def _is_library(thing: Any) -> bool:
+    """Whether a class or module is Python's own or NumPy's: nothing in it steers an energy."""
+    name = thing.__name__ if isinstance(thing, types.ModuleType) else thing.__module__
+    return name.split(".")[0] in {*sys.stdlib_module_names, "numpy"} - {"__main__"}
+
+
 def _is_torch(thing: Any) -> bool:
-    return (getattr(thing, "__module__", None) or "").split(".")[0] == "torch"
+    name = getattr(thing, "__name__" if isinstance(thing, types.ModuleType) else "__module__", None)
+    return (name or "").split(".")[0] == "torch"
 
 
 def _names(code: types.CodeType) -> list[str]:
