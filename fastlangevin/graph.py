@@ -194,7 +194,7 @@ class GraphCache:
                     raise NotCapturable(f"what a graph is kept under was another at each of {_KEPT} calls in a row")
                 if key not in self._chains:
                     self._make_room()
-                    # Dropout's random state stays where it was: a resumed training, which captures anew, draws the same.
+                    # Dropout's random state stays: a resumed training, which captures anew, draws the same.
                     with _capturing, torch.random.fork_rng([x0.device] if x0.is_cuda else []):
                         device = self._capture(x0.device)
                         self._chains[key] = CapturedChain(chain, x0, dependencies, self._unroll, device)
