@@ -16,6 +16,11 @@ class NotCapturable(RuntimeError):
     """Why work cannot be captured."""
 
 
+def being_captured() -> bool:
+    """Whether the current stream is being captured, so that the host must not wait for anything."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
 class CudaCapture:
     """Graphs of one chain on one device. They share a memory pool, for no two of them run at a time."""
 

@@ -16,15 +16,15 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from .capture import CudaCapture, NotCapturable
+from .capture import CudaCapture, NotCapturable, being_captured
 from .chain import Chain
 from .errors import BackendUnavailable
 from .score.dependencies import Dependencies
 
 _KEPT = 8  # graphs a sampler keeps
-_capturing = threading.Lock()  # a process captures one graph at a time
 _LONGEST = 128  # steps that are captured into one graph unless more are asked for
 _SHORT = 25
+_one_at_a_time = threading.Lock()  # a process captures one graph at a time
 
 
 class Capture(Protocol):
@@ -180,7 +180,7 @@ class GraphCache:
             BackendUnavailable: graph=True, and the score cannot be captured.
             ValueError: `unroll` does not divide the number of steps.
         """
-        if not len(x0) or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
+        if not len(x0) or being_captured():
             return None  # nothing to do, or part of a graph of the caller's own
         if self._unroll is not None and len(chain) % self._unroll:
             raise ValueError(f"unroll must divide n_steps = {len(chain)}, got {self._unroll}")
@@ -195,7 +195,7 @@ class GraphCache:
                 if key not in self._chains:
                     self._make_room()
                     # Dropout's random state stays: a resumed training, which captures anew, draws the same.
-                    with _capturing, torch.random.fork_rng([x0.device] if x0.is_cuda else []):
+                    with _one_at_a_time, torch.random.fork_rng([x0.device] if x0.is_cuda else []):
                         device = self._capture(x0.device)
                         self._chains[key] = CapturedChain(chain, x0, dependencies, self._unroll, device)
             except NotCapturable as error:

@@ -51,7 +51,7 @@ def normal(
         stream: 32 bits, see `Stream`.
         offset: index of the result's first element in the whole stream, for a shard or a micro-batch.
         device: of the result.
-        backend: "reference", "cpu", or None for the fastest on `device`.
+        backend: "reference", "cpu", "triton", "cuda", or None for the fastest on `device`.
 
     Raises:
         ValueError: an argument out of its range, or no such backend.

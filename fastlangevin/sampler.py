@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import initial, kernels
+from .capture import being_captured
 from .chain import Chain
 from .checks import check_state, check_temperature, make_seed, make_target
 from .divergence import PendingCheck, report
@@ -88,7 +89,7 @@ class Langevin:
         precision: what the network runs in: "fp32" (strict), "tf32", "bf16" or "fp16". The state keeps its own type.
         engine: how the score is computed: "autograd"; "compiled", by torch.compile, which at the first call for a shape
             compiles for seconds to minutes; or "auto", which is "autograd".
-        backend: of the update: "reference", "cpu", or "auto" for the fastest on the state's device.
+        backend: of the update: "reference", "cpu", "triton", "cuda", or "auto" for the fastest on the state's device.
         graph: capture the steps as CUDA graphs and replay them. "auto" does on CUDA, and runs eagerly, after one
             warning that says why, where the energy cannot be captured; True raises there; False never captures.
         unroll: steps in one captured graph, a divisor of n_steps; None measures what is fastest at the first call.
@@ -348,7 +349,7 @@ class Langevin:
         self, x: Tensor, args: tuple[Any, ...], n_steps: int | None, chain_offset: int, step: int | None
     ) -> Chain:
         """The steps of one call; advances the counter, once everything else is seen to be right."""
-        if not _capturing():
+        if not being_captured():
             self.check()
         precisions.check(self.precision, x.device)
         offset = check_int("chain_offset", chain_offset, 0) * math.prod(x.shape[1:])
@@ -417,7 +418,7 @@ class Langevin:
 
     def _settle(self, chain: Chain, x0: Tensor, x: Tensor) -> None:
         """Raises for chains that are not finite: at once on a CPU, by the next call or `check` on CUDA."""
-        if _capturing():
+        if being_captured():
             return  # the caller's own graph: nothing is known until it is replayed
         if x.is_cuda:
             self._pending = PendingCheck(x, int(chain.steps[0]))
@@ -431,8 +432,3 @@ class Langevin:
         if device is not None:
             return device
         return next((a.device for a in args if isinstance(a, Tensor)), torch.device("cpu"))
-
-
-def _capturing() -> bool:
-    """Whether the caller captures a CUDA graph now, in which the host must not wait for anything."""
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()

@@ -46,7 +46,7 @@ def langevin_update_(
         seed, step, stream, offset: of the noise stream, see `noise.normal`.
         grad_clip: limit on every element of the score, before the step.
         bounds: (lo, hi), limits on the new state.
-        backend: "reference", "cpu", or None for the fastest on x's device.
+        backend: "reference", "cpu", "triton", "cuda", or None for the fastest on x's device.
 
     Raises:
         TypeError, ValueError: an argument that is not as above.

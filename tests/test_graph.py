@@ -270,12 +270,14 @@ class Holder:
 
 
 class Own(nn.Module):
+    shift = torch.zeros(1)
+
     def __init__(self):
         super().__init__()
         self.net, self.scale, self.unread = nn.Linear(3, 1), 2.0, 0
 
     def forward(self, x):
-        return self.scale * self.net(x)
+        return self.scale * self.net(x) + self.shift
 
 
 def fingerprint(function):
@@ -287,13 +289,13 @@ def test_closures_globals_defaults_partials_and_attributes_are_found(monkeypatch
     scale = [1.0]
     for function, expected in (
         (net, [net.weight, net.bias]),
-        (own, [own.net.weight, own.net.bias]),
+        (own, [own.net.weight, own.net.bias, Own.shift]),
         (lambda x: net(x) * scale[0], [net.weight, net.bias]),
         (lambda x: BETA * NET(x), [NET.weight, NET.bias]),
         (lambda x, net=net: net(x), [net.weight, net.bias]),
         (functools.partial(lambda net, x: net(x), net), [net.weight, net.bias]),
         (holder.energy, [holder.net.weight, holder.net.bias, holder.offset]),
-        (own.forward, [own.net.weight, own.net.bias]),
+        (own.forward, [own.net.weight, own.net.bias, Own.shift]),
     ):
         found = Dependencies(function).tensors
         assert {id(t) for t in found} == {id(t) for t in expected}

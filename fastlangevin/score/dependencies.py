@@ -109,10 +109,11 @@ class Dependencies:
             for name in _names(function.__code__):
                 if name not in read:
                     read.add(name)
-                    other = getattr(type(owner), name, None)
-                    functions.append(other.fget if isinstance(other, property) else other)
-                    if _is_plain(other):
-                        self.constants.append(other)
+                    shared = getattr(type(owner), name, None)
+                    if isinstance(shared, (property, types.FunctionType)):
+                        functions.append(shared.fget if isinstance(shared, property) else shared)
+                    elif shared is not None:
+                        self._visit(shared)
         attributes = getattr(owner, "__dict__", {})
         self._visit_all(attributes[name] for name in sorted(read) if name in attributes)
 
