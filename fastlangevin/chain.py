@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .kernels import Backend
 from .noise import Stream
-from .score import AutogradScore
+from .score import AutogradScore, BoundScore
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Chain:
     """Everything that a run of steps needs besides its initial state.
 
     Attributes:
-        score, args: the score is `score(x, *args)`.
+        score, args: the engine of the score, and further inputs of the energy.
         step_sizes, noise_stds: η_k and σ_k of each step: floats, or float64 tensors on the state's device.
         noise_first: False: x' = clamp(x + η·clip(s(x)) + σz). True: x̃ = x + σz, x' = clamp(x̃ + η·clip(s(x̃))).
             "clamp": the same with x̃ = clamp(x + σz).
@@ -45,31 +45,39 @@ class Chain:
 
     def run_(self, x: Tensor) -> Tensor:
         """All steps, in place."""
+        score = self.bind(x)
         for k in range(len(self)):
-            self.step_(x, k)
+            self.step_(x, k, score)
         return x
 
-    def step_(self, x: Tensor, k: int, score: Tensor | None = None) -> None:
-        """Step k, in place. A score at x that is known already is used, except by noise_first, which moves x before."""
+    def bind(self, x: Tensor) -> BoundScore:
+        """The score for states like x, with the weights as they are now."""
+        return self.score.bind(x, self.args)
+
+    def step_(self, x: Tensor, k: int, score: BoundScore, known: Tensor | None = None) -> None:
+        """Step k, in place. A `known` score at x is used, except by noise_first, which moves x before."""
         if self.noise_first:
-            self._add_noise_(x, k)
-            score = None
-        self._move_(x, self.score(x, *self.args) if score is None else score, k)
+            self.add_noise_(x, k)
+            known = None
+        self.move_(x, score(x) if known is None else known, k)
 
     def first_divergence(self, x0: Tensor) -> int | None:
         """The first step after which a state was not finite, by running the chain again."""
         x = x0.clone()
+        score = self.bind(x)
         for k in range(len(self)):
-            self.step_(x, k)
+            self.step_(x, k, score)
             if not torch.isfinite(x).all():
                 return k
         return None
 
-    def _move_(self, x: Tensor, score: Tensor, k: int) -> None:
+    def move_(self, x: Tensor, score: Tensor, k: int) -> None:
+        """The part of step k that follows the score."""
         sigma = self.noise_stds[k] if self.has_noise and not self.noise_first else None
         self._update_(x, score, self.step_sizes[k], sigma, k, self.grad_clip, self.bounds)
 
-    def _add_noise_(self, x: Tensor, k: int) -> None:
+    def add_noise_(self, x: Tensor, k: int) -> None:
+        """The part of step k before the score, where noise comes first."""
         bounds = self.bounds if self.noise_first == "clamp" else None
         self._update_(x, None, None, self.noise_stds[k], k, None, bounds)
 

@@ -23,7 +23,7 @@ class ChainDiverged(RuntimeError):
 
 
 class BackendUnavailable(RuntimeError):
-    """A backend that was asked for by name cannot run here; the message says why."""
+    """A backend, engine or graph that was asked for by name cannot be had; the message says why."""
 
 
 def check_int(name: str, value: object, least: int = 1) -> int:

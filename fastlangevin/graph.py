@@ -63,7 +63,7 @@ class CapturedChain:
         self._fill(chain, x)
         seed, table = self._numbers[-1], self._numbers[:-1].view(3, -1)
         chain = dataclasses.replace(chain, args=self._args, seed=seed)
-        self._device.warm_up(lambda: _with(chain, table).step_(self._x, 0), dependencies.buffers())
+        self._device.warm_up(lambda: _first_step_(_with(chain, table), self._x), dependencies.buffers())
         plans = [self._plan(chain, table, u) for u in ([unroll] if unroll else unrolls(self._n_steps))]
         self.times = {u: self._time(chain, x, run) for u, run in plans} if len(plans) > 1 else {}
         self.unroll, self._run = min(plans, key=lambda plan: self.times.get(plan[0], 0.0))
@@ -125,6 +125,10 @@ class CapturedChain:
         for static, given in zip(self._args, chain.args, strict=True):
             if isinstance(static, Tensor):
                 static.copy_(given)  # type: ignore[arg-type]
+
+
+def _first_step_(chain: Chain, x: Tensor) -> None:
+    chain.step_(x, 0, chain.bind(x))
 
 
 def _with(chain: Chain, table: Tensor) -> Chain:

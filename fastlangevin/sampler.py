@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from .schedule import Schedule, langevin_noise, resolve
 from .score import check_engine, make_score
 from .score import precision as precisions
 from .update import STATE_DTYPES, check_bounds, check_grad_clip
+from .vjp import DifferentiableChain
 
 _COUNTER_END = 2**32
 
@@ -155,7 +157,7 @@ class Langevin:
         self._lock = threading.Lock()
         self._pending: PendingCheck | None = None
         self._graphs = GraphCache(graph, unroll)
-        self._score = make_score(self.target, self.engine)
+        self._score = make_score(self.target, self.engine, precision)
         self._coefficients(self.n_steps)
 
     def __call__(
@@ -175,6 +177,8 @@ class Langevin:
         """
         check_state("x0", x0, self.target)
         chain = self._chain(x0, args, n_steps, chain_offset, step)
+        if x0.requires_grad and torch.is_grad_enabled():
+            return DifferentiableChain.apply(x0, chain, functools.partial(self._run, chain), self._running)
         return self._run(chain, x0)
 
     def sample(
@@ -226,17 +230,18 @@ class Langevin:
         states, energies, norms, steps = [], [], [], []
         with self._running(x0.device):
             x = x0.clone()
+            score = chain.bind(x)
             for k in range(len(chain) + 1):
-                score = None
+                known = None
                 if k % every == 0 or k == len(chain):
-                    energy, score = chain.score.energy_and_score(x, *chain.args)
+                    energy, known = score.energy_and_score(x)
                     states.append(x.clone())
                     energies.append(energy)
-                    flat = score.reshape(len(x), math.prod(x.shape[1:]))
+                    flat = known.reshape(len(x), math.prod(x.shape[1:]))
                     norms.append(torch.linalg.vector_norm(flat.float(), dim=1))
                     steps.append(k)
                 if k < len(chain):
-                    chain.step_(x, k, score)
+                    chain.step_(x, k, score, known)
         self._settle(chain, x0, x)
         return Trace(
             torch.stack(states),
@@ -251,7 +256,7 @@ class Langevin:
             raise ValueError("energy is not known: the sampler was given a score")
         check_state("x", x, self.target)
         with self._running(x.device):
-            energy = self._score.energy(x, *args)
+            energy = self._score.bind(x, args).energy(x)
         assert energy is not None
         return energy
 
@@ -259,7 +264,7 @@ class Langevin:
         """∇ log p at (B, *event) states, unclipped, in the sampler's precision."""
         check_state("x", x, self.target)
         with self._running(x.device):
-            return self._score(x, *args)
+            return self._score.bind(x, args)(x)
 
     def check(self) -> None:
         """Raises `ChainDiverged` if the last call's chains were not finite (on a CPU that call itself has raised)."""
@@ -284,18 +289,16 @@ class Langevin:
     def plan_for(self, device: torch.device | str) -> Plan:
         """How the sampler runs on `device`. May compile or load a kernel library."""
         device = torch.device(device)
-        backend = kernels.select(self.backend, device)
-        skipped = []
+        backend = self._backend(device)
+        engine, skipped = self._score.explain(device)
         for other in kernels.BACKENDS.values():
             if other is backend:
                 break
             skipped.append(f"backend {other.name!r} passed over: {other.refuses(device) or 'not asked for'}")
         no_graph = self._graphs.refuses(device)
         if no_graph is not None:
-            if self.graph is True:
-                raise BackendUnavailable(f"graph=True cannot be met: {no_graph}")
             skipped.append(f"no graph: {no_graph}")
-        return Plan(device.type, self._score.name, backend.name, no_graph is None, self.precision, tuple(skipped))
+        return Plan(device.type, engine, backend.name, no_graph is None, self.precision, tuple(skipped))
 
     def state_dict(self) -> dict[str, int]:
         """Where the noise stands: seed, step and stream version, as ints."""
@@ -325,7 +328,7 @@ class Langevin:
             if getattr(self, key) != default:
                 options.append(f"{key}={getattr(self, key)!r}")
         options += [
-            f"engine={self._score.name!r}",
+            f"engine={self._score.explain(self._device(()))[0]!r}",
             f"backend={self.backend!r}",
             f"seed={self._seed}",
             f"step={self._step}",
@@ -338,6 +341,14 @@ class Langevin:
     def __setstate__(self, state: dict[str, Any]) -> None:
         graphs = GraphCache(state["graph"], state["unroll"])  # captured graphs stay with the original
         self.__dict__.update(state, _lock=threading.Lock(), _graphs=graphs)
+
+    def _backend(self, device: torch.device) -> kernels.Backend:
+        """The backend on `device`; raises for an explicit backend or graph that cannot be had there."""
+        backend = kernels.select(self.backend, device)
+        no_graph = self._graphs.refuses(device)
+        if self.graph is True and no_graph is not None:
+            raise BackendUnavailable(f"graph=True cannot be met: {no_graph}")
+        return backend
 
     def _coefficients(self, n_steps: int) -> tuple[list[float], list[float]]:
         step_sizes = resolve("step_size", self.step_size, n_steps)
@@ -358,7 +369,7 @@ class Langevin:
         with torch.inference_mode(False):  # autograd saves no inference tensors
             args = tuple(a.clone() if isinstance(a, Tensor) and a.is_inference() else a for a in args)
         step_sizes, noise_stds = self._coefficients(self.n_steps if n_steps is None else check_int("n_steps", n_steps))
-        backend = kernels.BACKENDS[self.plan_for(x.device).backend]
+        backend = self._backend(x.device)
         first_step = self._reserve(len(step_sizes), step)
         return Chain(
             score=self._score,

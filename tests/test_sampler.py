@@ -357,7 +357,9 @@ def test_the_caller_s_things_are_left_alone():
     before = x0.detach().clone()
     x = fl.Langevin(net, n_steps=3, seed=1)(x0)
     assert torch.equal(x0, before) and x0.requires_grad and x0.grad is None and x0.is_leaf
-    assert not x.requires_grad and x.data_ptr() != x0.data_ptr()
+    assert x.requires_grad and x.data_ptr() != x0.data_ptr()
+    with torch.no_grad():
+        assert not fl.Langevin(net, n_steps=3, seed=1)(x0).requires_grad
     assert [p.requires_grad for p in net.parameters()] == [False, True, True, True]
     assert [m.training for m in net] == [True, False, True, True]
     assert net[0].bias.grad is None and net[3].bias.grad.item() == 7.0
@@ -543,7 +545,7 @@ def test_bounds_do_not_hide_nan():
 
 def test_plan_and_repr():
     sampler = fl.Langevin(log_density=small_net(), backend="reference", seed=3, bounds=(-1, 1))
-    assert sampler.plan.backend == "reference" and sampler.plan.engine == "autograd" and sampler.plan.graph is False
+    assert sampler.plan.backend == "reference" and sampler.plan.engine == "convnet" and sampler.plan.graph is False
     text = repr(sampler)
     for part in ("log_density=Sequential", "n_steps=100", "bounds=(-1.0, 1.0)", "seed=3", "backend='reference'"):
         assert part in text

@@ -1,24 +1,27 @@
-"""Score engines: one file each, all with the interface of `AutogradScore`."""
+"""Score engines: one file each. An engine binds to the states and further inputs of a call, and the bound score is what
+the steps of a chain call.
+"""
 
 from __future__ import annotations
 
 from ..errors import unknown
-from .autograd import AutogradScore
+from .auto import AutoScore
+from .autograd import AutogradScore, BoundScore
 from .compiled import CompiledScore
+from .convnet import ConvNetScore
 from .target import Target
 
-ENGINES = {engine.name: engine for engine in (AutogradScore, CompiledScore)}
+ENGINES = {engine.name: engine for engine in (AutoScore, AutogradScore, CompiledScore, ConvNetScore)}
 
-__all__ = ["ENGINES", "AutogradScore", "CompiledScore", "Target", "check_engine", "make_score"]
+__all__ = ["ENGINES", "AutogradScore", "BoundScore", "Target", "check_engine", "make_score"]
 
 
 def check_engine(engine: str) -> str:
-    if engine != "auto" and engine not in ENGINES:
-        raise unknown("engine", engine, ("auto", *ENGINES))
+    if engine not in ENGINES:
+        raise unknown("engine", engine, ENGINES)
     return engine
 
 
-def make_score(target: Target, engine: str) -> AutogradScore:
-    """The engine called `engine`, or for "auto" the fastest that recognises the target."""
-    check_engine(engine)
-    return ENGINES["autograd" if engine == "auto" else engine](target)
+def make_score(target: Target, engine: str, precision: str) -> AutogradScore:
+    """The engine called `engine`; "auto" is the fastest that recognises the target."""
+    return ENGINES[check_engine(engine)](target, precision)

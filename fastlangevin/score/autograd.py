@@ -2,60 +2,115 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
+from .precision import HALF, autocast
 from .target import Target
 
 
 class AutogradScore:
-    """∇ log-density of a `Target` at each chain's state.
-
-    Differentiates with respect to the state alone: no weight gradient is computed, no `.grad` is touched, no graph is
-    kept. A network of one parameter dtype is given the state in that dtype; the score has the state's.
+    """The engine for any energy: differentiates with respect to the state alone. No weight gradient is computed, no
+    `.grad` is touched, no graph is kept. A network of one parameter dtype is given the state in that dtype.
     """
 
     name = "autograd"
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
+    def __init__(self, target: Target, precision: str) -> None:
+        self.target, self.precision = target, precision
 
-    def __call__(self, x: Tensor, *args: object) -> Tensor:
+    def explain(self, device: torch.device) -> tuple[str, list[str]]:
+        """The name of the engine that chains on `device` use, and why others are passed over."""
+        return self.name, []
+
+    def bind(self, x: Tensor, args: Sequence[object]) -> BoundScore:
+        """The score of chains with the shape, dtype and device of x, for the steps of one call."""
+        return BoundScore(self.target, self.precision, args)
+
+
+class BoundScore:
+    """∇ log-density of a `Target` at each chain's state, with further inputs given once.
+
+    Attributes:
+        is_piecewise_linear: whether the score's Jacobian is known to be zero wherever it exists.
+    """
+
+    name = "autograd"
+    is_piecewise_linear = False
+
+    def __init__(self, target: Target, precision: str, args: Sequence[object]) -> None:
+        self.target, self.precision, self.args = target, precision, args
+
+    def __call__(self, x: Tensor) -> Tensor:
         """(B, *event) states to scores of the same shape and dtype."""
-        return self.energy_and_score(x, *args)[1]
+        return self.energy_and_score(x)[1]
 
-    def energy(self, x: Tensor, *args: object) -> Tensor | None:
+    def energy(self, x: Tensor) -> Tensor | None:
         """(B, *event) states to (B,) energies; None where only a score was given."""
         if self.target.kind == "score":
             return None
         with torch.no_grad():
-            output = self.target.energies(self.target.function(self._cast(x), *args), len(x))
-        return -output if self.target.kind == "log_density" else output
+            return self._energies(x)
 
-    def energy_and_score(self, x: Tensor, *args: object) -> tuple[Tensor | None, Tensor]:
+    def energy_and_score(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
         """(B,) energies (None where only a score was given) and the scores, from one forward and backward."""
         if self.target.kind == "score":
-            return None, self._given_score(x, *args)
-        kind = self.target.kind
+            with torch.no_grad():
+                return None, self._given_score(x)
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            output = self.target.energies(self.target.function(self._cast(x), *args), len(x))
-            if not output.requires_grad:
-                raise ValueError(_independent(kind))
-            sign = torch.full_like(output, -1.0 if kind == "energy" else 1.0)
-            (score,) = torch.autograd.grad(output, x, grad_outputs=sign, allow_unused=True)
-        if score is None:
-            raise ValueError(_independent(kind))
-        output = output.detach()
-        return (-output if kind == "log_density" else output), score
+            energies, score = self._differentiated(x, create_graph=False)
+        return energies.detach(), score
 
-    def _given_score(self, x: Tensor, *args: object) -> Tensor:
-        with torch.no_grad():
-            score = self.target.function(self._cast(x), *args)
+    def linearize(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor | None]]:
+        """The scores at x, and the function of v (B, *event) that gives vᵀ ∂score/∂x, or None for zero.
+
+        One forward and backward, and a second backward a v, which may be asked for once.
+        """
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            if self.target.kind == "score":
+                score = self._given_score(x)
+            else:
+                _, score = self._differentiated(x, create_graph=True)
+
+        def pull(v: Tensor) -> Tensor | None:
+            if not score.requires_grad:
+                return None
+            with self._running(x):
+                return torch.autograd.grad(score, x, v, allow_unused=True)[0]
+
+        return score.detach(), pull
+
+    def _differentiated(self, x: Tensor, create_graph: bool) -> tuple[Tensor, Tensor]:
+        energies = self._energies(x)
+        if not energies.requires_grad:
+            raise ValueError(_independent(self.target.kind))
+        down = torch.full_like(energies, -1.0)
+        with self._running(x):
+            (score,) = torch.autograd.grad(energies, x, down, create_graph=create_graph, allow_unused=True)
+        if score is None:
+            raise ValueError(_independent(self.target.kind))
+        return energies, score
+
+    def _energies(self, x: Tensor) -> Tensor:
+        with self._running(x):
+            output = self.target.energies(self.target.function(self._cast(x), *self.args), len(x))
+            return -output if self.target.kind == "log_density" else output
+
+    def _given_score(self, x: Tensor) -> Tensor:
+        with self._running(x):
+            score = self.target.function(self._cast(x), *self.args)
         if not isinstance(score, Tensor) or score.shape != x.shape:
             got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
             raise ValueError(f"score must return a tensor of the state's shape {tuple(x.shape)}, got {got}")
         return score.to(x.dtype)
+
+    def _running(self, x: Tensor) -> contextlib.AbstractContextManager[object]:
+        return autocast(self.precision, x.device) if self.precision in HALF else contextlib.nullcontext()
 
     def _cast(self, x: Tensor) -> Tensor:
         parameter = self.target.parameter()

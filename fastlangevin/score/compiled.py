@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .autograd import AutogradScore
+from .autograd import AutogradScore, BoundScore
 from .target import Target
 
 
@@ -15,7 +16,7 @@ class CompiledScore(AutogradScore):
     """∇ log-density by `torch.compile(torch.func.grad(f))`: inductor's code for the forward and for the gradient with
     respect to the state, and for nothing else. Compiled at the first call for a shape, which takes seconds to minutes.
 
-    Energies alone are computed as by `AutogradScore`.
+    Energies alone, and second derivatives, are computed as by `AutogradScore`.
 
     Raises:
         ValueError: the target is a score; or (at the first call) torch.compile cannot trace the energy whole.
@@ -23,26 +24,37 @@ class CompiledScore(AutogradScore):
 
     name = "compiled"
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, precision: str) -> None:
         if target.kind == "score":
             raise ValueError("engine='compiled' differentiates an energy or log_density, and a score was given")
-        super().__init__(target)
+        super().__init__(target, precision)
         self._gradient: Any = None
 
-    def energy_and_score(self, x: Tensor, *args: object) -> tuple[Tensor | None, Tensor]:
+    def bind(self, x: Tensor, args: Sequence[object]) -> BoundScore:
         if self._gradient is None:
             self._gradient = torch.compile(torch.func.grad(self._log_density, has_aux=True), fullgraph=True)
+        return _BoundCompiled(self, self._gradient, args)
+
+    def _log_density(self, x: Tensor, *args: object) -> tuple[Tensor, Tensor]:
+        energies = BoundScore(self.target, self.precision, args)._energies(x)
+        return -energies.sum(), energies
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_gradient": None}
+
+
+class _BoundCompiled(BoundScore):
+    name = "compiled"
+
+    def __init__(self, engine: CompiledScore, gradient: Callable[..., Any], args: Sequence[object]) -> None:
+        super().__init__(engine.target, engine.precision, args)
+        self._gradient = gradient
+
+    def energy_and_score(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
         try:
-            score, energy = self._gradient(x, *args)
+            with self._running(x):
+                score, energy = self._gradient(x, *self.args)
         except torch._dynamo.exc.TorchDynamoException as error:
             why = str(error).strip().splitlines()[0]
             raise ValueError(f"engine='compiled' cannot compile this {self.target.kind}: {why}") from error
         return energy, score
-
-    def _log_density(self, x: Tensor, *args: object) -> tuple[Tensor, Tensor]:
-        output = self.target.energies(self.target.function(self._cast(x), *args), len(x))
-        log_density = -output if self.target.kind == "energy" else output
-        return log_density.sum(), -log_density
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_gradient": None}

@@ -12,7 +12,7 @@ import torch
 from ..errors import unknown
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def check(precision: str, device: torch.device | None = None) -> str:
@@ -26,17 +26,21 @@ def check(precision: str, device: torch.device | None = None) -> str:
 
 @contextlib.contextmanager
 def running(precision: str, device: torch.device) -> Iterator[None]:
-    """Runs the body in `precision` and restores the caller's flags.
+    """Runs the body with the float32 flags of `precision`, without the caller's autocast, and restores both.
 
-    "fp32" is strict: no TF32 on a GPU, no bfloat16 shortcut on a CPU, no autocast of the caller's. "bf16" and "fp16"
-    are autocast without its weight cache, which would outlive an optimiser step.
+    "fp32" is strict: no TF32 on a GPU, no bfloat16 shortcut on a CPU.
     """
     check(precision, device)
-    autocast = torch.autocast(
-        device.type, dtype=_AUTOCAST.get(precision), enabled=precision in _AUTOCAST, cache_enabled=False
-    )
-    with _flags(device.type).hold("tf32" if precision == "tf32" else "ieee"), autocast:
+    with _flags(device.type).hold("tf32" if precision == "tf32" else "ieee"), autocast("fp32", device):
         yield
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """torch's autocast for "bf16" and "fp16", without its weight cache, which would outlive an optimiser step; for the
+    others autocast is off.
+    """
+    dtype = HALF.get(precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None, cache_enabled=False)
 
 
 class _Float32Flags:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -155,18 +155,24 @@ class Stack:
     shapes: tuple[tuple[int, ...], ...]
     factor: float
 
-    @property
+    @functools.cached_property
     def is_piecewise_linear(self) -> bool:
         """Whether the second derivative is zero wherever it exists."""
         return all(layer.slope is not None for layer in self.layers if isinstance(layer, Activation))
 
+    @functools.cached_property
     def tail(self) -> int:
         """The index after the last activation: from there on the function is affine, and its gradient a constant."""
         return max((i + 1 for i, layer in enumerate(self.layers) if isinstance(layer, Activation)), default=0)
 
+    @functools.cached_property
     def dtype(self) -> torch.dtype:
         """The type of the weights; float32 where there are none."""
         return next((la.weight.dtype for la in self.layers if isinstance(la, (Conv, Linear))), torch.float32)
 
-    def n_elements(self) -> int:
-        return math.prod(self.shapes[0])
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, *shape) to (B,), differentiable with respect to x."""
+        h = x.to(self.dtype)
+        for layer in self.layers:
+            h = layer.forward(h)
+        return self.factor * h.reshape(len(x))

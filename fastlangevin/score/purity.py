@@ -1,0 +1,229 @@
+"""Whether the Python code of an energy does the same at every run, so that one run may stand for a whole chain's."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import dis
+import functools
+import inspect
+import math
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+_WRITES = {"STORE_ATTR", "STORE_GLOBAL", "STORE_SUBSCR", "STORE_SLICE", "DELETE_ATTR", "DELETE_GLOBAL", "DELETE_SUBSCR"}
+_OTHERWISE_IMPURE = {"IMPORT_NAME", "YIELD_VALUE", "RETURN_GENERATOR", "GET_AWAITABLE"}
+_MUTATORS = {"append", "appendleft", "extend", "insert", "pop", "popleft", "popitem", "update", "setdefault", "clear"}
+_RANDOM = {"bernoulli", "multinomial", "poisson", "normal", "manual_seed"}
+_PURE_BUILTINS = {
+    *("abs", "bool", "dict", "enumerate", "float", "int", "isinstance", "len", "list", "map", "max", "min", "range"),
+    *("reversed", "str", "super", "tuple", "zip"),
+}
+_PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.memory_format, slice)
+_PURE_PARAMETRIZATIONS = (parametrizations._SpectralNorm, parametrizations._WeightNorm, parametrizations._Orthogonal)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_CALL = nn.Module._call_impl.__code__
+
+
+class Impure(Exception):
+    """The code may do something else at another run, or has to run each time; the message says what was found."""
+
+
+class Purity:
+    """Looks at the Python code that an energy runs, before it does and from each operation on the state.
+
+    Refused are hooks, parametrizations other than spectral, weight and orthogonal norms, autocast and no_grad regions,
+    and code of the energy's own that writes outside its locals, draws random numbers, or reads anything but tensors,
+    modules, plain values and functions of which the same is true.
+    """
+
+    def __init__(self, device_type: str) -> None:
+        self._device_type = device_type
+        self._base: types.FrameType | None = None
+        self._mode = self._current_mode()
+        self._seen: set[types.CodeType] = set()
+        self._modules: set[int] = set()
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Runs the body, in which each operation calls `check_frames`."""
+        self._base = sys._getframe(2)
+        self._mode = self._current_mode()
+        try:
+            yield
+        finally:
+            self._base = None
+
+    def check_frames(self, frame: types.FrameType | None) -> None:
+        """Looks at the frame that an operation is called from, and at those above it.
+
+        Raises:
+            Impure: the energy may do something else at another run.
+        """
+        if self._current_mode() != self._mode:
+            raise Impure("its Python code switches gradients or autocast")
+        while frame is not None and frame is not self._base:
+            code = frame.f_code
+            if code is _CALL:
+                self._check_module(frame.f_locals["self"])
+            elif code not in self._seen and not _is_torch_name(frame.f_globals.get("__name__")):
+                self._check_code(code, frame.f_locals, frame.f_globals)
+            frame = frame.f_back
+
+    def check_callable(self, function: Any) -> None:
+        """Looks at a function, a method, or a module and all modules in it, without running them.
+
+        Raises:
+            Impure: the energy may do something else at another run.
+        """
+        if isinstance(function, nn.Module):
+            for module in function.modules():
+                self._check_function(type(module).forward, module)
+        elif isinstance(function, types.MethodType):
+            self._check_function(function.__func__, function.__self__)
+        elif isinstance(function, types.FunctionType):
+            self._check_function(function)
+        else:
+            raise Impure(f"it is {_description(function)}, of which it is not known what it does")
+
+    def _current_mode(self) -> tuple[bool, bool, bool]:
+        autocast = torch.is_autocast_enabled(self._device_type)
+        return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), autocast
+
+    def _check_module(self, module: nn.Module) -> None:
+        if id(module) in self._modules:
+            return
+        self._modules.add(id(module))
+        if any(getattr(module, hooks, None) for hooks in _HOOKS) or nn.modules.module._has_any_global_hook():
+            raise Impure(f"a {type(module).__name__} has hooks, which have to run at each evaluation")
+        for each in getattr(module, "parametrizations", {}).values():
+            other = next((p for p in each if not isinstance(p, _PURE_PARAMETRIZATIONS)), None)
+            if other is not None:
+                raise Impure(f"a layer has a parametrization that it does not know, {type(other).__name__}")
+
+    def _check_function(self, function: Any, owner: Any = None) -> None:
+        code = function.__code__
+        if code in self._seen or _is_torch(function):
+            return
+        local = {}
+        with contextlib.suppress(ValueError):  # a cell that is not filled yet
+            local = {
+                name: c.cell_contents for name, c in zip(code.co_freevars, function.__closure__ or (), strict=True)
+            }
+        defaults = function.__defaults__ or ()
+        names = code.co_varnames[: code.co_argcount]
+        local.update(zip(names[len(names) - len(defaults) :], defaults, strict=True), **(function.__kwdefaults__ or {}))
+        if owner is not None and names:
+            local[names[0]] = owner
+        self._check_code(code, local, function.__globals__)
+
+    def _check_code(self, code: types.CodeType, local: Mapping[str, Any], outer: dict[str, Any]) -> None:
+        self._seen.add(code)
+        found = _read(code)
+        if found.impure is not None:
+            raise Impure(f"{_place(code)} {found.impure}")
+        names = (*code.co_varnames[: code.co_argcount + code.co_kwonlyargcount], *code.co_freevars)
+        values = {name: local[name] for name in names if name in local and name != "__class__"}
+        for name in found.globals:
+            values[name] = outer.get(name, getattr(builtins, name, None))
+        owners: list[Any] = []
+        first = code.co_varnames[0] if code.co_argcount else None
+        if first in values and not isinstance(values[first], (Tensor, *_PLAIN)):
+            owners.append(values.pop(first))
+        self._check_values(values, owners, code)
+        for owner in owners:  # grows by what attributes hold
+            self._check_attributes(owner, found.attributes, owners, code)
+
+    def _check_values(self, values: Mapping[str, Any], owners: list[Any], code: types.CodeType) -> None:
+        for name, value in values.items():
+            if isinstance(value, nn.Module):
+                if not any(value is owner for owner in owners):
+                    owners.append(value)
+            elif isinstance(value, (types.FunctionType, types.MethodType)):
+                self.check_callable(value)
+            elif isinstance(value, (list, tuple)):
+                self._check_values({f"{name}[{i}]": v for i, v in enumerate(value)}, owners, code)
+            elif isinstance(value, dict):
+                self._check_values({f"{name}[{k!r}]": v for k, v in value.items()}, owners, code)
+            elif not _is_harmless(value):
+                raise Impure(f"{_place(code)} reads {name}, {_description(value)}")
+
+    def _check_attributes(self, owner: Any, names: frozenset[str], owners: list[Any], code: types.CodeType) -> None:
+        held = {**getattr(owner, "__dict__", {}), **getattr(owner, "_modules", {})}
+        for name in names:
+            value = held[name] if name in held else inspect.getattr_static(type(owner), name, None)
+            if isinstance(value, (staticmethod, classmethod)):
+                value = value.__func__
+            elif isinstance(value, property):
+                value = value.fget
+            if isinstance(value, types.FunctionType):
+                self._check_function(value, None if name in held else owner)
+            elif not inspect.isdatadescriptor(value) and not inspect.ismethoddescriptor(value):
+                self._check_values({name: value}, owners, code)
+
+
+class _Read(NamedTuple):
+    """What a code object names, and what makes it impure by itself."""
+
+    globals: frozenset[str]
+    attributes: frozenset[str]
+    impure: str | None
+
+
+@functools.lru_cache(maxsize=1024)
+def _read(code: types.CodeType) -> _Read:
+    globals_, attributes = set(), set()
+    impure = None
+    for instruction in dis.get_instructions(code):
+        operation, name = instruction.opname, instruction.argval
+        if operation in _WRITES or (operation == "STORE_DEREF" and name in code.co_freevars):
+            impure = impure or "writes to something other than its own variables"
+        elif operation in _OTHERWISE_IMPURE:
+            impure = impure or "imports or yields"
+        elif operation in ("LOAD_GLOBAL", "LOAD_NAME"):
+            globals_.add(name)
+        elif operation in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
+            attributes.add(name)
+            if name in _MUTATORS or (name.endswith("_") and not name.endswith("__")):
+                impure = impure or f"calls {name}, which changes what it is called on"
+            elif name in _RANDOM or name.startswith("rand"):
+                impure = impure or f"draws random numbers by {name}"
+    return _Read(frozenset(globals_), frozenset(attributes), impure)
+
+
+def _is_harmless(value: Any) -> bool:
+    if isinstance(value, (Tensor, *_PLAIN)) or _is_torch(value) or value is math:
+        return True
+    if isinstance(value, type) and issubclass(value, BaseException):
+        return True
+    name = getattr(value, "__name__", None)
+    return name in _PURE_BUILTINS and getattr(builtins, name) is value
+
+
+def _is_torch(thing: Any) -> bool:
+    """Whether it is torch's own module, class or function (an object of a class of torch's is not)."""
+    if isinstance(thing, types.ModuleType):
+        name = thing.__name__
+    elif isinstance(thing, (type, types.FunctionType, types.BuiltinFunctionType)):
+        name = thing.__module__ or ""
+    else:
+        return False
+    return _is_torch_name(name)
+
+
+def _is_torch_name(name: str | None) -> bool:
+    return (name or "").split(".")[0] == "torch"
+
+
+def _place(code: types.CodeType) -> str:
+    return f"its Python code ({code.co_name}, line {code.co_firstlineno})"
+
+
+def _description(value: Any) -> str:
+    return f"a {type(value).__name__}" if not isinstance(value, types.ModuleType) else f"the module {value.__name__}"

@@ -1,0 +1,290 @@
+"""Reads the layers of an energy by running it once on a tensor that records what is done to it."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .purity import Impure, Purity
+from .stack import Activation, AveragePool, Conv, Layer, Linear, Reshape, Stack
+from .target import Target
+
+
+class NotRecognised(ValueError):
+    """The energy is not a stack of known layers, as far as can be seen; the message says what is in the way."""
+
+
+def trace(
+    target: Target, shape: Sequence[int], dtype: torch.dtype, device: torch.device, args: Sequence[object]
+) -> Stack:
+    """The layers of a target's log-density at states (B, *event), with the network's weights as they are now.
+
+    The function runs once, on a stand-in for a state that has its shape and no data. Everything it does to the stand-in
+    must be a known operation with each result used once, and its Python must be seen to do the same at every run.
+
+    Raises:
+        NotRecognised: it is not, or it raised an error.
+    """
+    if target.kind == "score":
+        raise NotRecognised("a score was given, and it recognises energies and log-densities")
+    if len(shape) < 2:
+        raise NotRecognised(f"it needs states of shape (B, *event), and they have shape {tuple(shape)}")
+    parameter = target.parameter()
+    shape = (max(shape[0], 1), *shape[1:])
+    recorder = _Recorder(shape, dtype if parameter is None else parameter.dtype, device)
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), recorder.purity.watching():
+            recorder.purity.check_callable(target.function)
+            output = target.function(recorder.input, *args)
+    except Impure as error:
+        raise NotRecognised(str(error)) from None
+    except NotRecognised:
+        raise
+    except Exception as error:  # the energy's own: autograd meets it again and shows all of it
+        raise NotRecognised(f"it raised {type(error).__name__}: {next(iter(str(error).splitlines()), '')}") from error
+    return recorder.finish(output, 1.0 if target.kind == "log_density" else -1.0)
+
+
+class _Traced(Tensor):
+    """A tensor without data: every operation on it goes to its recorder."""
+
+    recorder: _Recorder
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        traced = next((a for a in args if isinstance(a, _Traced)), None)
+        if traced is None:
+            raise NotRecognised(f"{_name(function)} takes the state in a way that it does not know")
+        traced.recorder.purity.check_frames(sys._getframe(1))
+        return traced.recorder.record(function, args, kwargs or {})
+
+
+class _Recorder:
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+        self._layers: list[Layer] = []
+        self._shapes = [shape]
+        self._dtype, self._device = dtype, device
+        self._factor = 1.0
+        self.purity = Purity(device.type)
+        self.input = self._last = self._new(shape)
+
+    def record(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if function is _DEVICE:
+            return self._device
+        if function in _QUESTIONS:
+            with torch._C.DisableTorchFunctionSubclass():
+                return function(*args, **kwargs)
+        operation = _OPERATIONS.get(function)
+        if operation is None:
+            raise NotRecognised(f"{_name(function)} is not an operation that it knows")
+        if args[0] is not self._last and not (function in _PRODUCTS and args[-1] is self._last):
+            raise NotRecognised(f"{_name(function)} is applied to a value that something else was applied to before")
+        result = operation(self, *args, **kwargs)
+        if isinstance(result, float):
+            self._factor *= result
+        elif result is not None:
+            if self._factor != 1.0 and not isinstance(result, Reshape):
+                raise NotRecognised("a layer follows a multiplication by a number")
+            self._append(result)
+        shape = self._shapes[-1]
+        self._last = self._new(shape)
+        return self._last
+
+    def finish(self, output: object, sign: float) -> Stack:
+        if output is not self._last:
+            raise NotRecognised("it does not return what its last operation gave")
+        shape = self._shapes[-1]
+        if shape not in ((shape[0],), (shape[0], 1)):
+            raise NotRecognised(f"it ends in shape {shape}, not in one number a chain")
+        return Stack(tuple(self._layers), tuple(s[1:] for s in self._shapes), sign * self._factor)
+
+    def weight(self, name: str, tensor: object) -> Tensor:
+        """A layer's weights, detached; they must be of one type and on the chain's device."""
+        if not isinstance(tensor, Tensor) or isinstance(tensor, _Traced):
+            raise NotRecognised(f"a {name} has weights of type {type(tensor).__name__}")
+        if tensor.dtype != self._dtype:
+            raise NotRecognised(f"a {name} has weights of {tensor.dtype} where the input has {self._dtype}")
+        if tensor.device != self._device:
+            raise NotRecognised(f"a {name} has weights on {tensor.device}, and the chain runs on {self._device}")
+        return tensor.detach()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shapes[-1]
+
+    def activation(self, in_place: bool, name: str, *parameters: Any) -> Layer:
+        if in_place and not any(isinstance(layer, (Conv, Linear, AveragePool)) for layer in self._layers):
+            raise NotRecognised(f"{name} overwrites the state")
+        return Activation(name, parameters)
+
+    def _append(self, layer: Layer) -> None:
+        before = self._shapes[-1]
+        if isinstance(layer, (Conv, Linear, AveragePool)):
+            self._shapes.append(_shape_after(layer, before))
+        elif isinstance(layer, Reshape):
+            self._shapes.append((before[0], *layer.event_shape))
+        else:
+            self._shapes.append(before)
+        self._layers.append(layer)
+
+    def _new(self, shape: tuple[int, ...]) -> _Traced:
+        traced = torch.empty(shape, dtype=self._dtype, device="meta").as_subclass(_Traced)
+        traced.recorder = self
+        return traced
+
+
+def _shape_after(layer: Conv | Linear | AveragePool, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if isinstance(layer, Linear):
+        if shape[-1] != layer.weight.shape[1]:
+            raise NotRecognised(f"a linear layer of {layer.weight.shape[1]} inputs is given {shape[-1]}")
+        return (*shape[:-1], layer.weight.shape[0])
+    if len(shape) != 4:
+        raise NotRecognised(f"a 2-D layer is given shape {shape}")
+    if isinstance(layer, AveragePool):
+        with torch._C.DisableTorchFunctionSubclass():
+            return tuple(layer.forward(torch.empty(shape, device="meta")).shape)
+    n_out, n_in, *kernel = layer.weight.shape
+    if shape[1] != n_in * layer.groups:
+        raise NotRecognised(f"a convolution of {n_in * layer.groups} channels is given {shape[1]}")
+    size = tuple(
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(shape[2:], kernel, layer.stride, layer.padding, layer.dilation, strict=True)
+    )
+    if min(size) < 1:
+        raise NotRecognised(f"a convolution's kernel {tuple(kernel)} is larger than its input {shape[2:]}")
+    return (shape[0], n_out, *size)
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", repr(function))
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    a = (value,) if isinstance(value, int) else tuple(value)
+    return (a[0], a[-1])
+
+
+def _conv(
+    r: _Recorder,
+    x: Tensor,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Layer:
+    weight = r.weight("convolution", weight)
+    bias = None if bias is None else r.weight("convolution", bias)
+    dilation = _pair(dilation)
+    if isinstance(padding, str):
+        spans = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        if padding == "same" and any(s % 2 for s in spans):
+            raise NotRecognised("a convolution is padded on one side only")
+        padding = tuple(s // 2 for s in spans) if padding == "same" else 0
+    return Conv(weight, bias, _pair(stride), _pair(padding), dilation, groups)
+
+
+def _linear(r: _Recorder, x: Tensor, weight: Any, bias: Any = None) -> Layer:
+    return Linear(r.weight("linear layer", weight), None if bias is None else r.weight("linear layer", bias))
+
+
+def _average(
+    r: _Recorder,
+    x: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Layer:
+    kernel_size = _pair(kernel_size)
+    stride = _pair(stride) if stride else kernel_size
+    return AveragePool(kernel_size, stride, _pair(padding), ceil_mode, count_include_pad, divisor_override)
+
+
+def _reshape(function: Callable[..., Tensor]) -> Callable[..., Layer | None]:
+    """A change of shape that keeps the order of elements and the chains in front."""
+
+    def operation(r: _Recorder, *args: Any, **kwargs: Any) -> Layer | None:
+        if any(isinstance(a, torch.dtype) for a in (*args, *kwargs.values())):
+            raise NotRecognised(f"{_name(function)} reads the elements as another type")
+        with torch._C.DisableTorchFunctionSubclass():
+            shape = tuple(function(*args, **kwargs).shape)
+        if not shape or shape[0] != r.shape[0]:
+            raise NotRecognised(
+                f"{_name(function)} takes shape {r.shape} to {shape}, with no dimension of chains in front"
+            )
+        return None if shape == r.shape else Reshape(shape[1:])
+
+    return operation
+
+
+def _number(r: _Recorder, a: Any, b: Any) -> float:
+    value = b if isinstance(a, _Traced) else a
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        raise NotRecognised(f"the output is multiplied or divided by a {type(value).__name__} that is no plain number")
+    return float(value)
+
+
+def _quotient(r: _Recorder, a: Any, b: Any) -> float:
+    if not isinstance(a, _Traced) or not _number(r, a, b):
+        raise NotRecognised("something is divided by the output, or the output by 0")
+    return 1 / _number(r, a, b)
+
+
+def _index(r: _Recorder, x: Tensor, index: Any) -> Layer | None:
+    if not all(isinstance(i, (slice, int, type(...))) for i in (index if isinstance(index, tuple) else (index,))):
+        raise NotRecognised("the output is indexed by more than slices and ints")
+    return _reshape(Tensor.__getitem__)(r, x, index)
+
+
+def _dropout(r: _Recorder, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> None:
+    if training and p > 0:
+        raise NotRecognised("dropout is in train mode")
+
+
+_DEVICE = Tensor.device.__get__
+_QUESTIONS = {
+    *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "ndim", "layout", "is_cuda", "requires_grad")),
+    *(Tensor.size, Tensor.dim, Tensor.ndimension, Tensor.numel, Tensor.nelement, Tensor.__len__),
+    *(Tensor.is_floating_point, Tensor.is_contiguous),
+}
+_PRODUCTS = (Tensor.mul, torch.mul, Tensor.__mul__, Tensor.__rmul__)
+_OPERATIONS: dict[Any, Callable[..., Layer | float | None]] = {
+    torch.conv2d: _conv,
+    F.linear: _linear,
+    F.avg_pool2d: _average,
+    F.leaky_relu: lambda r, input, negative_slope=0.01, inplace=False: r.activation(
+        inplace, "leaky_relu", float(negative_slope)
+    ),
+    F.relu: lambda r, input, inplace=False: r.activation(inplace, "relu"),
+    F.silu: lambda r, input, inplace=False: r.activation(inplace, "silu"),
+    F.gelu: lambda r, input, *, approximate="none": r.activation(False, "gelu", approximate),
+    F.elu: lambda r, input, alpha=1.0, inplace=False: r.activation(inplace, "elu", float(alpha)),
+    F.softplus: lambda r, input, beta=1.0, threshold=20.0: r.activation(
+        False, "softplus", float(beta), float(threshold)
+    ),
+    **{f: lambda r, input: r.activation(False, "relu") for f in (torch.relu, Tensor.relu)},
+    **{f: lambda r, input: r.activation(False, "tanh") for f in (torch.tanh, Tensor.tanh)},
+    **dict.fromkeys((F.dropout, F.dropout2d), _dropout),
+    **{f: lambda r, a: -1.0 for f in (torch.neg, torch.negative, Tensor.neg, Tensor.negative)},
+    **dict.fromkeys(_PRODUCTS, _number),
+    **dict.fromkeys((Tensor.div, torch.div, Tensor.__truediv__, Tensor.true_divide), _quotient),
+    **{
+        f: _reshape(f)
+        for name in ("flatten", "reshape", "squeeze", "unsqueeze", "unflatten")
+        for f in (getattr(Tensor, name), getattr(torch, name))
+    },
+    **{f: _reshape(f) for f in (Tensor.view, Tensor.contiguous)},
+    Tensor.__getitem__: _index,
+}
