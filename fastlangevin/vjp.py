@@ -84,11 +84,12 @@ class _Steps:
         return [*masks, *self._limit_(x)]
 
     def pull(self, x: Tensor, k: int, v: Tensor) -> Tensor:
-        """vᵀ times the Jacobian of step k at x, which is overwritten."""
+        """vᵀ times the Jacobian of step k at x, which may be overwritten."""
         before = self._before_score_(x, k)
         score, pull = self._score.linearize(x)
-        self._free.move_(x, score, k)
-        for mask in self._limit_(x):
+        after = x.clone()
+        self._free.move_(after, score, k)
+        for mask in self._limit_(after):
             v = v * mask
         clip = self._chain.grad_clip
         curved = pull((v if clip is None else v * (score.abs() <= clip)).to(score.dtype))

@@ -78,7 +78,7 @@ class BoundStack(BoundScore):
     def _forward(self, x: Tensor) -> list[Tensor]:
         """What each layer's backward needs: the input of an activation, or its output, else a tensor like its input."""
         h = _channels_last(x.to(self._dtype))
-        overwritable = False  # the state itself is not
+        overwritable = False  # neither is the state, nor what is kept
         kept: list[Tensor] = []
         for i, layer in enumerate(self._layers):
             if not isinstance(layer, Activation):
@@ -92,7 +92,7 @@ class BoundStack(BoundScore):
                 kept.append(h)  # it has its output's sign
             elif layer.keeps_output:
                 h = layer.forward_(h) if overwritable else layer.forward(h)
-                overwritable = True
+                overwritable = False
                 kept.append(h)
             else:
                 kept.append(h)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -39,7 +40,7 @@ def trace(
     shape = (max(shape[0], 1), *shape[1:])
     recorder = _Recorder(shape, dtype if parameter is None else parameter.dtype, device)
     try:
-        with torch.inference_mode(False), torch.enable_grad(), recorder.purity.watching():
+        with torch.inference_mode(False), torch.enable_grad(), _uncompiled(), recorder.purity.watching():
             recorder.purity.check_callable(target.function)
             output = target.function(recorder.input, *args)
     except Impure as error:
@@ -49,6 +50,11 @@ def trace(
     except Exception as error:  # the energy's own: autograd meets it again and shows all of it
         raise NotRecognised(f"it raised {type(error).__name__}: {next(iter(str(error).splitlines()), '')}") from error
     return recorder.finish(output, 1.0 if target.kind == "log_density" else -1.0)
+
+
+def _uncompiled() -> contextlib.AbstractContextManager[Any]:
+    """Within it, what torch.compile has wrapped runs as it was written."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
 
 
 class _Traced(Tensor):

@@ -1,0 +1,284 @@
+"""Which energies are recognised as stacks of known layers, and which are declined, and why."""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize
+
+import fastlangevin as fl
+from fastlangevin.score.target import Target
+from fastlangevin.score.tracing import NotRecognised, trace
+
+CPU = torch.device("cpu")
+
+
+def read(function, shape=(3, 2, 6, 6), kind="log_density", dtype=torch.float32, args=()):
+    return trace(Target(kind, function), shape, dtype, CPU, args)
+
+
+def why(function, shape=(3, 2, 6, 6), **options):
+    with pytest.raises(NotRecognised) as caught:
+        read(function, shape, **options)
+    return str(caught.value)
+
+
+def body(*more):
+    return [nn.Conv2d(2, 4, 3), nn.LeakyReLU(0.2), *more, nn.Flatten(), nn.Linear(64, 1)]
+
+
+def net(*more):
+    return nn.Sequential(*body(*more))
+
+
+class Energy(nn.Module):
+    """As most people write it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 3, padding=1)])
+        self.out = nn.Linear(64, 1)
+        self.activation = F.silu
+        self.name = "energy"
+
+    def features(self, x):
+        if x.dim() != 4:
+            raise ValueError(self.name)
+        for layer in self.layers:
+            x = self.activation(layer(x))
+        return x
+
+    def forward(self, x):
+        h = self.features(x)
+        return self.out(h.view(x.size(0), -1)).squeeze(-1)
+
+
+class Stateful(Energy):
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x) * self.calls
+
+
+class Residual(Energy):
+    def forward(self, x):
+        h = self.layers[0](x)
+        return self.out((h + self.layers[1](h)).flatten(1))
+
+
+MODEL = net()
+HISTORY: list[object] = []
+
+
+def method_owner():
+    class Owner:
+        def __init__(self):
+            self.net = net()
+            self.sign = -1.0
+
+        def energy(self, x):
+            return self.sign * self.net(x)
+
+    return Owner()
+
+
+RECOGNISED = {
+    "sequential": net(),
+    "nested": nn.Sequential(nn.Sequential(*body()[:2]), nn.Sequential(nn.Sequential(nn.Identity()), *body()[2:])),
+    "in place": nn.Sequential(nn.Conv2d(2, 4, 3), nn.LeakyReLU(0.2, inplace=True), nn.Flatten(), nn.Linear(64, 1)),
+    "dropout in eval": net(nn.Dropout(0.5), nn.Dropout2d(0.5)).eval(),
+    "dropout of 0": net(nn.Dropout(0.0)).train(),
+    "average pool": nn.Sequential(nn.Conv2d(2, 4, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 1)),
+    "same padding": nn.Sequential(nn.Conv2d(2, 4, 3, padding="same"), nn.ReLU(), nn.Flatten(), nn.Linear(144, 1)),
+    "valid padding": nn.Sequential(nn.Conv2d(2, 4, 3, padding="valid"), nn.ReLU(), nn.Flatten(), nn.Linear(64, 1)),
+    "spectral norm": nn.Sequential(parametrizations.spectral_norm(nn.Conv2d(2, 4, 3)), *body()[1:]),
+    "weight norm": nn.Sequential(parametrizations.weight_norm(nn.Conv2d(2, 4, 3)), *body()[1:]),
+    "own module": Energy(),
+    "lambda": lambda x: -MODEL(x),
+    "lambda of a scale": lambda x: 0.5 * MODEL(x).squeeze(1) / 2,
+    "column": lambda x: MODEL(x)[:, 0],
+    "closure": (lambda model: lambda x: -model(x))(net()),
+    "method": method_owner().energy,
+    "square root": lambda x: MODEL(x) / math.sqrt(2),
+    "functional": lambda x: F.linear(F.relu(x.flatten(1)), torch.ones(1, 72)),
+    "compiled": torch.compile(net(), backend="eager"),
+}
+
+
+@pytest.mark.parametrize("name", RECOGNISED)
+def test_recognised(name):
+    function = RECOGNISED[name]
+    stack = read(function)
+    x = torch.randn(3, 2, 6, 6)
+    torch.testing.assert_close(stack(x), function(x).reshape(3))
+    assert stack.shapes[0] == (2, 6, 6)
+
+
+def test_the_sign_of_an_energy():
+    x = torch.randn(3, 2, 6, 6)
+    torch.testing.assert_close(read(MODEL, kind="energy")(x), -MODEL(x).reshape(3))
+
+
+def test_models_of_the_library():
+    for size in (8, 32):
+        model = fl.models.ConvNet(size, 3, 8)
+        x = torch.randn(2, 3, size, size)
+        torch.testing.assert_close(read(model, x.shape)(x), model(x))
+
+
+def test_weights_are_those_of_the_moment():
+    model = net()
+    before = read(model)
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    x = torch.randn(3, 2, 6, 6)
+    torch.testing.assert_close(before(x), model(x)[:, 0])  # the very tensors
+    model[0].weight = nn.Parameter(torch.randn(4, 2, 3, 3))
+    torch.testing.assert_close(read(model)(x), model(x)[:, 0])
+
+
+class Scaled(nn.Module):
+    def forward(self, weight):
+        return weight * 2
+
+
+def hooked(register):
+    model = net()
+    getattr(model[0], register)(lambda *_: None)
+    return model
+
+
+def with_autocast(x):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return MODEL(x)
+
+
+@torch.no_grad()
+def without_gradient(x):
+    return MODEL(x)
+
+
+def one_of_two(x):
+    return MODEL(x) * random.choice([1, -1])
+
+
+def noisy(x):
+    return MODEL(x) * torch.randn(()).item()
+
+
+def recorded(x):
+    HISTORY.append(x)
+    return MODEL(x)
+
+
+def branching(x):
+    return MODEL(x) if x.sum() > 0 else -MODEL(x)
+
+
+class Drawing:
+    def __init__(self):
+        self.generator = random.Random(1)
+
+    def energy(self, x):
+        return MODEL(x) * self.generator.choice([1, -1])
+
+
+DECLINED = {
+    "batch norm": (net(nn.BatchNorm2d(4)), "batch_norm is not an operation"),
+    "group norm": (net(nn.GroupNorm(2, 4)), "group_norm is not an operation"),
+    "max pool": (nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 1)), "max_pool2d"),
+    "dropout in train": (net(nn.Dropout(0.5)).train(), "dropout is in train mode"),
+    "prelu": (net(nn.PReLU()), "prelu is not an operation"),
+    "rrelu in train": (net(nn.RReLU()).train(), "rrelu is not an operation"),
+    "circular padding": (net(nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular")), "pad is not an operation"),
+    "even kernel, same padding": (net(nn.Conv2d(4, 4, 2, padding="same")), "padded on one side only"),
+    "transposed": (net(nn.ConvTranspose2d(4, 4, 1)), "conv_transpose2d"),
+    "residual": (Residual(), "add is not an operation"),
+    "used twice": (lambda x: (MODEL[0](x), MODEL(x))[1], "conv2d is applied to a value that something else was"),
+    "product with x": (lambda x: MODEL(x).squeeze(1) * x.flatten(1)[:, 0], "something else was applied to|no plain"),
+    "product with a tensor": (lambda x: MODEL(x) * torch.ones(1), "Tensor that is no plain number"),
+    "quadratic": (lambda x: (x**2).flatten(1).sum(1), "is not an operation"),
+    "sum": (lambda x: MODEL(x).sum(), "sum is not an operation"),
+    "two numbers": (nn.Sequential(nn.Flatten(), nn.Linear(72, 2)), "ends in shape \\(3, 2\\), not in one number"),
+    "mixing chains": (lambda x: MODEL[:2](x).reshape(-1, 8), "no dimension of chains in front"),
+    "transposing": (lambda x: MODEL(x.transpose(2, 3)), "transpose is not an operation"),
+    "permuting columns": (lambda x: MODEL(x)[:, torch.tensor([0])], "indexed by more than"),
+    "another type": (lambda x: MODEL(x).view(torch.int32), "reads the elements as another type"),
+    "half a network": (net().requires_grad_(False).bfloat16()[:2], "ends in shape"),
+    "mixed types": (nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(64, 1).double()), "torch.float64"),
+    "wrong channels": (nn.Sequential(nn.Conv2d(3, 1, 6), nn.Flatten(0)), "of 3 channels is given 2"),
+    "wrong width": (nn.Sequential(nn.Flatten(), nn.Linear(71, 1)), "of 71 inputs is given 72"),
+    "in place on the state": (
+        nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(72, 1)),
+        "overwrites the state",
+    ),
+    "own parametrization": (
+        nn.Sequential(parametrize.register_parametrization(nn.Conv2d(2, 4, 3), "weight", Scaled()), *body()[1:]),
+        "parametrization that it does not know, Scaled",
+    ),
+    "old weight norm": (nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(2, 4, 3)), *body()[1:]), "has hooks"),
+    "forward hook": (hooked("register_forward_hook"), "a Conv2d has hooks"),
+    "forward pre-hook": (hooked("register_forward_pre_hook"), "a Conv2d has hooks"),
+    "backward hook": (hooked("register_full_backward_hook"), "a Conv2d has hooks"),
+    "stateful": (Stateful(), "writes to something other than its own variables"),
+    "recording": (recorded, "calls append"),
+    "random": (one_of_two, "reads random, the module random"),
+    "random number": (lambda x: MODEL(x) * random.random(), "draws random numbers by random"),
+    "random tensor": (noisy, "draws random numbers by randn"),
+    "random object": (Drawing().energy, "reads generator, a Random"),
+    "autocast": (with_autocast, "switches gradients or autocast"),
+    "no_grad": (without_gradient, "."),
+    "branching on a value": (branching, "sum is not an operation"),
+    "partial": (functools.partial(MODEL), "a partial"),
+    "something else returned": (lambda x: torch.zeros(3), "does not return what its last operation gave"),
+    "raises": (lambda x: MODEL(x).nonsense, "raised AttributeError"),
+    "print": (lambda x: print(x) or MODEL(x), "reads print"),
+}
+
+
+@pytest.mark.parametrize("name", DECLINED)
+def test_declined(name):
+    function, words = DECLINED[name]
+    with pytest.raises(NotRecognised, match=words):
+        read(function)
+
+
+def test_declined_code_is_not_run():
+    with pytest.raises(NotRecognised):
+        read(recorded)
+    assert HISTORY == []
+    model = Stateful()
+    with pytest.raises(NotRecognised):
+        read(model)
+    assert model.calls == 0
+
+
+def test_scores_and_states_without_event():
+    assert "a score was given" in why(MODEL, kind="score")
+    assert "shape \\(B, \\*event\\)".replace("\\", "") in why(MODEL, shape=(3,))
+
+
+def test_global_hooks():
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        assert "has hooks" in why(MODEL)
+    finally:
+        handle.remove()
+    read(MODEL)
+
+
+def test_further_inputs_are_given():
+    def conditional(x, scale):
+        return MODEL(x) * scale
+
+    assert read(conditional, args=(2.0,)).factor == 2.0
+    assert "no plain number" in why(conditional, args=(torch.ones(1),))

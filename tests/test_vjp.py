@@ -1,0 +1,178 @@
+"""The gradient through a chain, against autograd through a plain loop with the same noise."""
+
+from __future__ import annotations
+
+import gc
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import fastlangevin as fl
+from fastlangevin import vjp
+from fastlangevin.noise import Stream
+from fastlangevin.score.convnet import BoundStack
+
+SEED = 11
+
+
+def smooth():
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Linear(4, 9), nn.SiLU(), nn.Linear(9, 7), nn.Tanh(), nn.Linear(7, 1)).double()
+
+
+def piecewise():
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Linear(4, 9), nn.LeakyReLU(0.2), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 1)).double()
+
+
+def plain_chain(log_density, x, n_steps, eta, sigma, grad_clip=None, bounds=None, noise_first=False):
+    """A differentiable loop with the library's noise."""
+    for k in range(n_steps):
+        z = fl.noise.normal(x.shape, seed=SEED, step=k, stream=Stream.LANGEVIN).to(x.dtype)
+        if noise_first:
+            x = x + sigma * z
+            if noise_first == "clamp":
+                x = x.clamp(*bounds)
+        (s,) = torch.autograd.grad(log_density(x).sum(), x, create_graph=True)
+        s = s if grad_clip is None else s.clamp(-grad_clip, grad_clip)
+        x = x + eta(k) * s + (0 if noise_first else sigma * z)
+        x = x if bounds is None else x.clamp(*bounds)
+    return x
+
+
+OPTIONS = {
+    "plain": {},
+    "clip": {"grad_clip": 0.05},
+    "bounds": {"bounds": (-0.8, 0.9)},
+    "clip and bounds": {"grad_clip": 0.05, "bounds": (-0.8, 0.9)},
+    "noise first": {"noise_first": True, "grad_clip": 0.05, "bounds": (-0.8, 0.9)},
+    "noise first, clamped": {"noise_first": "clamp", "bounds": (-0.8, 0.9)},
+}
+
+
+@pytest.mark.parametrize("engine", ["convnet", "autograd"])
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("n_steps", [1, 2, 7, 9])
+@pytest.mark.parametrize("network", [smooth, piecewise])
+def test_vjp_is_autograd_s_through_the_plain_chain(network, n_steps, options, engine):
+    net, options = network(), OPTIONS[options]
+    x0 = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(4), requires_grad=True)
+    v = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+
+    def eta(k):
+        return 0.5 + 0.1 * k
+
+    sampler = fl.Langevin(
+        log_density=net, n_steps=n_steps, step_size=eta, noise_std=0.1, seed=SEED, engine=engine, **options
+    )
+    expected = plain_chain(net, x0, n_steps, eta, 0.1, **options)
+    (gradient,) = torch.autograd.grad(expected, x0, v, allow_unused=True)
+    x = sampler(x0)
+    torch.testing.assert_close(x.detach(), expected.detach())
+    x.backward(v)
+    torch.testing.assert_close(x0.grad, gradient, rtol=1e-9, atol=1e-12)
+    assert all(p.grad is None for p in net.parameters()) and sampler.step == n_steps
+
+
+def test_without_bounds_a_piecewise_linear_chain_s_jacobian_is_the_identity(monkeypatch):
+    """No score is evaluated in the backward; with bounds, one a step."""
+    evaluated = []
+    monkeypatch.setattr(
+        BoundStack, "_forward", lambda *_, forward=BoundStack._forward: evaluated.append(1) or forward(*_)
+    )
+    for bounds, expected in ((None, 0), ((-1, 1), 20)):
+        x0 = torch.zeros(3, 4, requires_grad=True)
+        x = fl.Langevin(log_density=piecewise().float(), n_steps=20, noise_std=0.1, bounds=bounds, seed=1)(x0)
+        evaluated.clear()
+        v = torch.randn(3, 4)
+        x.backward(v)
+        assert len(evaluated) == expected and (bounds or torch.equal(x0.grad, v))
+
+
+def test_a_given_score_need_not_be_a_gradient():
+    matrix = torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x0 = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    sampler = fl.Langevin(score=lambda x: 0.1 * torch.tanh(x) @ matrix, n_steps=5, noise_std=0.1, seed=SEED)
+    x = x0
+    for k in range(5):
+        z = fl.noise.normal(x.shape, seed=SEED, step=k, stream=Stream.LANGEVIN).double()
+        x = x + 0.1 * torch.tanh(x) @ matrix + 0.1 * z
+    v = torch.randn(3, 4, dtype=torch.float64)
+    (expected,) = torch.autograd.grad(x, x0, v)
+    (gradient,) = torch.autograd.grad(sampler(x0), x0, v)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_gradient_flows_on():
+    """d/dw of the mean end state, where x0 = w·u, by finite differences."""
+    net = smooth()
+    u = torch.randn(6, 4, dtype=torch.float64)
+    sampler = fl.Langevin(log_density=net, n_steps=12, noise_std=0.05, step_size=0.5, seed=1)
+
+    def mean(w):
+        return sampler(w * u, step=0).mean()
+
+    w = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    mean(w).backward()
+    h = 1e-5
+    with torch.no_grad():
+        assert math.isclose(w.grad.item(), ((mean(w + h) - mean(w - h)) / (2 * h)).item(), rel_tol=1e-6)
+
+
+def test_few_states_are_held_at_a_time(monkeypatch):
+    """About 2·√100 of 100."""
+    held = []
+
+    def pull(self, x, k, v, pull=vjp._Steps.pull):
+        held.append(sum(isinstance(o, torch.Tensor) and o.shape == (5, 37) for o in gc.get_objects()))
+        return pull(self, x, k, v)
+
+    monkeypatch.setattr(vjp._Steps, "pull", pull)
+    x0 = torch.full((5, 37), 0.5, requires_grad=True)
+    fl.Langevin(lambda x: (x**4).sum(1), n_steps=100, step_size=0.01, seed=1)(x0).sum().backward()
+    assert len(held) == 100 and 20 <= max(held) < 30
+
+
+def test_changed_weights_are_noticed():
+    net = smooth()
+    x0 = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
+    x = fl.Langevin(log_density=net, n_steps=3, seed=1)(x0)
+    with torch.no_grad():
+        net[0].weight.add_(1)
+    with pytest.raises(RuntimeError, match="weights were changed between the chain and its backward"):
+        x.sum().backward()
+
+
+def test_only_once_differentiable():
+    x0 = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
+    x = fl.Langevin(log_density=smooth(), n_steps=3, seed=1)(x0)
+    v = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(x, x0, v, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_precision_holds_in_the_backward(precision):
+    net = smooth().float()
+    x0 = torch.randn(64, 4, requires_grad=True)
+    sampler = fl.Langevin(log_density=net, n_steps=5, precision=precision, seed=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # the caller's own, which is left out
+        x = sampler(x0)
+        x.sum().backward()
+    exact = x0.grad.clone()
+    x0.grad = None
+    fl.Langevin(log_density=net, n_steps=5, seed=1)(x0).sum().backward()
+    error = (exact - x0.grad).norm() / x0.grad.norm()
+    assert error == 0 if precision == "fp32" else 1e-6 < error < 1e-1
+
+
+def test_no_gradient_is_asked_for():
+    sampler = fl.Langevin(log_density=smooth(), n_steps=3, seed=1)
+    x0 = torch.randn(2, 4, dtype=torch.float64)
+    assert not sampler(x0).requires_grad
+    with torch.no_grad():
+        assert not sampler(x0.requires_grad_()).requires_grad
+    assert not sampler.trace(x0).x.requires_grad
