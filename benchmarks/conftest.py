@@ -20,34 +20,32 @@ _rows: list[tuple[str, str, float, float, float, float]] = []
 
 @dataclass
 class Comparison:
-    """Benchmarks `ours` through pytest-benchmark with the named baseline timed before each of its rounds."""
+    """Benchmarks `ours` through pytest-benchmark with the named peers timed, in turn, before each of its rounds."""
 
     benchmark: object
     name: str
 
-    def __call__(
-        self, ours: Callable[[], object], baseline_name: str, baseline: Callable[[], object], rounds: int
-    ) -> None:
-        baseline_times: list[float] = []
+    def __call__(self, ours: Callable[[], object], peers: dict[str, Callable[[], object]], rounds: int) -> None:
+        times: dict[str, list[float]] = {name: [] for name in peers}
 
-        def run_baseline() -> None:
-            start = time.perf_counter()
-            baseline()
-            baseline_times.append(time.perf_counter() - start)
+        def run_peers() -> None:
+            for name, peer in peers.items():
+                start = time.perf_counter()
+                peer()
+                times[name].append(time.perf_counter() - start)
 
-        self.benchmark.pedantic(ours, setup=run_baseline, rounds=rounds, warmup_rounds=3, iterations=1)
+        self.benchmark.pedantic(ours, setup=run_peers, rounds=rounds, warmup_rounds=3, iterations=1)
         ours_times = self.benchmark.stats.stats.data
-        ratios = sorted(b / o for b, o in zip(baseline_times[-rounds:], ours_times, strict=True))
-        quarter = len(ratios) // 4
-        ratio = statistics.median(ratios)
-        self.benchmark.extra_info.update(
-            baseline=baseline_name,
-            baseline_median_s=statistics.median(baseline_times),
-            ratio=ratio,
-            ratio_quartiles=(ratios[quarter], ratios[-1 - quarter]),
-        )
-        ours_median = statistics.median(ours_times)
-        _rows.append((self.name, baseline_name, ours_median, ratio, ratios[quarter], ratios[-1 - quarter]))
+        for name, peer_times in times.items():
+            ratios = sorted(b / o for b, o in zip(peer_times[-rounds:], ours_times, strict=True))
+            quarter = len(ratios) // 4
+            low, ratio, high = ratios[quarter], statistics.median(ratios), ratios[-1 - quarter]
+            self.benchmark.extra_info[name] = {
+                "median_s": statistics.median(peer_times[-rounds:]),
+                "ratio": ratio,
+                "ratio_quartiles": (low, high),
+            }
+            _rows.append((self.name, name, statistics.median(ours_times), ratio, low, high))
 
 
 @pytest.fixture

@@ -43,7 +43,8 @@ ARCHITECTURES = {
     ),
     "pooled": lambda a: (
         nn.Sequential(
-            nn.Conv2d(1, 4, 3), a(), nn.AvgPool2d(2, 1, 1, count_include_pad=False), nn.AvgPool2d(3, ceil_mode=True), a(),
+            nn.Conv2d(1, 4, 3), a(), nn.AvgPool2d(2, 1, 1, count_include_pad=False), nn.AvgPool2d(3, ceil_mode=True),
+            a(),
             nn.Flatten(), nn.Linear(16, 1),
         ),
         (1, 6, 6),
@@ -57,7 +58,10 @@ ARCHITECTURES = {
     ),
     "linear": lambda a: (nn.Sequential(nn.Linear(5, 17), a(), nn.Linear(17, 9), a(), nn.Linear(9, 1)), (5,)),
     "sequences": lambda a: (nn.Sequential(nn.Linear(3, 4), a(), nn.Flatten(), nn.Linear(8, 1)), (2, 3)),
-    "activation first": lambda a: (nn.Sequential(a(), nn.Conv2d(2, 3, 3), a(), a(), nn.Conv2d(3, 1, 2), nn.Flatten(0)), (2, 4, 4)),
+    "activation first": lambda a: (
+        nn.Sequential(a(), nn.Conv2d(2, 3, 3), a(), a(), nn.Conv2d(3, 1, 2), nn.Flatten(0)),
+        (2, 4, 4),
+    ),
     "flattened first": lambda a: (nn.Sequential(nn.Flatten(), a(), nn.Linear(18, 1)), (2, 3, 3)),
     "affine": lambda a: (nn.Sequential(nn.Conv2d(2, 3, 2), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(3, 1)), (2, 3, 3)),
     "ends in an activation": lambda a: (nn.Sequential(nn.Linear(3, 4), a(), nn.Linear(4, 1), a()), (3,)),
@@ -109,7 +113,7 @@ def test_spectral_norm_iterates_once_a_call():
     once(torch.zeros(1, 4))
     assert torch.equal(net[0].parametrizations.weight[0]._u, once[0].parametrizations.weight[0]._u)
     before = net[0].parametrizations.weight[0]._u.clone()
-    repr(fl.Langevin(net, seed=1)), fl.Langevin(net, seed=1).plan  # noqa: B018
+    repr(fl.Langevin(net, seed=1)), fl.Langevin(net, seed=1).plan
     assert torch.equal(net[0].parametrizations.weight[0]._u, before)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import math
 import random
 
@@ -14,7 +15,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 import fastlangevin as fl
 from fastlangevin.score.target import Target
-from fastlangevin.score.tracing import NotRecognised, trace
+from fastlangevin.score.tracing import NotRecognised, _Traced, trace
 
 CPU = torch.device("cpu")
 
@@ -282,3 +283,13 @@ def test_further_inputs_are_given():
 
     assert read(conditional, args=(2.0,)).factor == 2.0
     assert "no plain number" in why(conditional, args=(torch.ones(1),))
+
+
+def test_nothing_is_held_afterwards():
+    gc.collect()
+    gc.disable()
+    try:
+        read(MODEL)
+        assert not [o for o in gc.get_objects() if type(o) is _Traced]
+    finally:
+        gc.enable()

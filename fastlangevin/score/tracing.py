@@ -49,7 +49,10 @@ def trace(
         raise
     except Exception as error:  # the energy's own: autograd meets it again and shows all of it
         raise NotRecognised(f"it raised {type(error).__name__}: {next(iter(str(error).splitlines()), '')}") from error
-    return recorder.finish(output, 1.0 if target.kind == "log_density" else -1.0)
+    else:
+        return recorder.finish(output, 1.0 if target.kind == "log_density" else -1.0)
+    finally:
+        recorder.input = recorder.last = None  # a circle of references would hold the weights
 
 
 def _uncompiled() -> contextlib.AbstractContextManager[Any]:
@@ -80,7 +83,8 @@ class _Recorder:
         self._dtype, self._device = dtype, device
         self._factor = 1.0
         self.purity = Purity(device.type)
-        self.input = self._last = self._new(shape)
+        self.input: Any = self._new(shape)
+        self.last = self.input
 
     def record(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if function is _DEVICE:
@@ -91,7 +95,7 @@ class _Recorder:
         operation = _OPERATIONS.get(function)
         if operation is None:
             raise NotRecognised(f"{_name(function)} is not an operation that it knows")
-        if args[0] is not self._last and not (function in _PRODUCTS and args[-1] is self._last):
+        if args[0] is not self.last and not (function in _PRODUCTS and args[-1] is self.last):
             raise NotRecognised(f"{_name(function)} is applied to a value that something else was applied to before")
         result = operation(self, *args, **kwargs)
         if isinstance(result, float):
@@ -101,11 +105,11 @@ class _Recorder:
                 raise NotRecognised("a layer follows a multiplication by a number")
             self._append(result)
         shape = self._shapes[-1]
-        self._last = self._new(shape)
-        return self._last
+        self.last = self._new(shape)
+        return self.last
 
     def finish(self, output: object, sign: float) -> Stack:
-        if output is not self._last:
+        if output is not self.last:
             raise NotRecognised("it does not return what its last operation gave")
         shape = self._shapes[-1]
         if shape not in ((shape[0],), (shape[0], 1)):
