@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ class Chain:
             "clamp": the same with x̃ = clamp(x + σz).
         seed, steps, offset: of the noise stream: step k draws `Stream.LANGEVIN` at steps[k]. Ints, or int64 tensors.
         has_noise: whether noise is drawn at all.
+        fuse: whether kernels of the score may do the update in the backend's place.
     """
 
     score: AutogradScore
@@ -39,6 +40,7 @@ class Chain:
     grad_clip: float | None
     bounds: tuple[float, float] | None
     noise_first: bool | Literal["clamp"]
+    fuse: bool
 
     def __len__(self) -> int:
         return len(self.step_sizes)
@@ -59,6 +61,8 @@ class Chain:
         if self.noise_first:
             self.add_noise_(x, k)
             known = None
+        elif known is None and self.fuse and score.fused_step_(x, *self._numbers(k)):
+            return
         self.move_(x, score(x) if known is None else known, k)
 
     def first_divergence(self, x0: Tensor) -> int | None:
@@ -73,23 +77,21 @@ class Chain:
 
     def move_(self, x: Tensor, score: Tensor, k: int) -> None:
         """The part of step k that follows the score."""
-        sigma = self.noise_stds[k] if self.has_noise and not self.noise_first else None
-        self._update_(x, score, self.step_sizes[k], sigma, k, self.grad_clip, self.bounds)
+        self.backend.update(x, score, *self._numbers(k))
 
     def add_noise_(self, x: Tensor, k: int) -> None:
         """The part of step k before the score, where noise comes first."""
-        bounds = self.bounds if self.noise_first == "clamp" else None
-        self._update_(x, None, None, self.noise_stds[k], k, None, bounds)
+        limits = (None, *self._limits(self.bounds if self.noise_first == "clamp" else None))
+        self.backend.update(x, None, None, self.noise_stds[k], *self._noise(k), *limits)
 
-    def _update_(
-        self,
-        x: Tensor,
-        score: Tensor | None,
-        eta: float | Tensor | None,
-        sigma: float | Tensor | None,
-        k: int,
-        clip: float | None,
-        bounds: tuple[float, float] | None,
-    ) -> None:
-        lo, hi = bounds or (None, None)
-        self.backend.update(x, score, eta, sigma, self.seed, self.steps[k], Stream.LANGEVIN, self.offset, clip, lo, hi)
+    def _numbers(self, k: int) -> tuple[Any, ...]:
+        """The arguments of `Backend.update` after the score."""
+        sigma = self.noise_stds[k] if self.has_noise and not self.noise_first else None
+        return (self.step_sizes[k], sigma, *self._noise(k), self.grad_clip, *self._limits(self.bounds))
+
+    def _noise(self, k: int) -> tuple[Any, ...]:
+        return (self.seed, self.steps[k], Stream.LANGEVIN, self.offset)
+
+    @staticmethod
+    def _limits(bounds: tuple[float, float] | None) -> tuple[float | None, float | None]:
+        return bounds or (None, None)

@@ -384,6 +384,7 @@ class Langevin:
             grad_clip=self.grad_clip,
             bounds=self.bounds,
             noise_first=self.noise_first,
+            fuse=self.backend in ("auto", "triton"),
         )
 
     def _reserve(self, n_steps: int, step: int | None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,6 +65,12 @@ class BoundScore:
             x = x.detach().requires_grad_()
             energies, score = self._differentiated(x, create_graph=False)
         return energies.detach(), score
+
+    def fused_step_(self, x: Tensor, *numbers: Any) -> bool:
+        """A whole Langevin step of x in place, where the kernels of the score do that too; False, and nothing, where they
+        do not. `numbers` are the arguments of `Backend.update` after the score.
+        """
+        return False
 
     def linearize(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor | None]]:
         """The scores at x, and the function of v (B, *event) that gives vᵀ ∂score/∂x, or None for zero.

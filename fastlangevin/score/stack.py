@@ -170,6 +170,14 @@ class Stack:
         """The type of the weights; float32 where there are none."""
         return next((la.weight.dtype for la in self.layers if isinstance(la, (Conv, Linear))), torch.float32)
 
+    def last_gradient(self, device: torch.device) -> Tensor:
+        """(1, *shape) ∂f/∂h at the last activation's output h, or at the state where there is no activation."""
+        gradient = torch.full((1, *self.shapes[-1]), self.factor, dtype=self.dtype, device=device)
+        affine = zip(self.layers[self.tail :], self.shapes[self.tail : -1], strict=True)
+        for layer, shape in reversed(list(affine)):
+            gradient = layer.backward(gradient, gradient.new_empty((1, *shape)))
+        return gradient
+
     def __call__(self, x: Tensor) -> Tensor:
         """(B, *shape) to (B,), differentiable with respect to x."""
         h = x.to(self.dtype)

@@ -1,0 +1,39 @@
+"""What all ways to compute the score of a stack have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from torch import Tensor
+
+from .autograd import BoundScore
+from .stack import Stack
+from .target import Target
+
+
+class BoundStack(BoundScore):
+    """The score of a `Stack`, by the kernels of a subclass; energies, and second derivatives, by autograd.
+
+    Attributes:
+        kernels: what the subclass computes with, for people to read.
+    """
+
+    name = "convnet"
+    kernels: ClassVar[str]
+
+    def __init__(self, stack: Stack, precision: str) -> None:
+        super().__init__(Target("log_density", stack), precision, ())
+        self.stack = stack
+        self.is_piecewise_linear = stack.is_piecewise_linear
+
+    def __call__(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def energy_and_score(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        return self.energy(x), self(x)
+
+    def linearize(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor | None]]:
+        if self.is_piecewise_linear:
+            return self(x), lambda v: None
+        return super().linearize(x)
