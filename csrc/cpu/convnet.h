@@ -11,7 +11,7 @@
 
 namespace fastlangevin {
 
-constexpr int64_t panel = 16;     // output channels are padded to a multiple of it
+constexpr int64_t panel = 16;     // words a pixel, but for the image's, are a multiple of it
 constexpr int64_t max_tile = 64;  // output channels whose weights lie together
 
 // Along one axis: output i reads the inputs [first + i * step, … + window), those outside [0, extent) being zero, and
@@ -24,7 +24,7 @@ enum class Finish {
   activate,  // the output is the activation of the sum
   turn,      // the output is the gradient at the sum: that at its activation, which is constant, times the derivative
   mask,      // the output, an activation until now, becomes the gradient at its sum
-  scatter,   // the sums are what one pixel gives to each input of its window: they are added to the image
+  score,     // the output is the sum, in the image's own layout
 };
 
 struct Stage {
@@ -37,24 +37,19 @@ struct Stage {
   int64_t weights, start;          // words from the beginning of the packed tensor; start: of the sums, (out_channels)
 };
 
-// An input of the first convolution's window: its place, and its offset in a contiguous image.
-struct Column {
-  int64_t y, x, offset;
-};
-
 struct Tower {
   const Stage* stages;
   int64_t n_stages;
-  const Column* columns;
-  int64_t n_columns;
   int64_t channels, height, width;  // of an image
-  int64_t image_words;              // a pixel
   int64_t sample_words;             // of scratch memory
   int64_t last;                     // the constant gradient, float32 and channels-last: words into the packed tensor
 };
 
-FL_INLINE int64_t tile_width(int64_t channels_left) {
-  return channels_left >= 64 ? 64 : channels_left >= 32 ? 32 : 16;
+// The output channels from a channel on whose weights lie together: (window y, window x, input word, channel).
+FL_INLINE int64_t tile_width(const Stage& stage, int64_t channel) {
+  if (stage.finish == Finish::score) return 1;
+  const int64_t left = stage.out_channels - channel;
+  return left >= max_tile ? max_tile : left >= 32 ? 32 : 16;
 }
 
 // The scores of n contiguous images. scratch: n * sample_words words.

@@ -17,6 +17,7 @@ struct Avx512Convnet : Float32Words {
   static FL_INLINE words broadcast_word(const float* p) { return _mm512_set1_ps(*p); }
   static FL_INLINE f32 multiply_add(words a, words b, f32 c) { return _mm512_fmadd_ps(a, b, c); }
   static FL_INLINE f32 mul(f32 a, f32 b) { return _mm512_mul_ps(a, b); }
+  static FL_INLINE float sum(f32 a) { return _mm512_reduce_add_ps(a); }
   static FL_INLINE f32 where_positive(f32 a, f32 yes, f32 no) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_GT_OQ), no, yes);
   }

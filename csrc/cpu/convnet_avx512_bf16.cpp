@@ -20,6 +20,7 @@ struct Avx512BFloat16Convnet {
   static FL_INLINE words broadcast_word(const word* p) { return (words)_mm512_set1_epi32(static_cast<int>(*p)); }
   static FL_INLINE f32 multiply_add(words a, words b, f32 c) { return _mm512_dpbf16_ps(c, a, b); }
   static FL_INLINE f32 mul(f32 a, f32 b) { return _mm512_mul_ps(a, b); }
+  static FL_INLINE float sum(f32 a) { return _mm512_reduce_add_ps(a); }
   static FL_INLINE f32 where_positive(f32 a, f32 yes, f32 no) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_GT_OQ), no, yes);
   }

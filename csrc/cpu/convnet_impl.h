@@ -38,12 +38,6 @@ struct Runs {
   int64_t n_runs, run, run_pitch, weights_pitch, tile;
 };
 
-template <class A>
-struct Rows {
-  const typename A::word* in[A::rows];
-  int64_t sample[A::rows], y[A::rows], x[A::rows];
-};
-
 template <class A, int rows, int vectors>
 __attribute__((noinline)) void multiply_block(const Runs& runs, const typename A::word* const* in,
                                               const typename A::word* weights, const float* start, float* sums) {
@@ -104,44 +98,82 @@ void multiply(int64_t n_rows, const Runs& runs, const typename A::word* const* i
   }
 }
 
+// The sum of one output channel, over lanes that each add up every A::width-th word.
+template <class A, int rows>
+FL_INLINE void multiply_channel(const Runs& runs, const typename A::word* const* in, const typename A::word* weights,
+                                float* sums) {
+  typename A::f32 sum[rows];
+  FL_UNROLL
+  for (int m = 0; m < rows; ++m) sum[m] = A::broadcast(0.0f);
+  for (int64_t r = 0; r < runs.n_runs; ++r) {
+    for (int64_t k = 0; k < runs.run; k += A::width) {
+      const typename A::words w = A::load_words(weights + r * runs.weights_pitch + k);
+      FL_UNROLL
+      for (int m = 0; m < rows; ++m) {
+        sum[m] = A::multiply_add(A::load_words(in[m] + r * runs.run_pitch + k), w, sum[m]);
+      }
+    }
+  }
+  FL_UNROLL
+  for (int m = 0; m < rows; ++m) sums[m] = A::sum(sum[m]);
+}
+
+// The pixels of a block, one a row: at most A::rows outputs whose windows are clipped alike.
 template <class A>
-FL_INLINE void finish_row(const Stage& stage, int64_t tile, const float* sums, const float* last,
-                          typename A::word* out) {
+struct Block {
+  int64_t n;
+  const typename A::word* in[A::rows];
+  int64_t sample[A::rows], pixel[A::rows];  // of the output
+};
+
+// What a tile of a stage works on.
+template <class A>
+struct Tile {
+  int64_t channel, width;
+  const typename A::word* weights;
+  const float *start, *last;
+  typename A::word* scratch;
+  float* score;
+};
+
+template <class A>
+FL_INLINE void finish(const Tower& tower, const Stage& stage, const Tile<A>& tile, const Block<A>& block,
+                      const float* sums) {
   const typename A::f32 slope = A::broadcast(stage.slope);
-  const auto scaled = [&](typename A::f32 sign_of, typename A::f32 value) {
-    return A::where_positive(sign_of, value, A::mul(slope, value));
-  };
-  for (int64_t c = 0; c < tile; c += A::width) {
-    const typename A::f32 sum = A::load(sums + c);
-    typename A::word* const to = out + c / A::channels_a_word;
-    if (stage.finish == Finish::activate) {
-      A::narrow(to, scaled(sum, sum));
-    } else if (stage.finish == Finish::turn) {
-      A::narrow(to, scaled(sum, A::load(last + c)));
-    } else {
-      A::narrow(to, scaled(A::widen(to), sum));
+  const int64_t out_words = stage.out_channels / A::channels_a_word;
+  for (int64_t m = 0; m < block.n; ++m, sums += max_tile) {
+    typename A::word* const out = tile.scratch + block.sample[m] * tower.sample_words + stage.out +
+                                  block.pixel[m] * out_words + tile.channel / A::channels_a_word;
+    const float* const last = tile.last + block.pixel[m] * stage.out_channels;
+    for (int64_t c = 0; c < tile.width; c += A::width) {
+      typename A::word* const to = out + c / A::channels_a_word;
+      const typename A::f32 sum = A::load(sums + c);
+      const typename A::f32 sign = stage.finish == Finish::mask ? A::widen(to) : sum;
+      const typename A::f32 value = stage.finish == Finish::turn ? A::load(last + c) : sum;
+      A::narrow(to, A::where_positive(sign, value, A::mul(slope, value)));
     }
   }
 }
 
-FL_INLINE void scatter_row(const Tower& tower, int64_t y, int64_t x, const Column* column, int64_t n, const float* sums,
-                           float* image) {
-  float* const origin = image + y * tower.width + x;
-  for (int64_t c = 0; c < n; ++c) {
-    const bool inside = static_cast<uint64_t>(y + column[c].y) < static_cast<uint64_t>(tower.height) &&
-                        static_cast<uint64_t>(x + column[c].x) < static_cast<uint64_t>(tower.width);
-    if (inside) origin[column[c].offset] += sums[c];
+template <class A>
+FL_INLINE void run_block(const Tower& tower, const Stage& stage, const Tile<A>& tile, const Runs& runs,
+                         const typename A::word* weights, Block<A>& block) {
+  alignas(64) float sums[A::rows * max_tile];
+  if (stage.finish == Finish::score) {
+    for (int64_t m = block.n; m < A::rows; ++m) block.in[m] = block.in[0];
+    multiply_channel<A, A::rows>(runs, block.in, weights, sums);
+    const int64_t area = tower.height * tower.width;
+    for (int64_t m = 0; m < block.n; ++m) {
+      tile.score[(block.sample[m] * tower.channels + tile.channel) * area + block.pixel[m]] = sums[m];
+    }
+    return;
   }
+  multiply<A>(block.n, runs, block.in, weights, tile.start, sums);
+  finish<A>(tower, stage, tile, block, sums);
 }
 
-// One tile of output channels of n samples.
 template <class A>
-void run_tile(const Tower& tower, const Stage& stage, int64_t channel, int64_t tile, const typename A::word* weights,
-              const float* start, const float* last, int64_t n, typename A::word* scratch, float* score) {
-  alignas(64) float sums[A::rows * max_tile];
-  Rows<A> rows;
-  const int64_t out_words = stage.out_channels / A::channels_a_word;
-  const int64_t image_size = tower.channels * tower.height * tower.width;
+void run_tile(const Tower& tower, const Stage& stage, const Tile<A>& tile, int64_t n_samples) {
   for (int64_t y0 = 0, y1; y0 < stage.y.count; y0 = y1) {
     y1 = clip_end(stage.y, y0);
     const Clip clip_y = clip(stage.y, y0);
@@ -149,39 +181,31 @@ void run_tile(const Tower& tower, const Stage& stage, int64_t channel, int64_t t
       x1 = clip_end(stage.x, x0);
       const Clip clip_x = clip(stage.x, x0);
       const Runs runs{clip_y.n, clip_x.n * stage.in_words, stage.in_width * stage.in_words,
-                      stage.x.window * stage.in_words * tile, tile};
-      const typename A::word* const w =
-          weights + (clip_y.from * stage.x.window + clip_x.from) * stage.in_words * tile;
-      const int64_t total = (y1 - y0) * (x1 - x0) * n, n_blocks = (total + A::rows - 1) / A::rows;
+                      stage.x.window * stage.in_words * tile.width, tile.width};
+      const typename A::word* const weights =
+          tile.weights + (clip_y.from * stage.x.window + clip_x.from) * stage.in_words * tile.width;
+
+      // The rows in the order y, x, sample, in blocks whose numbers of rows differ by one at most.
+      const int64_t total = (y1 - y0) * (x1 - x0) * n_samples, n_blocks = (total + A::rows - 1) / A::rows;
+      const int64_t fewest = total / n_blocks, n_longer = total % n_blocks;
       int64_t y = y0, x = x0, sample = 0;
-      for (int64_t block = 0; block < n_blocks; ++block) {
-        const int64_t n_rows = (block + 1) * total / n_blocks - block * total / n_blocks;
-        for (int64_t m = 0; m < n_rows; ++m) {
+      Block<A> block;
+      for (int64_t b = 0; b < n_blocks; ++b) {
+        block.n = fewest + (b < n_longer);
+        for (int64_t m = 0; m < block.n; ++m) {
           const int64_t in_y = stage.y.first + y * stage.y.step + clip_y.from;
           const int64_t in_x = stage.x.first + x * stage.x.step + clip_x.from;
-          rows.in[m] =
-              scratch + sample * tower.sample_words + stage.in + (in_y * stage.in_width + in_x) * stage.in_words;
-          rows.sample[m] = sample;
-          rows.y[m] = stage.y.out_first + y * stage.y.out_step;
-          rows.x[m] = stage.x.out_first + x * stage.x.out_step;
-          if (++sample == n) {
+          const int64_t at = stage.in + (in_y * stage.in_width + in_x) * stage.in_words;
+          block.in[m] = tile.scratch + sample * tower.sample_words + at;
+          block.sample[m] = sample;
+          block.pixel[m] = (stage.y.out_first + y * stage.y.out_step) * stage.out_width + stage.x.out_first +
+                           x * stage.x.out_step;
+          if (++sample == n_samples) {
             sample = 0;
             if (++x == x1) x = x0, ++y;
           }
         }
-        multiply<A>(n_rows, runs, rows.in, w, start, sums);
-        for (int64_t m = 0; m < n_rows; ++m) {
-          const float* const row_sums = sums + m * max_tile;
-          if (stage.finish == Finish::scatter) {
-            scatter_row(tower, rows.y[m], rows.x[m], tower.columns + channel, std::min(tile, tower.n_columns - channel),
-                        row_sums, score + rows.sample[m] * image_size);
-          } else {
-            const int64_t pixel = rows.y[m] * stage.out_width + rows.x[m];
-            finish_row<A>(stage, tile, row_sums, last + pixel * stage.out_channels,
-                          scratch + rows.sample[m] * tower.sample_words + stage.out + pixel * out_words +
-                              channel / A::channels_a_word);
-          }
-        }
+        run_block<A>(tower, stage, tile, runs, weights, block);
       }
     }
   }
@@ -190,22 +214,21 @@ void run_tile(const Tower& tower, const Stage& stage, int64_t channel, int64_t t
 template <class A>
 void convnet(const Tower& tower, const void* packed, const float* x, int64_t n, void* memory, float* score) {
   using word = typename A::word;
-  const word* const words = static_cast<const word*>(packed);
   const float* const floats = static_cast<const float*>(packed);
   word* const scratch = static_cast<word*>(memory);
   const int64_t area = tower.height * tower.width;
   for (int64_t i = 0; i < n; ++i) {
     A::load_image(x + i * tower.channels * area, tower.channels, area, scratch + i * tower.sample_words);
   }
-  std::fill(score, score + n * tower.channels * area, 0.0f);
   for (int64_t s = 0; s < tower.n_stages; ++s) {
     const Stage& stage = tower.stages[s];
-    const word* weights = words + stage.weights;
-    for (int64_t channel = 0, tile; channel < stage.out_channels; channel += tile) {
-      tile = tile_width(stage.out_channels - channel);
-      run_tile<A>(tower, stage, channel, tile, weights, floats + stage.start + channel, floats + tower.last + channel,
-                  n, scratch, score);
-      weights += stage.y.window * stage.x.window * stage.in_words * tile;
+    const word* weights = static_cast<const word*>(packed) + stage.weights;
+    for (int64_t channel = 0, width; channel < stage.out_channels; channel += width) {
+      width = tile_width(stage, channel);
+      const Tile<A> tile{channel, width,   weights, floats + stage.start + channel, floats + tower.last + channel,
+                         scratch, score};
+      run_tile<A>(tower, stage, tile, n);
+      weights += stage.y.window * stage.x.window * stage.in_words * width;
     }
   }
 }

@@ -35,10 +35,8 @@ ConvnetPlan::ConvnetPlan(const ImageShape& image, std::vector<ConvLayer> layers,
   const Feature& top = features_.back();
   tower_.last = reserve(top.shape.height * top.shape.width * top.padded);
   for (size_t l = 0; l < layers_.size(); ++l) add_forward(l);
-  for (size_t l = layers_.size() - 1; l > 0; --l) add_gradient(l);
-  add_scatter();
+  for (size_t l = layers_.size(); l-- > 0;) add_gradient(l);
   tower_.stages = stages_.data(), tower_.n_stages = static_cast<int64_t>(stages_.size());
-  tower_.columns = columns_.data(), tower_.n_columns = static_cast<int64_t>(columns_.size());
   tower_.channels = image.channels, tower_.height = image.height, tower_.width = image.width;
 }
 
@@ -50,7 +48,7 @@ int64_t ConvnetPlan::reserve(int64_t words) {
   return at;
 }
 
-// The shapes, places in the scratch memory, columns, and at the beginning of the packed words the zeros that sums
+// The shapes, places in the scratch memory, and at the beginning of the packed words the zeros that sums
 // without a bias start from.
 void ConvnetPlan::add_features() {
   const ImageShape image = features_[0].shape;
@@ -60,29 +58,21 @@ void ConvnetPlan::add_features() {
     const ImageShape& in = features_.back().shape;
     const ImageShape out{layer.channels, (in.height + 2 * layer.padding_y - layer.kernel_y) / layer.stride_y + 1,
                          (in.width + 2 * layer.padding_x - layer.kernel_x) / layer.stride_x + 1};
-    const int64_t padded = round_up(out.channels, panel);
+    const int64_t padded = round_up(out.channels, panel * channels_a_word_);
     features_.push_back({out, padded, padded / channels_a_word_, words});
     words += round_up(out.height * out.width * features_.back().words, panel);
     widest = std::max(widest, padded);
   }
   // An odd number of cache lines, so that a pixel of one sample and of the next fall into different sets.
   tower_.sample_words = round_up(words, 2 * panel) + panel;
-
-  for (int64_t c = 0; c < image.channels; ++c) {
-    for (int64_t y = 0; y < layers_[0].kernel_y; ++y) {
-      for (int64_t x = 0; x < layers_[0].kernel_x; ++x) {
-        columns_.push_back({y, x, (c * image.height + y) * image.width + x});
-      }
-    }
-  }
-  reserve(std::max(widest, static_cast<int64_t>(columns_.size())));
+  reserve(widest);
 }
 
 void ConvnetPlan::add(Stage stage, const Feature& in, const Feature& out, const WeightView& view) {
   stage.in_width = in.shape.width, stage.out_width = out.shape.width;
   stage.in_words = in.words;
   stage.in = in.at, stage.out = out.at;
-  stage.out_channels = round_up(view.outs, panel);
+  stage.out_channels = out.padded;
   stage.weights = reserve(stage.y.window * stage.x.window * stage.in_words * stage.out_channels);
   stages_.push_back(stage);
   views_.push_back(view);
@@ -109,8 +99,8 @@ void ConvnetPlan::add_gradient(size_t l) {
   for (int64_t y = 0; y < layer.stride_y; ++y) {
     for (int64_t x = 0; x < layer.stride_x; ++x) {
       Stage stage{};
-      stage.finish = Finish::mask;
-      stage.slope = layers_[l - 1].slope;
+      stage.finish = l > 0 ? Finish::mask : Finish::score;
+      stage.slope = l > 0 ? layers_[l - 1].slope : 1.0f;
       stage.y = gradient_axis(out.shape.height, in.shape.height, layer.kernel_y, layer.stride_y, layer.padding_y, y);
       stage.x = gradient_axis(out.shape.width, in.shape.width, layer.kernel_x, layer.stride_x, layer.padding_x, x);
       const int64_t first = (y + layer.stride_y * (stage.y.window - 1)) * layer.kernel_x + x +
@@ -119,17 +109,6 @@ void ConvnetPlan::add_gradient(size_t l) {
           {l, outs, layer.channels, first, area, outs * area, -layer.stride_y * layer.kernel_x, -layer.stride_x});
     }
   }
-}
-
-void ConvnetPlan::add_scatter() {
-  const ConvLayer& layer = layers_[0];
-  const Feature& in = features_[1];
-  const int64_t n = static_cast<int64_t>(columns_.size());
-  Stage stage{};
-  stage.finish = Finish::scatter;
-  stage.y = {in.shape.height, 0, 1, 1, in.shape.height, -layer.padding_y, layer.stride_y};
-  stage.x = {in.shape.width, 0, 1, 1, in.shape.width, -layer.padding_x, layer.stride_x};
-  add(stage, in, features_[0], {0, n, layer.channels, 0, 1, n, 0, 0});
 }
 
 void ConvnetPlan::pack(const std::vector<const float*>& weights, const std::vector<const float*>& biases,
@@ -153,7 +132,7 @@ void ConvnetPlan::pack(const std::vector<const float*>& weights, const std::vect
 void ConvnetPlan::pack_weights(const Stage& stage, const WeightView& view, const float* weights, uint32_t* out) const {
   const int64_t area = stage.y.window * stage.x.window;
   for (int64_t channel = 0, tile; channel < stage.out_channels; channel += tile) {
-    tile = tile_width(stage.out_channels - channel);
+    tile = tile_width(stage, channel);
     const int64_t n = std::min(tile, view.outs - channel);
     for (int64_t c = 0; c < view.ins; ++c) {
       const int64_t word = c / channels_a_word_;

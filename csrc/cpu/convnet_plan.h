@@ -45,7 +45,6 @@ class ConvnetPlan {
   void add_features();
   void add_forward(size_t l);
   void add_gradient(size_t l);
-  void add_scatter();
   void add(Stage stage, const Feature& in, const Feature& out, const WeightView& view);
   void pack_weights(const Stage& stage, const WeightView& view, const float* weights, uint32_t* out) const;
   int64_t reserve(int64_t words);
@@ -56,7 +55,6 @@ class ConvnetPlan {
   std::vector<Stage> stages_;
   std::vector<WeightView> views_;  // one a stage
   std::vector<int64_t> biases_;    // one a layer
-  std::vector<Column> columns_;
   int64_t packed_words_ = 0;
   Tower tower_{};
 };

@@ -22,6 +22,7 @@ struct PortableConvnet : Float32Words {
   static FL_INLINE words broadcast_word(const float* p) { return broadcast(*p); }
   static FL_INLINE f32 multiply_add(words a, words b, f32 c) { return a * b + c; }
   static FL_INLINE f32 mul(f32 a, f32 b) { return a * b; }
+  static FL_INLINE float sum(f32 a) { return a[0] + a[1] + (a[2] + a[3]); }
   static FL_INLINE f32 where_positive(f32 a, f32 yes, f32 no) { return a > 0.0f ? yes : no; }
   static FL_INLINE f32 widen(const float* p) { return load(p); }
   static FL_INLINE void narrow(float* p, f32 a) { store(p, a); }
