@@ -2,6 +2,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "convnet.h"
 #include "kernels.h"
 
 namespace fastlangevin {
@@ -36,11 +37,24 @@ std::atomic<const Kernels*>& chosen() {
 
 const Kernels& kernels() { return *chosen().load(std::memory_order_relaxed); }
 
+Convnet convnet() {
+  const Kernels* const k = &kernels();
+  if (k == &avx512_kernels) {
+    return {convnet_avx512, __builtin_cpu_supports("avx512bf16") ? convnet_avx512_bf16 : nullptr};
+  }
+  return {k == &avx2_kernels ? convnet_avx2 : convnet_portable, nullptr};
+}
+
 }  // namespace fastlangevin
 
 // Read through ctypes by kernels/native.py.
 extern "C" __attribute__((visibility("default"))) const char* fastlangevin_cpu_capability() {
   return fastlangevin::kernels().name;
+}
+
+// Whether the instruction set in force multiplies bfloat16.
+extern "C" __attribute__((visibility("default"))) bool fastlangevin_cpu_has_bfloat16() {
+  return fastlangevin::convnet().bf16 != nullptr;
 }
 
 // 0: done; 1: no such name; 2: this processor lacks it.

@@ -24,6 +24,7 @@ from pathlib import Path
 
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512")
+_AVX512_BF16 = (*_AVX512, "-mavx512bf16")
 # No contraction: the noise stream rounds every operation as written. 0x020b…: the stable ABI of torch 2.11.
 _ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 _FLAGS = (
@@ -77,6 +78,12 @@ CPU = Library(
         ("cpu/kernels_portable.cpp", ()),
         ("cpu/kernels_avx2.cpp", _AVX2),
         ("cpu/kernels_avx512.cpp", _AVX512),
+        ("cpu/convnet.cpp", ()),
+        ("cpu/convnet_plan.cpp", ()),
+        ("cpu/convnet_portable.cpp", ()),
+        ("cpu/convnet_avx2.cpp", _AVX2),
+        ("cpu/convnet_avx512.cpp", _AVX512),
+        ("cpu/convnet_avx512_bf16.cpp", _AVX512_BF16),
     ),
 )
 CUDA = Library("cuda", (("cuda/update.cu", ()), ("cuda/noise.cu", ())))

@@ -58,7 +58,7 @@ def _load_cpu() -> str | None:
     except (build.BuildError, OSError) as error:
         warnings.warn(
             f"fastlangevin runs on its slow reference backend: {str(error).strip()}\n"
-            "For the fast one it compiles its kernels once: that needs a C++ compiler (g++ 9 or newer) and a folder to "
+            "For the fast one it compiles its kernels once: that needs a C++ compiler (g++ 10 or newer) and a folder to "
             f"write to ({cache_directory()}, or name another in $FASTLANGEVIN_CACHE). `fastlangevin info` shows more.",
             RuntimeWarning,
             stacklevel=2,
@@ -133,6 +133,13 @@ def cpu_capability() -> str:
     function = _library().fastlangevin_cpu_capability
     function.restype = ctypes.c_char_p
     return function().decode()
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the instruction set in force multiplies bfloat16: "avx512" on a processor that has AVX512_BF16."""
+    function = _library().fastlangevin_cpu_has_bfloat16
+    function.restype = ctypes.c_bool
+    return function()
 
 
 def set_cpu_capability(name: str) -> None:

@@ -1,0 +1,115 @@
+// convnet_score_cpu: the input gradient of a tower of convolutions; convnet_pack_cpu: its weights, once for many calls.
+#include "convnet.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <memory>
+#include <new>
+#include <optional>
+#include <vector>
+
+#include "convnet_plan.h"
+
+namespace fastlangevin {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+constexpr int64_t cached_words = 1 << 17;  // scratch memory of the samples computed together
+
+bool is_float32(const Tensor& a) { return a.is_contiguous() && a.scalar_type() == ScalarType::Float; }
+
+bool has_shape(const Tensor& a, const std::vector<int64_t>& shape) {
+  return std::equal(shape.begin(), shape.end(), a.sizes().begin(), a.sizes().end());
+}
+
+// geometry: channels, height and width of an image, then for each layer its channels and, in y and x, kernel, stride
+// and padding.
+ConvnetPlan make_plan(const std::vector<int64_t>& geometry, const std::vector<double>& slopes, bool bfloat16) {
+  STD_TORCH_CHECK(!slopes.empty() && geometry.size() == 3 + 7 * slopes.size(),
+                  "convnet: geometry must have 3 numbers and 7 a layer, and slopes one a layer");
+  const ImageShape image{geometry[0], geometry[1], geometry[2]};
+  int64_t height = image.height, width = image.width;
+  bool good = image.channels > 0 && height > 0 && width > 0;
+  std::vector<ConvLayer> layers;
+  for (size_t l = 0; l < slopes.size(); ++l) {
+    const int64_t* const g = geometry.data() + 3 + 7 * l;
+    layers.push_back({g[0], g[1], g[2], g[3], g[4], g[5], g[6], static_cast<float>(slopes[l])});
+    good = good && g[0] > 0 && g[1] > 0 && g[2] > 0 && g[3] > 0 && g[4] > 0 && g[5] >= 0 && g[6] >= 0;
+    if (!good) break;
+    height = height + 2 * g[5] - g[1], width = width + 2 * g[6] - g[2];
+    good = height >= 0 && width >= 0 && slopes[l] >= 0;
+    height = height / g[3] + 1, width = width / g[4] + 1;
+  }
+  STD_TORCH_CHECK(good, "convnet: geometry must have positive sizes, and slopes must not be negative");
+  return ConvnetPlan(image, std::move(layers), bfloat16);
+}
+
+Tensor pack(const std::vector<Tensor>& weights, const std::vector<std::optional<Tensor>>& biases, const Tensor& last,
+            const std::vector<int64_t>& geometry, const std::vector<double>& slopes, bool bfloat16) {
+  const ConvnetPlan plan = make_plan(geometry, slopes, bfloat16);
+  STD_TORCH_CHECK(weights.size() == slopes.size() && biases.size() == slopes.size(),
+                  "convnet_pack_cpu: weights and biases must have one tensor a layer");
+  std::vector<const float*> weight_data, bias_data;
+  for (size_t l = 0; l < weights.size(); ++l) {
+    const int64_t* const g = geometry.data() + 3 + 7 * l;
+    STD_TORCH_CHECK(is_float32(weights[l]) && has_shape(weights[l], {g[0], plan.shape(l).channels, g[1], g[2]}),
+                    "convnet_pack_cpu: weights must be contiguous float32 of the geometry's shape");
+    STD_TORCH_CHECK(!biases[l] || (is_float32(*biases[l]) && has_shape(*biases[l], {g[0]})),
+                    "convnet_pack_cpu: biases must be contiguous float32 of the geometry's shape");
+    weight_data.push_back(static_cast<const float*>(weights[l].const_data_ptr()));
+    bias_data.push_back(biases[l] ? static_cast<const float*>(biases[l]->const_data_ptr()) : nullptr);
+  }
+  const ImageShape top = plan.shape(weights.size());
+  STD_TORCH_CHECK(is_float32(last) && has_shape(last, {top.channels, top.height, top.width}),
+                  "convnet_pack_cpu: last must be contiguous float32 of the last layer's shape");
+  Tensor packed = torch::stable::new_empty(last, {plan.packed_words()}, ScalarType::Int);
+  plan.pack(weight_data, bias_data, static_cast<const float*>(last.const_data_ptr()), packed.mutable_data_ptr());
+  return packed;
+}
+
+struct FreeAligned {
+  void operator()(uint32_t* p) const { ::operator delete(p, std::align_val_t{64}); }
+};
+
+Tensor score(const Tensor& x, const Tensor& packed, const std::vector<int64_t>& geometry,
+             const std::vector<double>& slopes, bool bfloat16) {
+  const ConvnetPlan plan = make_plan(geometry, slopes, bfloat16);
+  const Tower& tower = plan.tower();
+  STD_TORCH_CHECK(is_float32(x) && x.dim() == 4 && has_shape(x, {x.size(0), geometry[0], geometry[1], geometry[2]}),
+                  "convnet_score_cpu: x must be contiguous float32 of the geometry's shape");
+  STD_TORCH_CHECK(packed.is_contiguous() && packed.scalar_type() == ScalarType::Int &&
+                      has_shape(packed, {plan.packed_words()}),
+                  "convnet_score_cpu: packed must be what convnet_pack_cpu made for the same geometry and precision");
+  ConvnetKernel* const kernel = bfloat16 ? convnet().bf16 : convnet().fp32;
+  STD_TORCH_CHECK(kernel, "convnet_score_cpu: bfloat16 needs the avx512 kernels and a processor with AVX512_BF16");
+
+  Tensor out = torch::stable::empty_like(x);
+  const float* const from = static_cast<const float*>(x.const_data_ptr());
+  float* const to = static_cast<float*>(out.mutable_data_ptr());
+  const int64_t image = tower.channels * tower.height * tower.width;
+  torch::stable::parallel_for(0, x.size(0), 1, [&](int64_t begin, int64_t end) {
+    const int64_t most = std::max<int64_t>(1, cached_words / tower.sample_words);
+    const int64_t n_groups = (end - begin + most - 1) / most;
+    const int64_t widest = (end - begin + n_groups - 1) / n_groups;
+    const std::unique_ptr<uint32_t, FreeAligned> scratch(static_cast<uint32_t*>(::operator new(
+        static_cast<size_t>(widest * tower.sample_words) * sizeof(uint32_t), std::align_val_t{64})));
+    for (int64_t i = begin; i < end; i += widest) {
+      const int64_t n = std::min(widest, end - i);
+      kernel(tower, packed.const_data_ptr(), from + i * image, n, scratch.get(), to + i * image);
+    }
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace fastlangevin
+
+STABLE_TORCH_LIBRARY_IMPL(fastlangevin, CPU, m) {
+  m.impl("convnet_pack_cpu", TORCH_BOX(&fastlangevin::pack));
+  m.impl("convnet_score_cpu", TORCH_BOX(&fastlangevin::score));
+}

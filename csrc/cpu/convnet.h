@@ -1,0 +1,69 @@
+// The score of a convolutional energy, as stages that all gather: every output pixel is a sum over a window of input
+// pixels. Its plan is made in convnet_plan.cpp, its kernels in convnet_impl.h.
+//
+// Pixels lie channels-last. A word is what the kernels multiply at a time: one float32 channel, or two of bfloat16.
+// Packed weights are padded with zeros to whole panels of output channels.
+#pragma once
+
+#include <cstdint>
+
+#include "../noise.h"
+
+namespace fastlangevin {
+
+constexpr int64_t panel = 16;     // words a pixel, but for the image's, are a multiple of it
+constexpr int64_t max_tile = 64;  // output channels whose weights lie together
+
+// Along one axis: output i reads the inputs [first + i * step, … + window), those outside [0, extent) being zero, and
+// lies at out_first + i * out_step.
+struct Axis {
+  int64_t count, first, step, window, extent, out_first, out_step;
+};
+
+enum class Finish {
+  activate,  // the output is the activation of the sum
+  turn,      // the output is the gradient at the sum: that at its activation, which is constant, times the derivative
+  mask,      // the output, an activation until now, becomes the gradient at its sum
+  score,     // the output is the sum, in the image's own layout
+};
+
+struct Stage {
+  Finish finish;
+  float slope;  // of the activation that lies, or lay, in the output
+  Axis y, x;
+  int64_t in_width, out_width;     // pixels a row
+  int64_t in_words, out_channels;  // a pixel
+  int64_t in, out;                 // words from the beginning of a sample's part of the scratch memory
+  int64_t weights, start;          // words from the beginning of the packed tensor; start: of the sums, (out_channels)
+};
+
+struct Tower {
+  const Stage* stages;
+  int64_t n_stages;
+  int64_t channels, height, width;  // of an image
+  int64_t sample_words;             // of scratch memory
+  int64_t last;                     // the constant gradient, float32 and channels-last: words into the packed tensor
+};
+
+// The output channels from a channel on whose weights lie together: (window y, window x, input word, channel).
+FL_INLINE int64_t tile_width(const Stage& stage, int64_t channel) {
+  if (stage.finish == Finish::score) return 1;
+  const int64_t left = stage.out_channels - channel;
+  return left >= max_tile ? max_tile : left >= 32 ? 32 : 16;
+}
+
+// The scores of n contiguous images. scratch: n * sample_words words.
+using ConvnetKernel = void(const Tower& tower, const void* packed, const float* x, int64_t n, void* scratch,
+                           float* score);
+
+struct Convnet {
+  ConvnetKernel* fp32;
+  ConvnetKernel* bf16;  // null where there is none
+};
+
+ConvnetKernel convnet_portable, convnet_avx2, convnet_avx512, convnet_avx512_bf16;
+
+// The kernels of the instruction set in force.
+Convnet convnet();
+
+}  // namespace fastlangevin

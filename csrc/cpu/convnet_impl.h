@@ -1,0 +1,249 @@
+// The convnet's kernel over an arithmetic A. Internal linkage throughout, as in kernels_impl.h.
+//
+// Each output is one chain of multiply-adds in the order of its window, whatever else is computed beside it: a sample's
+// score does not depend on its batch.
+#pragma once
+
+#include <algorithm>
+
+#include "convnet.h"
+#include "small_floats.h"
+
+namespace fastlangevin {
+namespace {
+
+// The part of a window that lies inside the input.
+struct Clip {
+  int64_t from, n;
+
+  bool operator==(const Clip& other) const { return from == other.from && n == other.n; }
+};
+
+FL_INLINE Clip clip(const Axis& axis, int64_t i) {
+  const int64_t start = axis.first + i * axis.step;
+  const int64_t from = std::max<int64_t>(0, -start), to = std::min(axis.window, axis.extent - start);
+  return to > from ? Clip{from, to - from} : Clip{0, 0};
+}
+
+// The end of the outputs from i on whose windows are clipped as that of i.
+FL_INLINE int64_t clip_end(const Axis& axis, int64_t i) {
+  const Clip c = clip(axis, i);
+  while (++i < axis.count && clip(axis, i) == c) {
+  }
+  return i;
+}
+
+// What the rows of a block share: n_runs runs of `run` words, run_pitch apart in the input.
+struct Runs {
+  int64_t n_runs, run, run_pitch, weights_pitch, tile;
+};
+
+template <class A, int rows, int vectors>
+__attribute__((noinline)) void multiply_block(const Runs& runs, const typename A::word* const* in,
+                                              const typename A::word* weights, const float* start, float* sums) {
+  using word = typename A::word;
+  typename A::f32 sum[rows][vectors];
+  FL_UNROLL
+  for (int m = 0; m < rows; ++m) {
+    FL_UNROLL
+    for (int v = 0; v < vectors; ++v) sum[m][v] = A::load(start + v * A::width);
+  }
+  const int64_t tile = runs.tile, run = runs.run;
+  for (int64_t r = 0; r < runs.n_runs; ++r) {
+    const word* p[rows];
+    FL_UNROLL
+    for (int m = 0; m < rows; ++m) p[m] = in[m] + r * runs.run_pitch;
+    const word* w = weights + r * runs.weights_pitch;
+    for (int64_t k = 0; k < run; ++k, w += tile) {
+      typename A::words b[vectors];
+      FL_UNROLL
+      for (int v = 0; v < vectors; ++v) b[v] = A::load_words(w + v * A::width);
+      FL_UNROLL
+      for (int m = 0; m < rows; ++m) {
+        const typename A::words a = A::broadcast_word(p[m] + k);
+        FL_UNROLL
+        for (int v = 0; v < vectors; ++v) sum[m][v] = A::multiply_add(a, b[v], sum[m][v]);
+      }
+    }
+  }
+  FL_UNROLL
+  for (int m = 0; m < rows; ++m) {
+    FL_UNROLL
+    for (int v = 0; v < vectors; ++v) A::store(sums + m * max_tile + v * A::width, sum[m][v]);
+  }
+}
+
+template <class A, int vectors, int rows = A::rows>
+FL_INLINE void multiply_rows(int64_t n_rows, const Runs& runs, const typename A::word* const* in,
+                             const typename A::word* weights, const float* start, float* sums) {
+  if constexpr (rows > 1) {
+    if (n_rows < rows) return multiply_rows<A, vectors, rows - 1>(n_rows, runs, in, weights, start, sums);
+  }
+  multiply_block<A, rows, vectors>(runs, in, weights, start, sums);
+}
+
+// sums[m][0, tile) = start + the products of row m's runs with the weights.
+template <class A>
+void multiply(int64_t n_rows, const Runs& runs, const typename A::word* const* in, const typename A::word* weights,
+              const float* start, float* sums) {
+  constexpr int64_t widest = A::vectors * A::width;
+  for (int64_t c = 0; c < runs.tile; c += widest) {
+    if (A::vectors == 1 || runs.tile - c >= widest) {
+      multiply_rows<A, A::vectors>(n_rows, runs, in, weights + c, start + c, sums + c);
+    } else if (runs.tile - c == 2 * A::width) {
+      multiply_rows<A, 2>(n_rows, runs, in, weights + c, start + c, sums + c);
+    } else {
+      multiply_rows<A, 1>(n_rows, runs, in, weights + c, start + c, sums + c);
+    }
+  }
+}
+
+// The sum of one output channel, over lanes that each add up every A::width-th word.
+template <class A, int rows>
+FL_INLINE void multiply_channel(const Runs& runs, const typename A::word* const* in, const typename A::word* weights,
+                                float* sums) {
+  typename A::f32 sum[rows];
+  FL_UNROLL
+  for (int m = 0; m < rows; ++m) sum[m] = A::broadcast(0.0f);
+  for (int64_t r = 0; r < runs.n_runs; ++r) {
+    for (int64_t k = 0; k < runs.run; k += A::width) {
+      const typename A::words w = A::load_words(weights + r * runs.weights_pitch + k);
+      FL_UNROLL
+      for (int m = 0; m < rows; ++m) {
+        sum[m] = A::multiply_add(A::load_words(in[m] + r * runs.run_pitch + k), w, sum[m]);
+      }
+    }
+  }
+  FL_UNROLL
+  for (int m = 0; m < rows; ++m) sums[m] = A::sum(sum[m]);
+}
+
+// The pixels of a block, one a row: at most A::rows outputs whose windows are clipped alike.
+template <class A>
+struct Block {
+  int64_t n;
+  const typename A::word* in[A::rows];
+  int64_t sample[A::rows], pixel[A::rows];  // of the output
+};
+
+// What a tile of a stage works on.
+template <class A>
+struct Tile {
+  int64_t channel, width;
+  const typename A::word* weights;
+  const float *start, *last;
+  typename A::word* scratch;
+  float* score;
+};
+
+template <class A>
+FL_INLINE void finish(const Tower& tower, const Stage& stage, const Tile<A>& tile, const Block<A>& block,
+                      const float* sums) {
+  const typename A::f32 slope = A::broadcast(stage.slope);
+  const int64_t out_words = stage.out_channels / A::channels_a_word;
+  for (int64_t m = 0; m < block.n; ++m, sums += max_tile) {
+    typename A::word* const out = tile.scratch + block.sample[m] * tower.sample_words + stage.out +
+                                  block.pixel[m] * out_words + tile.channel / A::channels_a_word;
+    const float* const last = tile.last + block.pixel[m] * stage.out_channels;
+    for (int64_t c = 0; c < tile.width; c += A::width) {
+      typename A::word* const to = out + c / A::channels_a_word;
+      const typename A::f32 sum = A::load(sums + c);
+      const typename A::f32 sign = stage.finish == Finish::mask ? A::widen(to) : sum;
+      const typename A::f32 value = stage.finish == Finish::turn ? A::load(last + c) : sum;
+      A::narrow(to, A::where_positive(sign, value, A::mul(slope, value)));
+    }
+  }
+}
+
+template <class A>
+FL_INLINE void run_block(const Tower& tower, const Stage& stage, const Tile<A>& tile, const Runs& runs,
+                         const typename A::word* weights, Block<A>& block) {
+  alignas(64) float sums[A::rows * max_tile];
+  if (stage.finish == Finish::score) {
+    for (int64_t m = block.n; m < A::rows; ++m) block.in[m] = block.in[0];
+    multiply_channel<A, A::rows>(runs, block.in, weights, sums);
+    const int64_t area = tower.height * tower.width;
+    for (int64_t m = 0; m < block.n; ++m) {
+      tile.score[(block.sample[m] * tower.channels + tile.channel) * area + block.pixel[m]] = sums[m];
+    }
+    return;
+  }
+  multiply<A>(block.n, runs, block.in, weights, tile.start, sums);
+  finish<A>(tower, stage, tile, block, sums);
+}
+
+template <class A>
+void run_tile(const Tower& tower, const Stage& stage, const Tile<A>& tile, int64_t n_samples) {
+  for (int64_t y0 = 0, y1; y0 < stage.y.count; y0 = y1) {
+    y1 = clip_end(stage.y, y0);
+    const Clip clip_y = clip(stage.y, y0);
+    for (int64_t x0 = 0, x1; x0 < stage.x.count; x0 = x1) {
+      x1 = clip_end(stage.x, x0);
+      const Clip clip_x = clip(stage.x, x0);
+      const Runs runs{clip_y.n, clip_x.n * stage.in_words, stage.in_width * stage.in_words,
+                      stage.x.window * stage.in_words * tile.width, tile.width};
+      const typename A::word* const weights =
+          tile.weights + (clip_y.from * stage.x.window + clip_x.from) * stage.in_words * tile.width;
+
+      // The rows in the order y, x, sample, in blocks whose numbers of rows differ by one at most.
+      const int64_t total = (y1 - y0) * (x1 - x0) * n_samples, n_blocks = (total + A::rows - 1) / A::rows;
+      const int64_t fewest = total / n_blocks, n_longer = total % n_blocks;
+      int64_t y = y0, x = x0, sample = 0;
+      Block<A> block;
+      for (int64_t b = 0; b < n_blocks; ++b) {
+        block.n = fewest + (b < n_longer);
+        for (int64_t m = 0; m < block.n; ++m) {
+          const int64_t in_y = stage.y.first + y * stage.y.step + clip_y.from;
+          const int64_t in_x = stage.x.first + x * stage.x.step + clip_x.from;
+          const int64_t at = stage.in + (in_y * stage.in_width + in_x) * stage.in_words;
+          block.in[m] = tile.scratch + sample * tower.sample_words + at;
+          block.sample[m] = sample;
+          block.pixel[m] = (stage.y.out_first + y * stage.y.out_step) * stage.out_width + stage.x.out_first +
+                           x * stage.x.out_step;
+          if (++sample == n_samples) {
+            sample = 0;
+            if (++x == x1) x = x0, ++y;
+          }
+        }
+        run_block<A>(tower, stage, tile, runs, weights, block);
+      }
+    }
+  }
+}
+
+template <class A>
+void convnet(const Tower& tower, const void* packed, const float* x, int64_t n, void* memory, float* score) {
+  using word = typename A::word;
+  const float* const floats = static_cast<const float*>(packed);
+  word* const scratch = static_cast<word*>(memory);
+  const int64_t area = tower.height * tower.width;
+  for (int64_t i = 0; i < n; ++i) {
+    A::load_image(x + i * tower.channels * area, tower.channels, area, scratch + i * tower.sample_words);
+  }
+  for (int64_t s = 0; s < tower.n_stages; ++s) {
+    const Stage& stage = tower.stages[s];
+    const word* weights = static_cast<const word*>(packed) + stage.weights;
+    for (int64_t channel = 0, width; channel < stage.out_channels; channel += width) {
+      width = tile_width(stage, channel);
+      const Tile<A> tile{channel, width,   weights, floats + stage.start + channel, floats + tower.last + channel,
+                         scratch, score};
+      run_tile<A>(tower, stage, tile, n);
+      weights += stage.y.window * stage.x.window * stage.in_words * width;
+    }
+  }
+}
+
+// What the float32 arithmetics share.
+struct Float32Words {
+  using word = float;
+  static constexpr int64_t channels_a_word = 1;
+
+  static FL_INLINE void load_image(const float* x, int64_t channels, int64_t area, float* out) {
+    for (int64_t c = 0; c < channels; ++c) {
+      for (int64_t i = 0; i < area; ++i) out[i * channels + c] = x[c * area + i];
+    }
+  }
+};
+
+}  // namespace
+}  // namespace fastlangevin

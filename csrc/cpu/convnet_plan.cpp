@@ -1,0 +1,160 @@
+#include "convnet_plan.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "../small_floats.h"
+
+namespace fastlangevin {
+namespace {
+
+int64_t ceil_divide(int64_t a, int64_t b) { return a > 0 ? (a + b - 1) / b : -(-a / b); }
+
+int64_t round_up(int64_t n, int64_t to) { return ceil_divide(n, to) * to; }
+
+Axis forward_axis(int64_t n_in, int64_t n_out, int64_t kernel, int64_t stride, int64_t padding) {
+  return {n_out, -padding, stride, kernel, n_in, 0, 1};
+}
+
+// The inputs i with (i + padding) % stride == residue: where q = (i + padding - residue) / stride, the outputs q, q - 1,
+// … read i at the kernel's places residue, residue + stride, ….
+Axis gradient_axis(int64_t n_in, int64_t n_out, int64_t kernel, int64_t stride, int64_t padding, int64_t residue) {
+  const int64_t q = ceil_divide(padding - residue, stride);
+  const int64_t i = residue - padding + stride * q;
+  const int64_t window = std::max<int64_t>(0, ceil_divide(kernel - residue, stride));
+  return {std::max<int64_t>(0, ceil_divide(n_in - i, stride)), q - window + 1, 1, window, n_out, i, stride};
+}
+
+}  // namespace
+
+ConvnetPlan::ConvnetPlan(const ImageShape& image, std::vector<ConvLayer> layers, bool bfloat16)
+    : channels_a_word_(bfloat16 ? 2 : 1), layers_(std::move(layers)) {
+  const int64_t image_words = ceil_divide(image.channels, channels_a_word_);
+  features_.push_back({image, image.channels, image_words, 0});
+  add_features();
+  const Feature& top = features_.back();
+  tower_.last = reserve(top.shape.height * top.shape.width * top.padded);
+  for (size_t l = 0; l < layers_.size(); ++l) add_forward(l);
+  for (size_t l = layers_.size(); l-- > 0;) add_gradient(l);
+  tower_.stages = stages_.data(), tower_.n_stages = static_cast<int64_t>(stages_.size());
+  tower_.channels = image.channels, tower_.height = image.height, tower_.width = image.width;
+}
+
+ImageShape ConvnetPlan::shape(size_t layer) const { return features_[layer].shape; }
+
+int64_t ConvnetPlan::reserve(int64_t words) {
+  const int64_t at = packed_words_;
+  packed_words_ += round_up(words, panel);
+  return at;
+}
+
+// The shapes, places in the scratch memory, and at the beginning of the packed words the zeros that sums
+// without a bias start from.
+void ConvnetPlan::add_features() {
+  const ImageShape image = features_[0].shape;
+  int64_t words = round_up(image.height * image.width * features_[0].words, panel);
+  int64_t widest = 0;
+  for (const ConvLayer& layer : layers_) {
+    const ImageShape& in = features_.back().shape;
+    const ImageShape out{layer.channels, (in.height + 2 * layer.padding_y - layer.kernel_y) / layer.stride_y + 1,
+                         (in.width + 2 * layer.padding_x - layer.kernel_x) / layer.stride_x + 1};
+    const int64_t padded = round_up(out.channels, panel * channels_a_word_);
+    features_.push_back({out, padded, padded / channels_a_word_, words});
+    words += round_up(out.height * out.width * features_.back().words, panel);
+    widest = std::max(widest, padded);
+  }
+  // An odd number of cache lines, so that a pixel of one sample and of the next fall into different sets.
+  tower_.sample_words = round_up(words, 2 * panel) + panel;
+  reserve(widest);
+}
+
+void ConvnetPlan::add(Stage stage, const Feature& in, const Feature& out, const WeightView& view) {
+  stage.in_width = in.shape.width, stage.out_width = out.shape.width;
+  stage.in_words = in.words;
+  stage.in = in.at, stage.out = out.at;
+  stage.out_channels = out.padded;
+  stage.weights = reserve(stage.y.window * stage.x.window * stage.in_words * stage.out_channels);
+  stages_.push_back(stage);
+  views_.push_back(view);
+}
+
+void ConvnetPlan::add_forward(size_t l) {
+  const ConvLayer& layer = layers_[l];
+  const Feature &in = features_[l], &out = features_[l + 1];
+  Stage stage{};
+  stage.finish = l + 1 < layers_.size() ? Finish::activate : Finish::turn;
+  stage.slope = layer.slope;
+  stage.y = forward_axis(in.shape.height, out.shape.height, layer.kernel_y, layer.stride_y, layer.padding_y);
+  stage.x = forward_axis(in.shape.width, out.shape.width, layer.kernel_x, layer.stride_x, layer.padding_x);
+  stage.start = reserve(out.padded);
+  biases_.push_back(stage.start);
+  const int64_t area = layer.kernel_y * layer.kernel_x, ins = in.shape.channels;
+  add(stage, in, out, {l, layer.channels, ins, 0, ins * area, area, layer.kernel_x, 1});
+}
+
+void ConvnetPlan::add_gradient(size_t l) {
+  const ConvLayer& layer = layers_[l];
+  const Feature &in = features_[l + 1], &out = features_[l];
+  const int64_t area = layer.kernel_y * layer.kernel_x, outs = out.shape.channels;
+  for (int64_t y = 0; y < layer.stride_y; ++y) {
+    for (int64_t x = 0; x < layer.stride_x; ++x) {
+      Stage stage{};
+      stage.finish = l > 0 ? Finish::mask : Finish::score;
+      stage.slope = l > 0 ? layers_[l - 1].slope : 1.0f;
+      stage.y = gradient_axis(out.shape.height, in.shape.height, layer.kernel_y, layer.stride_y, layer.padding_y, y);
+      stage.x = gradient_axis(out.shape.width, in.shape.width, layer.kernel_x, layer.stride_x, layer.padding_x, x);
+      const int64_t first = (y + layer.stride_y * (stage.y.window - 1)) * layer.kernel_x + x +
+                            layer.stride_x * (stage.x.window - 1);
+      add(stage, in, out,
+          {l, outs, layer.channels, first, area, outs * area, -layer.stride_y * layer.kernel_x, -layer.stride_x});
+    }
+  }
+}
+
+void ConvnetPlan::pack(const std::vector<const float*>& weights, const std::vector<const float*>& biases,
+                       const float* last, void* out) const {
+  float* const floats = static_cast<float*>(out);
+  uint32_t* const words = static_cast<uint32_t*>(out);
+  std::fill(words, words + packed_words_, 0);
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    if (biases[l]) std::copy(biases[l], biases[l] + layers_[l].channels, floats + biases_[l]);
+  }
+  const Feature& top = features_.back();
+  const int64_t area = top.shape.height * top.shape.width;
+  for (int64_t i = 0; i < area; ++i) {
+    for (int64_t c = 0; c < top.shape.channels; ++c) floats[tower_.last + i * top.padded + c] = last[c * area + i];
+  }
+  for (size_t s = 0; s < stages_.size(); ++s) {
+    pack_weights(stages_[s], views_[s], weights[views_[s].layer], words + stages_[s].weights);
+  }
+}
+
+void ConvnetPlan::pack_weights(const Stage& stage, const WeightView& view, const float* weights, uint32_t* out) const {
+  const int64_t area = stage.y.window * stage.x.window;
+  for (int64_t channel = 0, tile; channel < stage.out_channels; channel += tile) {
+    tile = tile_width(stage, channel);
+    const int64_t n = std::min(tile, view.outs - channel);
+    for (int64_t c = 0; c < view.ins; ++c) {
+      const int64_t word = c / channels_a_word_;
+      const bool high = c % channels_a_word_ == 1;
+      for (int64_t y = 0; y < stage.y.window; ++y) {
+        for (int64_t x = 0; x < stage.x.window; ++x) {
+          const float* const from =
+              weights + view.first + channel * view.by_out + c * view.by_in + y * view.by_y + x * view.by_x;
+          uint32_t* const to = out + ((y * stage.x.window + x) * stage.in_words + word) * tile;
+          for (int64_t o = 0; o < n; ++o) {
+            const float w = from[o * view.by_out];
+            if (channels_a_word_ == 1) {
+              to[o] = float_bits(w);
+            } else {
+              to[o] |= static_cast<uint32_t>(narrow_bfloat16(w).bits) << (high ? 16 : 0);
+            }
+          }
+        }
+      }
+    }
+    out += area * stage.in_words * tile;
+  }
+}
+
+}  // namespace fastlangevin
