@@ -57,6 +57,8 @@ def unsupported(layers: Layers, x_shape: tuple[int, ...], precision: str, device
         return f"its kernels run on {DEVICE} tensors, not on {device.type}"
     if why := unavailable():
         return why
+    if device.type == "cpu" and precision == "bf16":
+        return "Triton's interpreter multiplies no bfloat16"
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
         return "its kernels need a GPU of compute capability 8.0 or later"
     if not layers or len(x_shape) != 3:
