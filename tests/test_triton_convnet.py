@@ -168,8 +168,17 @@ def test_small_and_large_gradients_do_not_leave_fp16():
 
 
 def test_tf32_operands_are_rounded_to_nearest():
-    """Weights of one and a bit: towards zero they would all be one."""
+    """All of 1 and three quarters of TF32's last bit: weights, states and activations."""
     bit = 2.0**-10
+    weight = torch.zeros(32, 2, 3, 3)
+    weight[0, :, 1, 1], weight[1, 1, 1, 1] = 1.0, -1.0
+    bias = torch.zeros(32).index_fill(0, torch.tensor(1), 0.75 * bit)
+    layer = (Conv(weight, bias, (1, 1), (1, 1), (1, 1), 1), 1.0)
+    second = (Conv(torch.zeros(32, 32, 3, 3), None, (1, 1), (1, 1), (1, 1), 1), 1.0)
+    workspace = convnet.pack([layer, second], torch.ones(32, 2, 2), (2, 2, 2), "tf32").workspace(1)
+    x = torch.stack((torch.full((2, 2), 1 + 0.75 * bit), torch.full((2, 2), -1.0)))[None]
+    workspace.launches[0](*workspace.arguments(0, x))
+    assert (workspace.activations[0][..., 0] == bit).all() and (workspace.activations[0][..., 1] == 1 + bit).all()
     weight = torch.full((32, 1, 3, 3), 1 + 0.75 * bit)
     packed = convnet.pack([(Conv(weight, None, (1, 1), (1, 1), (1, 1), 1), 1.0)], torch.ones(32, 2, 2), (1, 2, 2), "tf32")
     assert (packed.layers[0].forward[:, :9] == 1 + bit).all()

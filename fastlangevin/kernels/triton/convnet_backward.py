@@ -48,9 +48,9 @@ def backward_kernel(
     K: tl.constexpr,
     SPLIT: tl.constexpr,
 ):
-    TAPS: tl.constexpr = KERNEL // STRIDE
-    CHUNKS: tl.constexpr = DEPTH // K
-    STEPS: tl.constexpr = TAPS * TAPS * CHUNKS // SPLIT
+    SIDE: tl.constexpr = KERNEL // STRIDE
+    TAPS: tl.constexpr = SIDE * SIDE
+    STEPS: tl.constexpr = TAPS * (DEPTH // K) // SPLIT
     row = tl.program_id(0) * M + tl.arange(0, M)
     column = tl.program_id(1) * N + tl.arange(0, N)
     split = tl.program_id(2) % SPLIT
@@ -64,13 +64,13 @@ def backward_kernel(
     weights = w_pointer + column[None, :] * (KERNEL * KERNEL * DEPTH) + k[:, None]
     acc = tl.zeros((M, N), tl.float32)
     for t in range(split * STEPS, (split + 1) * STEPS):
-        a_tap, b_tap = t // CHUNKS // TAPS, t // CHUNKS % TAPS
-        tap = (1 - py + STRIDE * a_tap) * KERNEL + 1 - px + STRIDE * b_tap
-        gy, gx = y + py - a_tap, x + px - b_tap
+        # A pixel's taps follow one another: they see the same gradients, which the first of them leaves in L1.
+        r, s, channel = t % TAPS // SIDE, t % SIDE, t // TAPS * K
+        tap = (1 - py + STRIDE * r) * KERNEL + 1 - px + STRIDE * s
+        gy, gx = y + py - r, x + px - s
         inside = (row < rows) & (gy >= 0) & (gy < HEIGHT) & (gx >= 0) & (gx < WIDTH)
-        channel = t % CHUNKS * K
         a_at = ((((image - first_image) * HEIGHT + gy) * WIDTH + gx) * DEPTH)[:, None] + (channel + k)[None, :]
-        a = tl.load(g_pointer + a_at, mask=inside[:, None], other=0.0)
+        a = tl.load(g_pointer + a_at, mask=inside[:, None], other=0.0, cache_modifier=".ca")
         b = tl.load(weights + tap * DEPTH + channel)
         acc = tl.dot(a, b, acc, input_precision="tf32")
     out_y, out_x = STRIDE * y + (STRIDE - 1) * py, STRIDE * x + (STRIDE - 1) * px

@@ -113,8 +113,8 @@ def forward_kernel(
 ):
     H: tl.constexpr = STRIDE * HEIGHT
     W: tl.constexpr = STRIDE * WIDTH
-    CHUNKS: tl.constexpr = DEPTH // K
-    STEPS: tl.constexpr = KERNEL * KERNEL * CHUNKS // SPLIT
+    TAPS: tl.constexpr = KERNEL * KERNEL
+    STEPS: tl.constexpr = TAPS * (DEPTH // K) // SPLIT
     row = tl.program_id(0) * M + tl.arange(0, M)
     column = tl.program_id(1) * N + tl.arange(0, N)
     split = tl.program_id(2)
@@ -124,15 +124,18 @@ def forward_kernel(
     x_pointer += first_image.to(tl.int64) * (H * W * DEPTH)
     pixel = (row // (HEIGHT * WIDTH) - first_image) * (H * W)
     top, left = row // WIDTH % HEIGHT * STRIDE - 1, row % WIDTH * STRIDE - 1
-    weights = w_pointer + column[None, :] * (KERNEL * KERNEL * DEPTH) + k[:, None]
+    weights = w_pointer + column[None, :] * (TAPS * DEPTH) + k[:, None]
     acc = tl.zeros((M, N), tl.float32)
     for t in range(split * STEPS, (split + 1) * STEPS):
-        tap = t // CHUNKS
-        y, x = top + tap // KERNEL, left + tap % KERNEL
+        tap, channel = t % TAPS, t // TAPS * K
+        # The taps of one parity follow one another: they see the same pixels, which the first of them leaves in L1.
+        r = tap // 8 + tap // 2 % 2 * 2 if STRIDE == 2 else tap // KERNEL
+        s = tap // 4 % 2 + tap % 2 * 2 if STRIDE == 2 else tap % KERNEL
+        y, x = top + r, left + s
         inside = (row < rows) & (y >= 0) & (y < H) & (x >= 0) & (x < W)
-        a_at = ((pixel + y * W + x) * DEPTH)[:, None] + (t % CHUNKS * K + k)[None, :]
-        a = tl.load(x_pointer + a_at, mask=inside[:, None], other=0.0)
-        b = tl.load(weights + t * K)
+        a_at = ((pixel + y * W + x) * DEPTH)[:, None] + (channel + k)[None, :]
+        a = tl.load(x_pointer + a_at, mask=inside[:, None], other=0.0, cache_modifier=".ca")
+        b = tl.load(weights + (r * KERNEL + s) * DEPTH + channel)
         acc = tl.dot(a, b, acc, input_precision="tf32")
     tensors = (bias_pointer, y_pointer, mask_pointer, last_pointer)
     if SPLIT == 1:

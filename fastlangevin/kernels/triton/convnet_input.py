@@ -81,25 +81,24 @@ def input_kernel(
     H: tl.constexpr = STRIDE * HEIGHT
     W: tl.constexpr = STRIDE * WIDTH
     PADDED: tl.constexpr = CHANNELS if CHANNELS <= 2 else 4
-    CHUNKS: tl.constexpr = DEPTH // K
+    TAPS: tl.constexpr = KERNEL * KERNEL
     row = tl.program_id(0) * M + tl.arange(0, M)
     first_image = tl.program_id(0) * M // (H * W)
     g_pointer += first_image.to(tl.int64) * (HEIGHT * WIDTH * DEPTH)
     image = row // (H * W) - first_image
     bottom, right = row // W % H + 1, row % W + 1
     k = tl.arange(0, K)
-    weights = w_pointer + tl.arange(0, N)[None, :] * (KERNEL * KERNEL * DEPTH) + k[:, None]
+    weights = w_pointer + tl.arange(0, N)[None, :] * (TAPS * DEPTH) + k[:, None]
     acc = tl.zeros((M, N), tl.float32)
-    for t in range(KERNEL * KERNEL * CHUNKS):
-        tap = t // CHUNKS
+    for t in range(TAPS * (DEPTH // K)):
+        tap, channel = t % TAPS, t // TAPS * K
         y, x = bottom - tap // KERNEL, right - tap % KERNEL
         inside = (row < rows) & (y >= 0) & (y < H) & (x >= 0) & (x < W)
         if STRIDE == 2:
             inside = inside & (y % 2 == 0) & (x % 2 == 0)
-        a_at = (((image * HEIGHT + y // STRIDE) * WIDTH + x // STRIDE) * DEPTH)[:, None] + (t % CHUNKS * K + k)[None, :]
-        # Kept in L1, where the other taps find it.
+        a_at = (((image * HEIGHT + y // STRIDE) * WIDTH + x // STRIDE) * DEPTH)[:, None] + (channel + k)[None, :]
         a = tl.load(g_pointer + a_at, mask=inside[:, None], other=0.0, cache_modifier=".ca")
-        b = tl.load(weights + t * K)
+        b = tl.load(weights + tap * DEPTH + channel)
         acc = tl.dot(a, b, acc, input_precision="tf32")
 
     parts = tl.reshape(acc, [M, N // PADDED, PADDED])

@@ -64,15 +64,15 @@ TILES: dict[tuple[object, ...], Tile] = {
     ("first", 8): Tile(128, 64, 0, 4, 1),
     ("forward", 8): Tile(128, 128, 64, 8, 4),
     ("backward", 8): Tile(128, 128, 64, 8, 4),
-    ("input", 8): Tile(128, 16, 64, 4, 4),
+    ("input", 8): Tile(128, 16, 64, 4, 3),
     ("first", 9): Tile(128, 64, 0, 4, 1),
-    ("forward", 9): Tile(128, 128, 128, 8, 4),
-    ("backward", 9): Tile(128, 128, 128, 8, 4),
-    ("input", 9): Tile(128, 16, 128, 4, 3),
+    ("forward", 9): Tile(128, 128, 128, 8, 3),
+    ("backward", 9): Tile(128, 128, 128, 8, 3),
+    ("input", 9): Tile(128, 16, 64, 4, 3),
     ("first", 10): Tile(128, 64, 0, 4, 1),
-    ("forward", 10): Tile(128, 128, 128, 8, 4),
-    ("backward", 10): Tile(128, 128, 128, 8, 4),
-    ("input", 10): Tile(128, 16, 128, 4, 3),
+    ("forward", 10): Tile(128, 128, 128, 8, 3),
+    ("backward", 10): Tile(128, 128, 128, 8, 3),
+    ("input", 10): Tile(128, 16, 64, 4, 3),
 }
 _SHORTEST_SPLIT, _MOST_SPLITS = 4, 16  # steps, programs
 
@@ -83,7 +83,7 @@ class Launch:
 
     Attributes:
         name: "first", "forward", "backward" or "input".
-        key: under which `TILES` may have a tile measured for it.
+        key, tile: under which `TILES` may have a tile measured for it; the one that was chosen.
         rows: of the matrix product; with four parities, of each.
         locks, partial: int32 and float32 numbers through which a tile's splits meet.
         constants, options: of the kernel, of the compiler.
@@ -91,6 +91,7 @@ class Launch:
 
     name: str
     key: tuple[object, ...]
+    tile: Tile
     rows: int
     grid: tuple[int, int, int]
     locks: int
@@ -155,6 +156,7 @@ def _launch(
     return Launch(
         name=name,
         key=key,
+        tile=tile,
         rows=rows,
         grid=(-(-rows // tile.rows), -(-channels // n), parities * split),
         locks=shared,
