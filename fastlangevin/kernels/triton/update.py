@@ -20,13 +20,15 @@ from .noise import normals, uniforms
 
 # Where these lie must not make another kernel: a captured chain's numbers are neighbours, and only the first one's
 # kernel has been compiled when the capture begins.
-_NUMBERS = ("step_size_pointer", "noise_std_pointer", "seed_pointer", "step_pointer")
+NUMBERS = ("step_size_pointer", "noise_std_pointer", "seed_pointer", "step_pointer")
+# Nor must their values: Triton would compile anew for a step that 16 divides, and for step 1.
+VALUES = ("step_size", "noise_std", "seed", "step", "clip", "lo", "hi", "stream", "offset", "first_group")
 BLOCK, WARPS = 256, 4  # groups a program: two a thread, whose 16-byte loads are in flight together
 STRIDED_DIMENSIONS = 4
 
 
 @triton.jit
-def _clamp(a, lo, hi):
+def clamp(a, lo, hi):
     # NaN compares false and so stays, which tl.minimum, tl.maximum and tl.clamp do not promise.
     a = tl.where(a < lo, lo, a)
     return tl.where(a > hi, hi, a)
@@ -52,7 +54,7 @@ def _narrow(a, dtype: tl.constexpr):
 
 
 @triton.jit
-def _scalar(bits: tl.int64, pointer, ON_DEVICE: tl.constexpr, dtype: tl.constexpr):
+def scalar(bits: tl.int64, pointer, ON_DEVICE: tl.constexpr, dtype: tl.constexpr):
     """A float64, by value or from memory, rounded once to the arithmetic's type."""
     if ON_DEVICE:
         return tl.load(pointer).to(dtype)
@@ -61,7 +63,7 @@ def _scalar(bits: tl.int64, pointer, ON_DEVICE: tl.constexpr, dtype: tl.constexp
 
 
 @triton.jit
-def _key(value: tl.int64, pointer, ON_DEVICE: tl.constexpr):
+def key(value: tl.int64, pointer, ON_DEVICE: tl.constexpr):
     if ON_DEVICE:
         return tl.load(pointer)
     else:
@@ -77,7 +79,7 @@ def _strided(index, n1, n2, n3, s0, s1, s2, s3):
     return i0.to(tl.int64) * s0 + i1.to(tl.int64) * s1 + i2.to(tl.int64) * s2 + i3.to(tl.int64) * s3
 
 
-@triton.jit(do_not_specialize_on_alignment=_NUMBERS)
+@triton.jit(do_not_specialize=VALUES, do_not_specialize_on_alignment=NUMBERS)
 def update_kernel(
     x_pointer,
     score_pointer,
@@ -126,19 +128,19 @@ def update_kernel(
         score_at = score_pointer + (_strided(index, n1, n2, n3, s0, s1, s2, s3) if STRIDED else index)
         score = _widen(tl.load(score_at, mask=inside, other=0.0), dtype)
         if HAS_CLIP:
-            limit = _scalar(clip, None, False, dtype)
-            score = _clamp(score, -limit, limit)
-        x = tl.fma(_scalar(step_size, step_size_pointer, ON_DEVICE, dtype), score, x)
+            limit = scalar(clip, None, False, dtype)
+            score = clamp(score, -limit, limit)
+        x = tl.fma(scalar(step_size, step_size_pointer, ON_DEVICE, dtype), score, x)
     if HAS_NOISE:
         group = first_group + program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-        z = normals(group, _key(seed, seed_pointer, ON_DEVICE), _key(step, step_pointer, ON_DEVICE), stream)
-        x = tl.fma(_scalar(noise_std, noise_std_pointer, ON_DEVICE, dtype), z.to(dtype), x)
+        z = normals(group, key(seed, seed_pointer, ON_DEVICE), key(step, step_pointer, ON_DEVICE), stream)
+        x = tl.fma(scalar(noise_std, noise_std_pointer, ON_DEVICE, dtype), z.to(dtype), x)
     if HAS_BOUNDS:
-        x = _clamp(x, _scalar(lo, None, False, dtype), _scalar(hi, None, False, dtype))
+        x = clamp(x, scalar(lo, None, False, dtype), scalar(hi, None, False, dtype))
     tl.store(x_at, _narrow(x, x_pointer.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize_on_alignment=_NUMBERS[2:])
+@triton.jit(do_not_specialize=VALUES, do_not_specialize_on_alignment=NUMBERS[2:])
 def fill_kernel(
     out_pointer,
     seed: tl.int64,
@@ -158,8 +160,8 @@ def fill_kernel(
     index = program * (4 * BLOCK) + tl.arange(0, 4 * BLOCK) - SKIP
     inside = index < n if SKIP == 0 else (index >= 0) & (index < n)
     group = first_group + program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    seed = _key(seed, seed_pointer, ON_DEVICE)
-    step = _key(step, step_pointer, ON_DEVICE)
+    seed = key(seed, seed_pointer, ON_DEVICE)
+    step = key(step, step_pointer, ON_DEVICE)
     z = uniforms(group, seed, step, stream) if UNIFORM else normals(group, seed, step, stream)
     tl.store(out_pointer + index, z, mask=inside)
 
@@ -186,23 +188,13 @@ def update(
         update(dense, score, step_size, noise_std, seed, step, stream, offset, grad_clip, lo, hi)
         x.copy_(dense)
         return
-    on_device = isinstance(seed, Tensor)
-    values = [0] * 4 if on_device else [_bits(step_size or 0.0), _bits(noise_std or 0.0), seed, step]
-    pointers = [step_size, noise_std, seed, step] if on_device else [None] * 4
     skip, n = offset % 4, x.numel()
-    with _on(x.device):
+    arguments, parts = numbers(step_size, noise_std, seed, step, grad_clip, lo, hi)
+    with on(x.device):
         update_kernel[(triton.cdiv(n + skip, 4 * BLOCK),)](
-            *(x, score, *values, *pointers),
-            *(
-                _bits(limit)
-                for limit in (grad_clip or 0.0, -math.inf if lo is None else lo, math.inf if hi is None else hi)
-            ),
-            *(stream, offset // 4, n, *layout),
+            *(x, score, *arguments, stream, offset // 4, n, *layout),
             HAS_SCORE=score is not None,
-            HAS_NOISE=noise_std is not None,
-            HAS_CLIP=grad_clip is not None,
-            HAS_BOUNDS=lo is not None or hi is not None,
-            ON_DEVICE=on_device,
+            **parts,
             STRIDED=layout != _DENSE,
             SKIP=skip,
             WIDE=_wide(n),
@@ -216,7 +208,7 @@ def fill(out: Tensor, seed: Tensor | int, step: Tensor | int, stream: int, offse
     """Launches the filling of a contiguous float32 tensor. Seed and step are Python's, or tensors on its device."""
     on_device = isinstance(seed, Tensor)
     skip, n = offset % 4, out.numel()
-    with _on(out.device):
+    with on(out.device):
         fill_kernel[(triton.cdiv(n + skip, 4 * BLOCK),)](
             *(out, *((0, 0, seed, step) if on_device else (seed, step, None, None))),
             *(stream, offset // 4, n),
@@ -258,6 +250,29 @@ def _merged(
     return (*sizes[1:], *x_strides, *score_strides)
 
 
+def numbers(
+    step_size: Tensor | float | None,
+    noise_std: Tensor | float | None,
+    seed: Tensor | int,
+    step: Tensor | int,
+    grad_clip: float | None,
+    lo: float | None,
+    hi: float | None,
+) -> tuple[tuple[object, ...], dict[str, bool]]:
+    """A kernel's arguments from `step_size` to `hi`, and which of the update's parts they ask for."""
+    on_device = isinstance(seed, Tensor)
+    four = (step_size, noise_std, seed, step)
+    by_value = (0,) * 4 if on_device else (_bits(step_size or 0.0), _bits(noise_std or 0.0), seed, step)
+    limits = (grad_clip or 0.0, -math.inf if lo is None else lo, math.inf if hi is None else hi)
+    parts = {
+        "HAS_NOISE": noise_std is not None,
+        "HAS_CLIP": grad_clip is not None,
+        "HAS_BOUNDS": lo is not None or hi is not None,
+        "ON_DEVICE": on_device,
+    }
+    return (*by_value, *(four if on_device else (None,) * 4), *map(_bits, limits)), parts
+
+
 def _bits(value: float | Tensor) -> int:
     """A float64's bits as an int64."""
     return struct.unpack("<q", struct.pack("<d", value))[0]
@@ -267,6 +282,6 @@ def _wide(n: int) -> bool:
     return n > 2**31 - 4 * BLOCK
 
 
-def _on(device: torch.device) -> contextlib.AbstractContextManager[object]:
+def on(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Triton launches on the current device."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
