@@ -31,7 +31,11 @@ def count(record: dict, prefix: str) -> int:
     return sum(n for name, n in record["instructions"].items() if name.startswith(prefix))
 
 
-SHARED = {80: 99 << 10, 90: 227 << 10, 100: 227 << 10}  # a program's, of the least of each family: 8.6 has less than 8.0
+SHARED = {
+    80: 99 << 10,
+    90: 227 << 10,
+    100: 227 << 10,
+}  # a program's, of the least of each family: 8.6 has less than 8.0
 
 
 def test_nothing_spills(compiled):
@@ -54,7 +58,9 @@ def test_convnets_run_on_the_tensor_cores(compiled):
             if "-input-" not in kernel:
                 assert all(name.startswith("LDGSTS.E.BYPASS") and name.endswith("128") for name in copies), copies
             else:
-                assert sum(count(record, f"LDGSTS.E.{kept}") for kept in ("128", "LTC128B.128")) >= 16  # past L1 no gain
+                assert (
+                    sum(count(record, f"LDGSTS.E.{kept}") for kept in ("128", "LTC128B.128")) >= 16
+                )  # past L1 no gain
 
 
 def test_the_large_products_of_convnets_leave_room(compiled):

@@ -104,7 +104,9 @@ def test_every_kernel_against_float64(net):
         workspace.launches[i](*workspace.arguments(i, x))
     a, scaled = x.double(), last.double() / packed.unscale
     for i, (conv, slope) in enumerate(layers):
-        pre = functional.conv2d(a, conv.weight.double(), None if conv.bias is None else conv.bias.double(), conv.stride, 1)
+        pre = functional.conv2d(
+            a, conv.weight.double(), None if conv.bias is None else conv.bias.double(), conv.stride, 1
+        )
         sure = pre.abs() > 8 * eps
         assert sure.float().mean() > 0.9
         got = nchw(workspace.activations[i])
@@ -180,7 +182,9 @@ def test_tf32_operands_are_rounded_to_nearest():
     workspace.launches[0](*workspace.arguments(0, x))
     assert (workspace.activations[0][..., 0] == bit).all() and (workspace.activations[0][..., 1] == 1 + bit).all()
     weight = torch.full((32, 1, 3, 3), 1 + 0.75 * bit)
-    packed = convnet.pack([(Conv(weight, None, (1, 1), (1, 1), (1, 1), 1), 1.0)], torch.ones(32, 2, 2), (1, 2, 2), "tf32")
+    packed = convnet.pack(
+        [(Conv(weight, None, (1, 1), (1, 1), (1, 1), 1), 1.0)], torch.ones(32, 2, 2), (1, 2, 2), "tf32"
+    )
     assert (packed.layers[0].forward[:, :9] == 1 + bit).all()
     assert torch.equal(convnet.score(packed, torch.ones(1, 1, 2, 2)), torch.full((1, 1, 2, 2), 32 * 4 * (1 + bit)))
 

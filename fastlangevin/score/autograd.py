@@ -67,8 +67,8 @@ class BoundScore:
         return energies.detach(), score
 
     def fused_step_(self, x: Tensor, *numbers: Any) -> bool:
-        """A whole Langevin step of x in place, where the kernels of the score do that too; False, and nothing, where they
-        do not. `numbers` are the arguments of `Backend.update` after the score.
+        """A whole Langevin step of x in place, where the kernels of the score do that too; False, and nothing, where
+        they do not. `numbers` are the arguments of `Backend.update` after the score.
         """
         return False
 

@@ -22,7 +22,7 @@ class BoundStack(BoundScore):
     name = "convnet"
     kernels: ClassVar[str]
 
-    def __init__(self, stack: Stack, precision: str) -> None:
+    def __init__(self, stack: Stack, precision: str, x: Tensor) -> None:
         super().__init__(Target("log_density", stack), precision, ())
         self.stack = stack
         self.is_piecewise_linear = stack.is_piecewise_linear

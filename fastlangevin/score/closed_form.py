@@ -22,7 +22,7 @@ class OperatorScore(BoundStack):
     kernels = "torch operators"
 
     def __init__(self, stack: Stack, precision: str, x: Tensor) -> None:
-        super().__init__(stack, precision)
+        super().__init__(stack, precision, x)
         self._dtype = stack.dtype if stack.dtype == torch.float64 else HALF.get(precision, stack.dtype)
         self._layers = [_packed(layer, self._dtype) for layer in stack.layers[: stack.tail]]
         last = stack.last_gradient(x.device)

@@ -45,8 +45,9 @@ def bind_stack(stack: Stack, precision: str, x: Tensor) -> BoundStack:
 
 def choose(stack: Stack, precision: str, x: Tensor) -> tuple[type[BoundStack], list[str]]:
     """The fastest way to compute a stack's score at states like x, and why faster ones are passed over."""
-    reasons = []
-    for kind in (FusedScore, NativeScore):
+    reasons: list[str] = []
+    ways: tuple[type[FusedScore] | type[NativeScore], ...] = (FusedScore, NativeScore)
+    for kind in ways:
         why = kind.unsupported(stack, precision, x)
         if why is None:
             return kind, reasons

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -11,9 +12,10 @@ from .convnet import choose
 from .dependencies import Dependencies
 from .stack import Stack
 from .target import Target
-from .tracing import NotRecognised, trace
+from .tracing import NotRecognised, WrongShape, trace
 
-_IMAGE_SIZES = (32, 28, 64, 8, 16, 128, 256, 48, 96, 224)
+_LIKELY_SIZES = (32, 28, 64, 8, 16, 128)
+_LARGEST_SIZE = 256
 
 
 def examine(target: Target, precision: str, device: torch.device, event: tuple[int, ...] | None) -> list[str]:
@@ -34,14 +36,13 @@ def _recognised(target: Target, device: torch.device, event: tuple[int, ...] | N
     before = [(b, b.clone()) for b in dependencies.buffers()]
     parameter = target.parameter()
     dtype = torch.float32 if parameter is None else parameter.dtype
-    failure = NotRecognised("the shape of its states is not known before the first call")
     try:
-        for i, guess in enumerate(_events(dependencies.modules) if event is None else [event]):
-            try:
+        if event is not None:
+            return trace(target, (2, *event), dtype, device, ())
+        for guess in _events(dependencies.modules):
+            with contextlib.suppress(WrongShape):
                 return trace(target, (2, *guess), dtype, device, ())
-            except NotRecognised as error:
-                failure = failure if i else error
-        raise failure
+        raise NotRecognised("the shape of its states is not known before the first call, and no square image fits")
     finally:
         for buffer, value in before:
             if not torch.equal(buffer, value):
@@ -55,5 +56,6 @@ def _events(modules: Sequence[nn.Module]) -> Iterator[tuple[int, ...]]:
         yield (first.in_features,)
     elif first is not None:
         own = (getattr(m, "image_size", None) for m in modules)
-        for size in (*(size for size in own if isinstance(size, int)), *_IMAGE_SIZES):
+        sizes = (*(size for size in own if isinstance(size, int)), *_LIKELY_SIZES, *range(1, _LARGEST_SIZE + 1))
+        for size in dict.fromkeys(sizes):
             yield (first.in_channels, size, size)

@@ -34,7 +34,7 @@ class NativeScore(BoundStack):
     kernels = "native kernels"
 
     def __init__(self, stack: Stack, precision: str, x: Tensor) -> None:
-        super().__init__(stack, precision)
+        super().__init__(stack, precision, x)
         last = stack.last_gradient(x.device)[0]
         self._packed = convnet_cpu.pack(as_tower(stack) or [], last, x.shape[1:], precision)
 
@@ -58,7 +58,7 @@ class FusedScore(BoundStack):
     kernels = "fused Triton kernels"
 
     def __init__(self, stack: Stack, precision: str, x: Tensor) -> None:
-        super().__init__(stack, precision)
+        super().__init__(stack, precision, x)
         last = stack.last_gradient(x.device)[0]
         self._packed = convnet_triton.pack(as_tower(stack) or [], last, tuple(x.shape[1:]), precision)
 

@@ -21,6 +21,10 @@ class NotRecognised(ValueError):
     """The energy is not a stack of known layers, as far as can be seen; the message says what is in the way."""
 
 
+class WrongShape(NotRecognised):
+    """What is in the way may be the shape of the states."""
+
+
 def trace(
     target: Target, shape: Sequence[int], dtype: torch.dtype, device: torch.device, args: Sequence[object]
 ) -> Stack:
@@ -48,7 +52,7 @@ def trace(
     except NotRecognised:
         raise
     except Exception as error:  # the energy's own: autograd meets it again and shows all of it
-        raise NotRecognised(f"it raised {type(error).__name__}: {next(iter(str(error).splitlines()), '')}") from error
+        raise WrongShape(f"it raised {type(error).__name__}: {next(iter(str(error).splitlines()), '')}") from error
     else:
         return recorder.finish(output, 1.0 if target.kind == "log_density" else -1.0)
     finally:
@@ -84,7 +88,7 @@ class _Recorder:
         self._factor = 1.0
         self.purity = Purity(device.type)
         self.input: Any = self._new(shape)
-        self.last = self.input
+        self.last: Any = self.input
 
     def record(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if function is _DEVICE:
@@ -113,7 +117,7 @@ class _Recorder:
             raise NotRecognised("it does not return what its last operation gave")
         shape = self._shapes[-1]
         if shape not in ((shape[0],), (shape[0], 1)):
-            raise NotRecognised(f"it ends in shape {shape}, not in one number a chain")
+            raise WrongShape(f"it ends in shape {shape}, not in one number a chain")
         return Stack(tuple(self._layers), tuple(s[1:] for s in self._shapes), sign * self._factor)
 
     def weight(self, name: str, tensor: object) -> Tensor:
@@ -154,22 +158,22 @@ class _Recorder:
 def _shape_after(layer: Conv | Linear | AveragePool, shape: tuple[int, ...]) -> tuple[int, ...]:
     if isinstance(layer, Linear):
         if shape[-1] != layer.weight.shape[1]:
-            raise NotRecognised(f"a linear layer of {layer.weight.shape[1]} inputs is given {shape[-1]}")
+            raise WrongShape(f"a linear layer of {layer.weight.shape[1]} inputs is given {shape[-1]}")
         return (*shape[:-1], layer.weight.shape[0])
     if len(shape) != 4:
-        raise NotRecognised(f"a 2-D layer is given shape {shape}")
+        raise WrongShape(f"a 2-D layer is given shape {shape}")
     if isinstance(layer, AveragePool):
         with torch._C.DisableTorchFunctionSubclass():
             return tuple(layer.forward(torch.empty(shape, device="meta")).shape)
     n_out, n_in, *kernel = layer.weight.shape
     if shape[1] != n_in * layer.groups:
-        raise NotRecognised(f"a convolution of {n_in * layer.groups} channels is given {shape[1]}")
+        raise WrongShape(f"a convolution of {n_in * layer.groups} channels is given {shape[1]}")
     size = tuple(
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, k, s, p, d in zip(shape[2:], kernel, layer.stride, layer.padding, layer.dilation, strict=True)
     )
     if min(size) < 1:
-        raise NotRecognised(f"a convolution's kernel {tuple(kernel)} is larger than its input {shape[2:]}")
+        raise WrongShape(f"a convolution's kernel {tuple(kernel)} is larger than its input {shape[2:]}")
     return (shape[0], n_out, *size)
 
 
@@ -231,7 +235,7 @@ def _reshape(function: Callable[..., Tensor]) -> Callable[..., Layer | None]:
         with torch._C.DisableTorchFunctionSubclass():
             shape = tuple(function(*args, **kwargs).shape)
         if not shape or shape[0] != r.shape[0]:
-            raise NotRecognised(
+            raise WrongShape(
                 f"{_name(function)} takes shape {r.shape} to {shape}, with no dimension of chains in front"
             )
         return None if shape == r.shape else Reshape(shape[1:])

@@ -128,9 +128,7 @@ def first_depth(layer: Geometry) -> int:
     return max(16, 1 << (layer.planes * layer.kernel**2 - 1).bit_length())
 
 
-def _launch(
-    name: str, layer: Geometry, batch: int, itemsize: int, gpu: Gpu, constants: dict[str, object]
-) -> Launch:
+def _launch(name: str, layer: Geometry, batch: int, itemsize: int, gpu: Gpu, constants: dict[str, object]) -> Launch:
     channels, depth = layer.channels, layer.planes
     if name in ("backward", "input"):
         channels, depth = depth, channels
