@@ -166,8 +166,9 @@ def info() -> None:
     console.print(backends)
     if kernels.BACKENDS["cpu"].unavailable() is None:
         console.print(f"instruction set of the cpu kernels: {native.cpu_capability()}", highlight=False)
-    plan = fastlangevin.Langevin(energy=lambda x: x.sum(1), seed=0).plan
-    console.print(f"a sampler on {plan.device} runs: engine {plan.engine}, backend {plan.backend}")
+    plan = fastlangevin.Langevin(log_density=fastlangevin.models.ConvNet(32, 3), seed=0).plan
+    console.print(f"chains of the paper's network on {plan.device}: engine {plan.engine}, backend {plan.backend}")
+    console.print(*(f"  {reason}" for reason in plan.reasons), sep="\n")
 
 
 def _version(name: str) -> str:

@@ -72,7 +72,11 @@ class Langevin:
 
     The caller's x0, gradients, flags, modes and (given a seed or generator) global random state are left as they were.
     Only what the network itself does at each evaluation happens: in train mode, dropout draws from torch's random state
-    and batch norm moves its averages. The result is detached: no gradient flows through the chain.
+    and batch norm moves its averages.
+
+    Where x0 requires grad, so does the result of a call: its gradient is vᵀ ∂x_K/∂x0 with the weights as constants
+    (`vjp.chain_vjp`), exact, and for piecewise linear networks without bounds free, for there it is v. Nothing flows to the
+    weights, and nothing through `sample` and `trace`.
 
     Args:
         energy: U, low where data is likely; `(x, *args)` with x (B, *event) to (B,) or (B, 1). A module or a function.
@@ -89,8 +93,10 @@ class Langevin:
         init: p0 of `sample`: "uniform" over the bounds (else U(-1, 1)), "normal", or a callable
             `(shape, *, seed, step, chain_offset)`.
         precision: what the network runs in: "fp32" (strict), "tf32", "bf16" or "fp16". The state keeps its own type.
-        engine: how the score is computed: "autograd"; "compiled", by torch.compile, which at the first call for a shape
-            compiles for seconds to minutes; or "auto", which is "autograd".
+        engine: how the score is computed: "autograd", for any energy; "convnet", in closed form, for known layers in a
+            row (`score.tracing`), whose weights it reads once a call; "compiled", by torch.compile, which at the first
+            call for a shape compiles for seconds to minutes; or "auto": at each call "convnet" where that recognises the
+            energy, else "autograd". `plan` says which, and why.
         backend: of the update: "reference", "cpu", "triton", "cuda", or "auto" for the fastest on the state's device.
         graph: capture the steps as CUDA graphs and replay them. "auto" does on CUDA, and runs eagerly, after one
             warning that says why, where the energy cannot be captured; True raises there; False never captures.
@@ -105,7 +111,7 @@ class Langevin:
 
     Raises:
         TypeError, ValueError: an argument that is not as above; the message names it.
-        BackendUnavailable: an explicit backend or graph that cannot be had (at the first call for a device).
+        BackendUnavailable: an explicit backend, engine or graph that cannot be had (at a call).
     """
 
     def __init__(

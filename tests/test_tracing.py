@@ -101,7 +101,7 @@ RECOGNISED = {
     "average pool": nn.Sequential(nn.Conv2d(2, 4, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 1)),
     "same padding": nn.Sequential(nn.Conv2d(2, 4, 3, padding="same"), nn.ReLU(), nn.Flatten(), nn.Linear(144, 1)),
     "valid padding": nn.Sequential(nn.Conv2d(2, 4, 3, padding="valid"), nn.ReLU(), nn.Flatten(), nn.Linear(64, 1)),
-    "spectral norm": nn.Sequential(parametrizations.spectral_norm(nn.Conv2d(2, 4, 3)), *body()[1:]),
+    "spectral norm": nn.Sequential(parametrizations.spectral_norm(nn.Conv2d(2, 4, 3)), *body()[1:]).eval(),
     "weight norm": nn.Sequential(parametrizations.weight_norm(nn.Conv2d(2, 4, 3)), *body()[1:]),
     "own module": Energy(),
     "lambda": lambda x: -MODEL(x),

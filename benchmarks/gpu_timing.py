@@ -1,0 +1,62 @@
+"""Contenders that take turns on a GPU, and rows of what came out."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+Call = Callable[[], object]
+Row = dict[str, Any]
+
+
+def failed(what: str, why: str) -> Row:
+    return {"what": what, "failure": why.strip().splitlines()[0][:300]}
+
+
+def spread(values: list[float]) -> tuple[float, tuple[float, float]]:
+    """The median and the quartiles."""
+    ordered = sorted(values)
+    quarter = len(ordered) // 4
+    return statistics.median(ordered), (ordered[quarter], ordered[-1 - quarter])
+
+
+def times(contenders: dict[str, Call], rounds: int, calls: int = 1, warmup: int = 3) -> dict[str, list[float]]:
+    """Seconds a call of each contender, round by round, all taking turns."""
+    for call in contenders.values():
+        for _ in range(warmup):
+            call()
+    torch.cuda.synchronize()
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, call in contenders.items():
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            for _ in range(calls):
+                call()
+            end.record()
+            end.synchronize()
+            seconds[name].append(begin.elapsed_time(end) / 1000 / calls)
+    return seconds
+
+
+def captured(call: Call, n: int) -> Call:
+    """n calls as one CUDA graph; returns its replay."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(n):
+            call()
+    return graph.replay
+
+
+def ratio(baseline: list[float], ours: list[float], name: str) -> Row:
+    """Of the rounds' times, as a part of a row."""
+    value, quartiles = spread([b / o for b, o in zip(baseline, ours, strict=True)])
+    return {"ratio": value, "ratio_quartiles": quartiles, "ratio_to": name}
