@@ -96,6 +96,15 @@ def test_float64_score_is_autograd_s(architecture, activation):
     torch.testing.assert_close(negated, expected, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("kind", ["log_density", "energy"])
+def test_a_quadratic_term(kind):
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.Linear(4, 6), nn.SiLU(), nn.Linear(6, 1)).double()
+    x = chains((4,))
+    score, expected = scores(lambda x: 1.5 * (net(x)[:, 0] - 0.3 * x.square().sum(1)), x, kind)
+    torch.testing.assert_close(score, expected, rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize(
     "norm", [parametrizations.spectral_norm, parametrizations.weight_norm, parametrizations.orthogonal]
 )

@@ -38,6 +38,8 @@ class OperatorScore(BoundStack):
             score = torch.empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32)).copy_(gradient)
             if self._unscale is not None:
                 score *= self._unscale
+            if self.stack.quadratic:
+                score.add_(x, alpha=2 * self.stack.quadratic)
             return score.to(x.dtype)
 
     def _forward(self, x: Tensor) -> list[Tensor]:

@@ -143,22 +143,26 @@ _BACKWARD: dict[str, Callable[..., Tensor]] = {
 
 @dataclass(frozen=True)
 class Stack:
-    """f(x) = factor · layers(x), one number a chain.
+    """f(x) = factor · layers(x) + quadratic · ‖x‖², one number a chain.
 
     Attributes:
         layers: in the order in which they are applied; their weights are the network's own, detached.
         shapes: of one chain, before the first layer, between layers, and after the last: len(layers) + 1 of them.
         factor: what the last layer's output is multiplied by.
+        quadratic: -½λ for the prior N(0, 1/λ); 0 for none.
     """
 
     layers: tuple[Layer, ...]
     shapes: tuple[tuple[int, ...], ...]
     factor: float
+    quadratic: float = 0.0
 
     @functools.cached_property
     def is_piecewise_linear(self) -> bool:
         """Whether the second derivative is zero wherever it exists."""
-        return all(layer.slope is not None for layer in self.layers if isinstance(layer, Activation))
+        return self.quadratic == 0 and all(
+            layer.slope is not None for layer in self.layers if isinstance(layer, Activation)
+        )
 
     @functools.cached_property
     def tail(self) -> int:
@@ -180,7 +184,8 @@ class Stack:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, *shape) to (B,), differentiable with respect to x."""
-        h = x.to(self.dtype)
+        x = h = x.to(self.dtype)
         for layer in self.layers:
             h = layer.forward(h)
-        return self.factor * h.reshape(len(x))
+        f = self.factor * h.reshape(len(x))
+        return f + self.quadratic * x.square().flatten(1).sum(1) if self.quadratic else f

@@ -20,6 +20,8 @@ def as_tower(stack: Stack) -> Tower | None:
     kind of stack.
     """
     layers = stack.layers[: stack.tail]
+    if stack.quadratic:
+        return None
     tower = []
     for conv, activation in zip(layers[::2], layers[1::2], strict=False):
         if not isinstance(conv, Conv) or not isinstance(activation, Activation) or activation.slope is None:

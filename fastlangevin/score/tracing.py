@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import quadratic
 from .purity import Impure, Purity
 from .stack import Activation, AveragePool, Conv, Layer, Linear, Reshape, Stack
 from .target import Target
@@ -68,6 +69,7 @@ class _Traced(Tensor):
     """A tensor without data: every operation on it goes to its recorder."""
 
     recorder: _Recorder
+    squared: quadratic.Square | None
 
     @classmethod
     def __torch_function__(
@@ -77,7 +79,8 @@ class _Traced(Tensor):
         if traced is None:
             raise NotRecognised(f"{_name(function)} takes the state in a way that it does not know")
         traced.recorder.purity.check_frames(sys._getframe(1))
-        return traced.recorder.record(function, args, kwargs or {})
+        with torch._C.DisableTorchFunctionSubclass():
+            return traced.recorder.record(function, args, kwargs or {})
 
 
 class _Recorder:
@@ -85,7 +88,7 @@ class _Recorder:
         self._layers: list[Layer] = []
         self._shapes = [shape]
         self._dtype, self._device = dtype, device
-        self._factor = 1.0
+        self._factor, self._quadratic = 1.0, 0.0
         self.purity = Purity(device.type)
         self.input: Any = self._new(shape)
         self.last: Any = self.input
@@ -94,31 +97,61 @@ class _Recorder:
         if function is _DEVICE:
             return self._device
         if function in _QUESTIONS:
-            with torch._C.DisableTorchFunctionSubclass():
-                return function(*args, **kwargs)
+            return function(*args, **kwargs)
+        square = self._square(function, args, kwargs)
+        if square is not None:
+            return square
         operation = _OPERATIONS.get(function)
         if operation is None:
             raise NotRecognised(f"{_name(function)} is not an operation that it knows")
-        if args[0] is not self.last and not (function in _PRODUCTS and args[-1] is self.last):
+        if not any(a is self.last for a in (args[0], args[-1])):
             raise NotRecognised(f"{_name(function)} is applied to a value that something else was applied to before")
         result = operation(self, *args, **kwargs)
         if isinstance(result, float):
             self._factor *= result
+            self._quadratic *= result
         elif result is not None:
-            if self._factor != 1.0 and not isinstance(result, Reshape):
-                raise NotRecognised("a layer follows a multiplication by a number")
+            if (self._factor, self._quadratic) != (1.0, 0.0) and not isinstance(result, Reshape):
+                raise NotRecognised("a layer follows a multiplication by a number, or a sum")
             self._append(result)
-        shape = self._shapes[-1]
-        self.last = self._new(shape)
+        self.last = self._new(self.shape)
         return self.last
+
+    def add_square(self, a: Any, b: Any, sign: float) -> None:
+        """The sum of the layers' output and a square, in either order; sign: of the second."""
+        square = b if a is self.last else a
+        if not isinstance(square, _Traced) or square.squared is None or not square.squared.summed:
+            raise NotRecognised("something other than a multiple of ‖x‖² is added")
+        if square.shape != self.last.shape:
+            raise NotRecognised(f"shapes {self.shape} and {tuple(square.shape)} are added")
+        if a is self.last:
+            self._quadratic += sign * square.squared.coefficient
+        else:
+            self._factor *= sign
+            self._quadratic = sign * self._quadratic + square.squared.coefficient
 
     def finish(self, output: object, sign: float) -> Stack:
         if output is not self.last:
             raise NotRecognised("it does not return what its last operation gave")
-        shape = self._shapes[-1]
-        if shape not in ((shape[0],), (shape[0], 1)):
-            raise WrongShape(f"it ends in shape {shape}, not in one number a chain")
-        return Stack(tuple(self._layers), tuple(s[1:] for s in self._shapes), sign * self._factor)
+        if self.shape not in ((self.shape[0],), (self.shape[0], 1)):
+            raise WrongShape(f"it ends in shape {self.shape}, not in one number a chain")
+        shapes = tuple(shape[1:] for shape in self._shapes)
+        return Stack(tuple(self._layers), shapes, sign * self._factor, sign * self._quadratic)
+
+    def _square(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Traced | None:
+        traced = [a for a in args if isinstance(a, _Traced)]
+        number = next((a for a in args if isinstance(a, (int, float)) and not isinstance(a, bool)), None)
+        if traced[0].squared is None:
+            found = quadratic.square_of(function, args, kwargs, self.input)
+        elif len(traced) == 1:
+            found = quadratic.after(function, args, kwargs, traced[0].squared, number)
+        else:
+            return None
+        if found is None:
+            return None
+        result = self._new(tuple(function(*args, **kwargs).shape))
+        result.squared = found
+        return result
 
     def weight(self, name: str, tensor: object) -> Tensor:
         """A layer's weights, detached; they must be of one type and on the chain's device."""
@@ -151,7 +184,7 @@ class _Recorder:
 
     def _new(self, shape: tuple[int, ...]) -> _Traced:
         traced = torch.empty(shape, dtype=self._dtype, device="meta").as_subclass(_Traced)
-        traced.recorder = self
+        traced.recorder, traced.squared = self, None
         return traced
 
 
@@ -163,8 +196,7 @@ def _shape_after(layer: Conv | Linear | AveragePool, shape: tuple[int, ...]) -> 
     if len(shape) != 4:
         raise WrongShape(f"a 2-D layer is given shape {shape}")
     if isinstance(layer, AveragePool):
-        with torch._C.DisableTorchFunctionSubclass():
-            return tuple(layer.forward(torch.empty(shape, device="meta")).shape)
+        return tuple(layer.forward(torch.empty(shape, device="meta")).shape)
     n_out, n_in, *kernel = layer.weight.shape
     if shape[1] != n_in * layer.groups:
         raise WrongShape(f"a convolution of {n_in * layer.groups} channels is given {shape[1]}")
@@ -232,8 +264,7 @@ def _reshape(function: Callable[..., Tensor]) -> Callable[..., Layer | None]:
     def operation(r: _Recorder, *args: Any, **kwargs: Any) -> Layer | None:
         if any(isinstance(a, torch.dtype) for a in (*args, *kwargs.values())):
             raise NotRecognised(f"{_name(function)} reads the elements as another type")
-        with torch._C.DisableTorchFunctionSubclass():
-            shape = tuple(function(*args, **kwargs).shape)
+        shape = tuple(function(*args, **kwargs).shape)
         if not shape or shape[0] != r.shape[0]:
             raise WrongShape(
                 f"{_name(function)} takes shape {r.shape} to {shape}, with no dimension of chains in front"
@@ -273,7 +304,6 @@ _QUESTIONS = {
     *(Tensor.size, Tensor.dim, Tensor.ndimension, Tensor.numel, Tensor.nelement, Tensor.__len__),
     *(Tensor.is_floating_point, Tensor.is_contiguous),
 }
-_PRODUCTS = (Tensor.mul, torch.mul, Tensor.__mul__, Tensor.__rmul__)
 _OPERATIONS: dict[Any, Callable[..., Layer | float | None]] = {
     torch.conv2d: _conv,
     F.linear: _linear,
@@ -291,9 +321,11 @@ _OPERATIONS: dict[Any, Callable[..., Layer | float | None]] = {
     **{f: lambda r, input: r.activation(False, "relu") for f in (torch.relu, Tensor.relu)},
     **{f: lambda r, input: r.activation(False, "tanh") for f in (torch.tanh, Tensor.tanh)},
     **dict.fromkeys((F.dropout, F.dropout2d), _dropout),
-    **{f: lambda r, a: -1.0 for f in (torch.neg, torch.negative, Tensor.neg, Tensor.negative)},
-    **dict.fromkeys(_PRODUCTS, _number),
-    **dict.fromkeys((Tensor.div, torch.div, Tensor.__truediv__, Tensor.true_divide), _quotient),
+    **{f: lambda r, a: -1.0 for f in quadratic.NEGATIONS},
+    **dict.fromkeys(quadratic.PRODUCTS, _number),
+    **dict.fromkeys(quadratic.QUOTIENTS, _quotient),
+    **{f: lambda r, a, b: r.add_square(a, b, 1.0) for f in quadratic.ADDITIONS},
+    **{f: lambda r, a, b: r.add_square(a, b, -1.0) for f in quadratic.SUBTRACTIONS},
     **{
         f: _reshape(f)
         for name in ("flatten", "reshape", "squeeze", "unsqueeze", "unflatten")
