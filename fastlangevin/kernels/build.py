@@ -73,6 +73,8 @@ CPU = Library(
     (
         ("cpu/update.cpp", ()),
         ("cpu/noise.cpp", ()),
+        ("cpu/mlp_chain.cpp", ()),
+        ("cpu/analytic_chain.cpp", ()),
         ("cpu/capability.cpp", ()),
         ("cpu/kernels_portable.cpp", ()),
         ("cpu/kernels_avx2.cpp", _AVX2),
