@@ -15,21 +15,18 @@ struct Exponential {
 
   explicit FL_INLINE Exponential(typename V::f32 a) {
     using f32 = typename V::f32;
-    const f32 lo = V::broadcast(-87.0f), hi = V::broadcast(88.0f);
-    a = a < lo ? lo : a;
-    a = a > hi ? hi : a;
-    // Adding 1.5 · 2^23 rounds to an integer, which stands in the low bits of the sum.
-    const f32 magic = V::broadcast(0x1.8p23f);
+    a = V::clamp(a, V::broadcast(-87.0f), V::broadcast(88.0f));
+    // The sum with 1.5 · 2^23 + 127 is rounded to an integer, whose low bits are the exponent field of 2^n.
+    const f32 magic = V::broadcast(0x1.8p23f + 127.0f);
     const f32 shifted = V::fma(a, V::broadcast(0x1.715476p0f), magic);
     const f32 n = shifted - magic;
-    f32 f = V::fma(n, V::broadcast(-0.693359375f), a);
-    f = V::fma(n, V::broadcast(2.12194440e-4f), f);
+    const f32 f = V::fma(n, V::broadcast(-0x1.62e43p-1f), a);
     f32 p = V::fma(f, V::broadcast(0x1.6b96f4p-10f), V::broadcast(0x1.1226d8p-7f));
     p = V::fma(p, f, V::broadcast(0x1.5556f8p-5f));
     p = V::fma(p, f, V::broadcast(0x1.5554b2p-3f));
     p = V::fma(p, f, V::broadcast(0x1.fffffep-2f));
     minus_one = V::fma(f * f, p, f);
-    scale = V::from_bits(V::template shift_left<23>(V::add(V::bits(shifted), 127)));
+    scale = V::from_bits(V::template shift_left<23>(V::bits(shifted)));
   }
 
   FL_INLINE typename V::f32 exp() const { return V::fma(scale, minus_one, scale); }
@@ -99,9 +96,7 @@ struct Gelu {
   explicit FL_INLINE Gelu(const float*) {}
   FL_INLINE void value(f32 z, f32& h, f32& d) const {
     const f32 zero = V::broadcast(0.0f), one = V::broadcast(1.0f), half = V::broadcast(0.5f);
-    const f32 far = V::broadcast(13.0f);  // e^(-z²/2) is 0 there
-    f32 a = z < zero ? -z : z;
-    a = a > far ? far : a;
+    const f32 a = absolute<V>(V::clamp(z, V::broadcast(-13.0f), V::broadcast(13.0f)));  // e^(-z²/2) is 0 beyond
     const f32 square = a * a;
     const f32 rest = V::fma(a, a, -square);  // what rounding took off the square
     f32 e = Exponential<V>(-half * square).exp();
@@ -118,7 +113,7 @@ struct Gelu {
     const f32 tail = e * p;
     const f32 cdf = z < zero ? tail : one - tail;
     h = z * cdf;
-    d = V::fma((z < zero ? -a : a) * V::broadcast(0.3989422804f), e, cdf);
+    d = V::fma(with_sign<V>(a, z) * V::broadcast(0.3989422804f), e, cdf);
   }
 };
 
@@ -143,11 +138,11 @@ struct Tanh {
 
   explicit FL_INLINE Tanh(const float*) {}
   FL_INLINE void value(f32 z, f32& h, f32& d) const {
-    const f32 zero = V::broadcast(0.0f), two = V::broadcast(2.0f), one = V::broadcast(1.0f);
-    const f32 m = Exponential<V>(two * (z < zero ? -z : z)).expm1();
+    const f32 two = V::broadcast(2.0f);
+    const f32 m = Exponential<V>(two * absolute<V>(z)).expm1();
     const f32 t = m / (m + two);
-    h = z < zero ? -t : t;
-    d = V::fma(-t, t, one);
+    h = with_sign<V>(t, z);
+    d = V::fma(-t, t, V::broadcast(1.0f));
   }
 };
 
@@ -162,7 +157,7 @@ struct Softplus {
   FL_INLINE void value(f32 z, f32& h, f32& d) const {
     const f32 zero = V::broadcast(0.0f), one = V::broadcast(1.0f);
     const f32 a = beta * z;
-    const f32 t = Exponential<V>(a < zero ? a : -a).exp();
+    const f32 t = Exponential<V>(-absolute<V>(a)).exp();
     const f32 s = one / (one + t);  // sigmoid(|a|)
     h = a > threshold ? z : ((a > zero ? a : zero) + log1p_unit<V>(t)) / beta;
     d = a > threshold ? one : (a < zero ? t * s : s);

@@ -71,19 +71,19 @@ void product(const float* panels, const float* bias, int64_t n_in, int64_t n_out
   if (n_out & 1) run(std::integral_constant<int, 1>{});
 }
 
-// h (n, block): z to f(z), and d to f'(z); for the last layer d alone, times last.
-template <class V, template <class> class F>
-void activate(const float* parameters, int64_t n, float* h, float* d, const float* last) {
+// h (n_out, block): z to f(z), and d to f'(z); for the last layer d alone, times last.
+template <class V, template <class> class F, bool is_last>
+void activate(const MlpLayer& layer, float* h, float* d, const float* last) {
   using f32 = typename V::f32;
   constexpr int64_t block = MlpShape<V>::block;
-  const F<V> f(parameters);
-  for (int64_t j = 0; j < n; ++j) {
+  const F<V> f(layer.parameters);
+  for (int64_t j = 0; j < layer.n_out; ++j) {
     FL_UNROLL
     for (int c = 0; c < MlpShape<V>::columns; ++c) {
       const int64_t at = j * block + c * V::width;
       f32 value, derivative;
       f.value(load<V>(h + at), value, derivative);
-      if (last) {
+      if constexpr (is_last) {
         store<V>(d + at, derivative * V::broadcast(last[j]));
       } else {
         store<V>(h + at, value);
@@ -93,23 +93,23 @@ void activate(const float* parameters, int64_t n, float* h, float* d, const floa
   }
 }
 
-template <class V>
+template <class V, bool is_last>
 void activate(const MlpLayer& layer, float* h, float* d, const float* last) {
   switch (layer.activation) {
     case ActivationKind::leaky_relu:
-      return activate<V, LeakyRelu>(layer.parameters, layer.n_out, h, d, last);
+      return activate<V, LeakyRelu, is_last>(layer, h, d, last);
     case ActivationKind::silu:
-      return activate<V, Silu>(layer.parameters, layer.n_out, h, d, last);
+      return activate<V, Silu, is_last>(layer, h, d, last);
     case ActivationKind::gelu:
-      return activate<V, Gelu>(layer.parameters, layer.n_out, h, d, last);
+      return activate<V, Gelu, is_last>(layer, h, d, last);
     case ActivationKind::gelu_tanh:
-      return activate<V, GeluTanh>(layer.parameters, layer.n_out, h, d, last);
+      return activate<V, GeluTanh, is_last>(layer, h, d, last);
     case ActivationKind::tanh:
-      return activate<V, Tanh>(layer.parameters, layer.n_out, h, d, last);
+      return activate<V, Tanh, is_last>(layer, h, d, last);
     case ActivationKind::softplus:
-      return activate<V, Softplus>(layer.parameters, layer.n_out, h, d, last);
+      return activate<V, Softplus, is_last>(layer, h, d, last);
     case ActivationKind::elu:
-      return activate<V, Elu>(layer.parameters, layer.n_out, h, d, last);
+      return activate<V, Elu, is_last>(layer, h, d, last);
   }
 }
 
@@ -124,8 +124,11 @@ void mlp_score(const Mlp& mlp, const float* x, float* score, float* scratch) {
   for (int64_t l = 0; l < n; ++l) {
     const MlpLayer& layer = mlp.layers[l];
     product<V>(layer.forward, layer.bias, layer.n_in, layer.n_out, in, nullptr, now);
-    const bool is_last = l == n - 1;
-    activate<V>(layer, now, is_last ? now : derivatives + l * size, is_last ? mlp.last : nullptr);
+    if (l == n - 1) {
+      activate<V, true>(layer, now, now, mlp.last);
+    } else {
+      activate<V, false>(layer, now, derivatives + l * size, nullptr);
+    }
     in = now;
     std::swap(now, next);
   }
