@@ -35,7 +35,8 @@ FL_INLINE void mixture_score(const Mixture& p, const float* x, float* score, flo
     const f32 at = load<V>(x + i * mixture_block);
     f32 s = V::broadcast(0.0f);
     for (int64_t k = 0; k < p.n_components; ++k) {
-      const f32 pull = (V::broadcast(p.means[k * p.dimension + i]) - at) * V::broadcast(p.precisions[k * p.dimension + i]);
+      const f32 pull =
+          (V::broadcast(p.means[k * p.dimension + i]) - at) * V::broadcast(p.precisions[k * p.dimension + i]);
       s = V::fma(pull, load<V>(logits + k * V::width), s);
     }
     store<V>(score + i * mixture_block, s * inverse);

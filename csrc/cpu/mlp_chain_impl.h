@@ -1,5 +1,5 @@
-// Whole chains of an MLP energy. A block of chains keeps its activations in the cache for all steps, features in rows and
-// chains in columns. A chain's sums run over the features in ascending order, from the bias on, wherever it sits.
+// Whole chains of an MLP energy. A block of chains keeps its activations in the cache for all steps, features in rows
+// and chains in columns. A chain's sums run over the features in ascending order, from the bias on, wherever it sits.
 #pragma once
 
 #include "activations.h"
@@ -16,9 +16,9 @@ struct MlpShape {
   static constexpr int64_t block = columns * V::width;
 };
 
-template <class V, int rows>
-FL_INLINE void product_panel(const float* panel, const float* bias, int64_t n_in, const float* in, const float* factor,
-                             float* out) {
+template <class V, int rows, class Finish>
+FL_INLINE void product_panel(const float* panel, const float* bias, int64_t n_in, const float* in, int64_t first,
+                             const Finish& finish) {
   using f32 = typename V::f32;
   constexpr int columns = MlpShape<V>::columns;
   constexpr int64_t block = MlpShape<V>::block;
@@ -44,72 +44,86 @@ FL_INLINE void product_panel(const float* panel, const float* bias, int64_t n_in
   for (int r = 0; r < rows; ++r) {
     FL_UNROLL
     for (int c = 0; c < columns; ++c) {
-      const int64_t at = r * block + c * V::width;
-      store<V>(out + at, factor ? sum[r][c] * load<V>(factor + at) : sum[r][c]);
+      finish(first + r, (first + r) * block + c * V::width, sum[r][c]);
     }
   }
 }
 
-// out (n_out, block) = (bias + weights · in) · factor; without bias: 0, without factor: 1.
-template <class V>
-void product(const float* panels, const float* bias, int64_t n_in, int64_t n_out, const float* in, const float* factor,
-             float* out) {
-  constexpr int64_t block = MlpShape<V>::block;
+// finish(row, place, sum) for every vector of bias + weights · in.
+template <class V, class Finish>
+FL_INLINE void product(const float* panels, const float* bias, int64_t n_in, int64_t n_out, const float* in,
+                       const Finish& finish) {
+  int64_t done = 0;
   const auto run = [&](auto rows) {
     constexpr int n = decltype(rows)::value;
-    product_panel<V, n>(panels, bias, n_in, in, factor, out);
-    panels += n * n_in, out += n * block, n_out -= n;
+    product_panel<V, n>(panels, bias, n_in, in, done, finish);
+    panels += n * n_in, done += n;
     if (bias) bias += n;
-    if (factor) factor += n * block;
   };
   constexpr int most = MlpShape<V>::rows;
-  while (n_out >= most) run(std::integral_constant<int, most>{});
+  while (done + most <= n_out) run(std::integral_constant<int, most>{});
+  const int64_t left = n_out - done;
   if constexpr (most > 4) {
-    if (n_out & 4) run(std::integral_constant<int, 4>{});
+    if (left & 4) run(std::integral_constant<int, 4>{});
   }
-  if (n_out & 2) run(std::integral_constant<int, 2>{});
-  if (n_out & 1) run(std::integral_constant<int, 1>{});
+  if (left & 2) run(std::integral_constant<int, 2>{});
+  if (left & 1) run(std::integral_constant<int, 1>{});
 }
-
-// h (n_out, block): z to f(z), and d to f'(z); for the last layer d alone, times last.
-template <class V, template <class> class F, bool is_last>
-void activate(const MlpLayer& layer, float* h, float* d, const float* last) {
+// h = f(z) and d = f'(z) for z = bias + weights · in, each (n_out, block); given last, h = last · f'(z) and no d.
+template <class V, template <class> class F>
+void forward(const MlpLayer& layer, const float* in, float* h, float* d, const float* last) {
   using f32 = typename V::f32;
-  constexpr int64_t block = MlpShape<V>::block;
   const F<V> f(layer.parameters);
-  for (int64_t j = 0; j < layer.n_out; ++j) {
-    FL_UNROLL
-    for (int c = 0; c < MlpShape<V>::columns; ++c) {
-      const int64_t at = j * block + c * V::width;
+  const auto run = [&](const auto& finish) {
+    product<V>(layer.forward, layer.bias, layer.n_in, layer.n_out, in, finish);
+  };
+  if (last) {
+    run([&](int64_t row, int64_t at, f32 z) {
       f32 value, derivative;
-      f.value(load<V>(h + at), value, derivative);
-      if constexpr (is_last) {
-        store<V>(d + at, derivative * V::broadcast(last[j]));
-      } else {
-        store<V>(h + at, value);
-        store<V>(d + at, derivative);
-      }
-    }
+      f.value(z, value, derivative);
+      store<V>(h + at, derivative * V::broadcast(last[row]));
+    });
+  } else {
+    run([&](int64_t, int64_t at, f32 z) {
+      f32 value, derivative;
+      f.value(z, value, derivative);
+      store<V>(h + at, value);
+      store<V>(d + at, derivative);
+    });
   }
 }
 
-template <class V, bool is_last>
-void activate(const MlpLayer& layer, float* h, float* d, const float* last) {
+template <class V>
+void forward(const MlpLayer& layer, const float* in, float* h, float* d, const float* last) {
   switch (layer.activation) {
     case ActivationKind::leaky_relu:
-      return activate<V, LeakyRelu, is_last>(layer, h, d, last);
+      return forward<V, LeakyRelu>(layer, in, h, d, last);
     case ActivationKind::silu:
-      return activate<V, Silu, is_last>(layer, h, d, last);
+      return forward<V, Silu>(layer, in, h, d, last);
     case ActivationKind::gelu:
-      return activate<V, Gelu, is_last>(layer, h, d, last);
+      return forward<V, Gelu>(layer, in, h, d, last);
     case ActivationKind::gelu_tanh:
-      return activate<V, GeluTanh, is_last>(layer, h, d, last);
+      return forward<V, GeluTanh>(layer, in, h, d, last);
     case ActivationKind::tanh:
-      return activate<V, Tanh, is_last>(layer, h, d, last);
+      return forward<V, Tanh>(layer, in, h, d, last);
     case ActivationKind::softplus:
-      return activate<V, Softplus, is_last>(layer, h, d, last);
+      return forward<V, Softplus>(layer, in, h, d, last);
     case ActivationKind::elu:
-      return activate<V, Elu, is_last>(layer, h, d, last);
+      return forward<V, Elu>(layer, in, h, d, last);
+  }
+}
+
+// out (n_in, block) = weightsᵀ · in; given factor, times it.
+template <class V>
+void backward(const MlpLayer& layer, const float* in, const float* factor, float* out) {
+  using f32 = typename V::f32;
+  const auto run = [&](const auto& finish) {
+    product<V>(layer.backward, nullptr, layer.n_out, layer.n_in, in, finish);
+  };
+  if (factor) {
+    run([&](int64_t, int64_t at, f32 sum) { store<V>(out + at, sum * load<V>(factor + at)); });
+  } else {
+    run([&](int64_t, int64_t at, f32 sum) { store<V>(out + at, sum); });
   }
 }
 
@@ -123,23 +137,17 @@ void mlp_score(const Mlp& mlp, const float* x, float* score, float* scratch) {
   const float* in = x;
   for (int64_t l = 0; l < n; ++l) {
     const MlpLayer& layer = mlp.layers[l];
-    product<V>(layer.forward, layer.bias, layer.n_in, layer.n_out, in, nullptr, now);
-    if (l == n - 1) {
-      activate<V, true>(layer, now, now, mlp.last);
-    } else {
-      activate<V, false>(layer, now, derivatives + l * size, nullptr);
-    }
+    forward<V>(layer, in, now, derivatives + l * size, l == n - 1 ? mlp.last : nullptr);
     in = now;
     std::swap(now, next);
   }
   for (int64_t l = n - 1; l > 0; --l) {
-    const MlpLayer& layer = mlp.layers[l];
-    product<V>(layer.backward, nullptr, layer.n_out, layer.n_in, in, derivatives + (l - 1) * size, now);
+    backward<V>(mlp.layers[l], in, derivatives + (l - 1) * size, now);
     in = now;
     std::swap(now, next);
   }
   const MlpLayer& first = mlp.layers[0];
-  product<V>(first.backward, nullptr, first.n_out, first.n_in, in, nullptr, score);
+  backward<V>(first, in, nullptr, score);
   if (mlp.prior != 0.0f) {
     const f32 minus_prior = V::broadcast(-mlp.prior);
     for (int64_t i = 0; i < first.n_in * block; i += V::width) {
