@@ -1,7 +1,7 @@
 """Whole chains of energies in closed form on the CPU: all Langevin steps in one call.
 
-The noise and the update are those of `langevin_update_`, bit for bit, and a chain's result depends neither on the number
-of threads nor on the chains beside it. The arguments after the energy's are `mlp_chain.run_`'s.
+The noise and the update are those of `langevin_update_`, bit for bit, and a chain's result depends neither on the
+number of threads nor on the chains beside it. The arguments after the energy's are `mlp_chain.run_`'s.
 """
 
 from __future__ import annotations
