@@ -122,7 +122,7 @@ class DoubleWell(nn.Module):
         """By quadrature, which float64's precision limits."""
         end = math.sqrt(1 + math.sqrt(745 / self.barrier))  # exp(-745) is 0
         square = _mean_square(lambda u: -self.barrier * (u.square() - 1).square(), -end, end)
-        return self.width**2 * square * torch.eye(len(self.mean)).to(self.mean)
+        return torch.diag(torch.full_like(self.mean, self.width**2 * square))
 
 
 class Rosenbrock(nn.Module):
@@ -145,13 +145,13 @@ class Rosenbrock(nn.Module):
 
     @property
     def mean(self) -> Tensor:
-        return torch.tensor([self.a, self.a**2 + self.scale / 2]).to(self._like)
+        return self._like.new_tensor([self.a, self.a**2 + self.scale / 2])
 
     @property
     def covariance(self) -> Tensor:
         v = self.scale / 2
         second = v / self.b + 4 * self.a**2 * v + 2 * v**2
-        return torch.tensor([[v, 2 * self.a * v], [2 * self.a * v, second]]).to(self._like)
+        return self._like.new_tensor([[v, 2 * self.a * v], [2 * self.a * v, second]])
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """(n, 2) exact samples."""
@@ -219,7 +219,7 @@ class Rings(nn.Module):
         radii = self.radii.double().cpu()
         end = float(radii.max()) + 12 * self.width
         square = _mean_square(lambda r: r.log() - _rings(r, radii, self.width), 1e-9 * end, end)
-        return square / 2 * torch.eye(2).to(self.mean)
+        return torch.diag(torch.full_like(self.mean, square / 2))
 
 
 def _rings(radius: Tensor, radii: Tensor, width: float) -> Tensor:

@@ -33,12 +33,17 @@ struct Exponential {
   FL_INLINE typename V::f32 expm1() const { return V::fma(scale, minus_one, scale - V::broadcast(1.0f)); }
 };
 
-// 1 / (1 + e^-a).
+// σ(a) = 1 / (1 + e^-a), and 1 - σ(a) as e^-a σ(a), which keeps its digits where σ(a) is near 1.
 template <class V>
-FL_INLINE typename V::f32 sigmoid(typename V::f32 a) {
-  const typename V::f32 one = V::broadcast(1.0f);
-  return one / (one + Exponential<V>(-a).exp());
-}
+struct Sigmoid {
+  typename V::f32 value, complement;
+
+  explicit FL_INLINE Sigmoid(typename V::f32 a) {
+    const typename V::f32 one = V::broadcast(1.0f), e = Exponential<V>(-a).exp();
+    value = one / (one + e);
+    complement = e * value;
+  }
+};
 
 // log(1 + t) for t in [0, 1]: log(1 + t) or log((1 + t) / 2), then Cephes' logf polynomial.
 template <class V>
@@ -82,9 +87,9 @@ struct Silu {
 
   explicit FL_INLINE Silu(const float*) {}
   FL_INLINE void value(f32 z, f32& h, f32& d) const {
-    const f32 s = sigmoid<V>(z);
-    h = z * s;
-    d = V::fma(h, V::broadcast(1.0f) - s, s);
+    const Sigmoid<V> s(z);
+    h = z * s.value;
+    d = V::fma(h, s.complement, s.value);
   }
 };
 
@@ -117,7 +122,7 @@ struct Gelu {
   }
 };
 
-// z · sigmoid(2u), u = sqrt(2 / π) (z + 0.044715 z³), which is z (1 + tanh u) / 2.
+// z · σ(2u), u = sqrt(2 / π) (z + 0.044715 z³), which is z (1 + tanh u) / 2.
 template <class V>
 struct GeluTanh {
   using f32 = typename V::f32;
@@ -125,9 +130,9 @@ struct GeluTanh {
   explicit FL_INLINE GeluTanh(const float*) {}
   FL_INLINE void value(f32 z, f32& h, f32& d) const {
     const f32 square = z * z, twice = V::broadcast(1.5957691216f), cubic = V::broadcast(0.0713548162726f);
-    const f32 s = sigmoid<V>(z * V::fma(square, cubic, twice));
-    h = z * s;
-    d = V::fma(h * (V::broadcast(1.0f) - s), V::fma(square, V::broadcast(3.0f) * cubic, twice), s);
+    const Sigmoid<V> s(z * V::fma(square, cubic, twice));
+    h = z * s.value;
+    d = V::fma(h * s.complement, V::fma(square, V::broadcast(3.0f) * cubic, twice), s.value);
   }
 };
 
@@ -158,7 +163,7 @@ struct Softplus {
     const f32 zero = V::broadcast(0.0f), one = V::broadcast(1.0f);
     const f32 a = beta * z;
     const f32 t = Exponential<V>(-absolute<V>(a)).exp();
-    const f32 s = one / (one + t);  // sigmoid(|a|)
+    const f32 s = one / (one + t);  // σ(|a|)
     h = a > threshold ? z : ((a > zero ? a : zero) + log1p_unit<V>(t)) / beta;
     d = a > threshold ? one : (a < zero ? t * s : s);
   }

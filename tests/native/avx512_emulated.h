@@ -130,10 +130,12 @@ inline __m512 sqrt_ps(__m512 a) {
   return make_float([&](unsigned k) { return std::sqrt(lanes(a).lane[k]); });
 }
 inline __m512 max_ps(__m512 a, __m512 b) {
-  return make_float([&](unsigned k) { return lanes(a).lane[k] > lanes(b).lane[k] ? lanes(a).lane[k] : lanes(b).lane[k]; });
+  return make_float(
+      [&](unsigned k) { return lanes(a).lane[k] > lanes(b).lane[k] ? lanes(a).lane[k] : lanes(b).lane[k]; });
 }
 inline __m512 min_ps(__m512 a, __m512 b) {
-  return make_float([&](unsigned k) { return lanes(a).lane[k] < lanes(b).lane[k] ? lanes(a).lane[k] : lanes(b).lane[k]; });
+  return make_float(
+      [&](unsigned k) { return lanes(a).lane[k] < lanes(b).lane[k] ? lanes(a).lane[k] : lanes(b).lane[k]; });
 }
 // The four below move floats within, or whole, 128-bit lanes: lane k / 4, place k % 4.
 inline __m512 unpacklo_ps(__m512 a, __m512 b) {
