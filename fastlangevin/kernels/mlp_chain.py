@@ -70,7 +70,7 @@ def run_(
     if why:
         raise RuntimeError(why)
     linears = layers[::2]
-    kinds, parameters = zip(*(_known(activation) for activation in layers[1::2]), strict=True)
+    kinds, parameters = zip(*(known(activation) for activation in layers[1::2]), strict=True)
     energy = (
         [linear.weight.detach().contiguous() for linear in linears],
         [None if linear.bias is None else linear.bias.detach().contiguous() for linear in linears],
@@ -98,7 +98,7 @@ def _activation(activation: Any) -> tuple[int, tuple[float, float]] | None:
     return _KINDS[name], (first, second)
 
 
-def _known(activation: Any) -> tuple[int, tuple[float, float]]:
+def known(activation: Any) -> tuple[int, tuple[float, float]]:
     known = _activation(activation)
     if known is None:
         raise ValueError(f"no kernel for the activation {activation.name}{activation.parameters}")
