@@ -4,7 +4,7 @@ sampler = fastlangevin.Langevin(log_density=network, n_steps=100, step_size=1.0,
 x = sampler.sample((64, 3, 32, 32))
 """
 
-from . import models, noise, recipes
+from . import energies, models, noise, recipes
 from .checkpoint import CheckpointError
 from .errors import BackendUnavailable, ChainDiverged
 from .sampler import Langevin, Plan, Trace
@@ -22,6 +22,7 @@ __all__ = [
     "Trace",
     "TrainResult",
     "__version__",
+    "energies",
     "langevin_update_",
     "load",
     "models",

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Sequence
+
 from torch import Tensor, nn
 
-from .errors import check_int
+from .errors import check_int, unknown
+
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "leaky_relu": lambda: nn.LeakyReLU(0.2),
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "tanh": nn.Tanh,
+    "softplus": nn.Softplus,
+    "elu": nn.ELU,
+}
 
 
 class ConvNet(nn.Module):
@@ -47,3 +60,43 @@ class ConvNet(nn.Module):
         if tuple(x.shape[1:]) != expected:
             raise ValueError(f"x must be (B, {', '.join(map(str, expected))}), got {tuple(x.shape)}")
         return self.net(x)
+
+
+class MLP(nn.Module):
+    """A log-density of vectors: f(x) = net(x) - ½ prior ‖x‖², net fully connected.
+
+    With prior 1 it tilts a standard normal by exp(net(x)), the latent-space EBM prior of Pang et al. (NeurIPS 2020,
+    arXiv:2006.08205).
+
+    Args:
+        in_features: d.
+        hidden: widths of the hidden layers, one or more.
+        activation: after each hidden layer: "leaky_relu" (of slope 0.2), "relu", "silu", "gelu", "tanh", "softplus" or
+            "elu".
+        prior: precision of the normal, not negative.
+
+    Shape: (B, in_features) to (B,).
+    """
+
+    def __init__(
+        self, in_features: int, hidden: Sequence[int] = (128, 128), activation: str = "silu", prior: float = 0.0
+    ) -> None:
+        super().__init__()
+        widths = [check_int("in_features", in_features), *(check_int("each of hidden", n) for n in hidden)]
+        if len(widths) == 1:
+            raise ValueError("hidden must have one width or more, got none")
+        if activation not in _ACTIVATIONS:
+            raise unknown("activation", activation, _ACTIVATIONS)
+        if not prior >= 0:
+            raise ValueError(f"prior must not be negative, got {prior!r}")
+        self.in_features, self.prior = in_features, float(prior)
+        layers: list[nn.Module] = []
+        for n_in, n_out in itertools.pairwise(widths):
+            layers += [nn.Linear(n_in, n_out), _ACTIVATIONS[activation]()]
+        self.net = nn.Sequential(*layers, nn.Linear(widths[-1], 1), nn.Flatten(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 2 or x.shape[1] != self.in_features:
+            raise ValueError(f"x must be (B, {self.in_features}), got {tuple(x.shape)}")
+        f = self.net(x)
+        return f - 0.5 * self.prior * x.square().sum(dim=1) if self.prior else f

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -36,12 +37,28 @@ def backend(request):
     if not capability:
         yield name
         return
+    with forced(capability):
+        yield name
+
+
+@pytest.fixture(params=CAPABILITIES)
+def capability(request):
+    """Every instruction set that the processor has, in force."""
+    why = kernels.BACKENDS["cpu"].unavailable()
+    if why:
+        pytest.skip(why)
+    with forced(request.param):
+        yield request.param
+
+
+@contextlib.contextmanager
+def forced(capability: str):
     before = native.cpu_capability()
     try:
         native.set_cpu_capability(capability)
     except ValueError as error:
         pytest.skip(str(error))
-    yield name
+    yield
     native.set_cpu_capability(before)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastlangevin.models import ConvNet
+from fastlangevin.models import MLP, ConvNet
 
 
 def test_the_paper_s_network():
@@ -45,3 +45,34 @@ def test_bad_arguments(arguments, words):
 def test_bad_input_names_both_shapes():
     with pytest.raises(ValueError, match=r"x must be \(B, 1, 8, 8\), got \(2, 3, 8, 8\)"):
         ConvNet(8, 1, 2)(torch.zeros(2, 3, 8, 8))
+
+
+def test_mlp_s_layers_and_prior():
+    net = MLP(3, (7, 5), activation="leaky_relu", prior=0.5)
+    assert [type(m) for m in net.net] == [nn.Linear, nn.LeakyReLU] * 2 + [nn.Linear, nn.Flatten]
+    assert [(m.in_features, m.out_features) for m in net.net if isinstance(m, nn.Linear)] == [(3, 7), (7, 5), (5, 1)]
+    x = torch.tensor([[1.0, 2.0, -1.0], [0.0, 0.0, 3.0]])
+    assert torch.allclose(net(x), net.net(x) - 0.25 * torch.tensor([6.0, 9.0]))
+    assert net(x[:1]).shape == (1,)
+    plain = MLP(3)
+    assert torch.equal(plain(x), plain.net(x))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((0,), "in_features must be an int of at least 1, got 0"),
+        ((2, ()), "hidden must have one width or more"),
+        ((2, (3, 0)), "each of hidden must be an int of at least 1, got 0"),
+        ((2, (3,), "silo"), "activation must be one of .* did you mean 'silu'"),
+        ((2, (3,), "silu", -1.0), "prior must not be negative, got -1.0"),
+    ],
+)
+def test_mlp_s_bad_arguments(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        MLP(*arguments)
+
+
+def test_mlp_s_bad_input():
+    with pytest.raises(ValueError, match=r"x must be \(B, 3\), got \(2, 4\)"):
+        MLP(3)(torch.zeros(2, 4))

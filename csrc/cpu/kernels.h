@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "../small_floats.h"
+#include "chain.h"
 
 namespace fastlangevin {
 
@@ -28,6 +29,10 @@ struct Kernels {
   UpdateKernel<double>* update_double;
   UpdateKernel<BFloat16>* update_bfloat16;
   UpdateKernel<Half>* update_half;
+  int panel_rows;  // of mlp_chain's weights
+  ChainKernel<Mlp> mlp_chain;
+  ChainKernel<Mixture> mixture_chain;
+  ChainKernel<DoubleWell> double_well_chain;
 };
 
 extern const Kernels portable_kernels, avx2_kernels, avx512_kernels;

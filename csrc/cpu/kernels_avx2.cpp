@@ -1,5 +1,5 @@
 #include "arithmetic_avx2.h"
-#include "kernels_impl.h"
+#include "table_impl.h"
 
 namespace fastlangevin {
 

@@ -108,11 +108,5 @@ void update(const UpdateArgs& args, uint64_t index, int64_t n, const T* score, T
   }
 }
 
-template <class A>
-constexpr Kernels make_kernels(const char* name) {
-  return {name,           fill<A, false>, fill<A, true>, update<A, float>, update<A, double>, update<A, BFloat16>,
-          update<A, Half>};
-}
-
 }  // namespace
 }  // namespace fastlangevin

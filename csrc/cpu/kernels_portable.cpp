@@ -1,8 +1,8 @@
 #include "../noise.h"
-#include "kernels_impl.h"
+#include "table_impl.h"
 
 namespace fastlangevin {
 
-const Kernels portable_kernels = make_kernels<ScalarArithmetic>("portable");
+const Kernels portable_kernels = make_kernels<ScalarArithmetic, PortableVectors>("portable");
 
 }  // namespace fastlangevin

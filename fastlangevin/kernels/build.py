@@ -29,7 +29,8 @@ _AVX512_BF16 = (*_AVX512, "-mavx512bf16")
 _ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 _FLAGS = (
     *("-O3", "-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"),
-    *("-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-maybe-uninitialized", _ABI),
+    *("-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-maybe-uninitialized"),
+    *("-Wno-uninitialized", _ABI),  # in GCC 12's own AVX-512 header
 )
 _NVCC_FLAGS = ("-O3", "-std=c++17", "--fmad=false", "-Xcompiler=-fPIC,-fvisibility=hidden", "-DUSE_CUDA", _ABI)
 # Machine code for these, and PTX of the first for every GPU in between and to come.
@@ -74,6 +75,8 @@ CPU = Library(
     (
         ("cpu/update.cpp", ()),
         ("cpu/noise.cpp", ()),
+        ("cpu/mlp_chain.cpp", ()),
+        ("cpu/analytic_chain.cpp", ()),
         ("cpu/capability.cpp", ()),
         ("cpu/kernels_portable.cpp", ()),
         ("cpu/kernels_avx2.cpp", _AVX2),

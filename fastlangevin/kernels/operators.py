@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 _F = TypeVar("_F", bound=Callable[..., object])
-_LIBRARY = torch.library.Library("fastlangevin", "FRAGMENT")
+LIBRARY = torch.library.Library("fastlangevin", "FRAGMENT")
 _UPDATE_TAIL = "SymInt stream, SymInt offset, float? grad_clip, float? lo, float? hi) -> ()"
 _FILL_TAIL = "SymInt stream, SymInt offset, bool uniform) -> ()"
 
@@ -36,10 +36,10 @@ class Operators:
             f"{fill}(Tensor(a!) out, SymInt seed, SymInt step, " + _FILL_TAIL,
             f"{fill}.tensor(Tensor(a!) out, Tensor seed, Tensor step, " + _FILL_TAIL,
         ):
-            _LIBRARY.define(schema, tags=torch.Tag.pt2_compliant_tag)
+            LIBRARY.define(schema, tags=torch.Tag.pt2_compliant_tag)
         for overload in ("", ".tensor"):
-            torch.library.register_fake(f"fastlangevin::{update}{overload}", _fake_update, lib=_LIBRARY)
-            torch.library.register_fake(f"fastlangevin::{fill}{overload}", _fake_fill, lib=_LIBRARY)
+            torch.library.register_fake(f"fastlangevin::{update}{overload}", _fake_update, lib=LIBRARY)
+            torch.library.register_fake(f"fastlangevin::{fill}{overload}", _fake_fill, lib=LIBRARY)
         packets = torch.ops.fastlangevin
         self._update, self._fill = getattr(packets, update), getattr(packets, fill)
 
@@ -47,7 +47,7 @@ class Operators:
         """Registers Python functions for tensors on `device`; both overloads have the same parameters."""
         for name, function in zip(self._names, (update, fill), strict=True):
             for overload in ("", ".tensor"):
-                _LIBRARY.impl(f"{name}{overload}", function, device.upper())
+                LIBRARY.impl(f"{name}{overload}", function, device.upper())
 
     def update(
         self,
@@ -73,7 +73,7 @@ class Operators:
             self._update.tensor(x, score, step_size, noise_std, _int(seed, x), _int(step, x), *tail)
         else:
             self._update.default(x, score, *numbers, *tail)
-        _written(x)
+        written(x)
 
     def fill(
         self, out: Tensor, seed: Tensor | int, step: Tensor | int, stream: int, offset: int, uniform: bool
@@ -83,7 +83,7 @@ class Operators:
             self._fill.tensor(out, _int(seed, out), _int(step, out), stream, offset, uniform)
         else:
             self._fill.default(out, seed, step, stream, offset, uniform)
-        _written(out)
+        written(out)
 
 
 def _fake_update(x: Tensor, score: Tensor | None, *_: object) -> None:
@@ -107,7 +107,7 @@ def _overlaps(x: Tensor, score: Tensor) -> bool:
     return x.storage_offset() != score.storage_offset() or x.stride() != score.stride()
 
 
-def _written(x: Tensor) -> None:
+def written(x: Tensor) -> None:
     """Tells autograd what operators of the stable ABI do not: that x was written to."""
     if not torch.compiler.is_compiling():
         torch.autograd.graph.increment_version(x)

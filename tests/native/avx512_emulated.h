@@ -129,6 +129,14 @@ inline __m512 add_ps(__m512 a, __m512 b) {
 inline __m512 sqrt_ps(__m512 a) {
   return make_float([&](unsigned k) { return std::sqrt(lanes(a).lane[k]); });
 }
+inline __m512 max_ps(__m512 a, __m512 b) {
+  return make_float(
+      [&](unsigned k) { return lanes(a).lane[k] > lanes(b).lane[k] ? lanes(a).lane[k] : lanes(b).lane[k]; });
+}
+inline __m512 min_ps(__m512 a, __m512 b) {
+  return make_float(
+      [&](unsigned k) { return lanes(a).lane[k] < lanes(b).lane[k] ? lanes(a).lane[k] : lanes(b).lane[k]; });
+}
 // The four below move floats within, or whole, 128-bit lanes: lane k / 4, place k % 4.
 inline __m512 unpacklo_ps(__m512 a, __m512 b) {
   return make_float([&](unsigned k) { return lanes(k & 1 ? b : a).lane[(k & ~3u) + (k & 3) / 2]; });
@@ -174,6 +182,8 @@ inline void storeu_ps(float* out, __m512 a) { std::memcpy(out, &a, sizeof a); }
 #define _mm512_mul_ps emulated::mul_ps
 #define _mm512_add_ps emulated::add_ps
 #define _mm512_sqrt_ps emulated::sqrt_ps
+#define _mm512_max_ps emulated::max_ps
+#define _mm512_min_ps emulated::min_ps
 #define _mm512_unpacklo_ps emulated::unpacklo_ps
 #define _mm512_unpackhi_ps emulated::unpackhi_ps
 #undef _mm512_shuffle_ps

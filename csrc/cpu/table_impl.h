@@ -1,0 +1,27 @@
+// One row of the kernels' table: noise arithmetic A, vectors V of the chains' (vectors.h).
+#pragma once
+
+#include "analytic_chain_impl.h"
+#include "kernels_impl.h"
+#include "mlp_chain_impl.h"
+
+namespace fastlangevin {
+namespace {
+
+template <class A, class V = A>
+constexpr Kernels make_kernels(const char* name) {
+  return {name,
+          fill<A, false>,
+          fill<A, true>,
+          update<A, float>,
+          update<A, double>,
+          update<A, BFloat16>,
+          update<A, Half>,
+          panel_rows(V::width),
+          {MlpShape<V>::block, mlp_scratch<V>, mlp_chain<A, V>},
+          {mixture_block, mixture_scratch<V>, mixture_chain<A, V>},
+          {block, double_well_scratch, double_well_chain<A>}};
+}
+
+}  // namespace
+}  // namespace fastlangevin

@@ -1,0 +1,267 @@
+"""Whole chains of an MLP energy on a GPU: a program owns BLOCK chains for all their steps.
+
+The state and the activations' derivatives stay in registers, the weights come from the caches, and the noise passes
+through a scratch of the program's own, for a group of four elements may belong to two chains. Widths are padded with
+zeros to a power of two. All numbers are read from the device's memory, so that a captured graph follows them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .. import mlp_chain as cpu
+from .noise import normals
+from .update import _clamp, _on
+
+MOST_WIDTH = 128
+BLOCK, WARPS, GROUPS = 64, 4, 32
+_PRECISIONS = {
+    "fp32": (torch.float32, "ieee"),
+    "tf32": (torch.float32, "tf32"),
+    "fp16": (torch.float16, "ieee"),
+    "bf16": (torch.bfloat16, "ieee"),
+}
+
+
+@triton.jit
+def _exp(a):
+    return tl.exp(tl.where(a < -87.0, -87.0, a))
+
+
+@triton.jit
+def _sigmoid(a):
+    return 1.0 / (1.0 + _exp(-a))
+
+
+@triton.jit
+def _activate(z, KIND: tl.constexpr, parameters):
+    """f(z) and f'(z); KIND as in csrc/cpu/chain.h, parameters at a pointer."""
+    if KIND == 0:  # leaky_relu
+        d = tl.where(z > 0, 1.0, tl.load(parameters))
+        return z * d, d
+    elif KIND == 1:  # silu
+        s = _sigmoid(z)
+        h = z * s
+        return h, s + h * (1.0 - s)
+    elif KIND == 2:  # gelu
+        cdf = 0.5 * (1.0 + tl.erf(z * 0.7071067811865476))
+        return z * cdf, cdf + z * 0.3989422804014327 * _exp(-0.5 * z * z)
+    elif KIND == 3:  # gelu, tanh
+        s = _sigmoid(z * (1.5957691216057308 + 0.0713548162726009 * z * z))
+        h = z * s
+        return h, s + h * (1.0 - s) * (1.5957691216057308 + 0.2140644488178027 * z * z)
+    elif KIND == 4:  # tanh
+        h = 2.0 * _sigmoid(2.0 * z) - 1.0
+        return h, 1.0 - h * h
+    elif KIND == 5:  # softplus
+        a = tl.load(parameters) * z
+        t = _exp(-tl.abs(a))
+        linear = a > tl.load(parameters + 1)
+        h = (tl.where(a > 0, a, 0.0) + tl.log(1.0 + t)) / tl.load(parameters)
+        return tl.where(linear, z, h), tl.where(linear, 1.0, _sigmoid(a))
+    else:  # elu
+        alpha = tl.load(parameters)
+        e = alpha * _exp(tl.where(z > 0, 0.0, z))
+        return tl.where(z > 0, z, e - alpha), tl.where(z > 0, 1.0, e)
+
+
+@triton.jit
+def _product(a, weights, INNER: tl.constexpr, OUTER: tl.constexpr, row, column, DTYPE: tl.constexpr, HOW: tl.constexpr):
+    """a (BLOCK, INNER) times the (INNER, OUTER) weights at row and column strides."""
+    at = tl.arange(0, INNER)[:, None] * row + tl.arange(0, OUTER)[None, :] * column
+    return tl.dot(a.to(DTYPE), tl.load(weights + at), input_precision=HOW)
+
+
+@triton.jit
+def _hidden(h, weights, biases, parameters, LAYER: tl.constexpr, INNER: tl.constexpr, WIDTH: tl.constexpr,
+            KINDS: tl.constexpr, DTYPE: tl.constexpr, HOW: tl.constexpr):  # fmt: skip
+    z = _product(h, weights, INNER, WIDTH, 1, INNER, DTYPE, HOW)
+    z += tl.load(biases + LAYER * WIDTH + tl.arange(0, WIDTH))[None, :]
+    return _activate(z, KINDS[LAYER], parameters + 2 * LAYER)
+
+
+@triton.jit
+def _score(x, first, weights, biases, last, parameters, prior, scale, LAYERS: tl.constexpr, INPUTS: tl.constexpr,
+           WIDTH: tl.constexpr, KINDS: tl.constexpr, DTYPE: tl.constexpr, HOW: tl.constexpr):  # fmt: skip
+    SIZE: tl.constexpr = WIDTH * WIDTH
+    h, d0 = _hidden(x, first, biases, parameters, 0, INPUTS, WIDTH, KINDS, DTYPE, HOW)
+    if LAYERS > 1:
+        h, d1 = _hidden(h, weights, biases, parameters, 1, WIDTH, WIDTH, KINDS, DTYPE, HOW)
+    if LAYERS > 2:
+        h, d2 = _hidden(h, weights + SIZE, biases, parameters, 2, WIDTH, WIDTH, KINDS, DTYPE, HOW)
+    if LAYERS > 3:
+        h, d3 = _hidden(h, weights + 2 * SIZE, biases, parameters, 3, WIDTH, WIDTH, KINDS, DTYPE, HOW)
+    g = tl.load(last + tl.arange(0, WIDTH))[None, :] + tl.zeros_like(d0)
+    if LAYERS > 3:
+        g = _product(g * d3, weights + 2 * SIZE, WIDTH, WIDTH, WIDTH, 1, DTYPE, HOW)
+    if LAYERS > 2:
+        g = _product(g * d2, weights + SIZE, WIDTH, WIDTH, WIDTH, 1, DTYPE, HOW)
+    if LAYERS > 1:
+        g = _product(g * d1, weights, WIDTH, WIDTH, WIDTH, 1, DTYPE, HOW)
+    g = _product(g * d0, first, WIDTH, INPUTS, INPUTS, 1, DTYPE, HOW)
+    return g * tl.load(scale) - tl.load(prior) * x
+
+
+@triton.jit(do_not_specialize=["n_steps"])
+def mlp_chain_kernel(
+    x_pointer,  # (B, d)
+    first_pointer,  # (WIDTH, INPUTS)
+    weights_pointer,  # (LAYERS - 1, WIDTH, WIDTH)
+    biases_pointer,  # (LAYERS, WIDTH) float32
+    last_pointer,  # (WIDTH) float32
+    parameters_pointer,  # (LAYERS, 2) float32
+    prior_pointer,  # float32
+    scale_pointer,  # float32
+    step_sizes_pointer,  # (n_steps) float64
+    noise_stds_pointer,  # (n_steps) float64
+    seed_pointer,  # int64
+    step_pointer,  # int64: of the first step
+    limits_pointer,  # grad_clip, lo, hi, float32
+    scratch_pointer,  # (programs, GROUPS * 4 * passes) float32
+    offset: tl.int64,  # a whole number of groups
+    n: tl.int64,
+    d: tl.int64,
+    n_steps: tl.int64,
+    HAS_NOISE: tl.constexpr,
+    HAS_CLIP: tl.constexpr,
+    HAS_BOUNDS: tl.constexpr,
+    NOISE_FIRST: tl.constexpr,
+    SKIP: tl.constexpr,  # lanes of the first group that lie before x
+    LAYERS: tl.constexpr,
+    INPUTS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    KINDS: tl.constexpr,
+    HOW: tl.constexpr,
+    GROUPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    DTYPE: tl.constexpr = first_pointer.dtype.element_ty
+    program = tl.program_id(0).to(tl.int64)
+    chain, feature = tl.arange(0, BLOCK)[:, None], tl.arange(0, INPUTS)[None, :]
+    inside = (program * BLOCK + chain < n) & (feature < d)
+    x_at = x_pointer + program * BLOCK * d + chain * d + feature
+    x = tl.load(x_at, mask=inside, other=0.0)
+    passes = (BLOCK * d + SKIP + 4 * GROUPS - 1) // (4 * GROUPS)
+    scratch = scratch_pointer + program * passes * 4 * GROUPS
+    group = offset // 4 + program * BLOCK * d // 4 + tl.arange(0, GROUPS)
+    seed = tl.load(seed_pointer)
+    clip, lo, hi = tl.load(limits_pointer), tl.load(limits_pointer + 1), tl.load(limits_pointer + 2)
+    for k in range(n_steps):
+        eta = tl.load(step_sizes_pointer + k).to(tl.float32)
+        sigma = tl.load(noise_stds_pointer + k).to(tl.float32)
+        z = x
+        if HAS_NOISE:
+            tl.debug_barrier()  # until all of the last step's noise is read
+            for i in range(passes):
+                some = normals(group + i * GROUPS, seed, tl.load(step_pointer) + k, tl.zeros_like(seed))
+                tl.store(scratch + i * 4 * GROUPS + tl.arange(0, 4 * GROUPS), some)
+            tl.debug_barrier()
+            z = tl.load(scratch + SKIP + chain * d + feature, mask=inside, other=0.0)
+        if NOISE_FIRST > 0:
+            x = tl.fma(sigma, z, x)
+        if NOISE_FIRST == 2:
+            x = _clamp(x, lo, hi)
+        s = _score(x, first_pointer, weights_pointer, biases_pointer, last_pointer, parameters_pointer, prior_pointer,
+                   scale_pointer, LAYERS, INPUTS, WIDTH, KINDS, DTYPE, HOW)  # fmt: skip
+        if HAS_CLIP:
+            s = _clamp(s, -clip, clip)
+        x = tl.fma(eta, s, x)
+        if HAS_NOISE and NOISE_FIRST == 0:
+            x = tl.fma(sigma, z, x)
+        if HAS_BOUNDS:
+            x = _clamp(x, lo, hi)
+    tl.store(x_at, x, mask=inside)
+
+
+def unsupported(layers: Sequence[Any], n_inputs: int) -> str | None:
+    """As `fastlangevin.kernels.mlp_chain.unsupported`, for these kernels."""
+    why = cpu.unsupported(layers, n_inputs)
+    if why is None:
+        widest = max(n_inputs, *(len(layer.weight) for layer in layers[::2]))
+        if widest > MOST_WIDTH:
+            return f"a layer is {widest} wide, more than {MOST_WIDTH}"
+    return why
+
+
+def run_(
+    layers: Sequence[Any],
+    last: Tensor,
+    prior: float,
+    x: Tensor,
+    step_sizes: Tensor,  # (K,) float64
+    noise_stds: Tensor,  # (K,) float64
+    has_noise: bool,
+    seed: Tensor,  # int64
+    step: Tensor,  # int64
+    offset: int,
+    grad_clip: float | None,
+    lo: float | None,
+    hi: float | None,
+    noise_first: bool | Literal["clamp"],
+    precision: str = "fp32",
+) -> None:
+    """As `fastlangevin.kernels.mlp_chain.run_`, with the numbers in the memory of x's device and `step` the first of
+    the noise's steps. The weights are packed by operations of torch's: within a captured graph they are read anew.
+    """
+    dtype, how = _PRECISIONS[precision]
+    linears, kinds = layers[::2], [cpu.known(activation) for activation in layers[1::2]]
+    inputs, width = (_padded(v) for v in (x.shape[1], max(len(layer.weight) for layer in linears)))
+    first = _pad(linears[0].weight, width, inputs).to(dtype)
+    weights = [_pad(layer.weight, width, width).to(dtype) for layer in linears[1:]]
+    biases = [_pad(torch.zeros(1, 1).to(x) if la.bias is None else la.bias[None], 1, width) for la in linears]
+    # The gradient begins between 1 and 2 at its largest, whatever its scale, lest 16 bits lose it.
+    scale = torch.exp2(torch.floor(torch.log2(last.detach().abs().max().clamp_min(1e-30)))).float()
+    infinity = float("inf")
+    limits = [infinity if grad_clip is None else grad_clip, -infinity if lo is None else lo]
+    limits.append(infinity if hi is None else hi)
+    noise = has_noise or noise_first is not False
+    skip = offset % 4
+    programs, passes = triton.cdiv(len(x), BLOCK), triton.cdiv(BLOCK * x.shape[1] + skip, 4 * GROUPS)
+    with _on(x.device):
+        mlp_chain_kernel[(programs,)](
+            x,
+            first,
+            torch.stack(weights) if weights else first,
+            torch.cat(biases).float(),
+            _pad((last.detach() / scale)[None], 1, width)[0].float(),
+            torch.tensor([pair for _, pair in kinds], dtype=torch.float32, device=x.device),
+            torch.full((), prior, dtype=torch.float32, device=x.device),
+            scale,
+            step_sizes,
+            noise_stds,
+            seed,
+            step,
+            torch.tensor(limits, dtype=torch.float32, device=x.device),
+            x.new_empty(programs * passes * 4 * GROUPS if noise else 1),
+            offset - skip,
+            *(len(x), x.shape[1], len(step_sizes)),
+            HAS_NOISE=noise,
+            HAS_CLIP=grad_clip is not None,
+            HAS_BOUNDS=lo is not None or hi is not None,
+            NOISE_FIRST=2 if noise_first == "clamp" else int(noise_first),
+            SKIP=skip,
+            LAYERS=len(linears),
+            INPUTS=inputs,
+            WIDTH=width,
+            KINDS=tuple(kind for kind, _ in kinds),
+            HOW=how,
+            GROUPS=GROUPS,
+            BLOCK=BLOCK,
+            num_warps=WARPS,
+            enable_fp_fusion=False,
+        )
+
+
+def _padded(width: int) -> int:
+    """The width that a product works with: a power of two of at least 16."""
+    return max(16, triton.next_power_of_2(width))
+
+
+def _pad(matrix: Tensor, rows: int, columns: int) -> Tensor:
+    return torch.nn.functional.pad(matrix.detach(), (0, columns - matrix.shape[1], 0, rows - matrix.shape[0]))
