@@ -25,7 +25,7 @@ class Chain:
             "clamp": the same with x̃ = clamp(x + σz).
         seed, steps, offset: of the noise stream: step k draws `Stream.LANGEVIN` at steps[k]. Ints, or int64 tensors.
         has_noise: whether noise is drawn at all.
-        fuse: whether kernels of the score may do the update in the backend's place.
+        update: the backend that was asked for, or "auto": then kernels of the score may do the update in its place.
     """
 
     score: AutogradScore
@@ -40,7 +40,7 @@ class Chain:
     grad_clip: float | None
     bounds: tuple[float, float] | None
     noise_first: bool | Literal["clamp"]
-    fuse: bool
+    update: str
 
     def __len__(self) -> int:
         return len(self.step_sizes)
@@ -48,6 +48,8 @@ class Chain:
     def run_(self, x: Tensor) -> Tensor:
         """All steps, in place."""
         score = self.bind(x)
+        if self._may_update(score) and score.run_chain_(x, *self._all_numbers()):
+            return x
         for k in range(len(self)):
             self.step_(x, k, score)
         return x
@@ -61,7 +63,7 @@ class Chain:
         if self.noise_first:
             self.add_noise_(x, k)
             known = None
-        elif known is None and self.fuse and score.fused_step_(x, *self._numbers(k)):
+        elif known is None and self._may_update(score) and score.fused_step_(x, *self._numbers(k)):
             return
         self.move_(x, score(x) if known is None else known, k)
 
@@ -88,6 +90,14 @@ class Chain:
         """The arguments of `Backend.update` after the score."""
         sigma = self.noise_stds[k] if self.has_noise and not self.noise_first else None
         return (self.step_sizes[k], sigma, *self._noise(k), self.grad_clip, *self._limits(self.bounds))
+
+    def _all_numbers(self) -> tuple[Any, ...]:
+        """The arguments of `BoundScore.run_chain_`."""
+        noise = (self.step_sizes, self.noise_stds, self.has_noise, self.seed, self.steps, self.offset)
+        return (*noise, self.grad_clip, *self._limits(self.bounds), self.noise_first)
+
+    def _may_update(self, score: BoundScore) -> bool:
+        return self.update in ("auto", score.updates_with)
 
     def _noise(self, k: int) -> tuple[Any, ...]:
         return (self.seed, self.steps[k], Stream.LANGEVIN, self.offset)

@@ -75,8 +75,8 @@ class Langevin:
     and batch norm moves its averages.
 
     Where x0 requires grad, so does the result of a call: its gradient is vᵀ ∂x_K/∂x0 with the weights as constants
-    (`vjp.chain_vjp`), exact, and for piecewise linear networks without bounds free, for there it is v. Nothing flows to the
-    weights, and nothing through `sample` and `trace`.
+    (`vjp.chain_vjp`), exact, and for piecewise linear networks without bounds free, for there it is v. Nothing flows to
+    the weights, and nothing through `sample` and `trace`.
 
     Args:
         energy: U, low where data is likely; `(x, *args)` with x (B, *event) to (B,) or (B, 1). A module or a function.
@@ -94,9 +94,10 @@ class Langevin:
             `(shape, *, seed, step, chain_offset)`.
         precision: what the network runs in: "fp32" (strict), "tf32", "bf16" or "fp16". The state keeps its own type.
         engine: how the score is computed: "autograd", for any energy; "convnet", in closed form, for known layers in a
-            row (`score.tracing`), whose weights it reads once a call; "compiled", by torch.compile, which at the first
-            call for a shape compiles for seconds to minutes; or "auto": at each call "convnet" where that recognises the
-            energy, else "autograd". `plan` says which, and why.
+            row (`score.tracing`), whose weights it reads once a call; "mlp" and "analytic", by kernels that run a whole
+            chain, for fully connected networks, `energies.GaussianMixture` and `DoubleWell`; "compiled", by
+            torch.compile, which at the first call for a shape compiles for seconds to minutes; or "auto": at each call
+            the fastest of the first four that recognises the energy. `plan` says which, and why.
         backend: of the update: "reference", "cpu", "triton", "cuda", or "auto" for the fastest on the state's device.
         graph: capture the steps as CUDA graphs and replay them. "auto" does on CUDA, and runs eagerly, after one
             warning that says why, where the energy cannot be captured; True raises there; False never captures.
@@ -390,7 +391,7 @@ class Langevin:
             grad_clip=self.grad_clip,
             bounds=self.bounds,
             noise_first=self.noise_first,
-            fuse=self.backend in ("auto", "triton"),
+            update=self.backend,
         )
 
     def _reserve(self, n_steps: int, step: int | None) -> int:

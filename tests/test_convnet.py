@@ -240,7 +240,9 @@ def test_auto_says_what_it_did_not_recognise():
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 1))
     sampler = fl.Langevin(net, n_steps=2, seed=1)
     assert sampler.plan.engine == "autograd"
-    assert "engine 'convnet' passed over: batch_norm is not an operation that it knows" in sampler.plan.reasons
+    assert (
+        "engines 'mlp' and 'convnet' passed over: batch_norm is not an operation that it knows" in sampler.plan.reasons
+    )
     assert "engine='autograd'" in repr(sampler)
     sampler.sample((2, 1, 4, 4))
     assert sampler.plan.engine == "autograd"
@@ -251,7 +253,7 @@ def test_auto_follows_the_mode():
     sampler = fl.Langevin(net, n_steps=2, seed=1)
     assert sampler.plan.engine == "autograd"
     net.eval()
-    assert sampler.plan.engine == "convnet"
+    assert sampler.plan.engine == "mlp"
     assert torch.equal(sampler(torch.zeros(2, 3), step=0), sampler(torch.zeros(2, 3), step=0))
 
 

@@ -545,7 +545,7 @@ def test_bounds_do_not_hide_nan():
 
 def test_plan_and_repr():
     sampler = fl.Langevin(log_density=small_net(), backend="reference", seed=3, bounds=(-1, 1))
-    assert sampler.plan.backend == "reference" and sampler.plan.engine == "convnet" and sampler.plan.graph is False
+    assert sampler.plan.backend == "reference" and sampler.plan.engine == "mlp" and sampler.plan.graph is False
     text = repr(sampler)
     for part in ("log_density=Sequential", "n_steps=100", "bounds=(-1.0, 1.0)", "seed=3", "backend='reference'"):
         assert part in text

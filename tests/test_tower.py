@@ -9,7 +9,7 @@ from torch import nn
 import fastlangevin as fl
 from fastlangevin.kernels import native
 from fastlangevin.score.closed_form import OperatorScore
-from fastlangevin.score.convnet import choose
+from fastlangevin.score.stack_engines import choose
 from fastlangevin.score.target import Target
 from fastlangevin.score.tower import FusedScore, NativeScore, as_tower
 from fastlangevin.score.tracing import trace
@@ -64,9 +64,8 @@ def test_the_fastest_that_serves_is_chosen():
     kind, reasons = choose(smooth, "fp32", x)
     assert kind is OperatorScore
     why = "passed over: they are for convolutions with (leaky) ReLU in a row"
-    assert reasons == [f"fused Triton kernels {why}", f"native kernels {why}"]
-    plan = fl.Langevin(log_density=small(), seed=1).plan
-    assert plan.engine == "convnet"
+    assert {f"fused Triton kernels {why}", f"native kernels {why}"} <= set(reasons)
+    assert fl.Langevin(log_density=small(), seed=1).plan.engine == "convnet"
 
 
 @pytest.mark.usefixtures("native_kernels")

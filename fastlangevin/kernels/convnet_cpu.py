@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import native
-from .operators import _LIBRARY
+from .operators import LIBRARY
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -60,10 +60,10 @@ for _schema in (
     "-> Tensor",
     "convnet_score_cpu(Tensor x, Tensor packed, int[] geometry, float[] slopes, bool bfloat16) -> Tensor",
 ):
-    _LIBRARY.define(_schema, tags=torch.Tag.pt2_compliant_tag)
+    LIBRARY.define(_schema, tags=torch.Tag.pt2_compliant_tag)
 
 
-@torch.library.register_fake("fastlangevin::convnet_score_cpu", lib=_LIBRARY)
+@torch.library.register_fake("fastlangevin::convnet_score_cpu", lib=LIBRARY)
 def _fake_score(x: Tensor, *_: object) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 

@@ -5,13 +5,15 @@ the steps of a chain call.
 from __future__ import annotations
 
 from ..errors import unknown
+from .analytic import AnalyticScore
 from .auto import AutoScore
 from .autograd import AutogradScore, BoundScore
 from .compiled import CompiledScore
-from .convnet import ConvNetScore
+from .stack_engines import ConvNetScore, MlpEngine
 from .target import Target
 
-ENGINES = {engine.name: engine for engine in (AutoScore, AutogradScore, CompiledScore, ConvNetScore)}
+_ALL = (AutoScore, AutogradScore, CompiledScore, ConvNetScore, MlpEngine, AnalyticScore)
+ENGINES: dict[str, type[AutogradScore]] = {engine.name: engine for engine in _ALL}
 
 __all__ = ["ENGINES", "AutogradScore", "BoundScore", "Target", "check_engine", "make_score"]
 

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from . import analytic
 from .autograd import AutogradScore, BoundScore
-from .convnet import bind_stack
+from .stack_engines import bind_stack
 from .examine import examine
 from .target import Target
 from .tracing import NotRecognised, trace
 
 
 class AutoScore(AutogradScore):
-    """Looks at each call: "convnet" where that recognises the energy as it then is, else "autograd"."""
+    """At each call "analytic", "mlp" or "convnet", where one recognises the energy as it then is, else "autograd"."""
 
     name = "auto"
 
@@ -26,6 +27,8 @@ class AutoScore(AutogradScore):
 
     def bind(self, x: Tensor, args: Sequence[object]) -> BoundScore:
         self._event, self._declined = tuple(x.shape[1:]), None
+        if analytic.unsupported(self.target, self.precision, x) is None:
+            return analytic.BoundAnalytic(self.target, self.precision, args)
         try:
             return bind_stack(trace(self.target, x.shape, x.dtype, x.device, args), self.precision, x)
         except NotRecognised as error:
@@ -35,9 +38,12 @@ class AutoScore(AutogradScore):
 
     def explain(self, device: torch.device) -> tuple[str, list[str]]:
         compiled = "engine 'compiled' passed over: it compiles for seconds to minutes; ask for it by name"
+        if analytic.unsupported(self.target, self.precision, torch.empty(0, device=device)) is None:
+            return "analytic", [compiled]
         try:
             if self._declined is not None:
                 raise NotRecognised(self._declined)
-            return "convnet", [*examine(self.target, self.precision, device, self._event), compiled]
+            name, reasons = examine(self.target, self.precision, device, self._event)
+            return name, [*reasons, compiled]
         except NotRecognised as error:
-            return "autograd", [f"engine 'convnet' passed over: {error}", compiled]
+            return "autograd", [f"engines 'mlp' and 'convnet' passed over: {error}", compiled]

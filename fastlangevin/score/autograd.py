@@ -37,10 +37,12 @@ class BoundScore:
 
     Attributes:
         is_piecewise_linear: whether the score's Jacobian is known to be zero wherever it exists.
+        updates_with: the backend whose update `fused_step_` and `run_chain_` do, where there is either.
     """
 
     name = "autograd"
     is_piecewise_linear = False
+    updates_with: str | None = None
 
     def __init__(self, target: Target, precision: str, args: Sequence[object]) -> None:
         self.target, self.precision, self.args = target, precision, args
@@ -69,6 +71,12 @@ class BoundScore:
     def fused_step_(self, x: Tensor, *numbers: Any) -> bool:
         """A whole Langevin step of x in place, where the kernels of the score do that too; False, and nothing, where
         they do not. `numbers` are the arguments of `Backend.update` after the score.
+        """
+        return False
+
+    def run_chain_(self, x: Tensor, *numbers: Any) -> bool:
+        """All steps of a chain in place, where one kernel does them; False, and nothing, where none does. `numbers`:
+        step_sizes, noise_stds, has_noise, seed, steps, offset, grad_clip, lo, hi, noise_first, as in `chain.Chain`.
         """
         return False
 

@@ -27,6 +27,11 @@ class BoundStack(BoundScore):
         self.stack = stack
         self.is_piecewise_linear = stack.is_piecewise_linear
 
+    @staticmethod
+    def unsupported(stack: Stack, precision: str, x: Tensor) -> str | None:
+        """Why the kernels cannot serve a stack at states like x, or None where they can; may load a kernel library."""
+        return None
+
     def __call__(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 

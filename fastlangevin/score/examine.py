@@ -1,4 +1,4 @@
-"""What the convnet engine would make of an energy, before any call or without one."""
+"""What the engines of stacks would make of an energy, before any call or without one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
-from .convnet import choose
+from .stack_engines import choose
 from .dependencies import Dependencies
 from .stack import Stack
 from .target import Target
@@ -18,17 +18,19 @@ _LIKELY_SIZES = (32, 28, 64, 8, 16, 128)
 _LARGEST_SIZE = 256
 
 
-def examine(target: Target, precision: str, device: torch.device, event: tuple[int, ...] | None) -> list[str]:
-    """What a plan says of the engine, where it recognises the energy for states of shape (B, *event).
+def examine(
+    target: Target, precision: str, device: torch.device, event: tuple[int, ...] | None
+) -> tuple[str, list[str]]:
+    """The engine that recognises the energy for states of shape (B, *event), and what a plan says of its kernels.
 
     Without an event shape it is guessed from the first layer. Leaves the network's buffers as they are.
 
     Raises:
-        NotRecognised: it does not.
+        NotRecognised: none does.
     """
     stack = _recognised(target, device, event)
-    kind, passed_over = choose(stack, precision, torch.empty((0, *stack.shapes[0]), device=device))
-    return [f"the convnet engine computes with {kind.kernels}", *passed_over]
+    way, passed_over = choose(stack, precision, torch.empty((0, *stack.shapes[0]), device=device))
+    return way.name, [f"the {way.name} engine computes with {way.kernels}", *passed_over]
 
 
 def _recognised(target: Target, device: torch.device, event: tuple[int, ...] | None) -> Stack:

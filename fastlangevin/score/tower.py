@@ -42,7 +42,6 @@ class NativeScore(BoundStack):
 
     @staticmethod
     def unsupported(stack: Stack, precision: str, x: Tensor) -> str | None:
-        """Why it cannot serve a stack, or is not the fastest way; None where it is."""
         tower = as_tower(stack)
         if x.device.type != "cpu":
             return f"they run on the CPU, not on {x.device.type}"
@@ -58,6 +57,7 @@ class FusedScore(BoundStack):
     """Two Triton kernels a layer and step on a GPU, the Langevin update in the last (`kernels/triton/convnet.py`)."""
 
     kernels = "fused Triton kernels"
+    updates_with = "triton"
 
     def __init__(self, stack: Stack, precision: str, x: Tensor) -> None:
         super().__init__(stack, precision, x)
@@ -66,7 +66,6 @@ class FusedScore(BoundStack):
 
     @staticmethod
     def unsupported(stack: Stack, precision: str, x: Tensor) -> str | None:
-        """Why it cannot serve a stack, or None where it can."""
         tower = as_tower(stack)
         if tower is None:
             return "they are for convolutions with (leaky) ReLU in a row"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import mlp_chain as cpu
 from .noise import normals
-from .update import _clamp, _on
+from .update import clamp, on
 
 MOST_WIDTH = 128
 BLOCK, WARPS, GROUPS = 64, 4, 32
@@ -166,16 +166,16 @@ def mlp_chain_kernel(
         if NOISE_FIRST > 0:
             x = tl.fma(sigma, z, x)
         if NOISE_FIRST == 2:
-            x = _clamp(x, lo, hi)
+            x = clamp(x, lo, hi)
         s = _score(x, first_pointer, weights_pointer, biases_pointer, last_pointer, parameters_pointer, prior_pointer,
                    scale_pointer, LAYERS, INPUTS, WIDTH, KINDS, DTYPE, HOW)  # fmt: skip
         if HAS_CLIP:
-            s = _clamp(s, -clip, clip)
+            s = clamp(s, -clip, clip)
         x = tl.fma(eta, s, x)
         if HAS_NOISE and NOISE_FIRST == 0:
             x = tl.fma(sigma, z, x)
         if HAS_BOUNDS:
-            x = _clamp(x, lo, hi)
+            x = clamp(x, lo, hi)
     tl.store(x_at, x, mask=inside)
 
 
@@ -223,7 +223,7 @@ def run_(
     noise = has_noise or noise_first is not False
     skip = offset % 4
     programs, passes = triton.cdiv(len(x), BLOCK), triton.cdiv(BLOCK * x.shape[1] + skip, 4 * GROUPS)
-    with _on(x.device):
+    with on(x.device):
         mlp_chain_kernel[(programs,)](
             x,
             first,

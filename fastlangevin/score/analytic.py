@@ -1,0 +1,63 @@
+"""The engine of energies in closed form whose whole chains are one kernel: mixtures and double wells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..energies import DoubleWell, GaussianMixture
+from ..errors import BackendUnavailable
+from ..kernels import analytic_chain, native
+from .autograd import AutogradScore, BoundScore
+from .dependencies import Dependencies
+from .target import Target
+
+
+class AnalyticScore(AutogradScore):
+    """All steps of `fl.energies.GaussianMixture` and `DoubleWell` in one call on a CPU (`kernels/analytic_chain.py`),
+    in float32. Single scores are autograd's.
+
+    Raises (by `bind`):
+        BackendUnavailable: the target is another one, or does not run there.
+    """
+
+    name = "analytic"
+
+    def bind(self, x: Tensor, args: Sequence[object]) -> BoundScore:
+        why = unsupported(self.target, self.precision, x)
+        if why is not None:
+            raise BackendUnavailable(f"engine='analytic' cannot be used for this {self.target.kind}: {why}")
+        return BoundAnalytic(self.target, self.precision, args)
+
+
+def unsupported(target: Target, precision: str, x: Tensor) -> str | None:
+    """Why the engine cannot serve a target at states like x, or None where it can; may load the native library."""
+    energy = target.function
+    if target.kind != "energy" or type(energy) not in (GaussianMixture, DoubleWell):
+        return "it is for fl.energies.GaussianMixture and DoubleWell, given as energy"
+    if Dependencies(energy).hooks():
+        return "the energy has hooks, which have to run at each evaluation"
+    if x.device.type != "cpu" or precision != "fp32":
+        return f"its kernels compute in fp32 on the CPU, not in {precision} on {x.device.type}"
+    if any(b.dtype != torch.float32 for b in (x, *energy.buffers())):  # type: ignore[attr-defined]
+        return "its kernels take float32 states and parameters"
+    return native.load_cpu()
+
+
+class BoundAnalytic(BoundScore):
+    name = "analytic"
+    updates_with = "cpu"
+
+    def run_chain_(self, x: Tensor, *numbers: Any) -> bool:
+        energy: Any = self.target.function
+        if x.dim() != 2 or x.shape[1] != energy.mean.numel() or x.dtype != torch.float32 or not x.is_contiguous():
+            return False  # step by step, where the energy itself says what is wrong
+        if isinstance(energy, GaussianMixture):
+            parts = (energy.constants, energy.means, energy.precisions)
+            analytic_chain.mixture_(*(p.contiguous() for p in parts), x, *numbers)
+        else:
+            analytic_chain.double_well_(energy.barrier, energy.width, x, *numbers)
+        return True
