@@ -122,9 +122,10 @@ def forward_kernel(
     # 64 bits count where the tile's first image begins, 32 what lies within the tile.
     first_image = tl.program_id(0) * M // (HEIGHT * WIDTH)
     x_pointer += first_image.to(tl.int64) * (H * W * DEPTH)
-    pixel = (row // (HEIGHT * WIDTH) - first_image) * (H * W)
     top, left = row // WIDTH % HEIGHT * STRIDE - 1, row % WIDTH * STRIDE - 1
-    weights = w_pointer + column[None, :] * (TAPS * DEPTH) + k[:, None]
+    origin = (row // (HEIGHT * WIDTH) - first_image) * (H * W) + top * W + left
+    inputs = (origin * DEPTH)[:, None] + k[None, :]
+    weights = column[None, :] * (TAPS * DEPTH) + k[:, None]
     acc = tl.zeros((M, N), tl.float32)
     for t in range(split * STEPS, (split + 1) * STEPS):
         tap, channel = t % TAPS, t // TAPS * K
@@ -133,9 +134,8 @@ def forward_kernel(
         s = tap // 4 % 2 + tap % 2 * 2 if STRIDE == 2 else tap % KERNEL
         y, x = top + r, left + s
         inside = (row < rows) & (y >= 0) & (y < H) & (x >= 0) & (x < W)
-        a_at = ((pixel + y * W + x) * DEPTH)[:, None] + (channel + k)[None, :]
-        a = tl.load(x_pointer + a_at, mask=inside[:, None], other=0.0, cache_modifier=".ca")
-        b = tl.load(weights + (r * KERNEL + s) * DEPTH + channel)
+        a = tl.load(x_pointer + ((r * W + s) * DEPTH + channel) + inputs, mask=inside[:, None], other=0.0, cache_modifier=".ca")
+        b = tl.load(w_pointer + ((r * KERNEL + s) * DEPTH + channel) + weights)
         acc = tl.dot(a, b, acc, input_precision="tf32")
     tensors = (bias_pointer, y_pointer, mask_pointer, last_pointer)
     if SPLIT == 1:
