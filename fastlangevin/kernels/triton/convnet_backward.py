@@ -1,7 +1,7 @@
 """The input gradient of a convolution, times the derivative of the LeakyReLU before it, as an implicit matrix product.
 
-Stride 2 is four products, one for each parity of (y, x): a pixel of the input sees 2×2 of the 4×4 taps, and no product is
-wasted. Rows are then the pixels of one parity, in the order of the gradient's own.
+Stride 2 is four products, one for each parity of (y, x): a pixel of the input sees 2×2 of the 4×4 taps, and no product
+is wasted. Rows are then the pixels of one parity, in the order of the gradient's own.
 """
 
 from __future__ import annotations
@@ -71,7 +71,12 @@ def backward_kernel(
         tap = (1 - py + STRIDE * r) * KERNEL + 1 - px + STRIDE * s
         gy, gx = y + py - r, x + px - s
         inside = (row < rows) & (gy >= 0) & (gy < HEIGHT) & (gx >= 0) & (gx < WIDTH)
-        a = tl.load(g_pointer - ((r * WIDTH + s) * DEPTH - channel) + gradients, mask=inside[:, None], other=0.0, cache_modifier=".ca")
+        a = tl.load(
+            g_pointer - ((r * WIDTH + s) * DEPTH - channel) + gradients,
+            mask=inside[:, None],
+            other=0.0,
+            cache_modifier=".ca",
+        )
         b = tl.load(w_pointer + (tap * DEPTH + channel) + weights)
         acc = tl.dot(a, b, acc, input_precision="tf32")
     out_y, out_x = STRIDE * y + (STRIDE - 1) * py, STRIDE * x + (STRIDE - 1) * px

@@ -1,8 +1,8 @@
 """Convolution, bias, LeakyReLU and its sign mask in one kernel, as an implicit matrix product.
 
-Rows are pixels of the output in the order (image, y, x), columns its channels; activations are NHWC. A bit of the mask is
-set where the pre-activation is positive: bit c % 32 of word c // 32 of a pixel. The last layer's kernel writes no
-activation but the gradient there.
+Rows are pixels of the output in the order (image, y, x), columns its channels; activations are NHWC. A bit of the mask
+is set where the pre-activation is positive: bit c % 32 of word c // 32 of a pixel. The last layer's kernel writes no
+activation but the gradient with respect to its pre-activation.
 """
 
 from __future__ import annotations
@@ -134,7 +134,9 @@ def forward_kernel(
         s = tap // 4 % 2 + tap % 2 * 2 if STRIDE == 2 else tap % KERNEL
         y, x = top + r, left + s
         inside = (row < rows) & (y >= 0) & (y < H) & (x >= 0) & (x < W)
-        a = tl.load(x_pointer + ((r * W + s) * DEPTH + channel) + inputs, mask=inside[:, None], other=0.0, cache_modifier=".ca")
+        a = tl.load(
+            x_pointer + ((r * W + s) * DEPTH + channel) + inputs, mask=inside[:, None], other=0.0, cache_modifier=".ca"
+        )
         b = tl.load(w_pointer + ((r * KERNEL + s) * DEPTH + channel) + weights)
         acc = tl.dot(a, b, acc, input_precision="tf32")
     tensors = (bias_pointer, y_pointer, mask_pointer, last_pointer)

@@ -1,7 +1,7 @@
 """The score with respect to the state, from the first layer's gradient, and with it the Langevin update.
 
-Rows are pixels of the state in the order (image, y, x), columns its few channels, padded for the tensor cores. The sums are
-then laid out as the state is, NCHW: M pixels of each plane.
+Rows are pixels of the state in the order (image, y, x), columns its few channels, padded for the tensor cores. The sums
+are then laid out as the state is, NCHW: M pixels of each plane.
 """
 
 from __future__ import annotations

@@ -20,7 +20,9 @@ def to_compute(a, dtype: tl.constexpr):
 
 
 @triton.jit
-def is_last_split(acc, partial_pointer, lock_pointer, tile, split, SPLIT: tl.constexpr, M: tl.constexpr, N: tl.constexpr):
+def is_last_split(
+    acc, partial_pointer, lock_pointer, tile, split, SPLIT: tl.constexpr, M: tl.constexpr, N: tl.constexpr
+):
     """Leaves a split's part of a tile's sum in memory; whether all of the tile's parts are there now.
 
     acc: (M, N) float32. The lock, zero before, is zero again after the last split.

@@ -47,7 +47,7 @@ class Tile:
 
     Attributes:
         stages: steps whose operands are in shared memory or on their way there.
-        split: programs that share one tile's steps; None for as many as it takes to occupy the GPU.
+        split: programs that share one tile's steps where tiles alone would not occupy the GPU: at most so many.
     """
 
     rows: int
@@ -55,11 +55,12 @@ class Tile:
     depth: int
     warps: int
     stages: int
-    split: int | None = None
+    split: int = 16
 
 
-# By kernel and compute capability, major; columns and depth are cut to divide a layer's. Where a shape has been measured
-# (`convnet_tune`), by `Launch.key`. 16 is the least for the tensor cores; the state has 1 to 4 planes.
+# By kernel and compute capability, major; columns and depth are cut to divide a layer's. Where a shape has been
+# measured (`convnet_tune`), by `Launch.key`. The state's 1 to 4 planes are 16 columns, the least for the tensor cores.
+# Shared memory stays below 99 KiB, which every GPU has, and leaves the rest to L1: docs/performance.md.
 TILES: dict[tuple[object, ...], Tile] = {
     ("first", 8): Tile(128, 64, 0, 4, 1),
     ("forward", 8): Tile(128, 128, 64, 8, 4),
@@ -74,7 +75,7 @@ TILES: dict[tuple[object, ...], Tile] = {
     ("backward", 10): Tile(128, 128, 128, 8, 3),
     ("input", 10): Tile(128, 16, 64, 4, 3),
 }
-_SHORTEST_SPLIT, _MOST_SPLITS = 4, 16  # steps, programs
+_SHORTEST_SPLIT = 4  # steps
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,7 @@ def first_depth(layer: Geometry) -> int:
     return max(16, 1 << (layer.planes * layer.kernel**2 - 1).bit_length())
 
 
-def _launch(
-    name: str, layer: Geometry, batch: int, itemsize: int, gpu: Gpu, constants: dict[str, object]
-) -> Launch:
+def _launch(name: str, layer: Geometry, batch: int, itemsize: int, gpu: Gpu, constants: dict[str, object]) -> Launch:
     channels, depth = layer.channels, layer.planes
     if name in ("backward", "input"):
         channels, depth = depth, channels
@@ -149,7 +148,7 @@ def _launch(
     split = 1
     if name in ("forward", "backward"):
         steps = side * side * depth // k
-        split = tile.split or _split(tiles * parities, steps, gpu)
+        split = _split(tiles * parities, steps, tile.split, gpu)
         constants = {**constants, "SPLIT": split}
     sizes = {"HEIGHT": height, "WIDTH": width, "DEPTH": depth, "CHANNELS": channels, "M": tile.rows, "N": n, "K": k}
     shared = tiles * parities if split > 1 else 0
@@ -167,12 +166,12 @@ def _launch(
     )
 
 
-def _split(tiles: int, steps: int, gpu: Gpu) -> int:
+def _split(tiles: int, steps: int, most: int, gpu: Gpu) -> int:
     """The largest power of two by which the programs still fit the GPU at once, and the steps can be shared evenly."""
     split = 1
     while (
-        2 * split * tiles <= gpu.processors
-        and 2 * split <= _MOST_SPLITS
+        2 * split <= most
+        and 2 * split * tiles <= gpu.processors
         and steps % (2 * split) == 0
         and steps // (2 * split) >= _SHORTEST_SPLIT
     ):
