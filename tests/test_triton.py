@@ -65,7 +65,8 @@ def test_the_large_products_of_convnets_leave_room(compiled):
     for (kernel, architecture), record in compiled.items():
         if "convnet" in kernel:
             few = "-first-" in kernel or "-input-" in kernel
-            assert record["registers"] <= (160 if few else 200), (kernel, architecture)
+            most = 128 if "backward-16x16" in kernel else 160 if few else 200
+            assert record["registers"] <= most, (kernel, architecture)
             assert record["shared"] <= (28 << 10 if few else 97 << 10), (kernel, architecture)
 
 

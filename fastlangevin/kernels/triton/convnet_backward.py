@@ -65,7 +65,8 @@ def backward_kernel(
     gradients = (origin * DEPTH)[:, None] + k[None, :]
     weights = column[None, :] * (KERNEL * KERNEL * DEPTH) + k[:, None]
     acc = tl.zeros((M, N), tl.float32)
-    for t in range(split * STEPS, (split + 1) * STEPS):
+    for step in range(STEPS):
+        t = split * STEPS + step
         # A pixel's taps follow one another: they see the same gradients, which the first of them leaves in L1.
         r, s, channel = t % TAPS // SIDE, t % SIDE, t // TAPS * K
         tap = (1 - py + STRIDE * r) * KERNEL + 1 - px + STRIDE * s

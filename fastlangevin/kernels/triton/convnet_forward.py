@@ -127,7 +127,8 @@ def forward_kernel(
     inputs = (origin * DEPTH)[:, None] + k[None, :]
     weights = column[None, :] * (TAPS * DEPTH) + k[:, None]
     acc = tl.zeros((M, N), tl.float32)
-    for t in range(split * STEPS, (split + 1) * STEPS):
+    for step in range(STEPS):
+        t = split * STEPS + step
         tap, channel = t % TAPS, t // TAPS * K
         # The taps of one parity follow one another: they see the same pixels, which the first of them leaves in L1.
         r = tap // 8 + tap // 2 % 2 * 2 if STRIDE == 2 else tap // KERNEL

@@ -76,6 +76,7 @@ TILES: dict[tuple[object, ...], Tile] = {
     ("input", 10): Tile(128, 16, 64, 4, 3),
 }
 _SHORTEST_SPLIT = 4  # steps
+_REGISTERS = 65536  # of a multiprocessor
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,10 @@ def _launch(name: str, layer: Geometry, batch: int, itemsize: int, gpu: Gpu, con
         constants = {**constants, "SPLIT": split}
     sizes = {"HEIGHT": height, "WIDTH": width, "DEPTH": depth, "CHANNELS": channels, "M": tile.rows, "N": n, "K": k}
     shared = tiles * parities if split > 1 else 0
+    # The update's operations round one by one.
+    options = {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": name != "input"}
+    if name in ("forward", "backward") and n <= 64:
+        options["maxnreg"] = min(255, _REGISTERS // (2 * 32 * tile.warps))  # two programs a multiprocessor
     return Launch(
         name=name,
         key=key,
@@ -161,8 +166,7 @@ def _launch(name: str, layer: Geometry, batch: int, itemsize: int, gpu: Gpu, con
         locks=shared,
         partial=shared * split * tile.rows * n,
         constants={**constants, **sizes, "KERNEL": layer.kernel, "STRIDE": layer.stride},
-        # The update's operations round one by one.
-        options={"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": name != "input"},
+        options=options,
     )
 
 
