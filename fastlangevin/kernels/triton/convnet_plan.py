@@ -60,7 +60,7 @@ class Tile:
 
 # By kernel and compute capability, major; columns and depth are cut to divide a layer's. Where a shape has been
 # measured (`convnet_tune`), by `Launch.key`. The state's 1 to 4 planes are 16 columns, the least for the tensor cores.
-# Shared memory stays below 99 KiB, which every GPU has, and leaves the rest to L1: docs/performance.md.
+# Stages are few, for what they leave of a multiprocessor's memory is L1: docs/performance.md.
 TILES: dict[tuple[object, ...], Tile] = {
     ("first", 8): Tile(128, 64, 0, 4, 1),
     ("forward", 8): Tile(128, 128, 64, 8, 4),
@@ -76,7 +76,6 @@ TILES: dict[tuple[object, ...], Tile] = {
     ("input", 10): Tile(128, 16, 64, 4, 3),
 }
 _SHORTEST_SPLIT = 4  # steps
-_REGISTERS = 65536  # of a multiprocessor
 
 
 @dataclass(frozen=True)
@@ -144,29 +143,27 @@ def _launch(name: str, layer: Geometry, batch: int, itemsize: int, gpu: Gpu, con
     key = (name, gpu.major, itemsize, rows, channels, side * side * depth)
     tile = TILES.get(key) or TILES.get((name, gpu.major)) or TILES[name, 8]
     k = first_depth(layer) if name == "first" else math.gcd(tile.depth // itemsize, depth)
-    n = tile.columns if name == "input" else math.gcd(tile.columns, channels)
-    tiles = -(-rows // tile.rows) * -(-channels // n)
+    m, n = tile.rows, tile.columns if name == "input" else math.gcd(tile.columns, channels)
+    tiles = -(-rows // m) * -(-channels // n) * parities
     split = 1
     if name in ("forward", "backward"):
-        steps = side * side * depth // k
-        split = _split(tiles * parities, steps, tile.split, gpu)
+        if 2 * n <= tile.columns and tiles >= 2 * gpu.processors:
+            m, tiles = 2 * m, -(-rows // (2 * m)) * (channels // n) * parities  # each operand is read less often
+        split = _split(tiles, side * side * depth // k, tile.split, gpu)
         constants = {**constants, "SPLIT": split}
-    sizes = {"HEIGHT": height, "WIDTH": width, "DEPTH": depth, "CHANNELS": channels, "M": tile.rows, "N": n, "K": k}
-    shared = tiles * parities if split > 1 else 0
-    # The update's operations round one by one.
-    options = {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": name != "input"}
-    if name in ("forward", "backward") and n <= 64:
-        options["maxnreg"] = min(255, _REGISTERS // (2 * 32 * tile.warps))  # two programs a multiprocessor
+    sizes = {"HEIGHT": height, "WIDTH": width, "DEPTH": depth, "CHANNELS": channels, "M": m, "N": n, "K": k}
+    locks = tiles if split > 1 else 0
     return Launch(
         name=name,
         key=key,
         tile=tile,
         rows=rows,
-        grid=(-(-rows // tile.rows), -(-channels // n), parities * split),
-        locks=shared,
-        partial=shared * split * tile.rows * n,
+        grid=(-(-rows // m), -(-channels // n), parities * split),
+        locks=locks,
+        partial=locks * split * m * n,
         constants={**constants, **sizes, "KERNEL": layer.kernel, "STRIDE": layer.stride},
-        options=options,
+        # The update's operations round one by one.
+        options={"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": name != "input"},
     )
 
 
