@@ -189,6 +189,20 @@ def test_tf32_operands_are_rounded_to_nearest():
     assert torch.equal(convnet.score(packed, torch.ones(1, 1, 2, 2)), torch.full((1, 1, 2, 2), 32 * 4 * (1 + bit)))
 
 
+def test_a_nan_of_any_bits_stays_one_in_tf32():
+    """Rounded as a number, one of all ones would be zero."""
+    nan = torch.tensor([-1, 0x7FFFFFFF], dtype=torch.int32).view(torch.float32)
+    weight = torch.zeros(32, 1, 3, 3)
+    weight[0, 0, 1, 1], weight[1, 0, 0, :2] = 1.0, nan
+    layers = [(Conv(weight, None, (1, 1), (1, 1), (1, 1), 1), 0.2)]
+    packed = convnet.pack(layers, torch.ones(32, 2, 2), (1, 2, 2), "tf32")
+    assert packed.layers[0].forward[1, :2].isnan().all()
+    layers, last = tower((1, 2, 2), (32, 32), (1, 1))
+    workspace = convnet.pack(layers, last, (1, 2, 2), "tf32").workspace(1)
+    workspace.launches[0](*workspace.arguments(0, nan.repeat(2).view(1, 1, 2, 2)))
+    assert workspace.activations[0].isnan().all()
+
+
 # planes, numbers (step_size, noise_std, seed, step, stream, offset, grad_clip, lo, hi)
 STEPS = {
     "all": (3, (0.7, 0.3, 5, 16, 0, 0, 0.5, -1.0, 1.0)),

@@ -152,11 +152,8 @@ def pack(layers: Layers, last: Tensor, x_shape: tuple[int, ...], precision: str)
     last = last.detach().float()
     # fp16 would lose small gradients. A power of two changes no digit, and its exponent is kept to float32's.
     exponent = torch.frexp(last.abs().amax()).exponent.clamp(-125, 126)
-    one = torch.ones_like(last[0, 0, 0])
-    scaled = last * torch.ldexp(one, -exponent)
-    return Packed(
-        tuple(x_shape), dtype, tuple(packed), scaled.permute(1, 2, 0).contiguous(), torch.ldexp(one, exponent)
-    )
+    scaled = last * _power_of_two(-exponent)
+    return Packed(tuple(x_shape), dtype, tuple(packed), scaled.permute(1, 2, 0).contiguous(), _power_of_two(exponent))
 
 
 class Workspace:
@@ -269,6 +266,11 @@ def _to_compute(weight: Tensor, dtype: torch.dtype) -> Tensor:
         return weight.to(dtype)
     rounded = ((weight.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
     return torch.where(weight.isnan(), weight, rounded)
+
+
+def _power_of_two(exponent: Tensor) -> Tensor:
+    """Of int32: exactly, which torch.ldexp, a product with a power, is not bound to be."""
+    return ((exponent + 127) << 23).view(torch.float32)
 
 
 def _gpu(device: torch.device) -> Gpu:
