@@ -75,7 +75,7 @@ def update_sources():
 
 
 def convnet_sources(precision: str, architecture: int, only: tuple[str, ...] = ()):
-    """The kernels of the paper's network for 64 images of 32×32, n_f = 64; by the size of the images they read or make."""
+    """The kernels of the paper's network, n_f = 64, for 64 images of 32×32; named by the smaller images."""
     sizes = ((3, 32, 64, 1), (64, 32, 128, 2), (128, 16, 256, 2), (256, 8, 512, 2))
     layers = [Geometry(planes, size, size, channels, stride) for planes, size, channels, stride in sizes]
     compute = {"fp16": "*fp16", "bf16": "*bf16", "tf32": "*fp32"}[precision]

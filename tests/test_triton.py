@@ -31,45 +31,43 @@ def count(record: dict, prefix: str) -> int:
     return sum(n for name, n in record["instructions"].items() if name.startswith(prefix))
 
 
-SHARED = {
-    80: 99 << 10,
-    90: 227 << 10,
-    100: 227 << 10,
-}  # a program's, of the least of each family: 8.6 has less than 8.0
-
-
 def test_nothing_spills(compiled):
     assert len(compiled) == 3 * (8 + 8) + 4
     for (kernel, architecture), record in compiled.items():
         assert record["local"] == 0, (kernel, architecture)
         if kernel.startswith("convnet"):
-            assert record["shared"] <= SHARED[architecture], (kernel, architecture)
+            # Of 8.x and 12.x the least is 99 KiB; 8.0 has 163.
+            assert record["shared"] <= (99 if architecture == 80 else 227) << 10, (kernel, architecture)
         else:
             assert record["registers"] <= 80 and record["shared"] <= 4096, (kernel, architecture)
 
 
 def test_convnets_run_on_the_tensor_cores(compiled):
-    """By the instructions of each architecture, with operands copied to shared memory ahead of them, 16 bytes at a time."""
+    """By each architecture's instructions, with operands copied to shared memory ahead of them."""
     for (kernel, architecture), record in compiled.items():
         if kernel.startswith("convnet"):
             assert count(record, {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}[architecture]) >= 2, (kernel, architecture)
             copies = [name for name in record["instructions"] if name.startswith("LDGSTS")]
             assert bool(copies) != ("-first-" in kernel), (kernel, architecture)
-            if "-input-" not in kernel:
-                assert all(name.startswith("LDGSTS.E.BYPASS") and name.endswith("128") for name in copies), copies
-            else:
-                assert (
-                    sum(count(record, f"LDGSTS.E.{kept}") for kept in ("128", "LTC128B.128")) >= 16
-                )  # past L1 no gain
+
+
+def test_convnets_copy_16_bytes_at_a_time_and_images_through_l1(compiled):
+    """What several taps see is kept in L1, weights pass it by."""
+    for (kernel, architecture), record in compiled.items():
+        if "-forward-" in kernel or "-backward-" in kernel:
+            copies = {name: n for name, n in record["instructions"].items() if name.startswith("LDGSTS")}
+            past = sum(n for name, n in copies.items() if "BYPASS" in name)
+            assert past >= 4 and sum(copies.values()) - past >= past, (kernel, architecture)
+            assert all(name.endswith(".128") for name in copies), (kernel, architecture)
 
 
 def test_the_large_products_of_convnets_leave_room(compiled):
-    """One program of 256 threads a multiprocessor, or two where a tile is narrow; the state's kernels several."""
+    """Of a multiprocessor for one program and L1; the two kernels that read or move the state run several at once."""
     for (kernel, architecture), record in compiled.items():
         if "convnet" in kernel:
             few = "-first-" in kernel or "-input-" in kernel
             assert record["registers"] <= (160 if few else 200), (kernel, architecture)
-            assert record["shared"] <= (57 << 10 if few else 129 << 10), (kernel, architecture)
+            assert record["shared"] <= (28 << 10 if few else 121 << 10), (kernel, architecture)
 
 
 # Loads of x and of score, and stores, a thread: 1,024 elements by 128 threads.

@@ -1,7 +1,7 @@
 """The fused score of convnets, and its Langevin step, in Triton's interpreter: against float64, layer by layer.
 
-Signs are checked where float64 is sure of them. The way back is linear once they are known, and is compared with the kernels'
-own signs: a sign that rounding turned does not hide an error, nor look like one.
+Signs are checked where float64 is sure of them. The way back is linear once they are known, and is compared with the
+kernels' own signs: a sign that rounding turned does not hide an error, nor look like one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if importlib.util.find_spec("triton") is None or torch.cuda.is_available():
 from triton.runtime import interpreter
 
 from fastlangevin.kernels import reference
-from fastlangevin.kernels.triton import convnet
+from fastlangevin.kernels.triton import convnet, convnet_plan, convnet_tune
 from fastlangevin.score.stack import Conv
 
 CPU = torch.device("cpu")
@@ -189,6 +189,20 @@ def test_tf32_operands_are_rounded_to_nearest():
     assert torch.equal(convnet.score(packed, torch.ones(1, 1, 2, 2)), torch.full((1, 1, 2, 2), 32 * 4 * (1 + bit)))
 
 
+def test_a_nan_of_any_bits_stays_one_in_tf32():
+    """Rounded as a number, one of all ones would be zero."""
+    nan = torch.tensor([-1, 0x7FFFFFFF], dtype=torch.int32).view(torch.float32)
+    weight = torch.zeros(32, 1, 3, 3)
+    weight[0, 0, 1, 1], weight[1, 0, 0, :2] = 1.0, nan
+    layers = [(Conv(weight, None, (1, 1), (1, 1), (1, 1), 1), 0.2)]
+    packed = convnet.pack(layers, torch.ones(32, 2, 2), (1, 2, 2), "tf32")
+    assert packed.layers[0].forward[1, :2].isnan().all()
+    layers, last = tower((1, 2, 2), (32, 32), (1, 1))
+    workspace = convnet.pack(layers, last, (1, 2, 2), "tf32").workspace(1)
+    workspace.launches[0](*workspace.arguments(0, nan.repeat(2).view(1, 1, 2, 2)))
+    assert workspace.activations[0].isnan().all()
+
+
 # planes, numbers (step_size, noise_std, seed, step, stream, offset, grad_clip, lo, hi)
 STEPS = {
     "all": (3, (0.7, 0.3, 5, 16, 0, 0, 0.5, -1.0, 1.0)),
@@ -224,6 +238,41 @@ def test_a_step_is_the_score_and_the_update(case, as_tensors):
     assert torch.equal(x.nan_to_num(9.0, 8.0, -8.0), expected.nan_to_num(9.0, 8.0, -8.0))
     outside = torch.ones(5, dtype=torch.bool).index_fill(0, torch.arange(1, 4), False)
     assert torch.equal(memory.view(5, -1)[outside], before.view(5, -1)[outside])
+
+
+def test_the_paper_s_network_occupies_an_h100():
+    sizes = ((3, 32, 64, 1), (64, 32, 128, 2), (128, 16, 256, 2), (256, 8, 512, 2))
+    layers = [convnet_plan.Geometry(planes, size, size, channels, stride) for planes, size, channels, stride in sizes]
+    launches = convnet_plan.plan(layers, 64, 2, convnet_plan.Gpu(9, 132))
+    assert len(launches) == 8
+    for launch in launches:
+        x, y, z = launch.grid
+        assert x * y * z >= 120 and (launch.constants.get("SPLIT", 1) == 1 or x * y * z <= 132), launch
+    products = [la.constants for la in launches if "SPLIT" in la.constants]
+    assert [c["SPLIT"] for c in products] == [1, 2, 4, 2, 1, 1]
+    assert all(c["M"] >= 64 and c["N"] >= 64 for c in products)
+
+
+def test_a_measured_tile_is_used(monkeypatch):
+    """Whatever the tile, the score is the same but for rounding; and the fastest is kept for the shape."""
+    monkeypatch.setattr(convnet_plan, "TILES", dict(convnet_plan.TILES))
+    monkeypatch.setattr(convnet_tune, "TILES", convnet_plan.TILES)
+    shape = (1, 8, 8)
+    packed = convnet.pack(*tower(shape, (32, 64), (1, 2)), shape, "fp16")
+    x, times = torch.randn(2, *shape), []
+
+    def time_once(run) -> float:
+        run()
+        times.append(-len(times))
+        return times[-1]
+
+    monkeypatch.setattr(convnet_tune.triton.testing, "do_bench", time_once)
+    before = convnet.score(packed, x)
+    found = convnet_tune.tune(packed, x)
+    launches = packed.workspace(2).launches[1:-1]
+    assert [found[la.key] for la in launches] == [la.tile for la in launches]
+    assert all(la.tile.split == 2 for la in launches)  # the last candidate of each
+    assert error(convnet.score(packed, x), before) < 1e-3
 
 
 def test_what_it_does_not_serve():

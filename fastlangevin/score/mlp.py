@@ -91,8 +91,9 @@ class TritonMlpScore(MlpScore):
 
         eta, sigma = (_on(x, values, torch.float64) for values in (step_sizes, noise_stds))
         first = _on(x, [seed, steps[0]], torch.int64)
-        numbers: tuple[Any, ...] = (eta, sigma, has_noise, first[0], first[1], offset, grad_clip, lo, hi, noise_first)
-        kernel.run_(*self._energy, x, *numbers, precision=self._precision)
+        noise = (eta, sigma, has_noise, first[0], first[1], offset)
+        arguments: tuple[Any, ...] = (*self._energy, x, *noise, grad_clip, lo, hi, noise_first, self._precision)
+        kernel.run_(*arguments)
 
 
 def _not_an_mlp(stack: Stack, x: Tensor) -> str | None:

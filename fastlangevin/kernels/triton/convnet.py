@@ -1,7 +1,7 @@
 """The score of convolutions with LeakyReLU, and a Langevin step along it, in twice as many kernels as there are layers.
 
-Between kernels there are only activations, one bit of sign for each, and gradients, which take the activations' place. All
-products are the tensor cores', in fp16, bf16 or tf32; sums are float32.
+Between kernels there are only activations, one bit of sign for each, and gradients, which take the activations' place.
+All products are the tensor cores', in fp16, bf16 or tf32; sums are float32.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn import functional
 from . import DEVICE, unavailable
 
 if TYPE_CHECKING:
-    from .convnet_plan import Geometry, Gpu, Launch
+    from .convnet_plan import Geometry, Gpu
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32}
 _SHAPES = {((3, 3), (1, 1), (1, 1)), ((4, 4), (2, 2), (1, 1))}  # kernel, stride, padding
@@ -119,6 +119,10 @@ class Packed:
             self._workspace = Workspace(self, batch)
         return self._workspace
 
+    def forget_workspace(self) -> None:
+        """The next one is planned anew."""
+        self._workspace = None
+
 
 def pack(layers: Layers, last: Tensor, x_shape: tuple[int, ...], precision: str) -> Packed:
     """The network as the kernels read it: a few small operations on its device, which nothing waits for.
@@ -131,7 +135,7 @@ def pack(layers: Layers, last: Tensor, x_shape: tuple[int, ...], precision: str)
 
     dtype = DTYPES[precision]
     planes, height, width = x_shape
-    packed = []
+    packed: list[_Layer] = []
     for conv, slope in layers:
         weight = _to_compute(conv.weight.detach().float(), dtype)
         channels = len(weight)
@@ -148,11 +152,8 @@ def pack(layers: Layers, last: Tensor, x_shape: tuple[int, ...], precision: str)
     last = last.detach().float()
     # fp16 would lose small gradients. A power of two changes no digit, and its exponent is kept to float32's.
     exponent = torch.frexp(last.abs().amax()).exponent.clamp(-125, 126)
-    one = torch.ones_like(last[0, 0, 0])
-    scaled = last * torch.ldexp(one, -exponent)
-    return Packed(
-        tuple(x_shape), dtype, tuple(packed), scaled.permute(1, 2, 0).contiguous(), torch.ldexp(one, exponent)
-    )
+    scaled = last * _power_of_two(-exponent)
+    return Packed(tuple(x_shape), dtype, tuple(packed), scaled.permute(1, 2, 0).contiguous(), _power_of_two(exponent))
 
 
 class Workspace:
@@ -265,6 +266,11 @@ def _to_compute(weight: Tensor, dtype: torch.dtype) -> Tensor:
         return weight.to(dtype)
     rounded = ((weight.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
     return torch.where(weight.isnan(), weight, rounded)
+
+
+def _power_of_two(exponent: Tensor) -> Tensor:
+    """Of int32: exactly, which torch.ldexp, a product with a power, is not bound to be."""
+    return ((exponent + 127) << 23).view(torch.float32)
 
 
 def _gpu(device: torch.device) -> Gpu:

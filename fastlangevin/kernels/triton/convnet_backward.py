@@ -1,7 +1,7 @@
 """The input gradient of a convolution, times the derivative of the LeakyReLU before it, as an implicit matrix product.
 
-Stride 2 is four products, one for each parity of (y, x): a pixel of the input sees 2×2 of the 4×4 taps, and no product is
-wasted. Rows are then the pixels of one parity, in the order of the gradient's own.
+Stride 2 is four products, one for each parity of (y, x): a pixel of the input sees 2×2 of the 4×4 taps, and no product
+is wasted. Rows are then the pixels of one parity, in the order of the gradient's own.
 """
 
 from __future__ import annotations
@@ -61,17 +61,24 @@ def backward_kernel(
     g_pointer += first_image.to(tl.int64) * (HEIGHT * WIDTH * DEPTH)
     image = row // (HEIGHT * WIDTH)
     y, x = row // WIDTH % HEIGHT, row % WIDTH
-    weights = w_pointer + column[None, :] * (KERNEL * KERNEL * DEPTH) + k[:, None]
+    origin = ((image - first_image) * HEIGHT + y + py) * WIDTH + x + px
+    gradients = (origin * DEPTH)[:, None] + k[None, :]
+    weights = column[None, :] * (KERNEL * KERNEL * DEPTH) + k[:, None]
     acc = tl.zeros((M, N), tl.float32)
-    for t in range(split * STEPS, (split + 1) * STEPS):
+    for step in range(STEPS):
+        t = split * STEPS + step
         # A pixel's taps follow one another: they see the same gradients, which the first of them leaves in L1.
         r, s, channel = t % TAPS // SIDE, t % SIDE, t // TAPS * K
         tap = (1 - py + STRIDE * r) * KERNEL + 1 - px + STRIDE * s
         gy, gx = y + py - r, x + px - s
         inside = (row < rows) & (gy >= 0) & (gy < HEIGHT) & (gx >= 0) & (gx < WIDTH)
-        a_at = ((((image - first_image) * HEIGHT + gy) * WIDTH + gx) * DEPTH)[:, None] + (channel + k)[None, :]
-        a = tl.load(g_pointer + a_at, mask=inside[:, None], other=0.0, cache_modifier=".ca")
-        b = tl.load(weights + tap * DEPTH + channel)
+        a = tl.load(
+            g_pointer - ((r * WIDTH + s) * DEPTH - channel) + gradients,
+            mask=inside[:, None],
+            other=0.0,
+            cache_modifier=".ca",
+        )
+        b = tl.load(w_pointer + (tap * DEPTH + channel) + weights)
         acc = tl.dot(a, b, acc, input_precision="tf32")
     out_y, out_x = STRIDE * y + (STRIDE - 1) * py, STRIDE * x + (STRIDE - 1) * px
     pixel = (image * (STRIDE * HEIGHT) + out_y) * (STRIDE * WIDTH) + out_x

@@ -1,8 +1,8 @@
 """Convolution, bias, LeakyReLU and its sign mask in one kernel, as an implicit matrix product.
 
-Rows are pixels of the output in the order (image, y, x), columns its channels; activations are NHWC. A bit of the mask is
-set where the pre-activation is positive: bit c % 32 of word c // 32 of a pixel. The last layer's kernel writes no
-activation but the gradient there.
+Rows are pixels of the output in the order (image, y, x), columns its channels; activations are NHWC. A bit of the mask
+is set where the pre-activation is positive: bit c % 32 of word c // 32 of a pixel. The last layer's kernel writes no
+activation but the gradient with respect to its pre-activation.
 """
 
 from __future__ import annotations
@@ -122,20 +122,23 @@ def forward_kernel(
     # 64 bits count where the tile's first image begins, 32 what lies within the tile.
     first_image = tl.program_id(0) * M // (HEIGHT * WIDTH)
     x_pointer += first_image.to(tl.int64) * (H * W * DEPTH)
-    pixel = (row // (HEIGHT * WIDTH) - first_image) * (H * W)
     top, left = row // WIDTH % HEIGHT * STRIDE - 1, row % WIDTH * STRIDE - 1
-    weights = w_pointer + column[None, :] * (TAPS * DEPTH) + k[:, None]
+    origin = (row // (HEIGHT * WIDTH) - first_image) * (H * W) + top * W + left
+    inputs = (origin * DEPTH)[:, None] + k[None, :]
+    weights = column[None, :] * (TAPS * DEPTH) + k[:, None]
     acc = tl.zeros((M, N), tl.float32)
-    for t in range(split * STEPS, (split + 1) * STEPS):
+    for step in range(STEPS):
+        t = split * STEPS + step
         tap, channel = t % TAPS, t // TAPS * K
         # The taps of one parity follow one another: they see the same pixels, which the first of them leaves in L1.
         r = tap // 8 + tap // 2 % 2 * 2 if STRIDE == 2 else tap // KERNEL
         s = tap // 4 % 2 + tap % 2 * 2 if STRIDE == 2 else tap % KERNEL
         y, x = top + r, left + s
         inside = (row < rows) & (y >= 0) & (y < H) & (x >= 0) & (x < W)
-        a_at = ((pixel + y * W + x) * DEPTH)[:, None] + (channel + k)[None, :]
-        a = tl.load(x_pointer + a_at, mask=inside[:, None], other=0.0, cache_modifier=".ca")
-        b = tl.load(weights + (r * KERNEL + s) * DEPTH + channel)
+        a = tl.load(
+            x_pointer + ((r * W + s) * DEPTH + channel) + inputs, mask=inside[:, None], other=0.0, cache_modifier=".ca"
+        )
+        b = tl.load(w_pointer + ((r * KERNEL + s) * DEPTH + channel) + weights)
         acc = tl.dot(a, b, acc, input_precision="tf32")
     tensors = (bias_pointer, y_pointer, mask_pointer, last_pointer)
     if SPLIT == 1:

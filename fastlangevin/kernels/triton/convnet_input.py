@@ -1,7 +1,7 @@
 """The score with respect to the state, from the first layer's gradient, and with it the Langevin update.
 
-Rows are pixels of the state in the order (image, y, x), columns its few channels, padded for the tensor cores. The sums are
-then laid out as the state is, NCHW: M pixels of each plane.
+Rows are pixels of the state in the order (image, y, x), columns its few channels, padded for the tensor cores. The sums
+are then laid out as the state is, NCHW: M pixels of each plane.
 """
 
 from __future__ import annotations
@@ -88,17 +88,19 @@ def input_kernel(
     image = row // (H * W) - first_image
     bottom, right = row // W % H + 1, row % W + 1
     k = tl.arange(0, K)
-    weights = w_pointer + tl.arange(0, N)[None, :] * (TAPS * DEPTH) + k[:, None]
+    origin = (image * HEIGHT + bottom // STRIDE) * WIDTH + right // STRIDE
+    gradients = (origin * DEPTH)[:, None] + k[None, :]
+    weights = tl.arange(0, N)[None, :] * (TAPS * DEPTH) + k[:, None]
     acc = tl.zeros((M, N), tl.float32)
     for t in range(TAPS * (DEPTH // K)):
-        tap, channel = t % TAPS, t // TAPS * K
-        y, x = bottom - tap // KERNEL, right - tap % KERNEL
+        r, s, channel = t % TAPS // KERNEL, t % KERNEL, t // TAPS * K
+        y, x = bottom - r, right - s
         inside = (row < rows) & (y >= 0) & (y < H) & (x >= 0) & (x < W)
         if STRIDE == 2:
             inside = inside & (y % 2 == 0) & (x % 2 == 0)
-        a_at = (((image * HEIGHT + y // STRIDE) * WIDTH + x // STRIDE) * DEPTH)[:, None] + (channel + k)[None, :]
-        a = tl.load(g_pointer + a_at, mask=inside[:, None], other=0.0, cache_modifier=".ca")
-        b = tl.load(weights + tap * DEPTH + channel)
+        g_at = (r // STRIDE * WIDTH + s // STRIDE) * DEPTH - channel
+        a = tl.load(g_pointer - g_at + gradients, mask=inside[:, None], other=0.0, cache_modifier=".ca")
+        b = tl.load(w_pointer + ((r * KERNEL + s) * DEPTH + channel) + weights)
         acc = tl.dot(a, b, acc, input_precision="tf32")
 
     parts = tl.reshape(acc, [M, N // PADDED, PADDED])

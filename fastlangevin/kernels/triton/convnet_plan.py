@@ -47,7 +47,7 @@ class Tile:
 
     Attributes:
         stages: steps whose operands are in shared memory or on their way there.
-        split: programs that share one tile's steps; None for as many as it takes to occupy the GPU.
+        split: programs that share one tile's steps where tiles alone would not occupy the GPU: at most so many.
     """
 
     rows: int
@@ -55,11 +55,12 @@ class Tile:
     depth: int
     warps: int
     stages: int
-    split: int | None = None
+    split: int = 16
 
 
-# By kernel and compute capability, major; columns and depth are cut to divide a layer's. Where a shape has been measured
-# (`convnet_tune`), by `Launch.key`. 16 is the least for the tensor cores; the state has 1 to 4 planes.
+# By kernel and compute capability, major; columns and depth are cut to divide a layer's. Where a shape has been
+# measured (`convnet_tune`), by `Launch.key`. The state's 1 to 4 planes are 16 columns, the least for the tensor cores.
+# Stages are few, for what they leave of a multiprocessor's memory is L1: docs/performance.md.
 TILES: dict[tuple[object, ...], Tile] = {
     ("first", 8): Tile(128, 64, 0, 4, 1),
     ("forward", 8): Tile(128, 128, 64, 8, 4),
@@ -74,7 +75,7 @@ TILES: dict[tuple[object, ...], Tile] = {
     ("backward", 10): Tile(128, 128, 128, 8, 3),
     ("input", 10): Tile(128, 16, 64, 4, 3),
 }
-_SHORTEST_SPLIT, _MOST_SPLITS = 4, 16  # steps, programs
+_SHORTEST_SPLIT = 4  # steps
 
 
 @dataclass(frozen=True)
@@ -142,35 +143,36 @@ def _launch(name: str, layer: Geometry, batch: int, itemsize: int, gpu: Gpu, con
     key = (name, gpu.major, itemsize, rows, channels, side * side * depth)
     tile = TILES.get(key) or TILES.get((name, gpu.major)) or TILES[name, 8]
     k = first_depth(layer) if name == "first" else math.gcd(tile.depth // itemsize, depth)
-    n = tile.columns if name == "input" else math.gcd(tile.columns, channels)
-    tiles = -(-rows // tile.rows) * -(-channels // n)
+    m, n = tile.rows, tile.columns if name == "input" else math.gcd(tile.columns, channels)
+    tiles = -(-rows // m) * -(-channels // n) * parities
     split = 1
     if name in ("forward", "backward"):
-        steps = side * side * depth // k
-        split = tile.split or _split(tiles * parities, steps, gpu)
+        if 2 * n <= tile.columns and tiles >= 2 * gpu.processors:
+            m, tiles = 2 * m, -(-rows // (2 * m)) * (channels // n) * parities  # each operand is read less often
+        split = _split(tiles, side * side * depth // k, tile.split, gpu)
         constants = {**constants, "SPLIT": split}
-    sizes = {"HEIGHT": height, "WIDTH": width, "DEPTH": depth, "CHANNELS": channels, "M": tile.rows, "N": n, "K": k}
-    shared = tiles * parities if split > 1 else 0
+    sizes = {"HEIGHT": height, "WIDTH": width, "DEPTH": depth, "CHANNELS": channels, "M": m, "N": n, "K": k}
+    locks = tiles if split > 1 else 0
     return Launch(
         name=name,
         key=key,
         tile=tile,
         rows=rows,
-        grid=(-(-rows // tile.rows), -(-channels // n), parities * split),
-        locks=shared,
-        partial=shared * split * tile.rows * n,
+        grid=(-(-rows // m), -(-channels // n), parities * split),
+        locks=locks,
+        partial=locks * split * m * n,
         constants={**constants, **sizes, "KERNEL": layer.kernel, "STRIDE": layer.stride},
         # The update's operations round one by one.
         options={"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": name != "input"},
     )
 
 
-def _split(tiles: int, steps: int, gpu: Gpu) -> int:
+def _split(tiles: int, steps: int, most: int, gpu: Gpu) -> int:
     """The largest power of two by which the programs still fit the GPU at once, and the steps can be shared evenly."""
     split = 1
     while (
-        2 * split * tiles <= gpu.processors
-        and 2 * split <= _MOST_SPLITS
+        2 * split <= most
+        and 2 * split * tiles <= gpu.processors
         and steps % (2 * split) == 0
         and steps // (2 * split) >= _SHORTEST_SPLIT
     ):
