@@ -136,7 +136,7 @@ struct Tile {
   float* score;
 };
 
-template <class A>
+template <Finish kind, class A>
 FL_INLINE void finish(const Tower& tower, const Stage& stage, const Tile<A>& tile, const Block<A>& block,
                       const float* sums) {
   const typename A::f32 slope = A::broadcast(stage.slope);
@@ -148,8 +148,8 @@ FL_INLINE void finish(const Tower& tower, const Stage& stage, const Tile<A>& til
     for (int64_t c = 0; c < tile.width; c += A::width) {
       typename A::word* const to = out + c / A::channels_a_word;
       const typename A::f32 sum = A::load(sums + c);
-      const typename A::f32 sign = stage.finish == Finish::mask ? A::widen(to) : sum;
-      const typename A::f32 value = stage.finish == Finish::turn ? A::load(last + c) : sum;
+      const typename A::f32 sign = kind == Finish::mask ? A::widen(to) : sum;
+      const typename A::f32 value = kind == Finish::turn ? A::load(last + c) : sum;
       A::narrow(to, A::where_positive(sign, value, A::mul(slope, value)));
     }
   }
@@ -169,7 +169,13 @@ FL_INLINE void run_block(const Tower& tower, const Stage& stage, const Tile<A>& 
     return;
   }
   multiply<A>(block.n, runs, block.in, weights, tile.start, sums);
-  finish<A>(tower, stage, tile, block, sums);
+  if (stage.finish == Finish::activate) {
+    finish<Finish::activate>(tower, stage, tile, block, sums);
+  } else if (stage.finish == Finish::turn) {
+    finish<Finish::turn>(tower, stage, tile, block, sums);
+  } else {
+    finish<Finish::mask>(tower, stage, tile, block, sums);
+  }
 }
 
 template <class A>
@@ -198,8 +204,8 @@ void run_tile(const Tower& tower, const Stage& stage, const Tile<A>& tile, int64
           const int64_t at = stage.in + (in_y * stage.in_width + in_x) * stage.in_words;
           block.in[m] = tile.scratch + sample * tower.sample_words + at;
           block.sample[m] = sample;
-          block.pixel[m] = (stage.y.out_first + y * stage.y.out_step) * stage.out_width + stage.x.out_first +
-                           x * stage.x.out_step;
+          block.pixel[m] =
+              (stage.y.out_first + y * stage.y.out_step) * stage.out_width + stage.x.out_first + x * stage.x.out_step;
           if (++sample == n_samples) {
             sample = 0;
             if (++x == x1) x = x0, ++y;
@@ -225,7 +231,7 @@ void convnet(const Tower& tower, const void* packed, const float* x, int64_t n, 
     const word* weights = static_cast<const word*>(packed) + stage.weights;
     for (int64_t channel = 0, width; channel < stage.out_channels; channel += width) {
       width = tile_width(stage, channel);
-      const Tile<A> tile{channel, width,   weights, floats + stage.start + channel, floats + tower.last + channel,
+      const Tile<A> tile{channel, width, weights, floats + stage.start + channel, floats + tower.last + channel,
                          scratch, score};
       run_tile<A>(tower, stage, tile, n);
       weights += stage.y.window * stage.x.window * stage.in_words * width;
