@@ -43,6 +43,7 @@ TOWERS = {
     "stride-over-kernel": ((3, 10, 11), [(5, 2, 3, 0, 0.2, True), (7, 1, 2, 0, 0.1, True)]),
     "padding-over-kernel": ((1, 4, 5), [(3, 1, 1, 2, 0.2, True), (32, 2, 3, 2, 0.2, True)]),
     "kernel-5": ((3, 12, 7), [(32, 5, 1, 2, 0.2, True), (16, 5, 3, 2, 0.2, True)]),
+    "kernel-over-image": ((2, 1, 3), [(16, 5, 1, 2, 0.2, True), (7, (1, 5), 1, (0, 2), 0.2, True)]),
     "wide": ((64, 5, 4), [(130, 3, 2, 1, 0.2, True), (112, 3, 1, 1, 0.2, True)]),
 }
 ROWS = pytest.mark.parametrize("name", TOWERS)

@@ -19,7 +19,7 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-constexpr int64_t cached_words = 1 << 17;  // scratch memory of the samples computed together
+constexpr int64_t cached_words = 1 << 18;  // scratch memory of the samples computed together
 
 bool is_float32(const Tensor& a) { return a.is_contiguous() && a.scalar_type() == ScalarType::Float; }
 

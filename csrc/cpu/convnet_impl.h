@@ -194,22 +194,25 @@ void run_tile(const Tower& tower, const Stage& stage, const Tile<A>& tile, int64
       // The rows in the order y, x, sample, in blocks whose numbers of rows differ by one at most.
       const int64_t total = (y1 - y0) * (x1 - x0) * n_samples, n_blocks = (total + A::rows - 1) / A::rows;
       const int64_t fewest = total / n_blocks, n_longer = total % n_blocks;
-      int64_t y = y0, x = x0, sample = 0;
+      int64_t y = y0, x = x0, sample = n_samples, pixel = 0;
+      const typename A::word* in = nullptr;
       Block<A> block;
       for (int64_t b = 0; b < n_blocks; ++b) {
         block.n = fewest + (b < n_longer);
         for (int64_t m = 0; m < block.n; ++m) {
-          const int64_t in_y = stage.y.first + y * stage.y.step + clip_y.from;
-          const int64_t in_x = stage.x.first + x * stage.x.step + clip_x.from;
-          const int64_t at = stage.in + (in_y * stage.in_width + in_x) * stage.in_words;
-          block.in[m] = tile.scratch + sample * tower.sample_words + at;
-          block.sample[m] = sample;
-          block.pixel[m] =
-              (stage.y.out_first + y * stage.y.out_step) * stage.out_width + stage.x.out_first + x * stage.x.out_step;
-          if (++sample == n_samples) {
+          if (sample == n_samples) {
+            const int64_t in_y = stage.y.first + y * stage.y.step + clip_y.from;
+            const int64_t in_x = stage.x.first + x * stage.x.step + clip_x.from;
+            in = tile.scratch + stage.in + (in_y * stage.in_width + in_x) * stage.in_words;
+            pixel =
+                (stage.y.out_first + y * stage.y.out_step) * stage.out_width + stage.x.out_first + x * stage.x.out_step;
             sample = 0;
             if (++x == x1) x = x0, ++y;
           }
+          block.in[m] = in;
+          block.sample[m] = sample++;
+          block.pixel[m] = pixel;
+          in += tower.sample_words;
         }
         run_block<A>(tower, stage, tile, runs, weights, block);
       }
