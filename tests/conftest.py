@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,29 @@ def vectors() -> list[dict]:
     return json.loads((Path(__file__).parent / "noise_vectors.json").read_text())["vectors"]
 
 
+@contextmanager
+def forced(capability: str) -> Iterator[None]:
+    before = native.cpu_capability()
+    try:
+        native.set_cpu_capability(capability)
+    except ValueError as error:
+        pytest.skip(str(error))
+    try:
+        yield
+    finally:
+        native.set_cpu_capability(before)
+
+
+@pytest.fixture(params=CAPABILITIES)
+def capability(request):
+    """Each instruction set that the processor has, in force."""
+    why = native.load_cpu()
+    if why:
+        pytest.skip(why)
+    with forced(request.param):
+        yield request.param
+
+
 @pytest.fixture(params=["reference", *(f"cpu-{c}" for c in CAPABILITIES), "triton"])
 def backend(request):
     """Every backend that serves CPU tensors: "cpu" with each instruction set that the processor has, "triton" in its
@@ -34,32 +58,8 @@ def backend(request):
     why = kernels.BACKENDS[name].refuses(torch.device("cpu"))
     if why:
         pytest.skip(f"backend {name}: {why}")
-    if not capability:
+    with forced(capability) if capability else nullcontext():
         yield name
-        return
-    with forced(capability):
-        yield name
-
-
-@pytest.fixture(params=CAPABILITIES)
-def capability(request):
-    """Every instruction set that the processor has, in force."""
-    why = kernels.BACKENDS["cpu"].unavailable()
-    if why:
-        pytest.skip(why)
-    with forced(request.param):
-        yield request.param
-
-
-@contextlib.contextmanager
-def forced(capability: str):
-    before = native.cpu_capability()
-    try:
-        native.set_cpu_capability(capability)
-    except ValueError as error:
-        pytest.skip(str(error))
-    yield
-    native.set_cpu_capability(before)
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
 // The instruction set in force: the best that the processor has, or the one that Python asks for by name.
+#include <cpuid.h>
+
 #include <atomic>
 #include <cstring>
 
@@ -17,6 +19,12 @@ bool supported(const Kernels& k) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   }
   return true;
+}
+
+// Asked of the processor itself: not every compiler's __builtin_cpu_supports knows the name.
+bool has_avx512_bf16() {
+  unsigned eax = 0, ebx, ecx, edx;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 5 & 1);
 }
 
 const Kernels* const best_first[] = {&avx512_kernels, &avx2_kernels, &portable_kernels};
@@ -40,7 +48,7 @@ const Kernels& kernels() { return *chosen().load(std::memory_order_relaxed); }
 Convnet convnet() {
   const Kernels* const k = &kernels();
   if (k == &avx512_kernels) {
-    return {convnet_avx512, __builtin_cpu_supports("avx512bf16") ? convnet_avx512_bf16 : nullptr};
+    return {convnet_avx512, has_avx512_bf16() ? convnet_avx512_bf16 : nullptr};
   }
   return {k == &avx2_kernels ? convnet_avx2 : convnet_portable, nullptr};
 }

@@ -19,7 +19,7 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-constexpr int64_t cached_words = 1 << 17;  // scratch memory of the samples computed together
+constexpr int64_t cached_words = 1 << 18;  // scratch memory of the samples computed together
 
 bool is_float32(const Tensor& a) { return a.is_contiguous() && a.scalar_type() == ScalarType::Float; }
 
@@ -82,9 +82,9 @@ Tensor score(const Tensor& x, const Tensor& packed, const std::vector<int64_t>& 
   const Tower& tower = plan.tower();
   STD_TORCH_CHECK(is_float32(x) && x.dim() == 4 && has_shape(x, {x.size(0), geometry[0], geometry[1], geometry[2]}),
                   "convnet_score_cpu: x must be contiguous float32 of the geometry's shape");
-  STD_TORCH_CHECK(packed.is_contiguous() && packed.scalar_type() == ScalarType::Int &&
-                      has_shape(packed, {plan.packed_words()}),
-                  "convnet_score_cpu: packed must be what convnet_pack_cpu made for the same geometry and precision");
+  STD_TORCH_CHECK(
+      packed.is_contiguous() && packed.scalar_type() == ScalarType::Int && has_shape(packed, {plan.packed_words()}),
+      "convnet_score_cpu: packed must be what convnet_pack_cpu made for the same geometry and precision");
   ConvnetKernel* const kernel = bfloat16 ? convnet().bf16 : convnet().fp32;
   STD_TORCH_CHECK(kernel, "convnet_score_cpu: bfloat16 needs the avx512 kernels and a processor with AVX512_BF16");
 
@@ -96,8 +96,8 @@ Tensor score(const Tensor& x, const Tensor& packed, const std::vector<int64_t>& 
     const int64_t most = std::max<int64_t>(1, cached_words / tower.sample_words);
     const int64_t n_groups = (end - begin + most - 1) / most;
     const int64_t widest = (end - begin + n_groups - 1) / n_groups;
-    const std::unique_ptr<uint32_t, FreeAligned> scratch(static_cast<uint32_t*>(::operator new(
-        static_cast<size_t>(widest * tower.sample_words) * sizeof(uint32_t), std::align_val_t{64})));
+    const std::unique_ptr<uint32_t, FreeAligned> scratch(static_cast<uint32_t*>(
+        ::operator new(static_cast<size_t>(widest * tower.sample_words) * sizeof(uint32_t), std::align_val_t{64})));
     for (int64_t i = begin; i < end; i += widest) {
       const int64_t n = std::min(widest, end - i);
       kernel(tower, packed.const_data_ptr(), from + i * image, n, scratch.get(), to + i * image);

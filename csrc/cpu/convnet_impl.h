@@ -136,7 +136,7 @@ struct Tile {
   float* score;
 };
 
-template <class A>
+template <Finish kind, class A>
 FL_INLINE void finish(const Tower& tower, const Stage& stage, const Tile<A>& tile, const Block<A>& block,
                       const float* sums) {
   const typename A::f32 slope = A::broadcast(stage.slope);
@@ -148,8 +148,8 @@ FL_INLINE void finish(const Tower& tower, const Stage& stage, const Tile<A>& til
     for (int64_t c = 0; c < tile.width; c += A::width) {
       typename A::word* const to = out + c / A::channels_a_word;
       const typename A::f32 sum = A::load(sums + c);
-      const typename A::f32 sign = stage.finish == Finish::mask ? A::widen(to) : sum;
-      const typename A::f32 value = stage.finish == Finish::turn ? A::load(last + c) : sum;
+      const typename A::f32 sign = kind == Finish::mask ? A::widen(to) : sum;
+      const typename A::f32 value = kind == Finish::turn ? A::load(last + c) : sum;
       A::narrow(to, A::where_positive(sign, value, A::mul(slope, value)));
     }
   }
@@ -169,7 +169,13 @@ FL_INLINE void run_block(const Tower& tower, const Stage& stage, const Tile<A>& 
     return;
   }
   multiply<A>(block.n, runs, block.in, weights, tile.start, sums);
-  finish<A>(tower, stage, tile, block, sums);
+  if (stage.finish == Finish::activate) {
+    finish<Finish::activate>(tower, stage, tile, block, sums);
+  } else if (stage.finish == Finish::turn) {
+    finish<Finish::turn>(tower, stage, tile, block, sums);
+  } else {
+    finish<Finish::mask>(tower, stage, tile, block, sums);
+  }
 }
 
 template <class A>
@@ -188,22 +194,25 @@ void run_tile(const Tower& tower, const Stage& stage, const Tile<A>& tile, int64
       // The rows in the order y, x, sample, in blocks whose numbers of rows differ by one at most.
       const int64_t total = (y1 - y0) * (x1 - x0) * n_samples, n_blocks = (total + A::rows - 1) / A::rows;
       const int64_t fewest = total / n_blocks, n_longer = total % n_blocks;
-      int64_t y = y0, x = x0, sample = 0;
+      int64_t y = y0, x = x0, sample = n_samples, pixel = 0;
+      const typename A::word* in = nullptr;
       Block<A> block;
       for (int64_t b = 0; b < n_blocks; ++b) {
         block.n = fewest + (b < n_longer);
         for (int64_t m = 0; m < block.n; ++m) {
-          const int64_t in_y = stage.y.first + y * stage.y.step + clip_y.from;
-          const int64_t in_x = stage.x.first + x * stage.x.step + clip_x.from;
-          const int64_t at = stage.in + (in_y * stage.in_width + in_x) * stage.in_words;
-          block.in[m] = tile.scratch + sample * tower.sample_words + at;
-          block.sample[m] = sample;
-          block.pixel[m] = (stage.y.out_first + y * stage.y.out_step) * stage.out_width + stage.x.out_first +
-                           x * stage.x.out_step;
-          if (++sample == n_samples) {
+          if (sample == n_samples) {
+            const int64_t in_y = stage.y.first + y * stage.y.step + clip_y.from;
+            const int64_t in_x = stage.x.first + x * stage.x.step + clip_x.from;
+            in = tile.scratch + stage.in + (in_y * stage.in_width + in_x) * stage.in_words;
+            pixel =
+                (stage.y.out_first + y * stage.y.out_step) * stage.out_width + stage.x.out_first + x * stage.x.out_step;
             sample = 0;
             if (++x == x1) x = x0, ++y;
           }
+          block.in[m] = in;
+          block.sample[m] = sample++;
+          block.pixel[m] = pixel;
+          in += tower.sample_words;
         }
         run_block<A>(tower, stage, tile, runs, weights, block);
       }
@@ -225,7 +234,7 @@ void convnet(const Tower& tower, const void* packed, const float* x, int64_t n, 
     const word* weights = static_cast<const word*>(packed) + stage.weights;
     for (int64_t channel = 0, width; channel < stage.out_channels; channel += width) {
       width = tile_width(stage, channel);
-      const Tile<A> tile{channel, width,   weights, floats + stage.start + channel, floats + tower.last + channel,
+      const Tile<A> tile{channel, width, weights, floats + stage.start + channel, floats + tower.last + channel,
                          scratch, score};
       run_tile<A>(tower, stage, tile, n);
       weights += stage.y.window * stage.x.window * stage.in_words * width;

@@ -16,8 +16,8 @@ Axis forward_axis(int64_t n_in, int64_t n_out, int64_t kernel, int64_t stride, i
   return {n_out, -padding, stride, kernel, n_in, 0, 1};
 }
 
-// The inputs i with (i + padding) % stride == residue: where q = (i + padding - residue) / stride, the outputs q, q - 1,
-// … read i at the kernel's places residue, residue + stride, ….
+// The inputs i with (i + padding) % stride == residue: where q = (i + padding - residue) / stride, the outputs q, q -
+// 1, … read i at the kernel's places residue, residue + stride, ….
 Axis gradient_axis(int64_t n_in, int64_t n_out, int64_t kernel, int64_t stride, int64_t padding, int64_t residue) {
   const int64_t q = ceil_divide(padding - residue, stride);
   const int64_t i = residue - padding + stride * q;
@@ -103,8 +103,8 @@ void ConvnetPlan::add_gradient(size_t l) {
       stage.slope = l > 0 ? layers_[l - 1].slope : 1.0f;
       stage.y = gradient_axis(out.shape.height, in.shape.height, layer.kernel_y, layer.stride_y, layer.padding_y, y);
       stage.x = gradient_axis(out.shape.width, in.shape.width, layer.kernel_x, layer.stride_x, layer.padding_x, x);
-      const int64_t first = (y + layer.stride_y * (stage.y.window - 1)) * layer.kernel_x + x +
-                            layer.stride_x * (stage.x.window - 1);
+      const int64_t first =
+          (y + layer.stride_y * (stage.y.window - 1)) * layer.kernel_x + x + layer.stride_x * (stage.x.window - 1);
       add(stage, in, out,
           {l, outs, layer.channels, first, area, outs * area, -layer.stride_y * layer.kernel_x, -layer.stride_x});
     }
@@ -129,31 +129,36 @@ void ConvnetPlan::pack(const std::vector<const float*>& weights, const std::vect
   }
 }
 
+// The planes of a panel's output channels are copied together before they are transposed: in the weight itself they lie
+// a power of two apart, often, where a cache holds few.
 void ConvnetPlan::pack_weights(const Stage& stage, const WeightView& view, const float* weights, uint32_t* out) const {
-  const int64_t area = stage.y.window * stage.x.window;
+  const int64_t window = stage.y.window * stage.x.window;
+  const int64_t area = layers_[view.layer].kernel_y * layers_[view.layer].kernel_x;
+  std::vector<uint32_t> planes(static_cast<size_t>(panel * area));
   for (int64_t channel = 0, tile; channel < stage.out_channels; channel += tile) {
     tile = tile_width(stage, channel);
-    const int64_t n = std::min(tile, view.outs - channel);
     for (int64_t c = 0; c < view.ins; ++c) {
-      const int64_t word = c / channels_a_word_;
-      const bool high = c % channels_a_word_ == 1;
-      for (int64_t y = 0; y < stage.y.window; ++y) {
-        for (int64_t x = 0; x < stage.x.window; ++x) {
-          const float* const from =
-              weights + view.first + channel * view.by_out + c * view.by_in + y * view.by_y + x * view.by_x;
-          uint32_t* const to = out + ((y * stage.x.window + x) * stage.in_words + word) * tile;
-          for (int64_t o = 0; o < n; ++o) {
-            const float w = from[o * view.by_out];
-            if (channels_a_word_ == 1) {
-              to[o] = float_bits(w);
-            } else {
-              to[o] |= static_cast<uint32_t>(narrow_bfloat16(w).bits) << (high ? 16 : 0);
-            }
+      const int shift = c % channels_a_word_ == 1 ? 16 : 0;
+      for (int64_t o = 0; o < tile; o += panel) {
+        const int64_t n = std::min({panel, tile - o, view.outs - channel - o});
+        for (int64_t i = 0; i < n; ++i) {
+          const float* const from = weights + (channel + o + i) * view.by_out + c * view.by_in;
+          for (int64_t a = 0; a < area; ++a) {
+            planes[i * area + a] =
+                channels_a_word_ == 1 ? float_bits(from[a]) : uint32_t{narrow_bfloat16(from[a]).bits} << shift;
+          }
+        }
+        for (int64_t y = 0; y < stage.y.window; ++y) {
+          for (int64_t x = 0; x < stage.x.window; ++x) {
+            const uint32_t* const from = planes.data() + view.first + y * view.by_y + x * view.by_x;
+            const int64_t word = (y * stage.x.window + x) * stage.in_words + c / channels_a_word_;
+            uint32_t* const to = out + word * tile + o;
+            for (int64_t i = 0; i < n; ++i) to[i] |= from[i * area];
           }
         }
       }
     }
-    out += area * stage.in_words * tile;
+    out += window * stage.in_words * tile;
   }
 }
 

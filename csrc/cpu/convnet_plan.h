@@ -35,7 +35,7 @@ class ConvnetPlan {
     int64_t padded, words, at;  // channels, words a pixel, and words from the beginning of the scratch memory
   };
   // The weight of a stage's output channel o, input channel c and window place (y, x) is that of a layer at
-  // first + o * by_out + c * by_in + y * by_y + x * by_x.
+  // o * by_out + c * by_in + first + y * by_y + x * by_x.
   struct WeightView {
     size_t layer;
     int64_t outs, ins;  // channels without padding

@@ -1,7 +1,7 @@
 """The score of a small convolutional energy in one native call.
 
-A tower is a sequence of convolutions, each followed by a leaky ReLU. After its last activation the function is affine, so
-that its gradient there is a constant, `last`; the score is what becomes of it on the way back to the input.
+A tower is a sequence of convolutions, each followed by a leaky ReLU. After its last activation the function is affine,
+so that its gradient there is a constant, `last`; the score is what becomes of it on the way back to the input.
 """
 
 from __future__ import annotations

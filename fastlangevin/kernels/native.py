@@ -58,8 +58,8 @@ def _load_cpu() -> str | None:
     except (build.BuildError, OSError) as error:
         warnings.warn(
             f"fastlangevin runs on its slow reference backend: {str(error).strip()}\n"
-            "For the fast one it compiles its kernels once: that needs a C++ compiler (g++ 10 or newer) and a folder to "
-            f"write to ({cache_directory()}, or name another in $FASTLANGEVIN_CACHE). `fastlangevin info` shows more.",
+            "For the fast one it compiles its kernels once: that needs a C++ compiler (g++ 10 or later), and a folder "
+            f"to write to ({cache_directory()}; $FASTLANGEVIN_CACHE names another). `fastlangevin info` shows more.",
             RuntimeWarning,
             stacklevel=2,
         )
