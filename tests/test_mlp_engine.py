@@ -6,6 +6,7 @@ import functools
 
 import pytest
 import torch
+from test_graph import FakeCapture
 from torch import nn
 
 import fastlangevin as fl
@@ -13,7 +14,6 @@ from fastlangevin.graph import GraphCache
 from fastlangevin.kernels import native, triton
 from fastlangevin.score import mlp
 from fastlangevin.score.mlp import NativeMlpScore, TritonMlpScore
-from test_graph import FakeCapture
 
 
 @pytest.fixture(autouse=True)

@@ -54,6 +54,8 @@ def test_what_a_tower_is():
         [nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AvgPool2d(1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 1)],
     ):
         assert as_tower(read(nn.Sequential(*layers), (2, 1, 4, 4))) is None
+    net = small()
+    assert as_tower(read(lambda x: net(x) - x.square().flatten(1).sum(1), (2, 1, 4, 4))) is None
 
 
 @pytest.mark.usefixtures("native_kernels")

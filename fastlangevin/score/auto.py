@@ -9,8 +9,8 @@ from torch import Tensor
 
 from . import analytic
 from .autograd import AutogradScore, BoundScore
-from .stack_engines import bind_stack
 from .examine import examine
+from .stack_engines import bind_stack
 from .target import Target
 from .tracing import NotRecognised, trace
 

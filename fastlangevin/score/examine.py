@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
-from .stack_engines import choose
 from .dependencies import Dependencies
 from .stack import Stack
+from .stack_engines import choose
 from .target import Target
 from .tracing import NotRecognised, WrongShape, trace
 
