@@ -17,7 +17,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastlangevin.kernels.triton import update
+from fastlangevin.kernels.triton import mlp_chain, update
 from fastlangevin.kernels.triton.convnet_plan import Geometry, Gpu, plan
 
 ARCHITECTURES = (80, 90, 100)
@@ -37,7 +37,7 @@ def source(kernel, pointers: dict[str, str], constants: dict[str, object]) -> AS
         elif name in constants or name.endswith("_pointer"):
             signature[name], values[(i,)] = "constexpr", constants.get(name)
         else:
-            signature[name] = kernel.params[i].annotation_type
+            signature[name] = kernel.params[i].annotation_type or "i64"
             if name in ("n", "rows"):
                 attributes[(i,)] = [["tt.divisibility", 16]]
     return ASTSource(kernel, signature, constexprs=values, attrs=attributes)
@@ -49,6 +49,7 @@ NUMBERS = {"step_size_pointer": "*fp64", "noise_std_pointer": "*fp64", "seed_poi
 def sources(architecture: int):
     """(name, source, options) of every kernel in its variants."""
     yield from update_sources()
+    yield from chain_sources()
     yield from convnet_sources("fp16", architecture)
     if architecture == 90:
         yield from convnet_sources("bf16", architecture, ("forward-4x4",))
@@ -91,6 +92,26 @@ def convnet_sources(precision: str, architecture: int, only: tuple[str, ...] = (
         name = f"{launch.name}-{launch.constants['HEIGHT']}x{launch.constants['WIDTH']}"
         if not only or name in only:
             yield f"convnet-{precision}-{name}", source(launch.kernel, pointers, constants), launch.options
+
+
+def chain_sources():
+    """Whole chains of 2 → width → width → 1 nets with SiLU."""
+    floats = ("x", "biases", "last", "parameters", "prior", "scale", "limits", "scratch")
+    pointers = {f"{name}_pointer": "*fp32" for name in floats}
+    pointers |= {"step_sizes_pointer": "*fp64", "noise_stds_pointer": "*fp64"}
+    pointers |= {"seed_pointer": "*i64", "step_pointer": "*i64"}
+    constants = dict(HAS_NOISE=True, HAS_CLIP=False, HAS_BOUNDS=False, NOISE_FIRST=0, SKIP=0, LAYERS=2, INPUTS=16)
+    constants |= dict(KINDS=(1, 1), GROUPS=mlp_chain.GROUPS, BLOCK=mlp_chain.BLOCK)
+    options = {"num_warps": mlp_chain.WARPS, "enable_fp_fusion": False}
+    for precision, dtype, how, width in (
+        ("fp16", "fp16", "ieee", 128),
+        ("bf16", "bf16", "ieee", 64),
+        ("tf32", "fp32", "tf32", 64),
+        ("fp32", "fp32", "ieee", 32),
+    ):
+        weights = {"first_pointer": f"*{dtype}", "weights_pointer": f"*{dtype}"}
+        net = {**constants, "WIDTH": width, "HOW": how}
+        yield f"mlp_chain-{precision}-{width}", source(mlp_chain.mlp_chain_kernel, pointers | weights, net), options
 
 
 def inspect(cubin: bytes) -> dict[str, object]:

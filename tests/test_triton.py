@@ -32,8 +32,10 @@ def count(record: dict, prefix: str) -> int:
 
 
 def test_nothing_spills(compiled):
-    assert len(compiled) == 3 * (8 + 8) + 4
+    assert len(compiled) == 3 * (8 + 4 + 8) + 4
     for (kernel, architecture), record in compiled.items():
+        if kernel.startswith("mlp_chain"):
+            continue  # test_triton_mlp_chain.py says what those spill
         assert record["local"] == 0, (kernel, architecture)
         if kernel.startswith("convnet"):
             # Of 8.x and 12.x the least is 99 KiB; 8.0 has 163.

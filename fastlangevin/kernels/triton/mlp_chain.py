@@ -1,6 +1,6 @@
 """Whole chains of an MLP energy on a GPU: a program owns BLOCK chains for all their steps.
 
-The state and the activations' derivatives stay in registers, the weights come from the caches, and the noise passes
+The state and the activations' derivatives stay in registers and the weights in shared memory, and the noise passes
 through a scratch of the program's own, for a group of four elements may belong to two chains. Widths are padded with
 zeros to a power of two. All numbers are read from the device's memory, so that a captured graph follows them.
 """
@@ -19,7 +19,7 @@ from .. import mlp_chain as cpu
 from .noise import normals
 from .update import clamp, on
 
-MOST_WIDTH = 128
+MOST_WIDTH, MOST_SHARED = 128, 160 * 1024
 BLOCK, WARPS, GROUPS = 64, 4, 32
 _PRECISIONS = {
     "fp32": (torch.float32, "ieee"),
@@ -72,40 +72,42 @@ def _activate(z, KIND: tl.constexpr, parameters):
 
 
 @triton.jit
-def _product(a, weights, INNER: tl.constexpr, OUTER: tl.constexpr, row, column, DTYPE: tl.constexpr, HOW: tl.constexpr):
-    """a (BLOCK, INNER) times the (INNER, OUTER) weights at row and column strides."""
-    at = tl.arange(0, INNER)[:, None] * row + tl.arange(0, OUTER)[None, :] * column
-    return tl.dot(a.to(DTYPE), tl.load(weights + at), input_precision=HOW)
+def _hidden(h, weights, biases, parameters, LAYER: tl.constexpr, KINDS: tl.constexpr, HOW: tl.constexpr):
+    WIDTH: tl.constexpr = weights.shape[0]
+    # A vector over a product's columns fills registers: read anew at each step, from the cache.
+    bias = tl.load(biases + LAYER * WIDTH + tl.arange(0, WIDTH))
+    z = tl.dot(h.to(weights.dtype), tl.trans(weights), input_precision=HOW) + bias[None, :]
+    h, d = _activate(z, KINDS[LAYER], parameters + 2 * LAYER)
+    return h.to(weights.dtype), d.to(weights.dtype)  # as the products read them; half the registers in 16 bits
 
 
 @triton.jit
-def _hidden(h, weights, biases, parameters, LAYER: tl.constexpr, INNER: tl.constexpr, WIDTH: tl.constexpr,
-            KINDS: tl.constexpr, DTYPE: tl.constexpr, HOW: tl.constexpr):  # fmt: skip
-    z = _product(h, weights, INNER, WIDTH, 1, INNER, DTYPE, HOW)
-    z += tl.load(biases + LAYER * WIDTH + tl.arange(0, WIDTH))[None, :]
-    return _activate(z, KINDS[LAYER], parameters + 2 * LAYER)
+def _score(x, w0, w1, w2, w3, biases, last, parameters, LAYERS: tl.constexpr, KINDS: tl.constexpr, HOW: tl.constexpr):
+    DTYPE: tl.constexpr = w0.dtype
+    WIDTH: tl.constexpr = w0.shape[0]
+    h, d0 = _hidden(x, w0, biases, parameters, 0, KINDS, HOW)
+    if LAYERS > 1:
+        h, d1 = _hidden(h, w1, biases, parameters, 1, KINDS, HOW)
+    if LAYERS > 2:
+        h, d2 = _hidden(h, w2, biases, parameters, 2, KINDS, HOW)
+    if LAYERS > 3:
+        h, d3 = _hidden(h, w3, biases, parameters, 3, KINDS, HOW)
+    g = tl.zeros(d0.shape, tl.float32) + tl.load(last + tl.arange(0, WIDTH))[None, :]
+    if LAYERS > 3:
+        g = tl.dot((g * d3).to(DTYPE), w3, input_precision=HOW)
+    if LAYERS > 2:
+        g = tl.dot((g * d2).to(DTYPE), w2, input_precision=HOW)
+    if LAYERS > 1:
+        g = tl.dot((g * d1).to(DTYPE), w1, input_precision=HOW)
+    return tl.dot((g * d0).to(DTYPE), w0, input_precision=HOW)
 
 
 @triton.jit
-def _score(x, first, weights, biases, last, parameters, prior, scale, LAYERS: tl.constexpr, INPUTS: tl.constexpr,
-           WIDTH: tl.constexpr, KINDS: tl.constexpr, DTYPE: tl.constexpr, HOW: tl.constexpr):  # fmt: skip
-    SIZE: tl.constexpr = WIDTH * WIDTH
-    h, d0 = _hidden(x, first, biases, parameters, 0, INPUTS, WIDTH, KINDS, DTYPE, HOW)
-    if LAYERS > 1:
-        h, d1 = _hidden(h, weights, biases, parameters, 1, WIDTH, WIDTH, KINDS, DTYPE, HOW)
-    if LAYERS > 2:
-        h, d2 = _hidden(h, weights + SIZE, biases, parameters, 2, WIDTH, WIDTH, KINDS, DTYPE, HOW)
-    if LAYERS > 3:
-        h, d3 = _hidden(h, weights + 2 * SIZE, biases, parameters, 3, WIDTH, WIDTH, KINDS, DTYPE, HOW)
-    g = tl.load(last + tl.arange(0, WIDTH))[None, :] + tl.zeros_like(d0)
-    if LAYERS > 3:
-        g = _product(g * d3, weights + 2 * SIZE, WIDTH, WIDTH, WIDTH, 1, DTYPE, HOW)
-    if LAYERS > 2:
-        g = _product(g * d2, weights + SIZE, WIDTH, WIDTH, WIDTH, 1, DTYPE, HOW)
-    if LAYERS > 1:
-        g = _product(g * d1, weights, WIDTH, WIDTH, WIDTH, 1, DTYPE, HOW)
-    g = _product(g * d0, first, WIDTH, INPUTS, INPUTS, 1, DTYPE, HOW)
-    return g * tl.load(scale) - tl.load(prior) * x
+def _weights(pointer, LAYER: tl.constexpr, LAYERS: tl.constexpr, WIDTH: tl.constexpr):
+    """Those of a later hidden layer; where there is no such layer, of one that there is."""
+    INDEX: tl.constexpr = LAYER - 1 if LAYER < LAYERS else 0
+    rows = tl.arange(0, WIDTH)
+    return tl.load(pointer + INDEX * WIDTH * WIDTH + rows[:, None] * WIDTH + rows[None, :])
 
 
 @triton.jit(do_not_specialize=["n_steps"])
@@ -141,17 +143,24 @@ def mlp_chain_kernel(
     GROUPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    DTYPE: tl.constexpr = first_pointer.dtype.element_ty
     program = tl.program_id(0).to(tl.int64)
     chain, feature = tl.arange(0, BLOCK)[:, None], tl.arange(0, INPUTS)[None, :]
     inside = (program * BLOCK + chain < n) & (feature < d)
-    x_at = x_pointer + program * BLOCK * d + chain * d + feature
-    x = tl.load(x_at, mask=inside, other=0.0)
+    place = chain * d.to(tl.int32) + feature
+    x_pointer += program * BLOCK * d
+    x = tl.load(x_pointer + place, mask=inside, other=0.0)
     passes = (BLOCK * d + SKIP + 4 * GROUPS - 1) // (4 * GROUPS)
     scratch = scratch_pointer + program * passes * 4 * GROUPS
     group = offset // 4 + program * BLOCK * d // 4 + tl.arange(0, GROUPS)
     seed = tl.load(seed_pointer)
     clip, lo, hi = tl.load(limits_pointer), tl.load(limits_pointer + 1), tl.load(limits_pointer + 2)
+    # Read before the steps, they stay in shared memory for all of them.
+    rows = tl.arange(0, WIDTH)
+    w0 = tl.load(first_pointer + rows[:, None] * INPUTS + feature)
+    w1 = _weights(weights_pointer, 1, LAYERS, WIDTH) if LAYERS > 1 else w0
+    w2 = _weights(weights_pointer, 2, LAYERS, WIDTH) if LAYERS > 2 else w0
+    w3 = _weights(weights_pointer, 3, LAYERS, WIDTH) if LAYERS > 3 else w0
+    prior, scale = tl.load(prior_pointer), tl.load(scale_pointer)
     for k in range(n_steps):
         eta = tl.load(step_sizes_pointer + k).to(tl.float32)
         sigma = tl.load(noise_stds_pointer + k).to(tl.float32)
@@ -162,13 +171,13 @@ def mlp_chain_kernel(
                 some = normals(group + i * GROUPS, seed, tl.load(step_pointer) + k, tl.zeros_like(seed))
                 tl.store(scratch + i * 4 * GROUPS + tl.arange(0, 4 * GROUPS), some)
             tl.debug_barrier()
-            z = tl.load(scratch + SKIP + chain * d + feature, mask=inside, other=0.0)
+            z = tl.load(scratch + SKIP + place, mask=inside, other=0.0)
         if NOISE_FIRST > 0:
             x = tl.fma(sigma, z, x)
         if NOISE_FIRST == 2:
             x = clamp(x, lo, hi)
-        s = _score(x, first_pointer, weights_pointer, biases_pointer, last_pointer, parameters_pointer, prior_pointer,
-                   scale_pointer, LAYERS, INPUTS, WIDTH, KINDS, DTYPE, HOW)  # fmt: skip
+        s = _score(x, w0, w1, w2, w3, biases_pointer, last_pointer, parameters_pointer, LAYERS, KINDS, HOW)
+        s = s * scale - prior * x
         if HAS_CLIP:
             s = clamp(s, -clip, clip)
         x = tl.fma(eta, s, x)
@@ -176,17 +185,24 @@ def mlp_chain_kernel(
             x = tl.fma(sigma, z, x)
         if HAS_BOUNDS:
             x = clamp(x, lo, hi)
-    tl.store(x_at, x, mask=inside)
+    tl.store(x_pointer + place, x, mask=inside)
 
 
-def unsupported(layers: Sequence[Any], n_inputs: int) -> str | None:
-    """As `fastlangevin.kernels.mlp_chain.unsupported`, for these kernels."""
+def unsupported(layers: Sequence[Any], n_inputs: int, precision: str = "fp32") -> str | None:
+    """As `fastlangevin.kernels.mlp_chain.unsupported`, for these kernels: the weights must fit into shared memory, in
+    two layouts at worst.
+    """
     why = cpu.unsupported(layers, n_inputs)
-    if why is None:
-        widest = max(n_inputs, *(len(layer.weight) for layer in layers[::2]))
-        if widest > MOST_WIDTH:
-            return f"a layer is {widest} wide, more than {MOST_WIDTH}"
-    return why
+    if why is not None:
+        return why
+    widest = max(n_inputs, *(len(layer.weight) for layer in layers[::2]))
+    if widest > MOST_WIDTH:
+        return f"a layer is {widest} wide, more than {MOST_WIDTH}"
+    inputs, width = _widths(layers, n_inputs)
+    n_bytes = 2 * _PRECISIONS[precision][0].itemsize * width * (inputs + (len(layers) // 2 - 1) * width)
+    return (
+        f"its weights fill {n_bytes} bytes of shared memory, more than {MOST_SHARED}" if n_bytes > MOST_SHARED else None
+    )
 
 
 def run_(
@@ -211,7 +227,7 @@ def run_(
     """
     dtype, how = _PRECISIONS[precision]
     linears, kinds = layers[::2], [cpu.known(activation) for activation in layers[1::2]]
-    inputs, width = (_padded(v) for v in (x.shape[1], max(len(layer.weight) for layer in linears)))
+    inputs, width = _widths(layers, x.shape[1])
     first = _pad(linears[0].weight, width, inputs).to(dtype)
     weights = [_pad(layer.weight, width, width).to(dtype) for layer in linears[1:]]
     biases = [_pad(torch.zeros(1, 1).to(x) if la.bias is None else la.bias[None], 1, width) for la in linears]
@@ -258,9 +274,10 @@ def run_(
         )
 
 
-def _padded(width: int) -> int:
-    """The width that a product works with: a power of two of at least 16."""
-    return max(16, triton.next_power_of_2(width))
+def _widths(layers: Sequence[Any], n_inputs: int) -> tuple[int, int]:
+    """The padded widths of the input and of all hidden layers: powers of two of at least 16, which a product takes."""
+    widest = max(len(layer.weight) for layer in layers[::2])
+    return max(16, triton.next_power_of_2(n_inputs)), max(16, triton.next_power_of_2(widest))
 
 
 def _pad(matrix: Tensor, rows: int, columns: int) -> Tensor:
