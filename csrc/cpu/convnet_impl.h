@@ -83,18 +83,15 @@ FL_INLINE void multiply_rows(int64_t n_rows, const Runs& runs, const typename A:
 }
 
 // sums[m][0, tile) = start + the products of row m's runs with the weights.
-template <class A>
-void multiply(int64_t n_rows, const Runs& runs, const typename A::word* const* in, const typename A::word* weights,
-              const float* start, float* sums) {
-  constexpr int64_t widest = A::vectors * A::width;
-  for (int64_t c = 0; c < runs.tile; c += widest) {
-    if (A::vectors == 1 || runs.tile - c >= widest) {
-      multiply_rows<A, A::vectors>(n_rows, runs, in, weights + c, start + c, sums + c);
-    } else if (runs.tile - c == 2 * A::width) {
-      multiply_rows<A, 2>(n_rows, runs, in, weights + c, start + c, sums + c);
-    } else {
-      multiply_rows<A, 1>(n_rows, runs, in, weights + c, start + c, sums + c);
-    }
+template <class A, int vectors = A::vectors>
+FL_INLINE void multiply(int64_t n_rows, const Runs& runs, const typename A::word* const* in,
+                        const typename A::word* weights, const float* start, float* sums) {
+  constexpr int64_t step = vectors * A::width;
+  if constexpr (step > panel) {
+    if (runs.tile < step) return multiply<A, vectors / 2>(n_rows, runs, in, weights, start, sums);
+  }
+  for (int64_t c = 0; c < runs.tile; c += step) {
+    multiply_rows<A, vectors>(n_rows, runs, in, weights + c, start + c, sums + c);
   }
 }
 
@@ -178,44 +175,54 @@ FL_INLINE void run_block(const Tower& tower, const Stage& stage, const Tile<A>& 
   }
 }
 
+// Outputs whose windows are clipped alike.
+struct Patch {
+  int64_t y0, y1, x0, x1;
+  Clip y, x;
+};
+
+template <class A>
+FL_INLINE void run_patch(const Tower& tower, const Stage& stage, const Tile<A>& tile, const Patch& patch,
+                         int64_t n_samples) {
+  const Runs runs{patch.y.n, patch.x.n * stage.in_words, stage.in_width * stage.in_words,
+                  stage.x.window * stage.in_words * tile.width, tile.width};
+  const typename A::word* const weights =
+      tile.weights + (patch.y.from * stage.x.window + patch.x.from) * stage.in_words * tile.width;
+  // The rows in the order y, x, sample, in blocks whose numbers of rows differ by one at most.
+  const int64_t n = (patch.y1 - patch.y0) * (patch.x1 - patch.x0) * n_samples;
+  const int64_t n_blocks = (n + A::rows - 1) / A::rows, fewest = n / n_blocks, n_longer = n % n_blocks;
+  int64_t y = patch.y0, x = patch.x0, sample = n_samples, pixel = 0;
+  const typename A::word* in = nullptr;
+  Block<A> block;
+  for (int64_t b = 0; b < n_blocks; ++b) {
+    block.n = fewest + (b < n_longer);
+    for (int64_t m = 0; m < block.n; ++m) {
+      if (sample == n_samples) {
+        const int64_t in_y = stage.y.first + y * stage.y.step + patch.y.from;
+        const int64_t in_x = stage.x.first + x * stage.x.step + patch.x.from;
+        const int64_t out_y = stage.y.out_first + y * stage.y.out_step;
+        const int64_t out_x = stage.x.out_first + x * stage.x.out_step;
+        in = tile.scratch + stage.in + (in_y * stage.in_width + in_x) * stage.in_words;
+        pixel = out_y * stage.out_width + out_x;
+        sample = 0;
+        if (++x == patch.x1) x = patch.x0, ++y;
+      }
+      block.in[m] = in;
+      block.sample[m] = sample++;
+      block.pixel[m] = pixel;
+      in += tower.sample_words;
+    }
+    run_block<A>(tower, stage, tile, runs, weights, block);
+  }
+}
+
 template <class A>
 void run_tile(const Tower& tower, const Stage& stage, const Tile<A>& tile, int64_t n_samples) {
   for (int64_t y0 = 0, y1; y0 < stage.y.count; y0 = y1) {
     y1 = clip_end(stage.y, y0);
-    const Clip clip_y = clip(stage.y, y0);
     for (int64_t x0 = 0, x1; x0 < stage.x.count; x0 = x1) {
       x1 = clip_end(stage.x, x0);
-      const Clip clip_x = clip(stage.x, x0);
-      const Runs runs{clip_y.n, clip_x.n * stage.in_words, stage.in_width * stage.in_words,
-                      stage.x.window * stage.in_words * tile.width, tile.width};
-      const typename A::word* const weights =
-          tile.weights + (clip_y.from * stage.x.window + clip_x.from) * stage.in_words * tile.width;
-
-      // The rows in the order y, x, sample, in blocks whose numbers of rows differ by one at most.
-      const int64_t total = (y1 - y0) * (x1 - x0) * n_samples, n_blocks = (total + A::rows - 1) / A::rows;
-      const int64_t fewest = total / n_blocks, n_longer = total % n_blocks;
-      int64_t y = y0, x = x0, sample = n_samples, pixel = 0;
-      const typename A::word* in = nullptr;
-      Block<A> block;
-      for (int64_t b = 0; b < n_blocks; ++b) {
-        block.n = fewest + (b < n_longer);
-        for (int64_t m = 0; m < block.n; ++m) {
-          if (sample == n_samples) {
-            const int64_t in_y = stage.y.first + y * stage.y.step + clip_y.from;
-            const int64_t in_x = stage.x.first + x * stage.x.step + clip_x.from;
-            in = tile.scratch + stage.in + (in_y * stage.in_width + in_x) * stage.in_words;
-            pixel =
-                (stage.y.out_first + y * stage.y.out_step) * stage.out_width + stage.x.out_first + x * stage.x.out_step;
-            sample = 0;
-            if (++x == x1) x = x0, ++y;
-          }
-          block.in[m] = in;
-          block.sample[m] = sample++;
-          block.pixel[m] = pixel;
-          in += tower.sample_words;
-        }
-        run_block<A>(tower, stage, tile, runs, weights, block);
-      }
+      run_patch<A>(tower, stage, tile, {y0, y1, x0, x1, clip(stage.y, y0), clip(stage.x, x0)}, n_samples);
     }
   }
 }
