@@ -16,6 +16,7 @@ from fastlangevin import kernels
 from fastlangevin.kernels import native
 
 _rows: list[tuple[str, str, float, float, float, float]] = []
+_missing: list[str] = []
 
 
 @dataclass
@@ -25,7 +26,14 @@ class Comparison:
     benchmark: object
     name: str
 
-    def __call__(self, ours: Callable[[], object], peers: dict[str, Callable[[], object]], rounds: int) -> None:
+    def __call__(
+        self,
+        ours: Callable[[], object],
+        peers: dict[str, Callable[[], object]],
+        rounds: int,
+        missing: dict[str, str | None] | None = None,
+    ) -> None:
+        """`missing` says why a peer is not there: a row of its own, instead of none."""
         times: dict[str, list[float]] = {name: [] for name in peers}
 
         def run_peers() -> None:
@@ -46,6 +54,10 @@ class Comparison:
                 "ratio_quartiles": (low, high),
             }
             _rows.append((self.name, name, statistics.median(ours_times), ratio, low, high))
+        for name, why in (missing or {}).items():
+            if why is not None:
+                self.benchmark.extra_info[name] = why
+                _missing.append(f"{self.name:44} {name}: {why}")
 
 
 @pytest.fixture
@@ -61,6 +73,8 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(
             f"{name:44} {ours * 1e6:12.1f} µs  {ratio:6.2f}×  [{low:.2f}, {high:.2f}]  of {baseline}"
         )
+    for line in _missing:
+        terminalreporter.write_line(line)
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
