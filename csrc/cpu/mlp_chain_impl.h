@@ -2,6 +2,9 @@
 // and chains in columns. A chain's sums run over the features in ascending order, from the bias on, wherever it sits.
 #pragma once
 
+#include <type_traits>
+#include <utility>
+
 #include "activations.h"
 #include "chain_impl.h"
 #include "panels.h"
@@ -43,9 +46,7 @@ FL_INLINE void product_panel(const float* panel, const float* bias, int64_t n_in
   FL_UNROLL
   for (int r = 0; r < rows; ++r) {
     FL_UNROLL
-    for (int c = 0; c < columns; ++c) {
-      finish(first + r, (first + r) * block + c * V::width, sum[r][c]);
-    }
+    for (int c = 0; c < columns; ++c) finish(first + r, (first + r) * block + c * V::width, sum[r][c]);
   }
 }
 
@@ -69,6 +70,7 @@ FL_INLINE void product(const float* panels, const float* bias, int64_t n_in, int
   if (left & 2) run(std::integral_constant<int, 2>{});
   if (left & 1) run(std::integral_constant<int, 1>{});
 }
+
 // h = f(z) and d = f'(z) for z = bias + weights · in, each (n_out, block); given last, h = last · f'(z) and no d.
 template <class V, template <class> class F>
 void forward(const MlpLayer& layer, const float* in, float* h, float* d, const float* last) {

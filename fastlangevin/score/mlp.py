@@ -71,7 +71,7 @@ class TritonMlpScore(MlpScore):
             return why
         from ..kernels.triton import mlp_chain as kernel
 
-        return kernel.unsupported(stack.layers[: stack.tail], x.shape[1])
+        return kernel.unsupported(stack.layers[: stack.tail], x.shape[1], precision)
 
     def _run_chain_(
         self,

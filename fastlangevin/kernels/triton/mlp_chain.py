@@ -7,6 +7,7 @@ zeros to a power of two. All numbers are read from the device's memory, so that 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import mlp_chain as cpu
+from ..operators import written
 from .noise import normals
 from .update import clamp, on
 
@@ -230,12 +232,9 @@ def run_(
     inputs, width = _widths(layers, x.shape[1])
     first = _pad(linears[0].weight, width, inputs).to(dtype)
     weights = [_pad(layer.weight, width, width).to(dtype) for layer in linears[1:]]
-    biases = [_pad(torch.zeros(1, 1).to(x) if la.bias is None else la.bias[None], 1, width) for la in linears]
+    biases = [_pad(x.new_zeros(1, 1) if la.bias is None else la.bias[None], 1, width) for la in linears]
     # The gradient begins between 1 and 2 at its largest, whatever its scale, lest 16 bits lose it.
     scale = torch.exp2(torch.floor(torch.log2(last.detach().abs().max().clamp_min(1e-30)))).float()
-    infinity = float("inf")
-    limits = [infinity if grad_clip is None else grad_clip, -infinity if lo is None else lo]
-    limits.append(infinity if hi is None else hi)
     noise = has_noise or noise_first is not False
     skip = offset % 4
     programs, passes = triton.cdiv(len(x), BLOCK), triton.cdiv(BLOCK * x.shape[1] + skip, 4 * GROUPS)
@@ -246,14 +245,19 @@ def run_(
             torch.stack(weights) if weights else first,
             torch.cat(biases).float(),
             _pad((last.detach() / scale)[None], 1, width)[0].float(),
-            torch.tensor([pair for _, pair in kinds], dtype=torch.float32, device=x.device),
-            torch.full((), prior, dtype=torch.float32, device=x.device),
+            _filled(x, *(value for _, pair in kinds for value in pair)),
+            _filled(x, prior),
             scale,
             step_sizes,
             noise_stds,
             seed,
             step,
-            torch.tensor(limits, dtype=torch.float32, device=x.device),
+            _filled(
+                x,
+                math.inf if grad_clip is None else grad_clip,
+                -math.inf if lo is None else lo,
+                math.inf if hi is None else hi,
+            ),
             x.new_empty(programs * passes * 4 * GROUPS if noise else 1),
             offset - skip,
             *(len(x), x.shape[1], len(step_sizes)),
@@ -272,12 +276,18 @@ def run_(
             num_warps=WARPS,
             enable_fp_fusion=False,
         )
+    written(x)
 
 
 def _widths(layers: Sequence[Any], n_inputs: int) -> tuple[int, int]:
     """The padded widths of the input and of all hidden layers: powers of two of at least 16, which a product takes."""
     widest = max(len(layer.weight) for layer in layers[::2])
     return max(16, triton.next_power_of_2(n_inputs)), max(16, triton.next_power_of_2(widest))
+
+
+def _filled(like: Tensor, *values: float) -> Tensor:
+    """The values, by fills: a copy from the host could not be captured."""
+    return torch.cat([like.new_full((1,), value) for value in values])
 
 
 def _pad(matrix: Tensor, rows: int, columns: int) -> Tensor:
