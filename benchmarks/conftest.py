@@ -60,6 +60,12 @@ class Comparison:
                 _missing.append(f"{self.name:44} {name}: {why}")
 
 
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    """torch.compile gives up on a function after eight networks."""
+    torch.compiler.reset()
+
+
 @pytest.fixture
 def compare(benchmark, request):
     return Comparison(benchmark, request.node.name)

@@ -70,6 +70,15 @@ class Stateful(Energy):
         return super().forward(x) * self.calls
 
 
+class Scheduled(Energy):
+    @property
+    def scale(self):
+        return 1 + random.random()
+
+    def forward(self, x):
+        return super().forward(x) * self.scale
+
+
 class Residual(Energy):
     def forward(self, x):
         h = self.layers[0](x)
@@ -115,6 +124,7 @@ RECOGNISED = {
     "prior": lambda x: MODEL(x).squeeze(1) - 0.5 * x.square().sum(dim=(1, 2, 3)),
     "prior first": lambda x: -((x**2).flatten(1).sum(-1) / 2 - MODEL(x)[:, 0]),
     "prior, keepdim": lambda x: 3 * (MODEL(x) + -(x * x).reshape(3, -1).sum(1, keepdim=True) * 0.5),
+    "two priors": lambda x: x.square().sum((1, 2, 3)) - (MODEL(x)[:, 0] + 3 * x.square().flatten(1).sum(1)),
     "prior before": lambda x: x.square().flatten(1).sum(1) + MODEL(x)[:, 0],
 }
 
@@ -224,6 +234,12 @@ DECLINED = {
         lambda x: MODEL(x)[:, 0] + (x.square() * torch.ones(6)).flatten(1).sum(1),
         "mul is applied|plain",
     ),
+    "layer after a number": (lambda x: MODEL[1:](2 * MODEL[0](x)), "a layer follows a multiplication"),
+    "sum of another type": (
+        lambda x: MODEL(x)[:, 0] + x.square().flatten(1).sum(1, dtype=torch.float64),
+        "sum is not an operation",
+    ),
+    "random property": (Scheduled(), "draws random numbers by random"),
     "layer after a square": (lambda x: torch.tanh(MODEL(x)[:, 0] + x.square().flatten(1).sum(1)), "or a sum"),
     "tensor added": (lambda x: MODEL(x)[:, 0] + torch.ones(3), "other than a multiple of"),
     "number added": (lambda x: MODEL(x)[:, 0] + 1.0, "other than a multiple of"),
@@ -285,6 +301,17 @@ def test_declined_code_is_not_run():
 def test_scores_and_states_without_event():
     assert "a score was given" in why(MODEL, kind="score")
     assert "shape \\(B, \\*event\\)".replace("\\", "") in why(MODEL, shape=(3,))
+
+
+def test_a_square_that_is_summed_over_chains():
+    linear = nn.Linear(3, 1)
+    assert "sum is not an operation" in why(lambda x: linear(x)[:, 0] + x.square().sum(0), shape=(3, 3))
+    assert read(lambda x: linear(x)[:, 0] + x.square().sum(1), shape=(3, 3)).quadratic == 1.0
+
+
+def test_no_chains():
+    """A shape of -1 cannot be told from nothing, and one chain stands for none."""
+    assert read(Energy(), shape=(0, 2, 6, 6)).shapes == read(Energy(), shape=(1, 2, 6, 6)).shapes
 
 
 def test_global_hooks():
