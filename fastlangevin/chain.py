@@ -47,12 +47,17 @@ class Chain:
 
     def run_(self, x: Tensor) -> Tensor:
         """All steps, in place."""
-        score = self.bind(x)
-        if self._may_update(score) and score.run_chain_(x, *self._all_numbers()):
-            return x
-        for k in range(len(self)):
-            self.step_(x, k, score)
+        self.advance_(x, 0, len(self), self.bind(x))
         return x
+
+    def advance_(self, x: Tensor, start: int, stop: int, score: BoundScore, known: Tensor | None = None) -> None:
+        """Steps start to stop - 1, in place, in one call where the score's kernels run whole chains. `known`: the score
+        at x, where that is known.
+        """
+        if self._may_update(score) and score.run_chain_(x, *self._numbers_of(slice(start, stop))):
+            return
+        for k in range(start, stop):
+            self.step_(x, k, score, known if k == start else None)
 
     def bind(self, x: Tensor) -> BoundScore:
         """The score for states like x, with the weights as they are now."""
@@ -72,7 +77,7 @@ class Chain:
         x = x0.clone()
         score = self.bind(x)
         for k in range(len(self)):
-            self.step_(x, k, score)
+            self.advance_(x, k, k + 1, score)
             if not torch.isfinite(x).all():
                 return k
         return None
@@ -91,9 +96,10 @@ class Chain:
         sigma = self.noise_stds[k] if self.has_noise and not self.noise_first else None
         return (self.step_sizes[k], sigma, *self._noise(k), self.grad_clip, *self._limits(self.bounds))
 
-    def _all_numbers(self) -> tuple[Any, ...]:
+    def _numbers_of(self, steps: slice) -> tuple[Any, ...]:
         """The arguments of `BoundScore.run_chain_`."""
-        noise = (self.step_sizes, self.noise_stds, self.has_noise, self.seed, self.steps, self.offset)
+        eta, sigma = self.step_sizes[steps], self.noise_stds[steps]
+        noise = (eta, sigma, self.has_noise, self.seed, self.steps[steps], self.offset)
         return (*noise, self.grad_clip, *self._limits(self.bounds), self.noise_first)
 
     def _may_update(self, score: BoundScore) -> bool:

@@ -32,6 +32,9 @@ class Gaussian(nn.Module):
         mu, sigma = _tensor(mean), _tensor(covariance)
         if mu.dim() != 1 or sigma.shape != (len(mu), len(mu)):
             raise ValueError(f"mean must be (d,) and covariance (d, d), got {tuple(mu.shape)} and {tuple(sigma.shape)}")
+        sigma = sigma.to(mu)
+        if not torch.equal(sigma, sigma.T) or torch.linalg.cholesky_ex(sigma).info != 0:
+            raise ValueError(f"covariance must be symmetric and positive definite, got {sigma.tolist()}")
         self.register_buffer("mean", mu)
         self.register_buffer("covariance", sigma)
         self.register_buffer("precision", torch.cholesky_inverse(torch.linalg.cholesky(sigma)))

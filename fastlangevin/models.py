@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
@@ -82,13 +83,13 @@ class MLP(nn.Module):
         self, in_features: int, hidden: Sequence[int] = (128, 128), activation: str = "silu", prior: float = 0.0
     ) -> None:
         super().__init__()
+        if not isinstance(hidden, Sequence) or not hidden:
+            raise ValueError(f"hidden must be a sequence of one width or more, got {hidden!r}")
         widths = [check_int("in_features", in_features), *(check_int("each of hidden", n) for n in hidden)]
-        if len(widths) == 1:
-            raise ValueError("hidden must have one width or more, got none")
         if activation not in _ACTIVATIONS:
             raise unknown("activation", activation, _ACTIVATIONS)
-        if not prior >= 0:
-            raise ValueError(f"prior must not be negative, got {prior!r}")
+        if not 0 <= prior < math.inf:
+            raise ValueError(f"prior must be finite and not negative, got {prior!r}")
         self.in_features, self.prior = in_features, float(prior)
         layers: list[nn.Module] = []
         for n_in, n_out in itertools.pairwise(widths):

@@ -238,17 +238,15 @@ class Langevin:
         with self._running(x0.device):
             x = x0.clone()
             score = chain.bind(x)
-            for k in range(len(chain) + 1):
-                known = None
-                if k % every == 0 or k == len(chain):
-                    energy, known = score.energy_and_score(x)
-                    states.append(x.clone())
-                    energies.append(energy)
-                    flat = known.reshape(len(x), math.prod(x.shape[1:]))
-                    norms.append(torch.linalg.vector_norm(flat.float(), dim=1))
-                    steps.append(k)
+            for k in [*range(0, len(chain), every), len(chain)]:
+                energy, known = score.energy_and_score(x)
+                states.append(x.clone())
+                energies.append(energy)
+                flat = known.reshape(len(x), math.prod(x.shape[1:]))
+                norms.append(torch.linalg.vector_norm(flat.float(), dim=1))
+                steps.append(k)
                 if k < len(chain):
-                    chain.step_(x, k, score, known)
+                    chain.advance_(x, k, min(k + every, len(chain)), score, known)
         self._settle(chain, x0, x)
         return Trace(
             torch.stack(states),
@@ -297,7 +295,11 @@ class Langevin:
         """How the sampler runs on `device`. May compile or load a kernel library."""
         device = torch.device(device)
         backend = self._backend(device)
+        precisions.check(self.precision, device)
         engine, skipped = self._score.explain(device)
+        kernels_of_the_engine = "cpu" if device.type == "cpu" else "triton"
+        if engine in ("mlp", "analytic") and self.backend not in ("auto", kernels_of_the_engine):
+            skipped.append(f"steps are taken one by one: backend={self.backend!r} was asked for")
         for other in kernels.BACKENDS.values():
             if other is backend:
                 break

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .chain import Chain
@@ -17,7 +17,7 @@ from .score import BoundScore
 from .score.dependencies import Dependencies
 
 
-def chain_vjp(chain: Chain, x0: Tensor, v: Tensor) -> Tensor:
+def chain_vjp(chain: Chain, x0: Tensor, v: Tensor, score: BoundScore) -> Tensor:
     """vᵀ ∂x_K / ∂x_0 of the chain that starts at x0, with the energy's weights as constants.
 
     A step's Jacobian is M·(I + η·H·C), with H the Jacobian of the score, C and M the masks of the elements that the
@@ -30,12 +30,11 @@ def chain_vjp(chain: Chain, x0: Tensor, v: Tensor) -> Tensor:
     Args:
         x0: (B, *event), as the chain was given it.
         v: (B, *event).
+        score: `chain.bind(x0)`.
 
     Returns:
         (B, *event), of v's dtype.
     """
-    x0 = x0.detach()
-    score = chain.bind(x0)
     v, dtype = v.to(torch.promote_types(v.dtype, torch.float32), copy=True), v.dtype
     if not score.is_piecewise_linear:
         v = _through_all_steps(chain, score, x0, v)
@@ -137,16 +136,22 @@ class DifferentiableChain(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
-        (x0,) = ctx.saved_tensors
-        if _versions(ctx.chain) != ctx.versions:
-            raise RuntimeError(
-                "the energy's weights were changed between the chain and its backward, which runs the chain again: "
-                "call backward before the optimizer's step"
-            )
+        x0, chain = ctx.saved_tensors[0].detach(), ctx.chain
         with ctx.running(x0.device):
-            return chain_vjp(ctx.chain, x0, v), None, None, None
+            score = chain.bind(x0)
+            runs_again = chain.bounds is not None or not score.is_piecewise_linear
+            if runs_again and _versions(chain) != ctx.versions:
+                raise RuntimeError(
+                    "the energy's weights were changed between the chain and its backward, which runs the chain again: "
+                    "call backward before the optimizer's step"
+                )
+            return chain_vjp(chain, x0, v, score), None, None, None
 
 
-def _versions(chain: Chain) -> list[int]:
-    parameters = [t for t in Dependencies(chain.score.target.function).tensors if isinstance(t, nn.Parameter)]
-    return [t._version for t in parameters]
+def _versions(chain: Chain) -> list[tuple[int, int]]:
+    """Of what the energy reads, but for the modules' buffers, which evaluations themselves may move."""
+    dependencies = Dependencies(chain.score.target.function)
+    moving = {id(b) for module in dependencies.modules for b in module.buffers(recurse=False)}
+    tensors = [t for t in dependencies.tensors if id(t) not in moving]
+    tensors += [a for a in chain.args if isinstance(a, Tensor)]
+    return [(id(t), 0 if t.is_inference() else t._version) for t in tensors]

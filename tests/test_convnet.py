@@ -62,7 +62,10 @@ ARCHITECTURES = {
         nn.Sequential(a(), nn.Conv2d(2, 3, 3), a(), a(), nn.Conv2d(3, 1, 2), nn.Flatten(0)),
         (2, 4, 4),
     ),
-    "flattened first": lambda a: (nn.Sequential(nn.Flatten(), a(), nn.Linear(18, 1)), (2, 3, 3)),
+    "flattened first": lambda a: (
+        nn.Sequential(nn.Flatten(), a(), nn.Linear(18, 3), a(), nn.Linear(3, 1)),
+        (2, 3, 3),
+    ),
     "affine": lambda a: (nn.Sequential(nn.Conv2d(2, 3, 2), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(3, 1)), (2, 3, 3)),
     "ends in an activation": lambda a: (nn.Sequential(nn.Linear(3, 4), a(), nn.Linear(4, 1), a()), (3,)),
 }  # fmt: skip
@@ -237,7 +240,7 @@ def test_auto_takes_the_closed_form():
 
 
 def test_auto_says_what_it_did_not_recognise():
-    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 1))
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 1)).eval()
     sampler = fl.Langevin(net, n_steps=2, seed=1)
     assert sampler.plan.engine == "autograd"
     assert (
@@ -272,10 +275,26 @@ def test_auto_with_further_inputs():
     tensor = fl.Langevin(lambda x, factor: net(x) * factor, n_steps=2, seed=1)
     tensor(torch.zeros(2, 3), torch.ones(2, 1))
     assert tensor.plan.engine == "autograd" and any("no plain number" in reason for reason in tensor.plan.reasons)
+    assert scaled.plan.engine == "mlp"
+
+
+def test_a_class_of_a_classifier_runs_by_autograd():
+    classifier = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.SiLU(), nn.Flatten(), nn.Linear(1800, 10))
+    sampler = fl.Langevin(log_density=lambda x: classifier(x)[:, 3], n_steps=2, seed=1)
+    assert sampler.sample((2, 3, 32, 32)).shape == (2, 3, 32, 32) and sampler.plan.engine == "autograd"
+
+
+def test_a_plan_is_that_of_the_last_call_s_type():
+    net = nn.Sequential(nn.Linear(3, 4), nn.SiLU(), nn.Linear(4, 1)).double()
+    sampler = fl.Langevin(lambda x: net(x), n_steps=2, seed=1)
+    sampler(torch.zeros(2, 3, dtype=torch.float64))
+    assert sampler.plan.engine == "convnet"
+    with pytest.raises(ValueError, match="precision='tf32' is a mode of NVIDIA GPUs"):
+        fl.Langevin(net, precision="tf32", seed=1).plan  # noqa: B018
 
 
 def test_an_explicit_engine_that_cannot_be_had():
-    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.SiLU(), nn.Linear(4, 1))
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.SiLU(), nn.Linear(4, 1)).eval()
     sampler = fl.Langevin(net, n_steps=2, engine="convnet", seed=1)
     with pytest.raises(fl.BackendUnavailable, match="engine='convnet' cannot be used for this energy: batch_norm"):
         sampler(torch.zeros(2, 3))

@@ -130,6 +130,24 @@ def test_double_well_moments_of_long_chains():
     assert_moments(u, x, 40_000)
 
 
+@pytest.mark.parametrize(("barrier", "width"), [(0.3, 1.0), (1.5, 0.8), (40.0, 2.0)])
+def test_double_well_variance_by_a_plain_sum(barrier, width):
+    u = torch.linspace(-12, 12, 2_000_001, dtype=torch.float64)
+    density = torch.exp(-barrier * ((u / width) ** 2 - 1) ** 2)
+    expected = (u.square() * density).sum() / density.sum()
+    covariance = energies.DoubleWell(2, barrier, width).double().covariance
+    torch.testing.assert_close(covariance, expected * torch.eye(2, dtype=torch.float64), rtol=1e-6, atol=0)
+
+
+def test_rings_covariance_by_a_plain_sum():
+    rings = energies.Rings((1.0, 3.0), 0.2).double()
+    axis = torch.linspace(-5, 5, 1501, dtype=torch.float64)
+    grid = torch.cartesian_prod(axis, axis)
+    density = torch.exp(-rings(grid))
+    expected = (grid.square()[:, 0] * density).sum() / density.sum()
+    torch.testing.assert_close(rings.covariance, expected * torch.eye(2, dtype=torch.float64), rtol=1e-6, atol=0)
+
+
 def test_mixture_moments_of_long_chains():
     if BACKENDS["cpu"].unavailable():
         pytest.skip(str(BACKENDS["cpu"].unavailable()))
@@ -163,6 +181,8 @@ def test_shapes_types_and_places(name):
     ("make", "words"),
     [
         (lambda: energies.Gaussian([0.0], [[1.0, 0.0], [0.0, 1.0]]), r"mean must be \(d,\) and covariance \(d, d\)"),
+        (lambda: energies.Gaussian([0.0, 0.0], [[1.0, 0.5], [0.0, 1.0]]), "must be symmetric and positive definite"),
+        (lambda: energies.Gaussian([0.0, 0.0], [[1.0, 2.0], [2.0, 1.0]]), "must be symmetric and positive definite"),
         (lambda: energies.GaussianMixture([0.0, 1.0]), r"means must be \(K, d\), got \(2,\)"),
         (lambda: energies.GaussianMixture([[0.0], [1.0]], [1.0, 1.0, 1.0]), r"variances must be a number, \(K,\)"),
         (lambda: energies.GaussianMixture([[0.0], [1.0]], 1.0, [1.0]), r"weights must be \(K,\)"),

@@ -11,7 +11,7 @@ from torch import nn
 
 import fastlangevin as fl
 from fastlangevin.graph import GraphCache
-from fastlangevin.kernels import native, triton
+from fastlangevin.kernels import chain_operators, native, triton
 from fastlangevin.score import mlp
 from fastlangevin.score.mlp import NativeMlpScore, TritonMlpScore
 
@@ -104,6 +104,12 @@ def test_one_call_runs_all_steps(monkeypatch):
     by_reference = fl.Langevin(log_density=network(), n_steps=7, seed=5, backend="reference")
     torch.testing.assert_close(by_reference(states()), pair(network())[1](states()), rtol=1e-5, atol=1e-6)
     assert len(calls) == 2  # an explicit backend does the update
+
+
+def test_a_plan_says_that_a_backend_takes_the_steps():
+    plan = fl.Langevin(log_density=network(), backend="reference", seed=1).plan
+    assert "steps are taken one by one: backend='reference' was asked for" in plan.reasons
+    assert not any("one by one" in reason for reason in fl.Langevin(log_density=network(), seed=1).plan.reasons)
 
 
 def test_states_that_the_kernels_do_not_take():
@@ -215,7 +221,10 @@ def test_what_the_analytic_engine_declines():
 
     hooked = fl.energies.DoubleWell(3)
     hooked.register_forward_hook(lambda *_: None)
+    replaced = fl.energies.DoubleWell(3)
+    replaced.forward = lambda x: x.square().sum(1)
     for options, words in (
+        ({"energy": replaced}, "forward of its own"),
         ({"energy": Own(3)}, "GaussianMixture and DoubleWell"),
         ({"log_density": fl.energies.DoubleWell(3)}, "given as energy"),
         ({"energy": hooked}, "hooks"),
@@ -227,3 +236,21 @@ def test_what_the_analytic_engine_declines():
         assert fl.Langevin(**options, seed=1).plan.engine == "autograd"
     with pytest.raises(ValueError, match="x must be"):
         fl.Langevin(WELL, seed=1)(states(inputs=4))
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        assert fl.Langevin(WELL, seed=1).plan.engine == "autograd"
+    finally:
+        handle.remove()
+
+
+def test_long_calls_are_cut_in_slices(monkeypatch):
+    """So that a signal is met between them; the bits are the same."""
+    calls = []
+    whole, _ = pair(network(), noise_std=0.1)
+    expected = whole(states(), step=0)
+    run = torch.ops.fastlangevin.mlp_chain_cpu_.default
+    monkeypatch.setattr(chain_operators, "_MOST_UPDATES", 2 * states().numel())
+    monkeypatch.setattr(
+        torch.ops.fastlangevin.mlp_chain_cpu_, "default", lambda *a: (calls.append(len(a[7])), run(*a))[1]
+    )
+    assert torch.equal(whole(states(), step=0), expected) and calls == [2, 2, 2, 1]

@@ -62,10 +62,11 @@ def test_mlp_s_layers_and_prior():
     ("arguments", "words"),
     [
         ((0,), "in_features must be an int of at least 1, got 0"),
-        ((2, ()), "hidden must have one width or more"),
+        ((2, ()), "hidden must be a sequence of one width or more"),
+        ((2, 64), "hidden must be a sequence of one width or more, got 64"),
         ((2, (3, 0)), "each of hidden must be an int of at least 1, got 0"),
         ((2, (3,), "silo"), "activation must be one of .* did you mean 'silu'"),
-        ((2, (3,), "silu", -1.0), "prior must not be negative, got -1.0"),
+        ((2, (3,), "silu", -1.0), "prior must be finite and not negative, got -1.0"),
     ],
 )
 def test_mlp_s_bad_arguments(arguments, words):

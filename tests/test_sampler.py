@@ -98,7 +98,9 @@ def test_energy_log_density_and_score_give_the_same_chain():
     options = dict(n_steps=20, step_size=0.1, noise_std=0.05, seed=1)
     from_energy = fl.Langevin(net, **options)(x0)
     assert torch.equal(from_energy, fl.Langevin(log_density=lambda x: -net(x), **options)(x0))
-    assert torch.equal(from_energy, fl.Langevin(score=score, **options)(x0))
+    torch.testing.assert_close(from_energy, fl.Langevin(score=score, **options)(x0), rtol=1e-5, atol=1e-6)
+    step_by_step = fl.Langevin(net, engine="autograd", **options)(x0)
+    assert torch.equal(step_by_step, fl.Langevin(score=score, **options)(x0))
     assert not torch.allclose(from_energy, fl.Langevin(log_density=net, **options)(x0), atol=0.01)
 
 
@@ -778,6 +780,10 @@ def test_compiled_score_is_the_autograd_score():
                 net[0].weight.mul_(1.1)  # weights are read at each call
         for a, b in zip(compiled.trace(x, *args), plain.trace(x, *args), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+        leaf = x.clone().requires_grad_()
+        a, b = (torch.autograd.grad(s(leaf, *args, step=0).sum(), leaf)[0] for s in (compiled, plain))
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(a, torch.ones(()), atol=0.01)
 
 
 def test_compiled_engine_needs_an_energy_that_can_be_traced():

@@ -85,8 +85,106 @@ class Residual(Energy):
         return self.out((h + self.layers[1](h)).flatten(1))
 
 
+class Lambda(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+class DropConnect(nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        self.weight, self.how = nn.Parameter(torch.ones(1, 72)), how
+
+    def forward(self, x):
+        return F.linear(x.flatten(1), self.how(self.weight))
+
+
+class Derived(Scheduled):
+    @property
+    def scale(self):
+        return 2.0
+
+    def other(self):
+        return super().scale
+
+    def forward(self, x):
+        return super().forward(x) * self.other()
+
+
+class Counting(nn.Module):
+    def __init__(self, count):
+        super().__init__()
+        self.register_buffer("t", torch.zeros(()))
+        self.net, self.count = net(), count
+
+    def forward(self, x):
+        return self.count(self, x)
+
+
+def counted(module, x):
+    t = module.t
+    torch.add(t, 1, out=t)
+    return module.net(x) * float(t)
+
+
+def registered(module, x):
+    module.register_buffer("t", module.t + 1)
+    return module.net(x)
+
+
+def scaled(function, scale):
+    return lambda x: function(x) * scale()
+
+
+def generator_of(draw):
+    def energy(x):
+        def inner():
+            return draw()
+
+        return MODEL(x) * inner()
+
+    return energy
+
+
+def nonlocal_counter():
+    calls = 0
+
+    def energy(x):
+        nonlocal calls
+        calls = calls + 1
+        return MODEL(x)
+
+    return energy
+
+
+def listed(x, history=[]):  # noqa: B006
+    h = history
+    h += [1]
+    return MODEL(x)
+
+
+def by_default(x, generator=random.Random(1)):  # noqa: B008
+    return MODEL(x) * generator.choice([1, -1])
+
+
+def tied():
+    linear = parametrize.register_parametrization(nn.Linear(72, 1), "weight", Scaled())
+    return lambda x: F.linear(x.flatten(1), linear.weight)
+
+
+def hooked_identity():
+    identity = nn.Identity()
+    identity.register_forward_hook(lambda *_: None)
+    return nn.Sequential(net(), identity)
+
+
 MODEL = net()
 HISTORY: list[object] = []
+GIVEN = {"a": random.Random(1)}
 
 
 def method_owner():
@@ -121,6 +219,8 @@ RECOGNISED = {
     "square root": lambda x: MODEL(x) / math.sqrt(2),
     "functional": lambda x: F.linear(F.relu(x.flatten(1)), torch.ones(1, 72)),
     "compiled": torch.compile(net(), backend="eager"),
+    "asks where it is": lambda x: MODEL(x) * (1.0 if x.device.type == "cpu" and not x.is_cuda else 2.0),
+    "lambda modules": nn.Sequential(Lambda(lambda h: h), net(), Lambda(lambda h: -h)),
     "prior": lambda x: MODEL(x).squeeze(1) - 0.5 * x.square().sum(dim=(1, 2, 3)),
     "prior first": lambda x: -((x**2).flatten(1).sum(-1) / 2 - MODEL(x)[:, 0]),
     "prior, keepdim": lambda x: 3 * (MODEL(x) + -(x * x).reshape(3, -1).sum(1, keepdim=True) * 0.5),
@@ -208,7 +308,8 @@ class Drawing:
 
 
 DECLINED = {
-    "batch norm": (net(nn.BatchNorm2d(4)), "batch_norm is not an operation"),
+    "batch norm": (net(nn.BatchNorm2d(4)).eval(), "batch_norm is not an operation"),
+    "batch norm in train": (net(nn.BatchNorm2d(4)), "writes to a tensor by add_|batch_norm is not an operation"),
     "group norm": (net(nn.GroupNorm(2, 4)), "group_norm is not an operation"),
     "max pool": (nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 1)), "max_pool2d"),
     "dropout in train": (net(nn.Dropout(0.5)).train(), "dropout is in train mode"),
@@ -239,6 +340,35 @@ DECLINED = {
         lambda x: MODEL(x)[:, 0] + x.square().flatten(1).sum(1, dtype=torch.float64),
         "sum is not an operation",
     ),
+    "rounded square": (
+        lambda x: MODEL(x)[:, 0] - torch.div(x.square().flatten(1).sum(1), 2, rounding_mode="floor"),
+        "div is applied to a value|is not an operation|raised TypeError",
+    ),
+    "rounded output": (lambda x: torch.div(MODEL(x), 2, rounding_mode="floor"), "raised TypeError"),
+    "infinite factor": (lambda x: MODEL(x)[:, 0] - math.inf * x.square().flatten(1).sum(1), "mul is applied|no plain"),
+    "random comprehension": (lambda x: MODEL(x) * sum([random.random() for _ in range(1)]), "draws random numbers"),
+    "random inner function": (generator_of(random.random), "reads draw|draws random"),
+    "second closure": (scaled(scaled(MODEL, lambda: 1.0), random.random), "reads scale"),
+    "second module": (nn.Sequential(Lambda(lambda h: h), net(), Lambda(recorded)), "calls append"),
+    "dropped weights": (DropConnect(F.dropout), "draws random numbers"),
+    "dropped weights by a module": (DropConnect(nn.Dropout(0.5).train()), "draws random numbers"),
+    "distribution": (lambda x: MODEL(x) * torch.distributions.Normal(0.0, 1.0).sample().item(), "draws random"),
+    "written tensor": (Counting(counted), "writes to a tensor by add"),
+    "registered buffer": (Counting(registered), "calls register_buffer"),
+    "appended in place": (listed, "writes to something"),
+    "nonlocal": (nonlocal_counter(), "writes to something"),
+    "random default": (by_default, "reads generator, a Random"),
+    "dictionary of objects": (lambda x, given=GIVEN: MODEL(x) * given["a"].gauss(0, 1), "a Random"),
+    "tied to a parametrization": (tied(), "parametrization that it does not know"),
+    "hooked identity": (hooked_identity(), "has hooks"),
+    "super's": (Derived(), "draws random numbers"),
+    "part of the output": (
+        lambda x: nn.functional.linear(x.flatten(1), torch.ones(10, 72))[:, 3],
+        "takes a part of shape",
+    ),
+    "part of the state": (lambda x: F.linear(x[:, :1].flatten(1), torch.ones(1, 36)), "takes a part of shape"),
+    "asks what needs a gradient": (lambda x: MODEL(x) * (2.0 if x.requires_grad else 1.0), "requires_grad is not"),
+    "asks for the layout": (lambda x: MODEL(x) * (2.0 if x.is_contiguous() else 1.0), "is_contiguous is not"),
     "random property": (Scheduled(), "draws random numbers by random"),
     "layer after a square": (lambda x: torch.tanh(MODEL(x)[:, 0] + x.square().flatten(1).sum(1)), "or a sum"),
     "tensor added": (lambda x: MODEL(x)[:, 0] + torch.ones(3), "other than a multiple of"),
@@ -329,6 +459,13 @@ def test_further_inputs_are_given():
 
     assert read(conditional, args=(2.0,)).factor == 2.0
     assert "no plain number" in why(conditional, args=(torch.ones(1),))
+    assert "further input 0 is a Random" in why(lambda x, r: MODEL(x) * r.gauss(0, 1), args=(random.Random(0),))
+
+
+def test_state_without_weights_keeps_its_type():
+    stack = read(lambda x: F.silu(x[:, 0]), shape=(4, 1), dtype=torch.float64)
+    x = torch.randn(4, 1, dtype=torch.float64)
+    assert stack.dtype == torch.float64 and torch.equal(stack(x), F.silu(x[:, 0]))
 
 
 def test_nothing_is_held_afterwards():

@@ -152,6 +152,32 @@ def test_changed_weights_are_noticed():
         x.sum().backward()
 
 
+def test_what_else_may_not_change_before_the_backward():
+    weights, args = torch.randn(4, dtype=torch.float64), torch.ones(2, 1, dtype=torch.float64)
+    x0 = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
+    sampler = fl.Langevin(lambda x, a: (torch.cos(x * weights) * a).sum(1), n_steps=3, seed=1)
+    for tensor in (weights, args):
+        x = sampler(x0, args)
+        tensor.mul_(2)
+        with pytest.raises(RuntimeError, match="weights were changed"):
+            x.sum().backward()
+    net = smooth()
+    x = fl.Langevin(log_density=net, n_steps=3, seed=1)(x0)
+    net[0].weight = nn.Parameter(net[0].weight.detach().clone())
+    with pytest.raises(RuntimeError, match="weights were changed"):
+        x.sum().backward()
+
+
+def test_weights_may_change_where_no_state_is_computed_again():
+    net = piecewise()
+    x0 = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
+    x = fl.Langevin(log_density=net, n_steps=3, seed=1)(x0)
+    with torch.no_grad():
+        net[0].weight.mul_(2)
+    x.sum().backward()
+    assert torch.equal(x0.grad, torch.ones_like(x0))
+
+
 def test_only_once_differentiable():
     x0 = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
     x = fl.Langevin(log_density=smooth(), n_steps=3, seed=1)(x0)

@@ -19,6 +19,7 @@ _TAIL = (
     "float[] step_sizes, float[] noise_stds, bool has_noise, SymInt seed, SymInt step, SymInt offset, "
     "float? grad_clip, float? lo, float? hi, int noise_first) -> ()"
 )
+_MOST_UPDATES = 2**24  # of single elements in one call: a second or so
 _ENERGIES = {
     "mlp_chain_cpu_": "Tensor[] weights, Tensor?[] biases, int[] activations, float[] parameters, Tensor last, "
     "float prior",
@@ -53,6 +54,9 @@ def run_(
     if not steps or not len(x):
         return
     order = 2 if noise_first == "clamp" else int(noise_first)
-    tail = (list(step_sizes), list(noise_stds), has_noise, seed, int(steps[0]), offset, grad_clip, lo, hi, order)
-    getattr(torch.ops.fastlangevin, name).default(x, *energy, *tail)
+    n_steps = max(1, _MOST_UPDATES // max(1, x.numel()))
+    for k in range(0, len(steps), n_steps):  # Python meets signals between calls
+        eta, sigma = list(step_sizes[k : k + n_steps]), list(noise_stds[k : k + n_steps])
+        tail = (eta, sigma, has_noise, seed, int(steps[k]), offset, grad_clip, lo, hi, order)
+        getattr(torch.ops.fastlangevin, name).default(x, *energy, *tail)
     written(x)

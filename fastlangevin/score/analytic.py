@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..energies import DoubleWell, GaussianMixture
 from ..errors import BackendUnavailable
 from ..kernels import analytic_chain, native
 from .autograd import AutogradScore, BoundScore
-from .dependencies import Dependencies
+from .purity import has_hooks
 from .target import Target
 
 
@@ -38,11 +38,12 @@ def unsupported(target: Target, precision: str, x: Tensor) -> str | None:
     energy = target.function
     if target.kind != "energy" or type(energy) not in (GaussianMixture, DoubleWell):
         return "it is for fl.energies.GaussianMixture and DoubleWell, given as energy"
-    if Dependencies(energy).hooks():
-        return "the energy has hooks, which have to run at each evaluation"
+    assert isinstance(energy, nn.Module)
+    if has_hooks(energy) or "forward" in vars(energy):
+        return "the energy has hooks or a forward of its own, which have to run at each evaluation"
     if x.device.type != "cpu" or precision != "fp32":
         return f"its kernels compute in fp32 on the CPU, not in {precision} on {x.device.type}"
-    if any(b.dtype != torch.float32 for b in (x, *energy.buffers())):  # type: ignore[attr-defined]
+    if any(b.dtype != torch.float32 for b in (x, *energy.buffers())):
         return "its kernels take float32 states and parameters"
     return native.load_cpu()
 

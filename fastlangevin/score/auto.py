@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,9 +11,19 @@ from torch import Tensor
 from . import analytic
 from .autograd import AutogradScore, BoundScore
 from .examine import examine
-from .stack_engines import bind_stack
+from .stack_engines import choose
 from .target import Target
 from .tracing import NotRecognised, trace
+
+
+class _Call(NamedTuple):
+    """What is remembered of the last call, for plans."""
+
+    event: tuple[int, ...]
+    dtype: torch.dtype
+    with_inputs: bool
+    engine: str
+    reasons: list[str]
 
 
 class AutoScore(AutogradScore):
@@ -22,28 +33,37 @@ class AutoScore(AutogradScore):
 
     def __init__(self, target: Target, precision: str) -> None:
         super().__init__(target, precision)
-        self._event: tuple[int, ...] | None = None
-        self._declined: str | None = None  # at the last call, if that had further inputs
+        self._last: _Call | None = None
 
     def bind(self, x: Tensor, args: Sequence[object]) -> BoundScore:
-        self._event, self._declined = tuple(x.shape[1:]), None
-        if analytic.unsupported(self.target, self.precision, x) is None:
-            return analytic.BoundAnalytic(self.target, self.precision, args)
-        try:
-            return bind_stack(trace(self.target, x.shape, x.dtype, x.device, args), self.precision, x)
-        except NotRecognised as error:
-            if args:
-                self._declined = str(error)
-            return super().bind(x, args)
+        bound, reasons = self._choose(x, args)
+        self._last = _Call(tuple(x.shape[1:]), x.dtype, bool(args), bound.name, reasons)
+        return bound
 
     def explain(self, device: torch.device) -> tuple[str, list[str]]:
         compiled = "engine 'compiled' passed over: it compiles for seconds to minutes; ask for it by name"
-        if analytic.unsupported(self.target, self.precision, torch.empty(0, device=device)) is None:
+        last = self._last
+        if last is not None and last.with_inputs:
+            return last.engine, [*last.reasons, compiled]
+        event, dtype = (None, torch.float32) if last is None else (last.event, last.dtype)
+        if analytic.unsupported(self.target, self.precision, torch.empty(0, dtype=dtype, device=device)) is None:
             return "analytic", [compiled]
         try:
-            if self._declined is not None:
-                raise NotRecognised(self._declined)
-            name, reasons = examine(self.target, self.precision, device, self._event)
-            return name, [*reasons, compiled]
+            name, reasons = examine(self.target, self.precision, device, event, dtype)
         except NotRecognised as error:
-            return "autograd", [f"engines 'mlp' and 'convnet' passed over: {error}", compiled]
+            name, reasons = "autograd", [_not_recognised(error)]
+        return name, [*reasons, compiled]
+
+    def _choose(self, x: Tensor, args: Sequence[object]) -> tuple[BoundScore, list[str]]:
+        if analytic.unsupported(self.target, self.precision, x) is None:
+            return analytic.BoundAnalytic(self.target, self.precision, args), []
+        try:
+            stack = trace(self.target, x.shape, x.dtype, x.device, args)
+            way, reasons = choose(stack, self.precision, x)
+            return way(stack, self.precision, x), reasons
+        except NotRecognised as error:
+            return super().bind(x, args), [_not_recognised(error)]
+
+
+def _not_recognised(error: NotRecognised) -> str:
+    return f"engines 'mlp' and 'convnet' passed over: {error}"

@@ -19,7 +19,7 @@ _LARGEST_SIZE = 256
 
 
 def examine(
-    target: Target, precision: str, device: torch.device, event: tuple[int, ...] | None
+    target: Target, precision: str, device: torch.device, event: tuple[int, ...] | None, dtype: torch.dtype
 ) -> tuple[str, list[str]]:
     """The engine that recognises the energy for states of shape (B, *event), and what a plan says of its kernels.
 
@@ -28,16 +28,14 @@ def examine(
     Raises:
         NotRecognised: none does.
     """
-    stack = _recognised(target, device, event)
-    way, passed_over = choose(stack, precision, torch.empty((0, *stack.shapes[0]), device=device))
+    stack = _recognised(target, device, event, dtype)
+    way, passed_over = choose(stack, precision, torch.empty((0, *stack.shapes[0]), dtype=dtype, device=device))
     return way.name, [f"the {way.name} engine computes with {way.kernels}", *passed_over]
 
 
-def _recognised(target: Target, device: torch.device, event: tuple[int, ...] | None) -> Stack:
+def _recognised(target: Target, device: torch.device, event: tuple[int, ...] | None, dtype: torch.dtype) -> Stack:
     dependencies = Dependencies(target.function)
     before = [(b, b.clone()) for b in dependencies.buffers()]
-    parameter = target.parameter()
-    dtype = torch.float32 if parameter is None else parameter.dtype
     try:
         if event is not None:
             return trace(target, (2, *event), dtype, device, ())

@@ -30,6 +30,8 @@ class MlpScore(OperatorScore):
     def run_chain_(self, x: Tensor, *numbers: Any) -> bool:
         if x.dtype != torch.float32 or not x.is_contiguous():
             return False
+        if x.is_cuda and not isinstance(numbers[0][0], Tensor) and torch.cuda.is_current_stream_capturing():
+            return False  # a graph of the caller's own cannot copy the numbers from the host
         self._run_chain_(x, *numbers)
         return True
 
@@ -66,6 +68,8 @@ class TritonMlpScore(MlpScore):
     def unsupported(stack: Stack, precision: str, x: Tensor) -> str | None:
         if x.device.type != triton.DEVICE:
             return f"they run on {triton.DEVICE} tensors, not on {x.device.type}"
+        if triton.DEVICE == "cpu" and precision == "bf16":
+            return "Triton's interpreter multiplies no bfloat16"
         why = triton.unavailable() or _not_an_mlp(stack, x)
         if why is not None:
             return why

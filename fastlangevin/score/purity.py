@@ -10,25 +10,49 @@ import inspect
 import math
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torch.utils._python_dispatch import TorchDispatchMode
 
-_WRITES = {"STORE_ATTR", "STORE_GLOBAL", "STORE_SUBSCR", "STORE_SLICE", "DELETE_ATTR", "DELETE_GLOBAL", "DELETE_SUBSCR"}
+_WRITES = {
+    *("STORE_ATTR", "STORE_GLOBAL", "STORE_SUBSCR", "STORE_SLICE", "DELETE_ATTR", "DELETE_GLOBAL", "DELETE_SUBSCR"),
+    *("INPLACE_ADD", "INPLACE_SUBTRACT", "INPLACE_MULTIPLY", "INPLACE_TRUE_DIVIDE", "INPLACE_OR", "INPLACE_AND"),
+}
 _OTHERWISE_IMPURE = {"IMPORT_NAME", "YIELD_VALUE", "RETURN_GENERATOR", "GET_AWAITABLE"}
-_MUTATORS = {"append", "appendleft", "extend", "insert", "pop", "popleft", "popitem", "update", "setdefault", "clear"}
+_MUTATORS = {
+    *("append", "appendleft", "extend", "insert", "pop", "popleft", "popitem", "update", "setdefault", "clear"),
+    *("add_module", "__setitem__", "__delitem__", "__setattr__", "__delattr__", "__dict__", "__iadd__"),
+}
 _RANDOM = {"bernoulli", "multinomial", "poisson", "normal", "manual_seed"}
 _PURE_BUILTINS = {
-    *("abs", "bool", "dict", "enumerate", "float", "int", "isinstance", "len", "list", "map", "max", "min", "range"),
-    *("reversed", "str", "super", "tuple", "zip"),
+    *(
+        "abs",
+        "all",
+        "any",
+        "bool",
+        "dict",
+        "enumerate",
+        "float",
+        "int",
+        "isinstance",
+        "len",
+        "list",
+        "map",
+        "max",
+        "min",
+        "range",
+    ),
+    *("reversed", "str", "sum", "super", "tuple", "type", "zip"),
 }
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.memory_format, slice)
 _PURE_PARAMETRIZATIONS = (parametrizations._SpectralNorm, parametrizations._WeightNorm, parametrizations._Orthogonal)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _CALL = nn.Module._call_impl.__code__
+_POWER_ITERATION = inspect.unwrap(parametrizations._SpectralNorm._power_method).__code__
 
 
 class Impure(Exception):
@@ -47,16 +71,21 @@ class Purity:
         self._device_type = device_type
         self._base: types.FrameType | None = None
         self._mode = self._current_mode()
-        self._seen: set[types.CodeType] = set()
-        self._modules: set[int] = set()
+        self._seen: dict[tuple[object, ...], list[object]] = {}  # with what the ids in the keys belong to
+        self._modules: dict[int, nn.Module] = {}
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Runs the body, in which each operation calls `check_frames`."""
+        """Runs the body, in which each operation on the state calls `check_frames`.
+
+        Raises:
+            Impure: an operation draws random numbers or writes to a tensor.
+        """
         self._base = sys._getframe(2)
         self._mode = self._current_mode()
         try:
-            yield
+            with _Operations():
+                yield
         finally:
             self._base = None
 
@@ -72,7 +101,7 @@ class Purity:
             code = frame.f_code
             if code is _CALL:
                 self._check_module(frame.f_locals["self"])
-            elif code not in self._seen and not _is_torch_name(frame.f_globals.get("__name__")):
+            elif not _is_torch_name(frame.f_globals.get("__name__")):
                 self._check_code(code, frame.f_locals, frame.f_globals)
             frame = frame.f_back
 
@@ -84,13 +113,19 @@ class Purity:
         """
         if isinstance(function, nn.Module):
             for module in function.modules():
-                self._check_function(type(module).forward, module)
+                self._check_module(module)
         elif isinstance(function, types.MethodType):
             self._check_function(function.__func__, function.__self__)
         elif isinstance(function, types.FunctionType):
             self._check_function(function)
         else:
             raise Impure(f"it is {_description(function)}, of which it is not known what it does")
+
+    def check_inputs(self, args: Sequence[object]) -> None:
+        """Raises Impure for further inputs of the energy that are more than tensors and plain values."""
+        for i, value in enumerate(args):
+            if not _is_harmless(value):
+                raise Impure(f"further input {i} is {_description(value)}")
 
     def _current_mode(self) -> tuple[bool, bool, bool]:
         autocast = torch.is_autocast_enabled(self._device_type)
@@ -99,23 +134,27 @@ class Purity:
     def _check_module(self, module: nn.Module) -> None:
         if id(module) in self._modules:
             return
-        self._modules.add(id(module))
-        if any(getattr(module, hooks, None) for hooks in _HOOKS) or nn.modules.module._has_any_global_hook():
+        self._modules[id(module)] = module
+        if has_hooks(module):
             raise Impure(f"a {type(module).__name__} has hooks, which have to run at each evaluation")
         for each in getattr(module, "parametrizations", {}).values():
             other = next((p for p in each if not isinstance(p, _PURE_PARAMETRIZATIONS)), None)
             if other is not None:
                 raise Impure(f"a layer has a parametrization that it does not know, {type(other).__name__}")
+        own = vars(module).get("forward")
+        if own is None:
+            self._check_function(type(module).forward, module)
+        else:
+            self.check_callable(own)
 
     def _check_function(self, function: Any, owner: Any = None) -> None:
-        code = function.__code__
-        if code in self._seen or _is_torch(function):
+        if _is_torch(function):
             return
+        code = function.__code__
         local = {}
         with contextlib.suppress(ValueError):  # a cell that is not filled yet
-            local = {
-                name: c.cell_contents for name, c in zip(code.co_freevars, function.__closure__ or (), strict=True)
-            }
+            cells = function.__closure__ or ()
+            local = {name: cell.cell_contents for name, cell in zip(code.co_freevars, cells, strict=True)}
         defaults = function.__defaults__ or ()
         names = code.co_varnames[: code.co_argcount]
         local.update(zip(names[len(names) - len(defaults) :], defaults, strict=True), **(function.__kwdefaults__ or {}))
@@ -124,12 +163,16 @@ class Purity:
         self._check_code(code, local, function.__globals__)
 
     def _check_code(self, code: types.CodeType, local: Mapping[str, Any], outer: dict[str, Any]) -> None:
-        self._seen.add(code)
         found = _read(code)
         if found.impure is not None:
             raise Impure(f"{_place(code)} {found.impure}")
         names = (*code.co_varnames[: code.co_argcount + code.co_kwonlyargcount], *code.co_freevars)
         values = {name: local[name] for name in names if name in local and name != "__class__"}
+        held = [value for value in values.values() if not isinstance(value, (Tensor, *_PLAIN))]
+        key = (code, *map(id, held))
+        if key in self._seen:
+            return
+        self._seen[key] = held
         for name in found.globals:
             values[name] = outer.get(name, getattr(builtins, name, None))
         owners: list[Any] = []
@@ -143,6 +186,7 @@ class Purity:
     def _check_values(self, values: Mapping[str, Any], owners: list[Any], code: types.CodeType) -> None:
         for name, value in values.items():
             if isinstance(value, nn.Module):
+                self.check_callable(value)
                 if not any(value is owner for owner in owners):
                     owners.append(value)
             elif isinstance(value, (types.FunctionType, types.MethodType)):
@@ -157,15 +201,42 @@ class Purity:
     def _check_attributes(self, owner: Any, names: frozenset[str], owners: list[Any], code: types.CodeType) -> None:
         held = {**getattr(owner, "__dict__", {}), **getattr(owner, "_modules", {})}
         for name in names:
-            value = held[name] if name in held else inspect.getattr_static(type(owner), name, None)
-            if isinstance(value, (staticmethod, classmethod)):
-                value = value.__func__
-            elif isinstance(value, property):
-                value = value.fget
-            if isinstance(value, types.FunctionType):
-                self._check_function(value, None if name in held else owner)
-            elif not inspect.isdatadescriptor(value) and not inspect.ismethoddescriptor(value):
-                self._check_values({name: value}, owners, code)
+            # super() may mean any class's own, so all of them are looked at
+            shared = [vars(cls)[name] for cls in type(owner).__mro__ if name in vars(cls)]
+            for value in [held[name]] if name in held else shared:
+                if isinstance(value, (staticmethod, classmethod)):
+                    value = value.__func__
+                elif isinstance(value, property):
+                    value = value.fget
+                if isinstance(value, types.FunctionType):
+                    self._check_function(value, None if name in held else owner)
+                elif not inspect.isdatadescriptor(value) and not inspect.ismethoddescriptor(value):
+                    self._check_values({name: value}, owners, code)
+
+
+class _Operations(TorchDispatchMode):
+    """Refuses operations that draw random numbers or write to a tensor, but for spectral norm's power iterations."""
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if torch.Tag.nondeterministic_seeded in operation.tags:
+            raise Impure(f"it draws random numbers by {operation.overloadpacket.__name__}")
+        if operation._schema.is_mutable and not _iterates_a_norm():
+            raise Impure(f"it writes to a tensor by {operation.overloadpacket.__name__}")
+        return operation(*args, **(kwargs or {}))
+
+
+def _iterates_a_norm() -> bool:
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not _POWER_ITERATION:
+        frame = frame.f_back
+    return frame is not None
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether the module has hooks of its own, or all modules have."""
+    return any(getattr(module, hooks, None) for hooks in _HOOKS) or nn.modules.module._has_any_global_hook()
 
 
 class _Read(NamedTuple):
@@ -182,7 +253,8 @@ def _read(code: types.CodeType) -> _Read:
     impure = None
     for instruction in dis.get_instructions(code):
         operation, name = instruction.opname, instruction.argval
-        if operation in _WRITES or (operation == "STORE_DEREF" and name in code.co_freevars):
+        in_place = operation == "BINARY_OP" and instruction.argrepr.endswith("=")
+        if operation in _WRITES or in_place or (operation == "STORE_DEREF" and name in code.co_freevars):
             impure = impure or "writes to something other than its own variables"
         elif operation in _OTHERWISE_IMPURE:
             impure = impure or "imports or yields"
@@ -190,10 +262,16 @@ def _read(code: types.CodeType) -> _Read:
             globals_.add(name)
         elif operation in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
             attributes.add(name)
-            if name in _MUTATORS or (name.endswith("_") and not name.endswith("__")):
+            if name in _MUTATORS or (name.endswith("_") and not name.endswith("__")) or name.startswith("register_"):
                 impure = impure or f"calls {name}, which changes what it is called on"
             elif name in _RANDOM or name.startswith("rand"):
                 impure = impure or f"draws random numbers by {name}"
+    for inner in code.co_consts:  # functions and comprehensions inside
+        if isinstance(inner, types.CodeType):
+            found = _read(inner)
+            globals_ |= found.globals
+            attributes |= found.attributes
+            impure = impure or found.impure
     return _Read(frozenset(globals_), frozenset(attributes), impure)
 
 

@@ -41,6 +41,8 @@ def after(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], square: Square, number: float | None
 ) -> Square | None:
     """What a function makes of a square, its first tensor argument; `number` is its other one. None: something else."""
+    if kwargs and function not in SUMS:
+        return None
     if function in NEGATIONS:
         return Square(-square.coefficient, square.summed)
     if function in PRODUCTS and number is not None:

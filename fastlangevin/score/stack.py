@@ -148,12 +148,14 @@ class Stack:
     Attributes:
         layers: in the order in which they are applied; their weights are the network's own, detached.
         shapes: of one chain, before the first layer, between layers, and after the last: len(layers) + 1 of them.
+        dtype: of the weights and of what the layers are given.
         factor: what the last layer's output is multiplied by.
         quadratic: -½λ for the prior N(0, 1/λ); 0 for none.
     """
 
     layers: tuple[Layer, ...]
     shapes: tuple[tuple[int, ...], ...]
+    dtype: torch.dtype
     factor: float
     quadratic: float = 0.0
 
@@ -168,11 +170,6 @@ class Stack:
     def tail(self) -> int:
         """The index after the last activation: from there on the function is affine, and its gradient a constant."""
         return max((i + 1 for i, layer in enumerate(self.layers) if isinstance(layer, Activation)), default=0)
-
-    @functools.cached_property
-    def dtype(self) -> torch.dtype:
-        """The type of the weights; float32 where there are none."""
-        return next((la.weight.dtype for la in self.layers if isinstance(la, (Conv, Linear))), torch.float32)
 
     def last_gradient(self, device: torch.device) -> Tensor:
         """(1, *shape) ∂f/∂h at the last activation's output h, or at the state where there is no activation."""

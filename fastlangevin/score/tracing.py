@@ -47,6 +47,7 @@ def trace(
     try:
         with torch.inference_mode(False), torch.enable_grad(), _uncompiled(), recorder.purity.watching():
             recorder.purity.check_callable(target.function)
+            recorder.purity.check_inputs(args)
             output = target.function(recorder.input, *args)
     except Impure as error:
         raise NotRecognised(str(error)) from None
@@ -94,8 +95,8 @@ class _Recorder:
         self.last: Any = self.input
 
     def record(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if function is _DEVICE:
-            return self._device
+        if function in _PLACES:
+            return _PLACES[function](self._device)
         if function in _QUESTIONS:
             return function(*args, **kwargs)
         square = self._square(function, args, kwargs)
@@ -136,11 +137,12 @@ class _Recorder:
         if self.shape not in ((self.shape[0],), (self.shape[0], 1)):
             raise WrongShape(f"it ends in shape {self.shape}, not in one number a chain")
         shapes = tuple(shape[1:] for shape in self._shapes)
-        return Stack(tuple(self._layers), shapes, sign * self._factor, sign * self._quadratic)
+        return Stack(tuple(self._layers), shapes, self._dtype, sign * self._factor, sign * self._quadratic)
 
     def _square(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Traced | None:
         traced = [a for a in args if isinstance(a, _Traced)]
-        number = next((a for a in args if isinstance(a, (int, float)) and not isinstance(a, bool)), None)
+        numbers = (a for a in args if isinstance(a, (int, float)) and not isinstance(a, bool))
+        number = next(filter(math.isfinite, numbers), None)
         if traced[0].squared is None:
             found = quadratic.square_of(function, args, kwargs, self.input)
         elif len(traced) == 1:
@@ -210,7 +212,8 @@ def _shape_after(layer: Conv | Linear | AveragePool, shape: tuple[int, ...]) -> 
 
 
 def _name(function: Callable[..., Any]) -> str:
-    return getattr(function, "__name__", repr(function))
+    name = getattr(function, "__name__", repr(function))
+    return name if name != "__get__" else str(getattr(function.__self__, "__name__", name))  # type: ignore[attr-defined]
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -269,6 +272,8 @@ def _reshape(function: Callable[..., Tensor]) -> Callable[..., Layer | None]:
             raise WrongShape(
                 f"{_name(function)} takes shape {r.shape} to {shape}, with no dimension of chains in front"
             )
+        if math.prod(shape) != math.prod(r.shape):
+            raise NotRecognised(f"{_name(function)} takes a part of shape {r.shape}")
         return None if shape == r.shape else Reshape(shape[1:])
 
     return operation
@@ -298,11 +303,14 @@ def _dropout(r: _Recorder, input: Tensor, p: float = 0.5, training: bool = True,
         raise NotRecognised("dropout is in train mode")
 
 
-_DEVICE = Tensor.device.__get__
+_PLACES: dict[Any, Callable[[torch.device], Any]] = {
+    Tensor.device.__get__: lambda device: device,
+    Tensor.is_cuda.__get__: lambda device: device.type == "cuda",  # type: ignore[attr-defined]
+}
 _QUESTIONS = {
-    *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "ndim", "layout", "is_cuda", "requires_grad")),
+    *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "ndim", "layout")),
     *(Tensor.size, Tensor.dim, Tensor.ndimension, Tensor.numel, Tensor.nelement, Tensor.__len__),
-    *(Tensor.is_floating_point, Tensor.is_contiguous),
+    Tensor.is_floating_point,
 }
 _OPERATIONS: dict[Any, Callable[..., Layer | float | None]] = {
     torch.conv2d: _conv,
