@@ -15,7 +15,7 @@ demo: $(VENV)/.demo
 	$(BIN)/fastlangevin train digits --out runs/demo --resume
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -94,10 +94,11 @@ class Langevin:
             `(shape, *, seed, step, chain_offset)`.
         precision: what the network runs in: "fp32" (strict), "tf32", "bf16" or "fp16". The state keeps its own type.
         engine: how the score is computed: "autograd", for any energy; "convnet", in closed form, for known layers in a
-            row (`score.tracing`), whose weights it reads once a call; "mlp" and "analytic", by kernels that run a whole
-            chain, for fully connected networks, `energies.GaussianMixture` and `DoubleWell`; "compiled", by
-            torch.compile, which at the first call for a shape compiles for seconds to minutes; or "auto": at each call
-            the fastest of the first four that recognises the energy. `plan` says which, and why.
+            row (`score.tracing`), whose weights it reads once a call (spectral norm iterates once a call); "mlp" and
+            "analytic", by kernels that run a whole chain, for fully connected networks, `energies.GaussianMixture` and
+            `DoubleWell`; "compiled", by torch.compile, which at the first call for a shape compiles for seconds to
+            minutes; or "auto": at each call the fastest of the first four that recognises the energy. `plan` says
+            which, and why.
         backend: of the update: "reference", "cpu", "triton", "cuda", or "auto" for the fastest on the state's device.
         graph: capture the steps as CUDA graphs and replay them. "auto" does on CUDA, and runs eagerly, after one
             warning that says why, where the energy cannot be captured; True raises there; False never captures.

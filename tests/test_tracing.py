@@ -6,6 +6,7 @@ import functools
 import gc
 import math
 import random
+import threading
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 import fastlangevin as fl
 from fastlangevin.score.target import Target
-from fastlangevin.score.tracing import NotRecognised, _Traced, trace
+from fastlangevin.score.tracing import NotRecognised, _Traced, _uncompiled, trace
 
 CPU = torch.device("cpu")
 
@@ -466,6 +467,32 @@ def test_state_without_weights_keeps_its_type():
     stack = read(lambda x: F.silu(x[:, 0]), shape=(4, 1), dtype=torch.float64)
     x = torch.randn(4, 1, dtype=torch.float64)
     assert stack.dtype == torch.float64 and torch.equal(stack(x), F.silu(x[:, 0]))
+
+
+def test_threads_that_read_at_once_leave_torch_compile_on():
+    """Each leaves while another is inside."""
+    inside, leave = threading.Barrier(2), [threading.Event(), threading.Event()]
+
+    def slow(number):
+        with _uncompiled:
+            inside.wait()
+            leave[number].wait()
+
+    RECOGNISED["compiled"](torch.zeros(1, 2, 6, 6))  # loads the compiler
+    threads = [threading.Thread(target=slow, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for number, thread in enumerate(threads):
+        leave[number].set()
+        thread.join()
+    runs = []
+
+    def backend(graph, inputs):
+        runs.append(1)
+        return graph.forward
+
+    torch.compile(lambda x: x + 1, backend=backend)(torch.zeros(2))
+    assert runs == [1]
 
 
 def test_nothing_is_held_afterwards():

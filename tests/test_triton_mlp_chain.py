@@ -10,7 +10,7 @@ import pytest
 import torch
 from chain_reference import OPTIONS, arguments, chain
 from test_mlp_chain import ACTIVATIONS, SILU, Net, states
-from test_triton import compiled, count  # noqa: F401
+from test_triton import count
 
 from fastlangevin.kernels import triton as backend
 from fastlangevin.score.stack import Activation
@@ -77,7 +77,7 @@ LOCAL = {"mlp_chain-fp16-128": 136, "mlp_chain-bf16-64": 16, "mlp_chain-tf32-64"
 
 
 @pytest.mark.parametrize("kernel", LOCAL)
-def test_compiled(compiled, kernel):  # noqa: F811
+def test_compiled(compiled, kernel):
     for architecture in (80, 90, 100):
         record = compiled[kernel, architecture]
         assert record["local"] <= LOCAL[kernel], architecture

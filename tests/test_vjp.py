@@ -133,13 +133,14 @@ def test_few_states_are_held_at_a_time(monkeypatch):
     held = []
 
     def pull(self, x, k, v, pull=vjp._Steps.pull):
-        held.append(sum(type(o) is torch.Tensor and o.shape == (5, 37) for o in gc.get_objects()))
+        if k % 7 == 0:
+            held.append(sum(type(o) is torch.Tensor and o.shape == (5, 37) for o in gc.get_objects()))
         return pull(self, x, k, v)
 
     monkeypatch.setattr(vjp._Steps, "pull", pull)
     x0 = torch.full((5, 37), 0.5, requires_grad=True)
     fl.Langevin(lambda x: (x**4).sum(1), n_steps=100, step_size=0.01, seed=1)(x0).sum().backward()
-    assert len(held) == 100 and 20 <= max(held) < 30
+    assert len(held) == 15 and 15 <= max(held) < 30
 
 
 def test_changed_weights_are_noticed():

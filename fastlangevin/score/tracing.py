@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,7 +45,7 @@ def trace(
     shape = (max(shape[0], 1), *shape[1:])
     recorder = _Recorder(shape, dtype if parameter is None else parameter.dtype, device)
     try:
-        with torch.inference_mode(False), torch.enable_grad(), _uncompiled(), recorder.purity.watching():
+        with torch.inference_mode(False), torch.enable_grad(), _uncompiled, recorder.purity.watching():
             recorder.purity.check_callable(target.function)
             recorder.purity.check_inputs(args)
             output = target.function(recorder.input, *args)
@@ -61,9 +61,31 @@ def trace(
         recorder.input = recorder.last = None  # a circle of references would hold the weights
 
 
-def _uncompiled() -> contextlib.AbstractContextManager[Any]:
-    """Within it, what torch.compile has wrapped runs as it was written."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
+class _Uncompiled:
+    """Within it, what torch.compile has wrapped runs as it was written. The switch belongs to the process: the first
+    thread to come sets it and the last to leave sets it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._stance: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0 and "torch._dynamo" in sys.modules:
+                self._stance = torch.compiler.set_stance("force_eager")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._stance is not None:
+                self._stance.__exit__(None, None, None)
+                self._stance = None
+
+
+_uncompiled = _Uncompiled()
 
 
 class _Traced(Tensor):
