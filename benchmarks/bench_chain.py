@@ -12,8 +12,8 @@ import fastlangevin as fl
 
 BATCH = 64
 NETWORKS = {"8x8-nf32": (8, 1, 32), "8x8-nf64": (8, 1, 64), "16x16-nf32": (16, 1, 32), "32x32-nf32": (32, 3, 32)}
-N_STEPS = {8: 20, 16: 10, 32: 4}
-ROUNDS = {8: 21, 16: 11, 32: 7}
+N_STEPS = {8: 20, 16: 10, 32: 10}
+ROUNDS = {8: 21, 16: 11, 32: 5}
 OPTIONS = {"step_size": 1.0, "noise_std": 0.01}
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.2}  # of the distance moved; bf16's errors are signs that flip
 
