@@ -16,7 +16,7 @@ short_run: dict[str, Any] = {
     "sample_steps": None,
 }
 
-# The 8×8 digits on two CPU cores in two minutes. Chains of 10 steps learn as well an iteration as longer ones here and
+# The 8×8 digits on two CPU cores in 40 seconds. Chains of 10 steps learn as well an iteration as longer ones here and
 # cost less; four steps more when sampling resolve most of the blends between digits (docs/digits.md).
 digits: dict[str, Any] = {
     "features": 64,

@@ -111,7 +111,7 @@ def _find_or_build(library: build.Library) -> Path:
     from torch.utils import cpp_extension
 
     build.compiler()
-    seconds = 60 if library.is_cuda else 10
+    seconds = 60 if library.is_cuda else 20
     print(
         f"fastlangevin: compiling its {library.name} kernels, once, into {cache_directory()} (about {seconds} s)",
         file=sys.stderr,
