@@ -50,6 +50,7 @@ _PURE_BUILTINS = {
 }
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.memory_format, slice)
 _PURE_PARAMETRIZATIONS = (parametrizations._SpectralNorm, parametrizations._WeightNorm, parametrizations._Orthogonal)
+_MOST_VALUES = 1000  # looked at in a container, at every call
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _CALL = nn.Module._call_impl.__code__
 _POWER_ITERATION = inspect.unwrap(parametrizations._SpectralNorm._power_method).__code__
@@ -185,6 +186,8 @@ class Purity:
 
     def _check_values(self, values: Mapping[str, Any], owners: list[Any], code: types.CodeType) -> None:
         for name, value in values.items():
+            if isinstance(value, (list, tuple, dict)) and len(value) > _MOST_VALUES:
+                raise Impure(f"{_place(code)} reads {name}, a {type(value).__name__} of {len(value)} values")
             if isinstance(value, nn.Module):
                 self.check_callable(value)
                 if not any(value is owner for owner in owners):
