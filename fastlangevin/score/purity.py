@@ -18,10 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_WRITES = {
-    *("STORE_ATTR", "STORE_GLOBAL", "STORE_SUBSCR", "STORE_SLICE", "DELETE_ATTR", "DELETE_GLOBAL", "DELETE_SUBSCR"),
-    *("INPLACE_ADD", "INPLACE_SUBTRACT", "INPLACE_MULTIPLY", "INPLACE_TRUE_DIVIDE", "INPLACE_OR", "INPLACE_AND"),
-}
+_WRITES = {"STORE_ATTR", "STORE_GLOBAL", "STORE_SUBSCR", "STORE_SLICE", "DELETE_ATTR", "DELETE_GLOBAL", "DELETE_SUBSCR"}
 _OTHERWISE_IMPURE = {"IMPORT_NAME", "YIELD_VALUE", "RETURN_GENERATOR", "GET_AWAITABLE"}
 _MUTATORS = {
     *("append", "appendleft", "extend", "insert", "pop", "popleft", "popitem", "update", "setdefault", "clear"),
@@ -256,7 +253,7 @@ def _read(code: types.CodeType) -> _Read:
     impure = None
     for instruction in dis.get_instructions(code):
         operation, name = instruction.opname, instruction.argval
-        in_place = operation == "BINARY_OP" and instruction.argrepr.endswith("=")
+        in_place = operation.startswith("INPLACE_") or (operation == "BINARY_OP" and instruction.argrepr.endswith("="))
         if operation in _WRITES or in_place or (operation == "STORE_DEREF" and name in code.co_freevars):
             impure = impure or "writes to something other than its own variables"
         elif operation in _OTHERWISE_IMPURE:
