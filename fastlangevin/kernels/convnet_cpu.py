@@ -8,35 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from . import native
 from .operators import LIBRARY
+from .tower import Layers
 
 PRECISIONS = ("fp32", "bf16")
-
-
-class Conv(Protocol):
-    """A 2-D convolution: weight (O, I / groups, kh, kw), bias (O,) or None, zero padding."""
-
-    @property
-    def weight(self) -> Tensor: ...
-    @property
-    def bias(self) -> Tensor | None: ...
-    @property
-    def stride(self) -> tuple[int, int]: ...
-    @property
-    def padding(self) -> tuple[int, int]: ...
-    @property
-    def dilation(self) -> tuple[int, int]: ...
-    @property
-    def groups(self) -> int: ...
-
-
-Layers = Sequence[tuple[Conv, float]]
 
 
 @dataclass(frozen=True)

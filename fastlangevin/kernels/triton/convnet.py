@@ -7,14 +7,14 @@ All products are the tensor cores', in fp16, bf16 or tf32; sums are float32.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..tower import Layers
 from . import DEVICE, unavailable
 
 if TYPE_CHECKING:
@@ -22,26 +22,6 @@ if TYPE_CHECKING:
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32}
 _SHAPES = {((3, 3), (1, 1), (1, 1)), ((4, 4), (2, 2), (1, 1))}  # kernel, stride, padding
-
-
-class Conv(Protocol):
-    """What is read of a convolution: `fastlangevin.score.stack.Conv` has it."""
-
-    @property
-    def weight(self) -> Tensor: ...
-    @property
-    def bias(self) -> Tensor | None: ...
-    @property
-    def stride(self) -> tuple[int, int]: ...
-    @property
-    def padding(self) -> tuple[int, int]: ...
-    @property
-    def dilation(self) -> tuple[int, int]: ...
-    @property
-    def groups(self) -> int: ...
-
-
-Layers = Sequence[tuple[Conv, float]]
 
 
 def unsupported(layers: Layers, x_shape: tuple[int, ...], precision: str, device: torch.device) -> str | None:
