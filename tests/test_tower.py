@@ -106,7 +106,7 @@ def test_chains_are_the_same_however_the_batch_is_split():
 
 
 @pytest.fixture
-def interpreted(monkeypatch):
+def interpreted():
     """Triton's kernels on CPU tensors, in its interpreter."""
     why = FusedScore.unsupported(read(small(), (2, 1, 4, 4)), "fp16", states())
     if why is not None:
