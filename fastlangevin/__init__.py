@@ -7,8 +7,9 @@ x = sampler.sample((64, 3, 32, 32))
 from . import energies, models, noise, recipes
 from .checkpoint import CheckpointError
 from .errors import BackendUnavailable, ChainDiverged
+from .loading import load
 from .sampler import Langevin, Plan, Trace
-from .training import TrainResult, load, train
+from .training import TrainResult, train
 from .update import langevin_update_
 
 __version__ = "0.1.0"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from . import checkpoint, interrupt, noise, settings
 from .data import Data, load_data
 from .errors import ChainDiverged, check_int
+from .loading import make_sampler, resolve_device
 from .order import batch_indices
 from .pending import PendingRows
 from .pictures import save_training_plot
@@ -124,7 +125,7 @@ def train(
     if run is not None:
         _check_outside(run.folder, data)
         run.check(resume=resume, overwrite=overwrite)
-    where = _device(device)
+    where = resolve_device(device)
     source = load_data(data, image_size=image_size, value_range=value_range)
     asked = settings.Asked(n_iterations, batch_size, lr, lr_decay, data_noise, features, sampler, sample_steps, seed)
     with contextlib.ExitStack() as stack:
@@ -304,11 +305,11 @@ class _Trainer:
             run.write_samples(preview.sample(shape, step=0, device=self.device))
 
     def for_sampling(self, **options: Any) -> Langevin:
-        return _sampler(self.model, self.settings, self.settings.sample_steps, self.sampler.state_dict(), options)
+        return make_sampler(self.model, self.settings, self.settings.sample_steps, self.sampler.state_dict(), options)
 
     def restore(self, path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        checkpoint.load_model(self.model, _part(tensors, "model."), path)
-        checkpoint.load_optimizer(self.optimizer, _part(tensors, "optimizer."), meta["optimizer_groups"])
+        checkpoint.load_model(self.model, checkpoint.part(tensors, "model."), path)
+        checkpoint.load_optimizer(self.optimizer, checkpoint.part(tensors, "optimizer."), meta["optimizer_groups"])
         self.sampler.load_state_dict(meta["sampler"])
         self.iteration = self.saved_at = meta["iteration"]
         torch.set_rng_state(tensors["random.cpu"])
@@ -350,89 +351,9 @@ class _Trainer:
                 reporter.say(f"  {what:12} {path}")
 
 
-def load(
-    run: str | Path,
-    *,
-    model: nn.Module | None = None,
-    sampler: dict[str, Any] | None = None,
-    device: str | torch.device = "cpu",
-) -> tuple[nn.Module, Langevin]:
-    """The model and the sampler of a run's newest checkpoint, the counter where training left it.
-
-    Args:
-        run: a run's folder, or one checkpoint file.
-        model: of the class that was trained, where that was not `models.ConvNet`; the weights are loaded into it.
-        sampler: options of `Langevin` that replace the run's.
-        device: to load to; "auto" as for `train`.
-
-    Raises:
-        FileNotFoundError: no such run, or no checkpoint in it.
-        CheckpointError: a damaged checkpoint, or one of another model.
-    """
-    loaded = open_run(run, model=model, sampler=sampler, device=device)
-    return loaded.model, loaded.sampler
-
-
-class OpenedRun(NamedTuple):
-    """A run's newest checkpoint, ready to sample from."""
-
-    model: nn.Module
-    sampler: Langevin
-    settings: Settings
-
-
-def open_run(
-    run: str | Path,
-    *,
-    model: nn.Module | None = None,
-    sampler: dict[str, Any] | None = None,
-    device: str | torch.device = "cpu",
-) -> OpenedRun:
-    """What `load` returns, and the run's settings."""
-    path = Path(run)
-    if path.is_dir():
-        newest = checkpoint.newest(Run(path).checkpoints)
-        if newest is None:
-            raise FileNotFoundError(f"run={str(run)!r} holds no checkpoint (checkpoints/*.safetensors)")
-        path = newest
-    if not path.is_file():
-        raise FileNotFoundError(f"run={str(run)!r} is neither a run's folder nor a checkpoint file")
-    tensors, meta = checkpoint.load(path)
-    chosen = Settings.from_dict(meta["settings"])
-    model = (chosen.make_model() if model is None else model).to(_device(device))
-    checkpoint.load_model(model, _part(tensors, "model."), path)
-    made = _sampler(model, chosen, chosen.sample_steps, meta["sampler"], sampler or {})
-    return OpenedRun(model, made, chosen)
-
-
-def _sampler(
-    model: nn.Module, chosen: Settings, n_steps: int, state: dict[str, int], options: dict[str, Any]
-) -> Langevin:
-    """The run's sampler with another number of steps, and options of its own, standing where `state` says."""
-    sampler = Langevin(log_density=model, seed=0, **{**chosen.sampler, "n_steps": n_steps, **options})
-    sampler.load_state_dict(state)
-    return sampler
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
 def _own_randomness(device: torch.device) -> contextlib.AbstractContextManager[None]:
     """Leaves torch's random state, which dropout in a network draws from, as it was before the body."""
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-
-
-def _device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or another of torch's, got {device!r}") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={str(device)!r} was asked for, and torch {torch.__version__} sees no CUDA device")
-    return chosen
 
 
 def _check_outside(out: Path, data: Any) -> None:

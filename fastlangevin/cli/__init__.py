@@ -1,0 +1,39 @@
+"""The command line: `fastlangevin train | sample | info`, one file a command."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from ..errors import BackendUnavailable, ChainDiverged
+from .info import info
+from .sample import sample
+from .train import train
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train energy-based models by short-run Langevin MCMC, and sample from them.",
+)
+for command in (train, sample, info):
+    app.command()(command)
+
+_EXPECTED: tuple[type[Exception], ...] = (
+    *(ValueError, TypeError, OSError, ImportError, OverflowError),
+    *(BackendUnavailable, ChainDiverged),
+)
+
+
+def main(arguments: Any = None) -> None:
+    """Runs the command line. Exit codes: 0 done, 1 an error, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM."""
+    try:
+        app(arguments, standalone_mode=True)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except _EXPECTED as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)

@@ -1,0 +1,43 @@
+"""`fastlangevin sample`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..loading import open_run
+from ..pictures import save_grid
+from ..run import save_array
+from . import common
+
+
+def sample(
+    run: common.RunPath,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many samples.")] = 64,
+    out: Annotated[Path, typer.Option("-o", "--out", help="A picture (.png), or an array (.npz).")] = Path(
+        "samples.png"
+    ),
+    n_steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Langevin steps.", show_default="the run's")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the noise.", show_default="the run's, from where training left it")
+    ] = None,
+    device: common.Device = "auto",
+    overwrite: common.Overwrite = False,
+    quiet: common.Quiet = False,
+) -> None:
+    """Draw samples from a trained RUN: short runs from fresh initial noise."""
+    common.check_out(out, (".png", ".npz"), overwrite)
+    _, sampler, settings = open_run(run, device=device)
+    if seed is not None:
+        sampler.load_state_dict({**sampler.state_dict(), "seed": seed, "step": 0})
+    x = sampler.sample((n, *settings.event_shape), n_steps=n_steps)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".png":
+        save_grid(x, out)
+    else:
+        save_array(x, out)
+    common.say(f"{n} samples in {out}", quiet)
