@@ -14,6 +14,8 @@ from .noise import check_seed
 from .score import Target
 from .update import STATE_DTYPES
 
+COUNTER_END = 2**32  # the step counter of a sampler stays below
+
 
 def make_target(**given: Callable[..., Tensor] | None) -> Target:
     kinds = [kind for kind, function in given.items() if function is not None]
@@ -42,6 +44,12 @@ def check_state(name: str, x: Tensor, target: Target) -> None:
         n_bad = int(n_not_finite(x))
         if n_bad:
             raise ValueError(f"{name} must be finite, got NaN or infinity in {n_bad} of {len(x)} chains")
+
+
+def check_counter(step: object) -> int:
+    if not isinstance(step, int) or not 0 <= step < COUNTER_END:
+        raise ValueError(f"step must be an int in 0 … 2^32 - 1, got {step!r}")
+    return step
 
 
 def check_temperature(temperature: float) -> float:

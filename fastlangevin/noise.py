@@ -21,12 +21,13 @@ STREAM_VERSION = 1
 
 
 class Stream(enum.IntEnum):
-    """What the library draws from each stream. 4 and up are the user's own."""
+    """What the library draws from each stream. 16 and up are the user's own."""
 
     LANGEVIN = 0
     INITIAL_STATE = 1
     DATA_NOISE = 2
     ACCEPT_REJECT = 3
+    REPLAY_BUFFER = 4
 
 
 def normal(

@@ -16,7 +16,7 @@ from torch import Tensor
 from . import initial, kernels
 from .capture import being_captured
 from .chain import Chain
-from .checks import check_state, check_temperature, make_seed, make_target
+from .checks import COUNTER_END, check_counter, check_state, check_temperature, make_seed, make_target
 from .divergence import PendingCheck, report
 from .errors import BackendUnavailable, check_int, check_shape, unknown
 from .graph import GraphCache
@@ -26,8 +26,6 @@ from .score import check_engine, make_score
 from .score import precision as precisions
 from .update import STATE_DTYPES, check_bounds, check_grad_clip
 from .vjp import DifferentiableChain
-
-_COUNTER_END = 2**32
 
 
 class Trace(NamedTuple):
@@ -206,17 +204,26 @@ class Langevin:
             device: of the chains; None: the network's, else the first tensor's among args, else the CPU.
             dtype: of the chains' state.
         """
-        shape = check_shape(shape)
-        if not shape:
-            raise ValueError("shape must be (B, *event), got ()")
-        if dtype not in STATE_DTYPES:
-            raise ValueError(f"dtype must be float32, float64, bfloat16 or float16, got {dtype}")
-        empty = torch.empty(shape, dtype=dtype, device=self._device(args) if device is None else device)
+        empty = self._empty(shape, args, device, dtype)
         chain = self._chain(empty, args, n_steps, chain_offset, step)
-        x0 = self._initial(chain, empty, chain_offset)
-        if callable(self.init):
-            check_state("init's state", x0, self.target)
+        x0 = self._initial(empty, int(chain.steps[0]), chain_offset)
         return self._run(chain, x0)
+
+    def initial(
+        self,
+        shape: Sequence[int],
+        *,
+        chain_offset: int = 0,
+        step: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """(B, *event) initial states z ~ p0: those from which `sample` with the same arguments runs.
+
+        The counter stays as it is: `sampler(sampler.initial(shape))` is `sampler.sample(shape)`.
+        """
+        step = self._step if step is None else check_counter(step)
+        return self._initial(self._empty(shape, (), device, dtype), step, check_int("chain_offset", chain_offset, 0))
 
     def trace(
         self,
@@ -322,7 +329,7 @@ class Langevin:
         if state["stream_version"] != STREAM_VERSION:
             raise ValueError(f"state has noise stream version {state['stream_version']}, this is {STREAM_VERSION}")
         seed = check_seed(state["seed"])
-        if not isinstance(state["step"], int) or not 0 <= state["step"] <= _COUNTER_END:
+        if not isinstance(state["step"], int) or not 0 <= state["step"] <= COUNTER_END:
             raise ValueError(f"state's step must lie in 0 … 2^32, got {state['step']!r}")
         with self._lock:
             self._seed, self._step = int(seed) % 2**64, state["step"]
@@ -399,10 +406,8 @@ class Langevin:
 
     def _reserve(self, n_steps: int, step: int | None) -> int:
         with self._lock:
-            if step is not None and (not isinstance(step, int) or not 0 <= step < _COUNTER_END):
-                raise ValueError(f"step must be an int in 0 … 2^32 - 1, got {step!r}")
-            first = self._step if step is None else step
-            if first + n_steps > _COUNTER_END:
+            first = self._step if step is None else check_counter(step)
+            if first + n_steps > COUNTER_END:
                 raise OverflowError(
                     f"the step counter would pass 2^32 (it stands at {first}, and {n_steps} steps are asked for): "
                     "make a sampler with another seed"
@@ -411,19 +416,32 @@ class Langevin:
                 self._step += n_steps
             return first
 
-    def _initial(self, chain: Chain, like: Tensor, chain_offset: int) -> Tensor:
-        return initial.draw(
+    def _empty(
+        self, shape: Sequence[int], args: tuple[Any, ...], device: torch.device | str | None, dtype: torch.dtype
+    ) -> Tensor:
+        shape = check_shape(shape)
+        if not shape:
+            raise ValueError("shape must be (B, *event), got ()")
+        if dtype not in STATE_DTYPES:
+            raise ValueError(f"dtype must be float32, float64, bfloat16 or float16, got {dtype}")
+        return torch.empty(shape, dtype=dtype, device=self._device(args) if device is None else device)
+
+    def _initial(self, like: Tensor, step: int, chain_offset: int) -> Tensor:
+        x0 = initial.draw(
             self.init,
             like.shape,
             bounds=self.bounds,
             seed=self._seed,
-            step=int(chain.steps[0]),
+            step=step,
             chain_offset=chain_offset,
-            offset=chain.offset,
+            offset=chain_offset * math.prod(like.shape[1:]),
             device=like.device,
             dtype=like.dtype,
-            backend=chain.backend.name,
+            backend=self._backend(like.device).name,
         )
+        if callable(self.init):
+            check_state("init's state", x0, self.target)
+        return x0
 
     def _run(self, chain: Chain, x0: Tensor) -> Tensor:
         with self._running(x0.device):

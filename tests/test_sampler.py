@@ -797,3 +797,16 @@ def test_compiled_engine_needs_an_energy_that_can_be_traced():
 
     with pytest.raises(ValueError, match="engine='compiled' cannot compile this energy: "):
         fl.Langevin(energy, n_steps=1, engine="compiled", seed=1)(torch.zeros(2, 3))
+
+
+def test_initial_is_where_sample_starts_from():
+    sampler = fl.Langevin(log_density=lambda x: -x.square().sum(1), n_steps=3, seed=4)
+    z = sampler.initial((5, 3))
+    assert sampler.step == 0 and torch.equal(sampler.initial((5, 3)), z)
+    assert torch.equal(sampler.initial((2, 3), chain_offset=3), z[3:])
+    assert torch.equal(sampler(z, step=0), sampler.sample((5, 3)))
+    assert sampler.step == 3 and not torch.equal(sampler.initial((5, 3)), z)
+    assert torch.equal(sampler.initial((5, 3), step=0), z)
+    for arguments, words in [({"step": -1}, "step must be"), ({"chain_offset": -1}, "chain_offset must be")]:
+        with pytest.raises(ValueError, match=words):
+            sampler.initial((5, 3), **arguments)
