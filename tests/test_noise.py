@@ -44,6 +44,7 @@ def test_streams_have_their_numbers():
         "INITIAL_STATE": 1,
         "DATA_NOISE": 2,
         "ACCEPT_REJECT": 3,
+        "REPLAY_BUFFER": 4,
     }
 
 
