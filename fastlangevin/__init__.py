@@ -5,6 +5,7 @@ x = sampler.sample((64, 3, 32, 32))
 """
 
 from . import energies, models, noise, recipes
+from .buffer import ReplayBuffer
 from .checkpoint import CheckpointError
 from .errors import BackendUnavailable, ChainDiverged
 from .loading import load
@@ -20,6 +21,7 @@ __all__ = [
     "CheckpointError",
     "Langevin",
     "Plan",
+    "ReplayBuffer",
     "Trace",
     "TrainResult",
     "__version__",
