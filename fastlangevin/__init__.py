@@ -6,10 +6,11 @@ x = sampler.sample((64, 3, 32, 32))
 
 from . import energies, models, noise, recipes
 from .checkpoint import CheckpointError
-from .errors import BackendUnavailable, ChainDiverged
+from .errors import BackendUnavailable, ChainDiverged, TrainingDiverged
+from .fit import TrainResult
 from .loading import load
 from .sampler import Langevin, Plan, Trace
-from .training import TrainResult, train
+from .training import train
 from .update import langevin_update_
 
 __version__ = "0.1.0"
@@ -22,6 +23,7 @@ __all__ = [
     "Plan",
     "Trace",
     "TrainResult",
+    "TrainingDiverged",
     "__version__",
     "energies",
     "langevin_update_",

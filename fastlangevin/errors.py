@@ -22,6 +22,24 @@ class ChainDiverged(RuntimeError):
         self.n_chains = n_chains
 
 
+class TrainingDiverged(ChainDiverged):
+    """A training drifted apart: chains or energies that are not finite, too far apart, or saturated.
+
+    Attributes:
+        reason: what was seen.
+        advice: what to try.
+        iteration: of the training, the first in which it was seen.
+    """
+
+    def __init__(
+        self, reason: str, advice: str, iteration: int, *, kept: str = "", step: int | None = None, n_chains: int = 0
+    ) -> None:
+        super().__init__(
+            f"training diverged at iteration {iteration}: {reason}: {advice}{kept}", step=step, n_chains=n_chains
+        )
+        self.reason, self.advice, self.iteration = reason, advice, iteration
+
+
 class BackendUnavailable(RuntimeError):
     """A backend, engine or graph that was asked for by name cannot be had; the message says why."""
 

@@ -24,6 +24,7 @@ class Run:
 
     config.yaml      every setting, as it was resolved
     metrics.jsonl    one line a logged iteration
+    rollbacks.jsonl  one line a roll-back, where there was one
     checkpoints/     the newest few, ITERATION.safetensors
     samples.png      the newest samples (samples.npz where the data are not images)
     training.png     energy gap and score norm over time (with the extra "plots")
@@ -34,6 +35,7 @@ class Run:
         self.folder = folder
         self.config = folder / "config.yaml"
         self.metrics = folder / "metrics.jsonl"
+        self.rollbacks = folder / "rollbacks.jsonl"
         self.checkpoints = folder / "checkpoints"
         self.samples = folder / "samples.png"
         self.samples_array = folder / "samples.npz"
@@ -106,6 +108,10 @@ class Run:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return rows
 
+    def add_rollback(self, record: dict[str, Any]) -> None:
+        with self.rollbacks.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
     def write_samples(self, x: Tensor) -> Path:
         """The picture, or for data that are not images the array; returns its path."""
         if x.dim() == 4 and x.shape[1] in (1, 3):
@@ -116,7 +122,7 @@ class Run:
 
     def _names(self) -> list[Path]:
         return [
-            *(self.config, self.metrics, self.checkpoints, self.samples, self.samples_array),
+            *(self.config, self.metrics, self.rollbacks, self.checkpoints, self.samples, self.samples_array),
             *(self.training, self.tensorboard),
         ]
 
@@ -129,7 +135,7 @@ class Run:
 
     def _own_files(self) -> list[Path]:
         """All that a run makes, besides config.yaml."""
-        files = [self.metrics, self.samples, self.samples_array, self.training]
+        files = [self.metrics, self.rollbacks, self.samples, self.samples_array, self.training]
         events = self.tensorboard.glob("events.out.tfevents.*")
         return [path for path in (*checkpoint.all_in(self.checkpoints), *events, *files) if path.is_file()]
 

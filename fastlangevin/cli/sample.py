@@ -9,6 +9,7 @@ import typer
 
 from ..loading import open_run
 from ..pictures import save_grid
+from ..ranges import UNIT, rescaled
 from ..run import save_array
 from . import common
 
@@ -37,7 +38,7 @@ def sample(
     x = sampler.sample((n, *settings.event_shape), n_steps=n_steps)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":
-        save_grid(x, out)
+        save_grid(rescaled(x, settings.range, UNIT), out)
     else:
         save_array(x, out)
     common.say(f"{n} samples in {out}", quiet)
