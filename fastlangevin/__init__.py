@@ -5,6 +5,7 @@ x = sampler.sample((64, 3, 32, 32))
 """
 
 from . import energies, models, noise, recipes
+from .buffer import ReplayBuffer
 from .checkpoint import CheckpointError
 from .errors import BackendUnavailable, ChainDiverged, TrainingDiverged
 from .fit import TrainResult
@@ -21,6 +22,7 @@ __all__ = [
     "CheckpointError",
     "Langevin",
     "Plan",
+    "ReplayBuffer",
     "Trace",
     "TrainResult",
     "TrainingDiverged",
