@@ -52,7 +52,7 @@ def train(
     checkpoint_every: int = 50,
     keep_checkpoints: int = 3,
     log_every: int = 10,
-    on_divergence: Literal["raise", "rollback"] = "raise",
+    on_divergence: str = "raise",
     max_rollbacks: int = 3,
     max_energy_gap: float | None = 1e4,
     max_saturation: float | None = 0.99,
