@@ -31,13 +31,13 @@ class Table:
 
     Attributes:
         title: what it shows.
-        columns: of `Cell`'s attributes, those that differ from cell to cell.
+        axes: those of `Cell`'s attributes along which its figures are drawn.
         reconstructs: whether it has the error of reconstructions.
     """
 
     title: str
     cells: tuple[Cell, ...]
-    columns: tuple[str, ...]
+    axes: tuple[str, ...]
     reconstructs: bool = False
 
 
@@ -68,10 +68,10 @@ def table(name: str, data: str, features: int | None = None) -> Table:
         return Table("quality of samples and reconstructions", (Cell("short-run", features=n_f),), (), True)
     if name == "2":
         cells = tuple(Cell(f"K{k}", k, sigma, n_f) for k, sigma in _STEPS.items())
-        return Table("influence of the number of Langevin steps K", cells, ("n_steps", "data_noise"))
+        return Table("influence of the number of Langevin steps K", cells, ("n_steps",))
     if name == "3":
         noises = (Cell(f"sigma{sigma:.2f}", data_noise=sigma, features=n_f) for sigma in _NOISES)
-        widths = (Cell(f"nf{n}", features=n) for n in _FEATURES)
+        widths = (Cell(f"nf{n}", features=n) for n in _FEATURES if n != n_f)  # that one is the last of the noises
         return Table("influence of the noise σ on the data, and of n_f", (*noises, *widths), ("data_noise", "features"))
     raise unknown("table", name, ("1", "2", "3"))
 

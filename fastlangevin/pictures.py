@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,5 +61,31 @@ def save_training_plot(history: Sequence[dict[str, Any]], path: Path) -> None:
     bottom.set_xlabel("iteration")
     for axes in (top, bottom):
         axes.grid(alpha=0.3)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def save_table_plot(rows: Sequence[dict[str, Any]], axes: dict[str, str], figures: dict[str, str], path: Path) -> None:
+    """Figures of trainings against settings: one column of plots a setting, one row a figure. Needs matplotlib.
+
+    Args:
+        rows: one a training; figures that are not there are left out.
+        axes, figures: keys of the rows, and how each is called. Along an axis are drawn the rows that have the most
+            usual value of all other axes.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5 * len(axes), 2.2 * len(figures)), layout="constrained")
+    grid_of_plots = figure.subplots(len(figures), len(axes), squeeze=False, sharex="col")
+    for column, axis in enumerate(axes):
+        others = [other for other in axes if other != axis]
+        usual = {other: statistics.mode(row[other] for row in rows) for other in others}
+        chosen = sorted((row for row in rows if all(row[o] == usual[o] for o in others)), key=lambda row: row[axis])
+        for plot, (name, title) in zip(grid_of_plots[:, column], figures.items(), strict=True):
+            points = [(row[axis], row[name]) for row in chosen if name in row]
+            plot.plot(*zip(*points, strict=True) if points else ([], []), color="black", marker="o", markersize=4)
+            plot.set_ylabel(title)
+            plot.grid(alpha=0.3)
+        grid_of_plots[-1, column].set_xlabel(axes[axis])
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
