@@ -7,6 +7,7 @@ x = sampler.sample((64, 3, 32, 32))
 from . import energies, models, noise, recipes
 from .checkpoint import CheckpointError
 from .errors import BackendUnavailable, ChainDiverged
+from .generation import Reconstruction, interpolate, reconstruct
 from .loading import load
 from .sampler import Langevin, Plan, Trace
 from .training import TrainResult, train
@@ -20,14 +21,17 @@ __all__ = [
     "CheckpointError",
     "Langevin",
     "Plan",
+    "Reconstruction",
     "Trace",
     "TrainResult",
     "__version__",
     "energies",
+    "interpolate",
     "langevin_update_",
     "load",
     "models",
     "noise",
     "recipes",
+    "reconstruct",
     "train",
 ]

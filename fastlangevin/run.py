@@ -108,7 +108,7 @@ class Run:
 
     def write_samples(self, x: Tensor) -> Path:
         """The picture, or for data that are not images the array; returns its path."""
-        if x.dim() == 4 and x.shape[1] in (1, 3):
+        if pictures.is_drawable(x.shape[1:]):
             pictures.save_grid(x, self.samples)
             return self.samples
         save_array(x, self.samples_array)
@@ -142,8 +142,14 @@ class Run:
 
 def save_array(x: Tensor, path: Path) -> None:
     """Samples as an .npz file with one array, "samples"."""
+    save_arrays(path, samples=x)
+
+
+def save_arrays(path: Path, **tensors: Tensor) -> None:
+    """An .npz file of float32 arrays with these names."""
+    arrays = {name: tensor.detach().cpu().float().numpy() for name, tensor in tensors.items()}
     with checkpoint.replacing(path) as temporary:
-        np.savez_compressed(temporary, samples=x.detach().cpu().float().numpy())
+        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
 
 
 def has_plots() -> bool:

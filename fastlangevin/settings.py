@@ -11,7 +11,7 @@ from torch import nn
 
 from . import recipes
 from .data import Data
-from .errors import check_int
+from .errors import check_int, check_positive
 from .models import ConvNet
 from .sampler import Langevin
 from .schedule import resolve as resolve_schedule
@@ -90,7 +90,7 @@ def resolve(asked: Asked, data: Data, model: nn.Module | None, saved: dict[str, 
         _model(data, model, plain["features"]),
         check_int("n_iterations", plain["n_iterations"]),
         check_int("batch_size", plain["batch_size"]),
-        _positive("lr", plain["lr"]),
+        check_positive("lr", plain["lr"]),
         _share("lr_decay", plain["lr_decay"]),
         _not_negative("data_noise", plain["data_noise"]),
         plain["sampler"],
@@ -161,12 +161,6 @@ def _check_same(chosen: dict[str, Any], saved: dict[str, Any]) -> None:
             f"resume must go on with the run's own data and settings, but {'; '.join(differences)}. "
             "Leave the setting out to keep the run's, or start another run."
         )
-
-
-def _positive(name: str, value: Any) -> float:
-    if _not_negative(name, value) == 0:
-        raise ValueError(f"{name} must be positive, got {value!r}")
-    return float(value)
 
 
 def _not_negative(name: str, value: Any) -> float:
