@@ -9,6 +9,7 @@ from .buffer import ReplayBuffer
 from .checkpoint import CheckpointError
 from .errors import BackendUnavailable, ChainDiverged, TrainingDiverged
 from .fit import TrainResult
+from .generation import Reconstruction, interpolate, reconstruct
 from .loading import load
 from .sampler import Langevin, Plan, Trace
 from .training import train
@@ -22,16 +23,19 @@ __all__ = [
     "CheckpointError",
     "Langevin",
     "Plan",
+    "Reconstruction",
     "ReplayBuffer",
     "Trace",
     "TrainResult",
     "TrainingDiverged",
     "__version__",
     "energies",
+    "interpolate",
     "langevin_update_",
     "load",
     "models",
     "noise",
     "recipes",
+    "reconstruct",
     "train",
 ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import math
 import operator
 from collections.abc import Iterable
+from numbers import Real
 
 
 class ChainDiverged(RuntimeError):
@@ -53,6 +55,13 @@ def check_int(name: str, value: object, least: int = 1) -> int:
     if isinstance(value, bool) or number < least:
         raise ValueError(f"{name} must be an int of at least {least}, got {value!r}")
     return number
+
+
+def check_positive(name: str, value: object) -> float:
+    """The value as a float, positive and finite, or the error that says what came instead."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value!r}")
+    return float(value)
 
 
 def check_shape(shape: object) -> tuple[int, ...]:

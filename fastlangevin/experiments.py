@@ -77,8 +77,7 @@ def table(name: str, data: str, features: int | None = None) -> Table:
 
 
 def annealed(lr: float, data_noise: float, n_iterations: int) -> dict[str, Any]:
-    """lr and data_noise that are constant for four fifths of the iterations and then fall, in five steps, to a tenth and
-    to a half.
+    """lr and data_noise, constant for four fifths of the iterations, then falling in five steps to a tenth and a half.
 
     The paper (Section 5.1) makes 200,000 iterations and then decreases both gradually; how far, it does not say.
     """

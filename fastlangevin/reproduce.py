@@ -110,7 +110,7 @@ def reproduce(
     for cell in chosen.cells:
         if progress:
             print(f"table {name}, {cell.name}: K {cell.n_steps}, σ {cell.data_noise}, n_f {cell.features}", flush=True)
-        shared = {"seed": seed, "device": device, "progress": progress}
+        shared: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
         row = _trained(folder, cell, source, minutes, **shared)
         if "remark" not in row:
             options = {"n": n, "fid": fid, "labels": labels, "n_reconstruct": 64 if chosen.reconstructs else 0}
@@ -177,9 +177,7 @@ def _evaluated(
     path = folder / f"{cell.name}.json"
     if not path.exists():
         where = resolve_device(device)
-        result = evaluate(
-            folder / cell.name, data, seed=seed, device=where, n_chains=0, progress=progress, **options
-        )
+        result = evaluate(folder / cell.name, data, seed=seed, device=where, n_chains=0, progress=progress, **options)
         model, sampler = load(folder / cell.name, device=where)
         result["score_norm"] = _score_norm(model, sampler, data)
         _write_json(path, result)

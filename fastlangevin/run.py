@@ -15,6 +15,7 @@ import yaml
 from torch import Tensor
 
 from . import checkpoint, pictures
+from .ranges import Range
 
 _MARK = "fastlangevin"  # the key of config.yaml that says whose folder this is
 
@@ -112,10 +113,10 @@ class Run:
         with self.rollbacks.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
-    def write_samples(self, x: Tensor) -> Path:
+    def write_samples(self, x: Tensor, value_range: Range) -> Path:
         """The picture, or for data that are not images the array; returns its path."""
-        if x.dim() == 4 and x.shape[1] in (1, 3):
-            pictures.save_grid(x, self.samples)
+        if pictures.is_drawable(x.shape[1:]):
+            pictures.save_grid(x, self.samples, value_range=value_range)
             return self.samples
         save_array(x, self.samples_array)
         return self.samples_array
@@ -148,8 +149,14 @@ class Run:
 
 def save_array(x: Tensor, path: Path) -> None:
     """Samples as an .npz file with one array, "samples"."""
+    save_arrays(path, samples=x)
+
+
+def save_arrays(path: Path, **tensors: Tensor) -> None:
+    """An .npz file of float32 arrays with these names."""
+    arrays = {name: tensor.detach().cpu().float().numpy() for name, tensor in tensors.items()}
     with checkpoint.replacing(path) as temporary:
-        np.savez_compressed(temporary, samples=x.detach().cpu().float().numpy())
+        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
 
 
 def has_plots() -> bool:

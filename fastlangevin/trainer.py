@@ -217,8 +217,7 @@ class Trainer:
             shape = (_PREVIEW, *self.data.event_shape)
             preview = self.for_sampling(graph=False)  # for one picture a capture is not worth its time
             preview.load_state_dict({**preview.state_dict(), "seed": self.settings.seed})
-            x = preview.sample(shape, step=0, device=self.device)
-            run.write_samples(rescaled(x, self.settings.range, UNIT))
+            run.write_samples(preview.sample(shape, step=0, device=self.device), self.settings.range)
 
     def for_sampling(self, **options: Any) -> Langevin:
         """The sampler of the averaged weights, or where there are none the learned ones, with `sample_steps` steps."""

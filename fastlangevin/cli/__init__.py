@@ -1,4 +1,4 @@
-"""The command line: `fastlangevin train | sample | info`, one file a command."""
+"""The command line: `fastlangevin train | sample | reconstruct | interpolate | info`, one file a command."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from rich.console import Console
 
 from ..errors import BackendUnavailable, ChainDiverged
 from .info import info
+from .interpolate import interpolate
+from .reconstruct import reconstruct
 from .sample import sample
 from .train import train
 
@@ -19,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train energy-based models by short-run Langevin MCMC, and sample from them.",
 )
-for command in (train, sample, info):
+for command in (train, sample, reconstruct, interpolate, info):
     app.command()(command)
 
 _EXPECTED: tuple[type[Exception], ...] = (

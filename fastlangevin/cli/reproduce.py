@@ -21,22 +21,22 @@ def reproduce(
         ),
     ],
     data: Annotated[str, typer.Option(help="As for train; square images.", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="The folder.", show_default="runs/table-TABLE and the data's name")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder.", show_default="runs/table-TABLE and the data's name")
+    ] = None,
     budget: Annotated[
         float | None,
-        typer.Option(help="Minutes for all trainings together.", show_default="the paper's iterations, days on one GPU"),
+        typer.Option(help="Minutes for all trainings together.", show_default="the paper's iterations, for days"),
     ] = None,
     features: Annotated[
         int | None, typer.Option(min=1, help="n_f, where the table does not vary it.", show_default="the paper's")
     ] = None,
     n: Annotated[int, typer.Option("-n", min=2, help="Samples for the measures of quality.")] = 1024,
     fid: Annotated[
-        bool | None, typer.Option("--fid/--no-fid", help="FID and Inception Score.", show_default="where they can be had")
+        bool | None,
+        typer.Option("--fid/--no-fid", help="FID and Inception Score.", show_default="where possible"),
     ] = None,
-    image_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Resize and crop a folder's images to this.", show_default="as they are"),
-    ] = None,
+    image_size: common.ImageSize = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 1,
     device: common.Device = "auto",
     quiet: common.Quiet = False,

@@ -9,7 +9,6 @@ import typer
 
 from ..loading import open_run
 from ..pictures import save_grid
-from ..ranges import UNIT, rescaled
 from ..run import save_array
 from . import common
 
@@ -38,7 +37,7 @@ def sample(
     x = sampler.sample((n, *settings.event_shape), n_steps=n_steps)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":
-        save_grid(rescaled(x, settings.range, UNIT), out)
+        save_grid(x, out, value_range=settings.range)
     else:
         save_array(x, out)
     common.say(f"{n} samples in {out}", quiet)
