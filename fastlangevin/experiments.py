@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import unknown
+from .errors import check_int, unknown
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def table(name: str, data: str, features: int | None = None) -> Table:
     Raises:
         ValueError: no such table.
     """
-    n_f = features or (128 if data == "cifar10" else 64)
+    n_f = (128 if data == "cifar10" else 64) if features is None else check_int("features", features)
     if name == "1":
         return Table("quality of samples and reconstructions", (Cell("short-run", features=n_f),), (), True)
     if name == "2":

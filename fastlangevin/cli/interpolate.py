@@ -53,7 +53,7 @@ def interpolate(
     if out.suffix == ".png":
         if items is not None:
             x = torch.cat([items[::2, None], x, items[1::2, None]], dim=1)
-        save_grid(x.flatten(0, 1), out, columns=x.shape[1])
+        save_grid(x.flatten(0, 1), out, columns=x.shape[1], value_range=opened.settings.range)
     else:
         save_arrays(out, samples=x, z=z)
     common.say(f"{pairs} interpolations of {n} images by {sampler.n_steps} Langevin steps in {out}", quiet)
