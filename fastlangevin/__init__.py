@@ -7,6 +7,7 @@ x = sampler.sample((64, 3, 32, 32))
 from . import energies, models, noise, recipes
 from .checkpoint import CheckpointError
 from .errors import BackendUnavailable, ChainDiverged
+from .evaluation import evaluate
 from .loading import load
 from .sampler import Langevin, Plan, Trace
 from .training import TrainResult, train
@@ -24,6 +25,7 @@ __all__ = [
     "TrainResult",
     "__version__",
     "energies",
+    "evaluate",
     "langevin_update_",
     "load",
     "models",
