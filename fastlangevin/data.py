@@ -22,17 +22,16 @@ from torch.utils.data import Dataset, IterableDataset
 from . import images
 from . import labels as class_labels
 from .errors import check_int, nearest
+from .ranges import UNIT, Range
 from .transfer import to_device
 
 _VISION = {"cifar10": 32, "celeba": 64, "lsun": 64}  # torchvision's, and the image size each usually has
 _NAMES = ("digits", *_VISION)
 _ARRAY_NAMES = ("images", "x", "data", "arr_0")
-_SCALED, _BYTES, _DIGITS = (-1.0, 1.0), (0.0, 255.0), (0.0, 16.0)  # ranges of values
+_BYTES, _DIGITS = (0.0, 255.0), (0.0, 16.0)  # ranges of values
 _WIDE = (torch.float64, torch.int32, torch.int64, torch.uint32, torch.uint64)  # more digits than float32's
 _HUGE = 1e38  # the span of values up to it fits float32
 _LOOK = 256  # items of a Dataset that are read to learn its shape, range and fingerprint
-
-Range = tuple[float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +150,8 @@ def load_data(source: Any, *, image_size: int | None = None, value_range: tuple[
     """
     if image_size is not None:
         check_int("image_size", image_size, 1)
-    value_range = _check_value_range(value_range)
+    if value_range is not None:
+        value_range = check_value_range("value_range", value_range)
     if isinstance(source, Data):
         if image_size is not None or value_range is not None:
             raise ValueError("image_size and value_range must be None for a Data, which is scaled already")
@@ -266,7 +266,7 @@ def _stored(name: str, values: Tensor, value_range: Range | None, labels: Tensor
     if values.dtype != torch.uint8:
         values = _scaled(values, scale)
     digest = hashlib.blake2b(values.numpy().data, digest_size=8)
-    items = _Stored(values, scale if values.dtype == torch.uint8 else _SCALED)
+    items = _Stored(values, scale if values.dtype == torch.uint8 else UNIT)
     return _data(name, items, values[0], scale, digest, labels)
 
 
@@ -401,13 +401,13 @@ def _range_of(dtype: torch.dtype, extent: Range, value_range: Range | None) -> R
         return value_range
     if dtype == torch.uint8:
         return _BYTES
-    return next((r for r in ((0.0, 1.0), _SCALED) if r[0] <= extent[0] and extent[1] <= r[1]), None)
+    return next((r for r in ((0.0, 1.0), UNIT) if r[0] <= extent[0] and extent[1] <= r[1]), None)
 
 
 def _scaled(values: Tensor, scale: Range) -> Tensor:
     """float32 values in [-1, 1]; a float32 tensor from (-1, 1) is returned as it is, not copied."""
     lo, hi = scale
-    if scale != _SCALED:
+    if scale != UNIT:
         values = values if values.is_floating_point() else values.to(torch.float32)
         values = values.sub(lo).div_((hi - lo) / 2).sub_(1).clamp_(-1, 1)
     return values.to(torch.float32)
@@ -420,15 +420,14 @@ def _check_within(extent: Range, scale: Range) -> None:
         raise ValueError(f"data must lie in {lo:g} … {hi:g}, got {low:g} … {high:g}; value_range= sets another range")
 
 
-def _check_value_range(value_range: Any) -> Range | None:
-    if value_range is None:
-        return None
+def check_value_range(name: str, value: Any) -> Range:
+    """The pair of finite numbers lo < hi, whose distance float32 holds."""
     try:
-        lo, hi = map(float, value_range)
+        lo, hi = map(float, value)
     except (TypeError, ValueError):
         lo = hi = math.nan
     if not torch.finfo(torch.float32).tiny <= hi - lo <= torch.finfo(torch.float32).max:
-        raise ValueError(f"value_range must be two finite numbers (lo, hi) with lo < hi, got {value_range!r}")
+        raise ValueError(f"{name} must be two finite numbers (lo, hi) with lo < hi, got {value!r}")
     return lo, hi
 
 

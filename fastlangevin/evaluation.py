@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +15,23 @@ from torch import Tensor, nn
 from . import classifier as classifiers
 from . import inception, metrics
 from . import labels as class_labels
-from .data import Data, load_data
+from .data import Data, check_value_range, load_data
 from .errors import ChainDiverged, check_int
+from .fit import TrainResult
+from .generation import reconstruct
 from .loading import open_run
 from .order import epoch_order
+from .pictures import is_drawable, save_stacked
 from .progress import Stages
+from .ranges import UNIT, Range, rescaled
 from .sampler import Langevin, Trace
 from .schedule import resolve
 from .settings import Settings
-from .training import TrainResult
 
 _BATCH = 256  # chains, or items of the data, at a time
 _TIMES_K = 10  # how many times as long as a sample's chain the traced ones are
 _RECORDS_PER_K = 10
+_PICTURED = 32  # samples beside their nearest items
 _FIT_ON = 10_000  # items that a classifier is fitted on at most, and half as many held out
 
 
@@ -44,6 +48,7 @@ def evaluate(
     labels: Any = None,
     n_reconstruct: int = 64,
     n_chains: int = 32,
+    neighbours: str | Path | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
     image_size: int | None = None,
@@ -86,6 +91,8 @@ def evaluate(
         labels: of the data, n whole numbers or the path of an .npy file; None: the data's own (`data.Data.labels`).
         n_reconstruct: items of the data to reconstruct; 0: none. The slowest part: 200 chains and their gradients.
         n_chains: that are traced past K; 0: none. Their states are kept, about 100 times.
+        neighbours: a .png to write, of the 32 samples that are nearest to the data, above their nearest items; replaced
+            where there is one.
         seed: of the noise, the data's subsets and the classifier.
         device: of a run that is loaded; "auto" as for `train`.
         image_size, value_range: of the data; see `data.load_data`.
@@ -112,6 +119,8 @@ def evaluate(
             f"data must be of the run's shape {tuple(settings.event_shape)}, got {source.event_shape} "
             "(image_size= resizes the pictures of a folder)"
         )
+    if neighbours is not None and not is_drawable(source.event_shape):
+        raise ValueError(f"neighbours draws images of 1 or 3 channels, and the data are {source.event_shape}")
     if labels is not None:
         given = class_labels.read(Path(labels)) if isinstance(labels, (str, Path)) else labels
         source = _with_labels(source, given)
@@ -120,7 +129,7 @@ def evaluate(
     if n_steps is not None:
         sampler.n_steps = check_int("n_steps", n_steps)
     sampler.load_state_dict({**sampler.state_dict(), "seed": seed, "step": 0})
-    evaluation = _Evaluation(sampler, source, _Scale(*_range(data_range, settings)), n, seed, Stages(progress))
+    evaluation = _Evaluation(sampler, source, _range(data_range, settings), n, seed, Stages(progress))
     result: dict[str, Any] = {
         "n": n,
         "n_steps": sampler.n_steps,
@@ -133,7 +142,7 @@ def evaluate(
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "fid": lambda: evaluation.fid(fid, features),
         "coverage": lambda: evaluation.coverage(coverage, classifier),
-        "neighbours": evaluation.neighbours,
+        "neighbours": lambda: evaluation.neighbours(None if neighbours is None else Path(neighbours)),
         "energy": evaluation.energy,
         "reconstruction": lambda: evaluation.reconstruction(n_reconstruct),
         "chain": lambda: evaluation.chain(n_chains),
@@ -152,26 +161,13 @@ class _Skipped(Exception):
     """A part that is not there; the message says why."""
 
 
-class _Scale(NamedTuple):
-    """Between a model's states, lo … hi, and elements in [-1, 1]."""
-
-    lo: float = -1.0
-    hi: float = 1.0
-
-    def elements(self, x: Tensor) -> Tensor:
-        return x if self == (-1, 1) else (x - self.lo) * (2 / (self.hi - self.lo)) - 1
-
-    def states(self, x: Tensor) -> Tensor:
-        return x if self == (-1, 1) else (x + 1) * ((self.hi - self.lo) / 2) + self.lo
-
-
 @dataclass
 class _Evaluation:
     """What the parts share: the samples, and the items of the data that stand for all where a part need not see all."""
 
     sampler: Langevin
     data: Data
-    scale: _Scale
+    range: Range
     n: int
     seed: int
     stages: Stages
@@ -181,7 +177,7 @@ class _Evaluation:
         self.items = epoch_order(len(self.data), seed=self.seed, epoch=0)[: self.n]
         self.states = self._sample()
         self.device = self.states.device
-        self.samples = self._shown(self.scale.elements(self.states))
+        self.samples = self._shown(rescaled(self.states, self.range, UNIT))
 
     def frechet(self) -> float:
         pixels = (x.flatten(1) for x in self._all_data("pixels' Fréchet distance"))
@@ -194,7 +190,7 @@ class _Evaluation:
         try:
             if features is not None:
                 inception.check_torchmetrics()
-            elif self.data.event_shape[0] not in (1, 3) or len(self.data.event_shape) != 3:
+            elif not is_drawable(self.data.event_shape):
                 raise _unless(
                     asked, ValueError(f"Inception takes images of 1 or 3 channels, got {self.data.event_shape}")
                 )
@@ -245,12 +241,16 @@ class _Evaluation:
             "shares": seen.shares.tolist(),
         }
 
-    def neighbours(self) -> dict[str, Any]:
+    def neighbours(self, picture: Path | None) -> dict[str, Any]:
         queries = torch.cat([self.samples, self._data(self.items)]).flatten(1)
         own = torch.cat([torch.full((self.n,), -1), self.items])
         pixels = (x.flatten(1) for x in self._all_data("nearest neighbours"))
-        distance = metrics.nearest_neighbours(queries, pixels, own).distance.double()
+        found = metrics.nearest_neighbours(queries, pixels, own)
+        distance = found.distance.double()
         samples, data = distance[: self.n], distance[self.n :]
+        if picture is not None:
+            closest = samples.argsort()[:_PICTURED]
+            save_stacked([self.samples[closest], self._data(found.item[closest].cpu())], picture)
         usual = float(data.median())
         return {
             "distance_median": float(samples.median()),
@@ -266,7 +266,7 @@ class _Evaluation:
         if self.sampler.target.kind == "score":
             raise _Skipped("the sampler was given a score, of which no energy is known")
         self.stages.say("energies")
-        data = self._energies(self.scale.states(self._data(self.items)))
+        data = self._energies(rescaled(self._data(self.items), UNIT, self.range))
         samples = self._energies(self.states)
         return {
             "data_mean": float(data.mean()),
@@ -280,15 +280,13 @@ class _Evaluation:
     def reconstruction(self, n: int) -> dict[str, Any]:
         if n == 0:
             raise _Skipped("n_reconstruct=0")
-        from .generation import reconstruct
-
-        x = self.scale.states(self._data(self.items[:n]))
+        x = rescaled(self._data(self.items[:n]), UNIT, self.range)
         self.stages.say(f"reconstruction of {len(x)} items")
         try:
             mse = reconstruct(self.sampler, x).mse.double()
         except ChainDiverged as error:
             raise _Skipped(str(error)) from error
-        mse = mse * (2 / (self.scale.hi - self.scale.lo)) ** 2
+        mse = mse * (2 / (self.range[1] - self.range[0])) ** 2
         return {
             "n": len(x),
             "mse_mean": float(mse.mean()),
@@ -310,7 +308,7 @@ class _Evaluation:
         self.stages.say(f"{shape[0]} chains of {length} steps")
         x0 = self.sampler.initial(shape, step=0, device=self.device)
         trace, diverged_at = trace_until_divergence(self.sampler, x0, length, every)
-        elements = self.scale.elements(trace.x.flatten(1).float())
+        elements = rescaled(trace.x.flatten(1).float(), self.range, UNIT)
         return {
             "n_chains": shape[0],
             "n_steps": self.sampler.n_steps,
@@ -426,17 +424,11 @@ def _with_labels(data: Data, labels: Any) -> Data:
     return replace(data, labels=class_labels.check(labels, len(data)))
 
 
-def _range(given: tuple[float, float] | None, settings: Settings | None) -> tuple[float, float]:
-    """The interval of the model's states: the one place that reads a run's."""
-    if given is None:
-        return -1.0, 1.0
-    try:
-        lo, hi = map(float, given)
-    except (TypeError, ValueError):
-        lo = hi = math.nan
-    if not -math.inf < lo < hi < math.inf:
-        raise ValueError(f"data_range must be two finite numbers (lo, hi) with lo < hi, got {given!r}")
-    return lo, hi
+def _range(given: tuple[float, float] | None, settings: Settings | None) -> Range:
+    """The interval of the model's states."""
+    if given is not None:
+        return check_value_range("data_range", given)
+    return UNIT if settings is None else settings.range
 
 
 def _n_features(features: Callable[[Tensor], Tensor], x: Tensor) -> int:

@@ -53,11 +53,11 @@ def frechet_distance(a: Tensor, batches: Iterable[Tensor]) -> float:
 class Neighbours(NamedTuple):
     """Attributes:
     distance: (n,) Euclidean distances to the nearest item, in units of an element, float32.
-    index: (n,) that item's number in the set, int64.
+    item: (n,) that item's number in the set, int64.
     """
 
     distance: Tensor
-    index: Tensor
+    item: Tensor
 
 
 def nearest_neighbours(queries: Tensor, batches: Iterable[Tensor], own: Tensor | None = None) -> Neighbours:

@@ -1,4 +1,4 @@
-"""The command line: `fastlangevin train | sample | evaluate | info`, one file a command."""
+"""The command line: `fastlangevin train | sample | reconstruct | interpolate | evaluate | info`, one file a command."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from rich.console import Console
 from ..errors import BackendUnavailable, ChainDiverged
 from .evaluate import evaluate
 from .info import info
+from .interpolate import interpolate
+from .reconstruct import reconstruct
 from .sample import sample
 from .train import train
 
@@ -20,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train energy-based models by short-run Langevin MCMC, and sample from them.",
 )
-for command in (train, sample, evaluate, info):
+for command in (train, sample, reconstruct, interpolate, evaluate, info):
     app.command()(command)
 
 _EXPECTED: tuple[type[Exception], ...] = (

@@ -26,9 +26,7 @@ def evaluate(
         typer.Option(help="What to compare with, as for train: digits, a folder, an .npy file …", show_default=False),
     ],
     n: Annotated[int, typer.Option("-n", min=2, help="How many samples.")] = 1024,
-    n_steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Langevin steps of a sample.", show_default="the run's")
-    ] = None,
+    n_steps: common.Steps = None,
     fid: Annotated[
         bool | None,
         typer.Option(
@@ -49,9 +47,7 @@ def evaluate(
     ] = 64,
     n_chains: Annotated[int, typer.Option("--chains", min=0, help="How many chains to follow past K; 0: none.")] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
-    image_size: Annotated[
-        int | None, typer.Option(min=1, help="Resize and crop a folder's images to this.", show_default="as they are")
-    ] = None,
+    image_size: common.ImageSize = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Write the numbers to this .json.", show_default="not written")
     ] = None,
@@ -59,13 +55,22 @@ def evaluate(
         Path | None,
         typer.Option(help="Draw the chains past K into this .png (extra: plots).", show_default="not drawn"),
     ] = None,
+    neighbours: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw the samples that are nearest to the data, above their nearest, into this .png.",
+            show_default="not drawn",
+        ),
+    ] = None,
     device: common.Device = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out and --plot.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out, --plot and --neighbours.")] = False,
     quiet: common.Quiet = False,
 ) -> None:
     """Say how good the samples of a trained RUN are, by several measures."""
     if out is not None:
         common.check_out(out, (".json",), overwrite)
+    if neighbours is not None:
+        common.check_out(neighbours, (".png",), overwrite, "--neighbours")
     if plot is not None:
         common.check_out(plot, (".png",), overwrite, "--plot")
         if n_chains == 0:
@@ -82,6 +87,7 @@ def evaluate(
         labels=labels,
         n_reconstruct=n_reconstruct,
         n_chains=n_chains,
+        neighbours=neighbours,
         seed=seed,
         device=device,
         image_size=image_size,
@@ -98,6 +104,8 @@ def evaluate(
         with replacing(out) as temporary:
             temporary.write_text(json.dumps({"run": str(run), **result}, indent=1, allow_nan=False) + "\n")
         common.say(f"numbers in {out}", quiet)
+    if neighbours is not None:
+        common.say(f"nearest neighbours in {neighbours}", quiet)
     if plot is not None and "chain" in result:
         plot.parent.mkdir(parents=True, exist_ok=True)
         save_chain_plot(result, plot)
@@ -117,48 +125,44 @@ def _table(result: dict[str, Any]) -> Table:
     def add(measure: str, value: float | None, beside: str, digits: int = 4) -> None:
         table.add_row(measure, "-" if value is None else f"{value:.{digits}g}", beside)
 
-    add("Fréchet distance of pixels", result["pixels"]["frechet_distance"], "0: their mean and covariance")
+    add("Fréchet distance of pixels", result["pixels"]["frechet_distance"], "0: same mean and covariance")
     if fid := result.get("fid"):
         add("FID", fid["fid"], f"0: equal; {fid['features']:,} features")
         if "inception_score" in fid:
             add("Inception Score", fid["inception_score"], f"± {fid['inception_score_std']:.2g} between 10 splits")
     if seen := result.get("coverage"):
-        judge = (
-            ""
-            if seen["accuracy"] is None
-            else f"; its accuracy on {seen['n_held_out']:,} others {seen['accuracy']:.1%}"
-        )
+        judge = "" if seen["accuracy"] is None else f"; accuracy {seen['accuracy']:.1%}"
         add("classes hit", seen["classes_hit"], f"of {seen['n_classes']}")
         add(
             "share of the rarest class",
             seen["rarest_share"],
-            f"{1 / seen['n_classes']:.3g} where all are equally frequent",
+            f"{1 / seen['n_classes']:.3g} were all as frequent",
             3,
         )
         add(
             "entropy of the classes, nats",
             seen["entropy"],
-            f"{math.log(seen['n_classes']):.3f} where all are equally frequent",
+            f"{math.log(seen['n_classes']):.3f} were all as frequent",
         )
         add("classifier score", seen["score"], f"data {seen['data_score']:.4g}, at most {seen['n_classes']}{judge}")
     near = result["neighbours"]
     add(
         "distance to the nearest item",
         near["distance_median"],
-        f"median; data to other data {near['data_distance_median']:.4g}",
+        f"median; from data to data {near['data_distance_median']:.4g}",
     )
     add("the same, as a ratio", near["ratio_median"], f"1: as data; least {_g(near['ratio_min'])}", 3)
     add(
         "samples closer than 99 % of data",
         near["share_closer_than_data"],
-        "0.01 expected of data; near 1: memorised",
+        "0.01: as data; near 1: copies",
         3,
     )
     if energy := result.get("energy"):
         add("energy of the data", energy["data_mean"], f"± {energy['data_std']:.3g}")
         add("energy of the samples", energy["samples_mean"], f"± {energy['samples_std']:.3g}")
         add("energy gap, data - samples", energy["gap"], "0: alike on average", 3)
-        add("AUROC of the energy", energy["auroc"], "0.5: data and samples look alike; 1: data are lower", 3)
+        add("AUROC of the energy", energy["auroc"], "0.5: alike; 1: data lower", 3)
     if rebuilt := result.get("reconstruction"):
         beside = f"per element, median {rebuilt['mse_median']:.3g}, worst {rebuilt['mse_max']:.3g} of {rebuilt['n']}"
         add("reconstruction MSE", rebuilt["mse_mean"], beside, 3)
@@ -169,7 +173,7 @@ def _table(result: dict[str, Any]) -> Table:
             table.add_row(
                 "chains past K",
                 f"diverged at step {chain['diverged_at']}",
-                f"of {chain['n_chains']} chains, one at least",
+                f"at least 1 of {chain['n_chains']} chains",
             )
         if chain["energy"] is not None:
             add(f"mean energy at step {last}", chain["energy"][-1], f"at K {_g(chain['energy'][at_k])}")
