@@ -8,6 +8,7 @@ from . import energies, models, noise, recipes
 from .buffer import ReplayBuffer
 from .checkpoint import CheckpointError
 from .errors import BackendUnavailable, ChainDiverged, TrainingDiverged
+from .evaluation import evaluate
 from .fit import TrainResult
 from .generation import Reconstruction, interpolate, reconstruct
 from .loading import load
@@ -30,6 +31,7 @@ __all__ = [
     "TrainingDiverged",
     "__version__",
     "energies",
+    "evaluate",
     "interpolate",
     "langevin_update_",
     "load",

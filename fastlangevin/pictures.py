@@ -1,4 +1,4 @@
-"""What a person looks at: grids of images, and the curves of a training."""
+"""What a person looks at: grids of images, the curves of a training, and what becomes of long chains."""
 
 from __future__ import annotations
 
@@ -127,5 +127,37 @@ def save_table_plot(rows: Sequence[dict[str, Any]], axes: dict[str, str], figure
             plot.set_ylabel(title)
             plot.grid(alpha=0.3)
         grid_of_plots[-1, column].set_xlabel(axes[axis])
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def save_chain_plot(result: dict[str, Any], path: Path) -> None:
+    """What `evaluate` found along chains up to 10 K steps. Needs matplotlib (`pip install 'fastlangevin[plots]'`)."""
+    from matplotlib.figure import Figure
+
+    chain, steps = result["chain"], result["chain"]["steps"]
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    panels = {
+        "energy": "energy\nmean U",
+        "score_norm": "score norm\nmean |∇ log p|",
+        "mean_abs": "mean |element|",
+        "share_outside": "share of elements\noutside [-1, 1]",
+    }
+    for axes, (name, label) in zip(figure.subplots(2, 2, sharex=True).flat, panels.items(), strict=True):
+        if chain[name] is not None:
+            axes.plot(steps, np.array(chain[name], float), color="black", linewidth=1)
+        axes.axvline(chain["n_steps"], color="grey", linewidth=0.8, linestyle="--", label=f"K = {chain['n_steps']}")
+        if name == "energy" and "energy" in result:
+            axes.axhline(result["energy"]["data_mean"], color="grey", linewidth=0.8, linestyle=":", label="data")
+        if chain["diverged_at"] is not None:
+            axes.axvline(
+                chain["diverged_at"], color="black", linewidth=0.8, label=f"diverged at {chain['diverged_at']}"
+            )
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    for axes in figure.axes[2:]:
+        axes.set_xlabel("Langevin steps")
+    figure.suptitle(f"{chain['n_chains']} chains past the K = {chain['n_steps']} steps of a sample")
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)

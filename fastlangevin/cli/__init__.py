@@ -1,4 +1,4 @@
-"""The command line: `fastlangevin train | sample | reconstruct | interpolate | info`, one file a command."""
+"""The command line: `fastlangevin train | sample | reconstruct | interpolate | evaluate | info`, one file a command."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from ..errors import BackendUnavailable, ChainDiverged
+from .evaluate import evaluate
 from .info import info
 from .interpolate import interpolate
 from .reconstruct import reconstruct
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train energy-based models by short-run Langevin MCMC, and sample from them.",
 )
-for command in (train, sample, reconstruct, interpolate, info):
+for command in (train, sample, reconstruct, interpolate, evaluate, info):
     app.command()(command)
 
 _EXPECTED: tuple[type[Exception], ...] = (

@@ -27,12 +27,12 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
 
-def check_out(out: Path, suffixes: Sequence[str], overwrite: bool) -> None:
+def check_out(out: Path, suffixes: Sequence[str], overwrite: bool, option: str = "--out") -> None:
     """Raises for a file to write that has another ending, or that exists and may not be replaced."""
     if out.suffix not in suffixes:
-        raise ValueError(f"--out must end in {' or '.join(suffixes)}, got {str(out)!r}")
+        raise ValueError(f"{option} must end in {' or '.join(suffixes)}, got {str(out)!r}")
     if out.exists() and not overwrite:
-        raise FileExistsError(f"--out {out} exists: say --overwrite to replace it")
+        raise FileExistsError(f"{option} {out} exists: say --overwrite to replace it")
 
 
 def say(text: str, quiet: bool) -> None:
