@@ -25,6 +25,7 @@ from .run import has_plots
 from .training import train
 
 _MEASURED = 12  # iterations that tell how long one takes, the first two left out
+_FEWEST = 25
 _SHARE_OF_TRAINING = 0.8  # of a budget; evaluation has the rest
 _HEADINGS = {
     "n_steps": "K",
@@ -167,7 +168,7 @@ def _affordable(data: Data, minutes: float, lr: float, cell: Cell, settings: dic
         train(data, n_iterations=n, lr=lr, data_noise=cell.data_noise, log_every=n, progress=False, **settings)
         times.append(time.monotonic() - started)
     seconds = max((times[1] - times[0]) / (_MEASURED - 2), 1e-6)
-    return max(20, int(60 * minutes * _SHARE_OF_TRAINING / seconds))
+    return max(_FEWEST, int(60 * minutes * _SHARE_OF_TRAINING / seconds))
 
 
 def _evaluated(
