@@ -7,10 +7,14 @@ x = sampler.sample((64, 3, 32, 32))
 from . import energies, models, noise, recipes
 from .buffer import ReplayBuffer
 from .checkpoint import CheckpointError
-from .errors import BackendUnavailable, ChainDiverged
+from .errors import BackendUnavailable, ChainDiverged, TrainingDiverged
+from .evaluation import evaluate
+from .fit import TrainResult
+from .generation import Reconstruction, interpolate, reconstruct
 from .loading import load
+from .reproduction import Reproduction, reproduce
 from .sampler import Langevin, Plan, Trace
-from .training import TrainResult, train
+from .training import train
 from .update import langevin_update_
 
 __version__ = "0.1.0"
@@ -21,15 +25,22 @@ __all__ = [
     "CheckpointError",
     "Langevin",
     "Plan",
+    "Reconstruction",
     "ReplayBuffer",
+    "Reproduction",
     "Trace",
     "TrainResult",
+    "TrainingDiverged",
     "__version__",
     "energies",
+    "evaluate",
+    "interpolate",
     "langevin_update_",
     "load",
     "models",
     "noise",
     "recipes",
+    "reconstruct",
+    "reproduce",
     "train",
 ]

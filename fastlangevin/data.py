@@ -20,18 +20,18 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from . import images
+from . import labels as class_labels
 from .errors import check_int, nearest
+from .ranges import UNIT, Range
 from .transfer import to_device
 
 _VISION = {"cifar10": 32, "celeba": 64, "lsun": 64}  # torchvision's, and the image size each usually has
 _NAMES = ("digits", *_VISION)
 _ARRAY_NAMES = ("images", "x", "data", "arr_0")
-_SCALED, _BYTES, _DIGITS = (-1.0, 1.0), (0.0, 255.0), (0.0, 16.0)  # ranges of values
+_BYTES, _DIGITS = (0.0, 255.0), (0.0, 16.0)  # ranges of values
 _WIDE = (torch.float64, torch.int32, torch.int64, torch.uint32, torch.uint64)  # more digits than float32's
 _HUGE = 1e38  # the span of values up to it fits float32
 _LOOK = 256  # items of a Dataset that are read to learn its shape, range and fingerprint
-
-Range = tuple[float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +42,15 @@ class Data:
         name: where they come from: "digits", "cifar10", "tensor", "file:cats.npy", "folder:cats", "dataset:MyDataset".
         event_shape: of one item: (C, H, W) for images, (D,) for points.
         fingerprint: 16 hex digits that depend on the items' number, shape, scaling and content (of a Dataset that is
-            read item by item: the content of up to 256 of them).
+            read item by item: the content of up to 256 of them). The labels play no part in it.
+        labels: int64 (n,), on the CPU: the class of each item, or None where the source has none.
     """
 
     name: str
     event_shape: tuple[int, ...]
     fingerprint: str
     _items: _Stored | _Lazy = field(repr=False)
+    labels: Tensor | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -121,13 +123,15 @@ def load_data(source: Any, *, image_size: int | None = None, value_range: tuple[
             a tensor or NumPy array: (N, D) points; (N, H, W), (N, C, H, W) or, where C is 1 or 3 and the second
                 dimension is neither, (N, H, W, C) images. Not copied where it needs no conversion;
             a `.npy` or `.npz` file of such an array; of several arrays in a `.npz`, the one named "images", "x", "data"
-                or "arr_0";
+                or "arr_0", and one named "labels" or "y" beside it holds the labels;
             a folder: all images in it and its subfolders, hidden files left out, in the order of their paths; one
                 channel where all are grey, else RGB; transparent parts become white, 16 bits become 8, and of an
-                animation it is the first frame;
+                animation it is the first frame. Where every image lies in a folder directly below it, these folders
+                are the classes;
             a map-style torch Dataset: read item by item, again each time; an item is one event (laid out as above, less
                 N) or a PIL image, or a tuple or list that starts with it. 256 of its items decide the range of values
-                that are not uint8, which without `value_range` must lie in [-1, 1];
+                that are not uint8, which without `value_range` must lie in [-1, 1]. Its `targets` or `labels`, where
+                they are whole numbers, one an item, are the labels;
             an IterableDataset: a finite one, read into memory;
             a `Data`: returned as it is.
             A file or folder that has a data set's name is reached by "./name".
@@ -138,14 +142,16 @@ def load_data(source: Any, *, image_size: int | None = None, value_range: tuple[
 
     Raises:
         ValueError: no items, or all values equal; NaN or infinite values, or values outside `value_range`; shapes that
-            are not as above or differ; a file that cannot be read, which the message names.
-        TypeError: not a source, or not real numbers.
+            are not as above or differ; a file that cannot be read, which the message names; labels in a `.npz` that
+            are not one an item, or negative.
+        TypeError: not a source, or not real numbers; labels in a `.npz` that are not whole numbers.
         FileNotFoundError: no such name, file or folder.
         ImportError: torchvision's data without torchvision.
     """
     if image_size is not None:
         check_int("image_size", image_size, 1)
-    value_range = _check_value_range(value_range)
+    if value_range is not None:
+        value_range = check_value_range("value_range", value_range)
     if isinstance(source, Data):
         if image_size is not None or value_range is not None:
             raise ValueError("image_size and value_range must be None for a Data, which is scaled already")
@@ -181,7 +187,8 @@ def digits() -> tuple[Tensor, Tensor]:
 def _named(name: str, image_size: int | None, value_range: Range | None) -> Data:
     if name == "digits":
         _check_no_image_size(image_size, repr(name))
-        return _stored(name, _digits()[0], value_range or _DIGITS)
+        values, labels = _digits()
+        return _stored(name, values, value_range or _DIGITS, class_labels.check(labels, len(values)))
     return _map_style(name, _torchvision(name), image_size or _VISION[name], value_range)
 
 
@@ -213,25 +220,34 @@ def _torchvision(name: str) -> Dataset[Any]:
 
 def _path(path: Path, image_size: int | None, value_range: Range | None) -> Data:
     if path.is_dir():
-        return _stored(f"folder:{path.resolve().name}", images.read_folder(path, image_size), value_range)
+        files = images.files_in(path)
+        labels = class_labels.of_files(files, path)
+        return _stored(f"folder:{path.resolve().name}", images.read(files, image_size), value_range, labels)
     if not path.exists():
         hint = "" if path.suffix or len(path.parts) > 1 else nearest(str(path).lower(), _NAMES)
         raise FileNotFoundError(f"data={str(path)!r}: no such file or folder, nor a name of {', '.join(_NAMES)}{hint}")
     if path.suffix.lower() not in (".npy", ".npz"):
         raise ValueError(f"data must be a folder of images, a .npy or a .npz where it is a path, got {str(path)!r}")
     _check_no_image_size(image_size, f"a {path.suffix} file")
-    return _stored(f"file:{path.name}", _layout(_tensor(_array(path), str(path)), str(path)), value_range)
+    array, beside = _arrays(path)
+    values = _layout(_tensor(array, str(path)), str(path))
+    labels = None if beside is None else class_labels.check(beside, len(values), f"the labels in {path}")
+    return _stored(f"file:{path.name}", values, value_range, labels)
 
 
-def _array(path: Path) -> np.ndarray:
+def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """The items of an .npy or .npz file, and the labels beside them."""
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
-            return loaded
+            return loaded, None
         with loaded:
             names = [name for name in _ARRAY_NAMES if name in loaded.files][:1] or loaded.files
+            if len(names) > 1:
+                names = [name for name in names if name not in class_labels.NAMES]
             if len(names) == 1:
-                return loaded[names[0]]
+                beside = [name for name in class_labels.NAMES if name in loaded.files and name not in names]
+                return loaded[names[0]], loaded[beside[0]] if beside else None
     except Exception as error:  # a damaged file fails with errors of every kind
         raise ValueError(f"{path} cannot be read as plain arrays (pickled objects are refused): {error}") from error
     raise ValueError(
@@ -239,7 +255,7 @@ def _array(path: Path) -> np.ndarray:
     )
 
 
-def _stored(name: str, values: Tensor, value_range: Range | None) -> Data:
+def _stored(name: str, values: Tensor, value_range: Range | None, labels: Tensor | None = None) -> Data:
     """Data of (N, *event) values in memory, as `_layout` makes them."""
     if len(values) == 0:
         raise ValueError(f"data must hold at least one item, got shape {tuple(values.shape)}")
@@ -250,8 +266,8 @@ def _stored(name: str, values: Tensor, value_range: Range | None) -> Data:
     if values.dtype != torch.uint8:
         values = _scaled(values, scale)
     digest = hashlib.blake2b(values.numpy().data, digest_size=8)
-    items = _Stored(values, scale if values.dtype == torch.uint8 else _SCALED)
-    return _data(name, items, values[0], scale, digest)
+    items = _Stored(values, scale if values.dtype == torch.uint8 else UNIT)
+    return _data(name, items, values[0], scale, digest, labels)
 
 
 def _iterable(name: str, dataset: IterableDataset[Any], image_size: int | None, value_range: Range | None) -> Data:
@@ -261,7 +277,7 @@ def _iterable(name: str, dataset: IterableDataset[Any], image_size: int | None, 
             items.append(_item(raw, i, image_size, items[0] if items else None))
     if not items:
         raise ValueError(f"data must hold at least one item, got an empty {name}")
-    return _stored(name, torch.stack(items), value_range)
+    return _stored(name, torch.stack(items), value_range, class_labels.of_dataset(dataset, len(items)))
 
 
 def _map_style(name: str, dataset: Dataset[Any], image_size: int | None, value_range: Range | None) -> Data:
@@ -283,13 +299,21 @@ def _map_style(name: str, dataset: Dataset[Any], image_size: int | None, value_r
             f"value_range must be given for {name}, whose values are not all in [-1, 1]: of the items looked at they "
             f"are {low:g} … {high:g}"
         )
-    return _data(name, _Lazy(dataset, image_size, first, scale), first, scale, digest)
+    labels = class_labels.of_dataset(dataset, n)
+    return _data(name, _Lazy(dataset, image_size, first, scale), first, scale, digest, labels)
 
 
-def _data(name: str, items: _Stored | _Lazy, first: Tensor, scale: Range, digest: hashlib.blake2b) -> Data:
+def _data(
+    name: str,
+    items: _Stored | _Lazy,
+    first: Tensor,
+    scale: Range,
+    digest: hashlib.blake2b,
+    labels: Tensor | None,
+) -> Data:
     shape = tuple(first.shape)
     digest.update(repr((len(items), shape, scale)).encode())
-    return Data(name, shape, digest.hexdigest(), items)
+    return Data(name, shape, digest.hexdigest(), items, labels)
 
 
 @contextmanager
@@ -377,13 +401,13 @@ def _range_of(dtype: torch.dtype, extent: Range, value_range: Range | None) -> R
         return value_range
     if dtype == torch.uint8:
         return _BYTES
-    return next((r for r in ((0.0, 1.0), _SCALED) if r[0] <= extent[0] and extent[1] <= r[1]), None)
+    return next((r for r in ((0.0, 1.0), UNIT) if r[0] <= extent[0] and extent[1] <= r[1]), None)
 
 
 def _scaled(values: Tensor, scale: Range) -> Tensor:
     """float32 values in [-1, 1]; a float32 tensor from (-1, 1) is returned as it is, not copied."""
     lo, hi = scale
-    if scale != _SCALED:
+    if scale != UNIT:
         values = values if values.is_floating_point() else values.to(torch.float32)
         values = values.sub(lo).div_((hi - lo) / 2).sub_(1).clamp_(-1, 1)
     return values.to(torch.float32)
@@ -396,15 +420,14 @@ def _check_within(extent: Range, scale: Range) -> None:
         raise ValueError(f"data must lie in {lo:g} … {hi:g}, got {low:g} … {high:g}; value_range= sets another range")
 
 
-def _check_value_range(value_range: Any) -> Range | None:
-    if value_range is None:
-        return None
+def check_value_range(name: str, value: Any) -> Range:
+    """The pair of finite numbers lo < hi, whose distance float32 holds."""
     try:
-        lo, hi = map(float, value_range)
+        lo, hi = map(float, value)
     except (TypeError, ValueError):
         lo = hi = math.nan
     if not torch.finfo(torch.float32).tiny <= hi - lo <= torch.finfo(torch.float32).max:
-        raise ValueError(f"value_range must be two finite numbers (lo, hi) with lo < hi, got {value_range!r}")
+        raise ValueError(f"{name} must be two finite numbers (lo, hi) with lo < hi, got {value!r}")
     return lo, hi
 
 

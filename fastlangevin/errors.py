@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import math
 import operator
 from collections.abc import Iterable
+from numbers import Real
 
 
 class ChainDiverged(RuntimeError):
@@ -22,6 +24,24 @@ class ChainDiverged(RuntimeError):
         self.n_chains = n_chains
 
 
+class TrainingDiverged(ChainDiverged):
+    """A training drifted apart: chains or energies that are not finite, too far apart, or saturated.
+
+    Attributes:
+        reason: what was seen.
+        advice: what to try.
+        iteration: of the training, the first in which it was seen.
+    """
+
+    def __init__(
+        self, reason: str, advice: str, iteration: int, *, kept: str = "", step: int | None = None, n_chains: int = 0
+    ) -> None:
+        super().__init__(
+            f"training diverged at iteration {iteration}: {reason}: {advice}{kept}", step=step, n_chains=n_chains
+        )
+        self.reason, self.advice, self.iteration = reason, advice, iteration
+
+
 class BackendUnavailable(RuntimeError):
     """A backend, engine or graph that was asked for by name cannot be had; the message says why."""
 
@@ -35,6 +55,13 @@ def check_int(name: str, value: object, least: int = 1) -> int:
     if isinstance(value, bool) or number < least:
         raise ValueError(f"{name} must be an int of at least {least}, got {value!r}")
     return number
+
+
+def check_positive(name: str, value: object) -> float:
+    """The value as a float, positive and finite, or the error that says what came instead."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value!r}")
+    return float(value)
 
 
 def check_shape(shape: object) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,12 +15,16 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
-def read_folder(path: Path, image_size: int | None) -> Tensor:
-    """All images of a folder, uint8 (N, C, H, W)."""
+def files_in(path: Path) -> list[Path]:
+    """All images of a folder and its subfolders, hidden files left out, in the order of their paths."""
     files = [p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()]
     if not files:
         raise ValueError(f"the folder {path} holds no images ({', '.join(s[1:] for s in SUFFIXES)})")
-    files.sort(key=lambda file: file.relative_to(path).as_posix())
+    return sorted(files, key=lambda file: file.relative_to(path).as_posix())
+
+
+def read(files: Sequence[Path], image_size: int | None) -> Tensor:
+    """The images in these files, uint8 (N, C, H, W); one channel where all are grey."""
     grey = all(map(_is_grey, files))
     with _image(files[0]) as image:
         first = pixels_of(image, grey, image_size)

@@ -19,6 +19,7 @@ def load(
     *,
     model: nn.Module | None = None,
     sampler: dict[str, Any] | None = None,
+    ema: bool | None = None,
     device: str | torch.device = "cpu",
 ) -> tuple[nn.Module, Langevin]:
     """The model and the sampler of a run's newest checkpoint, the counter where training left it.
@@ -27,13 +28,15 @@ def load(
         run: a run's folder, or one checkpoint file.
         model: of the class that was trained, where that was not `models.ConvNet`; the weights are loaded into it.
         sampler: options of `Langevin` that replace the run's.
+        ema: True for the averaged weights, False for those that were learned; None for the average where there is one.
         device: to load to; "auto" as for `train`.
 
     Raises:
         FileNotFoundError: no such run, or no checkpoint in it.
         CheckpointError: a damaged checkpoint, or one of another model.
+        ValueError: ema=True of a run that kept no average.
     """
-    loaded = open_run(run, model=model, sampler=sampler, device=device)
+    loaded = open_run(run, model=model, sampler=sampler, ema=ema, device=device)
     return loaded.model, loaded.sampler
 
 
@@ -50,6 +53,7 @@ def open_run(
     *,
     model: nn.Module | None = None,
     sampler: dict[str, Any] | None = None,
+    ema: bool | None = None,
     device: str | torch.device = "cpu",
 ) -> OpenedRun:
     """What `load` returns, and the run's settings."""
@@ -64,7 +68,10 @@ def open_run(
     tensors, meta = checkpoint.load(path)
     chosen = Settings.from_dict(meta["settings"])
     model = (chosen.make_model() if model is None else model).to(resolve_device(device))
-    checkpoint.load_model(model, checkpoint.part(tensors, "model."), path)
+    if ema and not chosen.ema:
+        raise ValueError(f"ema=True needs a run that kept an average of its weights, and run={str(run)!r} kept none")
+    weights = "ema.module." if chosen.ema and ema is not False else "model."
+    checkpoint.load_model(model, checkpoint.part(tensors, weights), path)
     made = make_sampler(model, chosen, chosen.sample_steps, meta["sampler"], sampler or {})
     return OpenedRun(model, made, chosen)
 

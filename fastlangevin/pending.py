@@ -20,10 +20,16 @@ class PendingRows:
         self._rows: deque[tuple[int, float, ToHost]] = deque()
 
     def add(
-        self, iteration: int, seconds: float, energy_data: Tensor, energy_samples: Tensor, score_norm: Tensor
+        self,
+        iteration: int,
+        seconds: float,
+        energy_data: Tensor,
+        energy_samples: Tensor,
+        score_norm: Tensor,
+        gradient_strength: Tensor,
     ) -> None:
         """Queues a row. Its numbers are tensors of no dimension on one device; none is read here."""
-        numbers = torch.stack([energy_data, energy_samples, score_norm])
+        numbers = torch.stack([energy_data, energy_samples, score_norm, gradient_strength])
         self._rows.append((iteration, seconds, ToHost(numbers)))
 
     def show_arrived(self) -> None:
@@ -36,9 +42,13 @@ class PendingRows:
         while self._rows:
             self._show_first()
 
+    def forget(self) -> None:
+        """Drops the rows that have not been shown."""
+        self._rows.clear()
+
     def _show_first(self) -> None:
         iteration, seconds, numbers = self._rows.popleft()
-        energy_data, energy_samples, score_norm = numbers.value().tolist()
+        energy_data, energy_samples, score_norm, gradient_strength = numbers.value().tolist()
         self._show(
             {
                 "iteration": iteration,
@@ -46,6 +56,7 @@ class PendingRows:
                 "energy_samples": energy_samples,
                 "energy_gap": energy_data - energy_samples,
                 "score_norm": score_norm,
+                "gradient_strength": gradient_strength,
                 "seconds": seconds,
             }
         )

@@ -1,4 +1,4 @@
-"""What a training says while it runs: a live bar on a terminal, plain lines elsewhere, files in the run's folder."""
+"""What long work says while it runs: a live bar on a terminal, plain lines elsewhere, files in the run's folder."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
+import rich.progress
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
@@ -16,6 +18,7 @@ from rich.table import Column
 from .run import Run, has_plots
 
 _SECONDS_BETWEEN_LINES = 10.0
+_T = TypeVar("_T")
 
 
 class _Console(Console):
@@ -101,3 +104,20 @@ class MetricsLog:
             self._file.close()
         if self._board:
             self._board.close()
+
+
+class Stages:
+    """Shows what is being done, if `show`: a bar for each stage on a terminal, its name on a line elsewhere."""
+
+    def __init__(self, show: bool) -> None:
+        self._console = _Console(file=sys.stdout, quiet=not show, highlight=False)
+
+    def say(self, stage: str) -> None:
+        self._console.print(stage, markup=False, soft_wrap=True)
+
+    def track(self, stage: str, items: Iterable[_T], total: int) -> Iterable[_T]:
+        """The items, `total` of them, and how many have been taken."""
+        if self._console.is_terminal and not self._console.quiet:
+            return rich.progress.track(items, stage, total=total, console=self._console, transient=True)
+        self.say(stage)
+        return items

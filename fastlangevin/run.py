@@ -15,6 +15,7 @@ import yaml
 from torch import Tensor
 
 from . import checkpoint, pictures
+from .ranges import Range
 
 _MARK = "fastlangevin"  # the key of config.yaml that says whose folder this is
 
@@ -24,6 +25,7 @@ class Run:
 
     config.yaml      every setting, as it was resolved
     metrics.jsonl    one line a logged iteration
+    rollbacks.jsonl  one line a roll-back, where there was one
     checkpoints/     the newest few, ITERATION.safetensors
     samples.png      the newest samples (samples.npz where the data are not images)
     training.png     energy gap and score norm over time (with the extra "plots")
@@ -34,6 +36,7 @@ class Run:
         self.folder = folder
         self.config = folder / "config.yaml"
         self.metrics = folder / "metrics.jsonl"
+        self.rollbacks = folder / "rollbacks.jsonl"
         self.checkpoints = folder / "checkpoints"
         self.samples = folder / "samples.png"
         self.samples_array = folder / "samples.npz"
@@ -106,17 +109,21 @@ class Run:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return rows
 
-    def write_samples(self, x: Tensor) -> Path:
+    def add_rollback(self, record: dict[str, Any]) -> None:
+        with self.rollbacks.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def write_samples(self, x: Tensor, value_range: Range) -> Path:
         """The picture, or for data that are not images the array; returns its path."""
-        if x.dim() == 4 and x.shape[1] in (1, 3):
-            pictures.save_grid(x, self.samples)
+        if pictures.is_drawable(x.shape[1:]):
+            pictures.save_grid(x, self.samples, value_range=value_range)
             return self.samples
         save_array(x, self.samples_array)
         return self.samples_array
 
     def _names(self) -> list[Path]:
         return [
-            *(self.config, self.metrics, self.checkpoints, self.samples, self.samples_array),
+            *(self.config, self.metrics, self.rollbacks, self.checkpoints, self.samples, self.samples_array),
             *(self.training, self.tensorboard),
         ]
 
@@ -129,7 +136,7 @@ class Run:
 
     def _own_files(self) -> list[Path]:
         """All that a run makes, besides config.yaml."""
-        files = [self.metrics, self.samples, self.samples_array, self.training]
+        files = [self.metrics, self.rollbacks, self.samples, self.samples_array, self.training]
         events = self.tensorboard.glob("events.out.tfevents.*")
         return [path for path in (*checkpoint.all_in(self.checkpoints), *events, *files) if path.is_file()]
 
@@ -142,8 +149,14 @@ class Run:
 
 def save_array(x: Tensor, path: Path) -> None:
     """Samples as an .npz file with one array, "samples"."""
+    save_arrays(path, samples=x)
+
+
+def save_arrays(path: Path, **tensors: Tensor) -> None:
+    """An .npz file of float32 arrays with these names."""
+    arrays = {name: tensor.detach().cpu().float().numpy() for name, tensor in tensors.items()}
     with checkpoint.replacing(path) as temporary:
-        np.savez_compressed(temporary, samples=x.detach().cpu().float().numpy())
+        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
 
 
 def has_plots() -> bool:

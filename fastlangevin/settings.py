@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
 
 from torch import nn
 
-from . import recipes
-from .data import Data
-from .errors import check_int
+from . import annealing, recipes
+from .data import Data, check_value_range
+from .errors import check_int, unknown
 from .models import ConvNet
+from .ranges import UNIT, Range
 from .sampler import Langevin
 from .schedule import resolve as resolve_schedule
 
+_BUFFER = {"capacity": 10_000}  # JEM's and IGEBM's
 
-@dataclass(frozen=True)
-class Asked:
-    """The caller's settings; None is "whatever is usual"."""
 
-    n_iterations: int | None
-    batch_size: int | None
-    lr: float | None
-    lr_decay: float | None
-    data_noise: float | None
-    features: int | None
-    sampler: dict[str, Any] | None
-    sample_steps: int | None
-    seed: int | None
+# The names of `train`'s arguments that are settings: left None, "whatever is usual".
+ASKED = (
+    *("n_iterations", "batch_size", "lr", "lr_decay", "adam_betas", "max_grad_norm", "ema"),
+    *("data_noise", "data_range", "clamp_data", "energy_penalty", "kl_weight", "start", "buffer"),
+    *("features", "sampler", "sample_steps", "seed"),
+)
 
 
 @dataclass(frozen=True)
@@ -42,24 +38,41 @@ class Settings:
     model: dict[str, Any]  # {"class": "ConvNet", and its arguments} or the class of the caller's own
     n_iterations: int
     batch_size: int
-    lr: float
+    lr: float | list[list[float]]
     lr_decay: float
-    data_noise: float
+    data_noise: float | list[list[float]]
     sampler: dict[str, Any]
     sample_steps: int
     seed: int
+    adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    max_grad_norm: float | None = None
+    data_range: list[float] = field(default_factory=lambda: [-1.0, 1.0])
+    clamp_data: bool = False
+    energy_penalty: float = 0.0
+    kl_weight: float = 0.0
+    start: str = "noise"
+    buffer: dict[str, Any] = field(default_factory=dict)
+    ema: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
-        return cls(**{field.name: values[field.name] for field in fields(cls)})
+        """From a file, in which settings that are newer than it are not there."""
+        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
+
+    @property
+    def range(self) -> Range:
+        return self.data_range[0], self.data_range[1]
 
     def lr_at(self, iteration: int) -> float:
         """lr, and over the last lr_decay · n_iterations iterations linearly from there towards 0."""
         left = self.n_iterations - iteration
-        return self.lr * min(1.0, left / max(self.lr_decay * self.n_iterations, 1.0))
+        return annealing.at(self.lr, iteration) * min(1.0, left / max(self.lr_decay * self.n_iterations, 1.0))
+
+    def data_noise_at(self, iteration: int) -> float:
+        return annealing.at(self.data_noise, iteration)
 
     def make_model(self) -> nn.Module:
         arguments = dict(self.model)
@@ -69,20 +82,30 @@ class Settings:
         return ConvNet(**arguments)
 
 
-def resolve(asked: Asked, data: Data, model: nn.Module | None, saved: dict[str, Any] | None) -> Settings:
+def resolve(asked: Mapping[str, Any], data: Data, model: nn.Module | None, saved: dict[str, Any] | None) -> Settings:
     """The settings of a new run, or those of a saved one, which what was asked may not contradict.
 
     n_iterations alone may differ from the saved run's: more iterations go on from where it stood (and lr_decay then
     counts from the new end).
+
+    Args:
+        asked: the caller's settings; None is "whatever is usual".
+        saved: `to_dict` of the run to go on with.
     """
+    if saved is not None:
+        saved = Settings.from_dict(saved).to_dict()
     usual = _usual(data) if saved is None else {**saved, "features": saved["model"].get("features")}
-    given = {name: value for name, value in vars(asked).items() if value is not None}
-    if not isinstance(given.get("sampler", {}), dict):
-        raise TypeError(f"sampler must be a dict of Langevin options, got {type(asked.sampler).__name__}")
+    given = {name: value for name, value in asked.items() if value is not None}
+    for name in ("sampler", "buffer"):
+        if not isinstance(given.get(name, {}), dict):
+            wanted = {"sampler": "Langevin", "buffer": "ReplayBuffer"}[name]
+            raise TypeError(f"{name} must be a dict of {wanted} options, got {type(given[name]).__name__}")
     plain = {**usual, **given}
-    plain["sampler"] = _plain_sampler({**usual["sampler"], **(asked.sampler or {})})
-    if asked.sample_steps is None and "n_steps" in (asked.sampler or {}):
+    plain["sampler"] = _plain_sampler({**usual["sampler"], **given.get("sampler", {})})
+    if "sample_steps" not in given and "n_steps" in given.get("sampler", {}):
         plain["sample_steps"] = None  # what is usual belongs to the usual n_steps
+    data_range = check_value_range("data_range", plain.get("data_range", UNIT))
+    start = plain.get("start", "noise")
     chosen = Settings(
         data.name,
         data.fingerprint,
@@ -90,12 +113,21 @@ def resolve(asked: Asked, data: Data, model: nn.Module | None, saved: dict[str, 
         _model(data, model, plain["features"]),
         check_int("n_iterations", plain["n_iterations"]),
         check_int("batch_size", plain["batch_size"]),
-        _positive("lr", plain["lr"]),
+        annealing.check("lr", plain["lr"], positive=True),
         _share("lr_decay", plain["lr_decay"]),
-        _not_negative("data_noise", plain["data_noise"]),
+        annealing.check("data_noise", plain["data_noise"], positive=False),
         plain["sampler"],
         check_int("sample_steps", plain.get("sample_steps") or plain["sampler"]["n_steps"]),
         _seed(plain.get("seed", 1)),
+        adam_betas=_betas(plain.get("adam_betas", (0.9, 0.999))),
+        max_grad_norm=_positive_or_none("max_grad_norm", plain.get("max_grad_norm")),
+        data_range=list(data_range),
+        clamp_data=_clamp_data(plain.get("clamp_data", False), plain["sampler"]),
+        energy_penalty=annealing.check_number("energy_penalty", plain.get("energy_penalty", 0.0)),
+        kl_weight=annealing.check_number("kl_weight", plain.get("kl_weight", 0.0)),
+        start=_start(start),
+        buffer=_plain_buffer(plain.get("buffer", {}), start),
+        ema=_share("ema", plain.get("ema", 0.0), below_one=True),
     )
     if saved is not None:
         _check_same(chosen.to_dict(), saved)
@@ -163,22 +195,48 @@ def _check_same(chosen: dict[str, Any], saved: dict[str, Any]) -> None:
         )
 
 
-def _positive(name: str, value: Any) -> float:
-    if _not_negative(name, value) == 0:
-        raise ValueError(f"{name} must be positive, got {value!r}")
-    return float(value)
+def _start(start: Any) -> str:
+    if start not in ("noise", "data", "buffer"):
+        raise unknown("start", start, ("noise", "data", "buffer"))
+    return start
 
 
-def _not_negative(name: str, value: Any) -> float:
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) < math.inf:
-        raise ValueError(f"{name} must be a finite number, not negative, got {value!r}")
-    return float(value)
+def _plain_buffer(options: dict[str, Any], start: str) -> dict[str, Any]:
+    """`ReplayBuffer`'s options; none where chains do not start from one."""
+    if start != "buffer":
+        if options:
+            raise ValueError(f"buffer must be left out unless start='buffer', got {options!r} with start={start!r}")
+        return {}
+    for name in ("shape", "init", "bounds", "seed", "generator", "device", "per_class"):
+        if name in options:
+            raise ValueError(f"buffer may not hold {name!r}: training sets it, and knows no classes")
+    return {name: _plain(value) for name, value in {**_BUFFER, **options}.items()}
 
 
-def _share(name: str, value: Any) -> float:
-    if _not_negative(name, value) > 1:
-        raise ValueError(f"{name} must lie in 0 … 1, got {value!r}")
-    return float(value)
+def _clamp_data(clamp: Any, sampler: dict[str, Any]) -> bool:
+    if not isinstance(clamp, bool):
+        raise TypeError(f"clamp_data must be True or False, got {clamp!r}")
+    if clamp and sampler.get("bounds") is None:
+        raise ValueError("clamp_data=True clamps to the sampler's bounds, and sampler has none")
+    return clamp
+
+
+def _betas(betas: Any) -> list[float]:
+    values = list(betas) if isinstance(betas, (tuple, list)) else []
+    if len(values) != 2:
+        raise ValueError(f"adam_betas must be two numbers (β1, β2), got {betas!r}")
+    return [_share(f"adam_betas[{i}]", value, below_one=True) for i, value in enumerate(values)]
+
+
+def _positive_or_none(name: str, value: Any) -> float | None:
+    return None if value is None else annealing.check_number(name, value, positive=True)
+
+
+def _share(name: str, value: Any, below_one: bool = False) -> float:
+    number = annealing.check_number(name, value)
+    if number > 1 or (below_one and number == 1):
+        raise ValueError(f"{name} must lie in 0 … 1{', and below 1' if below_one else ''}, got {value!r}")
+    return number
 
 
 def _seed(seed: Any) -> int:

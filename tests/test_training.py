@@ -308,15 +308,15 @@ def test_rows_are_shown_in_order_once_they_have_arrived(monkeypatch):
     rows = pending.PendingRows(shown.append)
     counts = []
     for i in range(1, 4):
-        rows.add(i, 0.5 * i, *torch.tensor([3.0, 1.0, 7.0]) * i)
+        rows.add(i, 0.5 * i, *torch.tensor([3.0, 1.0, 7.0, 5.0]) * i)
         rows.show_arrived()
         counts.append(len(shown))
     assert counts == [0, 0, 1]  # the second is asked after only once the first has been shown
     for _ in range(4):
         rows.show_arrived()
     assert [row["iteration"] for row in shown] == [1, 2, 3]
-    expected = {"energy_data": 6, "energy_samples": 2, "energy_gap": 4, "score_norm": 14, "seconds": 1.0}
-    assert shown[1] == {"iteration": 2, **expected}
+    expected = {"energy_data": 6, "energy_samples": 2, "energy_gap": 4, "score_norm": 14, "gradient_strength": 10}
+    assert shown[1] == {"iteration": 2, "seconds": 1.0, **expected}
 
 
 def test_late_rows_are_the_same_rows_and_none_is_lost(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The command line: `fastlangevin train | sample | info`, one file a command."""
+"""The command line, one file a command: `fastlangevin train | sample | reconstruct | interpolate | evaluate | …`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import typer
 from rich.console import Console
 
 from ..errors import BackendUnavailable, ChainDiverged
+from .evaluate import evaluate
 from .info import info
+from .interpolate import interpolate
+from .reconstruct import reconstruct
+from .reproduce import reproduce
 from .sample import sample
 from .train import train
 
@@ -17,9 +21,9 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Train energy-based models by short-run Langevin MCMC, and sample from them.",
+    help="Train energy-based models by short-run Langevin MCMC, sample from them, and see how good they are.",
 )
-for command in (train, sample, info):
+for command in (train, sample, reconstruct, interpolate, evaluate, reproduce, info):
     app.command()(command)
 
 _EXPECTED: tuple[type[Exception], ...] = (

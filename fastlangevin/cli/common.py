@@ -8,20 +8,54 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from torch import Tensor, arange
+
+from ..data import load_data
+from ..loading import OpenedRun, open_run
+from ..pictures import is_drawable
+from ..ranges import UNIT, rescaled
 
 RunPath = Annotated[Path, typer.Argument(help="A run's folder, or one checkpoint.", show_default=False)]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Langevin steps.", show_default="the run's")]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="Resize and crop a folder's images to this.", show_default="as they are"),
+]
+LatentSeed = Annotated[int | None, typer.Option("--seed", help="Of the latents.", show_default="the run's")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
 
-def check_out(out: Path, suffixes: Sequence[str], overwrite: bool) -> None:
+def check_out(out: Path, suffixes: Sequence[str], overwrite: bool, option: str = "--out") -> None:
     """Raises for a file to write that has another ending, or that exists and may not be replaced."""
     if out.suffix not in suffixes:
-        raise ValueError(f"--out must end in {' or '.join(suffixes)}, got {str(out)!r}")
+        raise ValueError(f"{option} must end in {' or '.join(suffixes)}, got {str(out)!r}")
     if out.exists() and not overwrite:
-        raise FileExistsError(f"--out {out} exists: say --overwrite to replace it")
+        raise FileExistsError(f"{option} {out} exists: say --overwrite to replace it")
 
 
 def say(text: str, quiet: bool) -> None:
     Console(quiet=quiet, highlight=False).print(text, markup=False, soft_wrap=True)
+
+
+def open_generator(run: Path, out: Path, n_steps: int | None, seed: int | None, device: str) -> OpenedRun:
+    """The run, its sampler with so many steps and that seed, and what it makes known to fit `out`."""
+    opened = open_run(run, sampler={} if n_steps is None else {"n_steps": n_steps}, device=device)
+    shape = opened.settings.event_shape
+    if out.suffix == ".png" and not is_drawable(shape):
+        raise ValueError(f"--out must end in .npz for a run of shape {tuple(shape)}, got {str(out)!r}")
+    if seed is not None:
+        opened.sampler.load_state_dict({**opened.sampler.state_dict(), "seed": seed})
+    return opened
+
+
+def first_items(data: str, n: int, image_size: int | None, opened: OpenedRun) -> Tensor:
+    """The first n items of --data, (n, *event), in the run's interval and on its device."""
+    items, shape = load_data(data, image_size=image_size), tuple(opened.settings.event_shape)
+    if items.event_shape != shape:
+        raise ValueError(f"--data must hold items of the run's shape {shape}, got {items.event_shape} in {items.name}")
+    if len(items) < n:
+        raise ValueError(f"--data must hold at least {n} items, got {len(items)} in {items.name}")
+    x = items.batch(arange(n)).to(next(opened.model.parameters()).device)
+    return rescaled(x, UNIT, opened.settings.range)

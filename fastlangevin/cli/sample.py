@@ -37,7 +37,7 @@ def sample(
     x = sampler.sample((n, *settings.event_shape), n_steps=n_steps)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":
-        save_grid(x, out)
+        save_grid(x, out, value_range=settings.range)
     else:
         save_array(x, out)
     common.say(f"{n} samples in {out}", quiet)

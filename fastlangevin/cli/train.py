@@ -9,6 +9,7 @@ import typer
 
 import fastlangevin
 
+from .. import recipes
 from . import common
 
 
@@ -29,15 +30,35 @@ def train(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Data, and chains, an iteration.", show_default="the recipe's")
     ] = None,
-    lr: Annotated[float | None, typer.Option(help="Adam's learning rate.", show_default="the recipe's")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Settings to start from: short_run, anatomy, igebm, uva, …", show_default="the data's, or the paper's"
+        ),
+    ] = None,
+    lr: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LR[,ITERATION:LR…]", help="Adam's learning rate, and changes of it.", show_default="the recipe's"
+        ),
+    ] = None,
     lr_decay: Annotated[
         float | None,
         typer.Option(
             help="Share of the iterations, at the end, over which lr falls to 0.", show_default="the recipe's"
         ),
     ] = None,
+    ema: Annotated[
+        float | None,
+        typer.Option(help="Decay of a moving average of the weights, to sample from.", show_default="the recipe's"),
+    ] = None,
     data_noise: Annotated[
-        float | None, typer.Option(help="Noise added to the data.", show_default="the recipe's")
+        str | None,
+        typer.Option(
+            metavar="STD[,ITERATION:STD…]",
+            help="Noise added to the data, and changes of it.",
+            show_default="the recipe's",
+        ),
     ] = None,
     features: Annotated[
         int | None, typer.Option(min=1, help="Channels of the network's first layer.", show_default="the recipe's")
@@ -63,6 +84,10 @@ def train(
     device: common.Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, bit for bit.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    on_divergence: Annotated[
+        str, typer.Option(help="raise; or rollback: go back to the newest checkpoint, with half the lr.")
+    ] = "raise",
+    max_rollbacks: Annotated[int, typer.Option(min=0, help="After so many, a divergence is an error.")] = 3,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Iterations between checkpoints.")] = 50,
     quiet: common.Quiet = False,
 ) -> None:
@@ -73,22 +98,47 @@ def train(
         "noise_std": noise_std,
         "precision": precision,
     }
+    asked = {
+        "n_iterations": iterations,
+        "batch_size": batch_size,
+        "lr": None if lr is None else _annealed("--lr", lr),
+        "lr_decay": lr_decay,
+        "ema": ema,
+        "data_noise": None if data_noise is None else _annealed("--data-noise", data_noise),
+        "features": features,
+        "sample_steps": sample_steps,
+    }
+    settings = {} if recipe is None else recipes.named(recipe)
+    settings.update({name: value for name, value in asked.items() if value is not None})
+    given = {name: value for name, value in options.items() if value is not None}
+    settings["sampler"] = {**settings.get("sampler", {}), **given}
+    if n_steps is not None and sample_steps is None:
+        settings.pop("sample_steps", None)
     fastlangevin.train(
         data,
         out=out or Path("runs") / (Path(data).resolve().stem or "run"),
-        n_iterations=iterations,
-        batch_size=batch_size,
-        lr=lr,
-        lr_decay=lr_decay,
-        data_noise=data_noise,
-        features=features,
-        sampler={name: value for name, value in options.items() if value is not None},
-        sample_steps=sample_steps,
+        **settings,
         seed=seed,
         device=device,
         image_size=image_size,
         resume=resume,
         overwrite=overwrite,
         checkpoint_every=checkpoint_every,
+        on_divergence=on_divergence,
+        max_rollbacks=max_rollbacks,
         progress=not quiet,
     )
+
+
+def _annealed(option: str, text: str) -> float | list[tuple[int, float]]:
+    """ "1e-4" as 1e-4, "1e-4,1000:1e-5" as [(0, 1e-4), (1000, 1e-5)]."""
+    first, *changes = text.split(",")
+    try:
+        if not changes:
+            return float(first)
+        pairs = [change.split(":") for change in changes]
+        return [(0, float(first)), *((int(iteration), float(value)) for iteration, value in pairs)]
+    except ValueError:
+        raise ValueError(
+            f"{option} must be a number, or a number and changes of it, as 1e-4,150000:1e-5, got {text!r}"
+        ) from None

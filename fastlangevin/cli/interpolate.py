@@ -1,0 +1,59 @@
+"""`fastlangevin interpolate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+import fastlangevin
+
+from ..pictures import save_grid
+from ..run import save_arrays
+from . import common
+
+
+def interpolate(
+    run: common.RunPath,
+    n: Annotated[int, typer.Option("-n", min=2, help="Images a pair.")] = 8,
+    pairs: Annotated[int, typer.Option(min=1, help="How many pairs of latents.")] = 8,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Between reconstructions of these, as for train: the first item and the second, the third and the "
+            "fourth, …; the picture then has the items themselves at both ends.",
+            show_default="between draws of the initial noise",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="A picture (.png), or an array (.npz).")] = Path(
+        "interpolation.png"
+    ),
+    n_steps: common.Steps = None,
+    image_size: common.ImageSize = None,
+    seed: common.LatentSeed = None,
+    device: common.Device = "auto",
+    overwrite: common.Overwrite = False,
+    quiet: common.Quiet = False,
+) -> None:
+    """Draw what a trained RUN's short runs, without noise, make of latents between two others, a row a pair."""
+    common.check_out(out, (".png", ".npz"), overwrite)
+    if data is None and image_size is not None:
+        raise ValueError(f"--image-size is for --data, which is missing, got {image_size}")
+    opened = common.open_generator(run, out, n_steps, seed, device)
+    sampler = opened.sampler
+    if data is None:
+        items, z = None, sampler.initial((2 * pairs, *opened.settings.event_shape), step=0)
+    else:
+        items = common.first_items(data, 2 * pairs, image_size, opened)
+        z = fastlangevin.reconstruct(sampler, items, progress=not quiet).z
+    x = fastlangevin.interpolate(sampler, z[1::2], z[::2], n=n)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".png":
+        if items is not None:
+            x = torch.cat([items[::2, None], x, items[1::2, None]], dim=1)
+        save_grid(x.flatten(0, 1), out, columns=x.shape[1], value_range=opened.settings.range)
+    else:
+        save_arrays(out, samples=x, z=z)
+    common.say(f"{pairs} interpolations of {n} images by {sampler.n_steps} Langevin steps in {out}", quiet)
