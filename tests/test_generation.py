@@ -121,24 +121,23 @@ def test_a_score_alone_and_further_inputs():
     torch.testing.assert_close(path[:, 1], expected)
 
 
-class TestDivergence:
-    """Of the score x³, whose chains are finite from p0 and not from a little further out."""
+def cliff(x):
+    """A score that is 0 below 1.5 and NaN above."""
+    return 0 * torch.log(1.5 - x)
 
-    sampler = fl.Langevin(score=lambda x: x**3, n_steps=9, step_size=0.1, noise_std=0.1, seed=1)
+
+class TestDivergence:
+    sampler = fl.Langevin(score=cliff, n_steps=2, noise_std=0.1, seed=1)
 
     def test_an_image_goes_back_to_its_best(self):
-        x = torch.tensor([[0.3, 0.2], [50.0, -0.2], [-0.1, 0.4]])
+        x = torch.tensor([[0.3, 0.2], [1.4, -0.2], [-0.1, 0.4]])
         found = fl.reconstruct(self.sampler, x, lr=1.0)
-        assert found.mse.isfinite().all() and found.z.isfinite().all()
-        start = fl.reconstruct(self.sampler, x, lr=1e-9, n_iterations=1)
-        assert found.mse[1] < 0.8 * start.mse[1]
-        others = fl.reconstruct(self.sampler, torch.where(x == 50, 0.5, x), lr=1.0)
+        assert found.z.isfinite().all() and found.mse.max() < 1e-3
+        others = fl.reconstruct(self.sampler, torch.where(x == 1.4, 0.5, x), lr=1.0)
         assert torch.equal(found.z[[0, 2]], others.z[[0, 2]])
 
     def test_a_chain_from_p0_that_is_not_finite(self):
-        far = fl.Langevin(
-            score=lambda x: x**3, n_steps=9, step_size=0.1, seed=1, init=lambda s, **_: torch.full(s, 9.0)
-        )
+        far = fl.Langevin(score=cliff, n_steps=2, seed=1, init=lambda shape, **_: torch.full(shape, 9.0))
         with pytest.raises(fl.ChainDiverged, match="3 of 3 chains are not finite"):
             fl.reconstruct(far, torch.zeros(3, 2))
 
