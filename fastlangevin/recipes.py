@@ -1,25 +1,146 @@
-"""Settings that are known to work: keyword dicts for `fastlangevin.train`, "sampler" holding options of `Langevin`."""
+"""Settings that are known to work, and those of other codes: keyword dicts for `fastlangevin.train`, of whose entries
+"sampler" holds options of `Langevin` and "buffer" options of `ReplayBuffer`.
+
+    fastlangevin.train(data, model, **fastlangevin.recipes.uva)
+
+Constants are as the named file of the code has them; what `train` does not do is said beside them. docs/recipes.md has
+them side by side. Networks are not part of a recipe: without a model of yours, `train` takes the paper's.
+"""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
-# Nijkamp, Hill, Zhu and Wu, NeurIPS 2019, arXiv:1904.09770, Sections 3 and 5 and the authors' minimal script.
+from .errors import unknown
+
+# Nijkamp, Hill, Zhu and Wu, NeurIPS 2019, arXiv:1904.09770, Sections 3 and 5 and the authors' minimal script
+# (enijkamp/short_run, train_cifar10_minimal.py, which runs for 100,000 iterations).
 short_run: dict[str, Any] = {
     "features": 64,
     "n_iterations": 70_000,
     "batch_size": 64,
     "lr": 1e-4,
     "lr_decay": 0.0,
+    "adam_betas": (0.9, 0.999),
+    "max_grad_norm": None,
+    "ema": 0.0,
     "data_noise": 0.03,
+    "data_range": (-1.0, 1.0),
+    "clamp_data": False,
+    "energy_penalty": 0.0,
+    "kl_weight": 0.0,
+    "start": "noise",
+    "buffer": {},
     "sampler": {"n_steps": 100, "step_size": 1.0, "noise_std": 0.01},
     "sample_steps": None,
+}
+
+# Nijkamp, Hill, Han, Zhu and Wu, AAAI 2020, arXiv:1903.12370, non-convergent learning: point0bar1/ebm-anatomy,
+# train_data.py, config_locker/cifar10_nonconvergent.json and nets.py (whose LeakyReLU has slope 0.05). Its loss is
+# scaled by 2 / ε², which Adam undoes.
+anatomy: dict[str, Any] = {
+    **short_run,
+    "features": 32,
+    "n_iterations": 100_000,
+    "batch_size": 100,
+    "sampler": {"n_steps": 150, "step_size": 1.0, "noise_std": 0.01},
+}
+
+# The same with persistent chains: config_locker/cifar10_oscillate.json. A chain for each of CIFAR-10's images, drawn
+# without replacement there. Its convergent learning (ε 0.0075, data noise 0.015) goes on with SGD, which is not here.
+anatomy_persistent: dict[str, Any] = {
+    **anatomy,
+    "start": "buffer",
+    "buffer": {"capacity": 50_000, "policy": "indexed", "reinit": 0.0},
+    "sampler": {"n_steps": 500, "step_size": 1.0, "noise_std": 0.01},
+}
+
+# Du and Mordatch, NeurIPS 2019, arXiv:1903.08689: openai/ebm_code_release, train.py and data.py at the settings of the
+# README for unconditional CIFAR-10. It has no end; the README's model is the one after 121,200 iterations. The buffer's
+# size is that of the authors' later code (below); train.py has 50,000. Not here: the dequantisation of data.
+igebm: dict[str, Any] = {
+    **short_run,
+    "n_iterations": 121_200,
+    "batch_size": 128,
+    "lr": 3e-4,
+    "adam_betas": (0.0, 0.999),
+    "data_noise": 0.0,
+    "data_range": (0.0, 1.0),
+    "energy_penalty": 1.0,
+    "start": "buffer",
+    "buffer": {"capacity": 10_000, "policy": "fifo", "reinit": 0.05, "storage": "uint8"},
+    "sampler": {
+        "n_steps": 60,
+        "step_size": 10.0,
+        "noise_std": 0.005,
+        "noise_first": True,
+        "grad_clip": 0.01,
+        "bounds": (0.0, 1.0),
+    },
+}
+
+# Lippe, UvA Deep Learning Tutorials, tutorial 8: phlippe/uvadlc_notebooks, Deep_Energy_Models.ipynb, for MNIST: 60
+# epochs of 468 batches, after each of which lr is multiplied by 0.97.
+uva: dict[str, Any] = {
+    **short_run,
+    "n_iterations": 60 * 468,
+    "batch_size": 128,
+    "lr": tuple((468 * epoch, 1e-4 * 0.97**epoch) for epoch in range(60)),
+    "adam_betas": (0.0, 0.999),
+    "max_grad_norm": 0.1,
+    "data_noise": 0.005,
+    "clamp_data": True,
+    "energy_penalty": 0.1,
+    "start": "buffer",
+    "buffer": {"capacity": 8_192, "policy": "fifo", "reinit": 0.05},
+    "sampler": {
+        "n_steps": 60,
+        "step_size": 10.0,
+        "noise_std": 0.005,
+        "noise_first": "clamp",
+        "grad_clip": 0.03,
+        "bounds": (-1.0, 1.0),
+    },
+}
+
+# Grathwohl et al., ICLR 2020, arXiv:1912.03263: wgrathwohl/JEM, train_wrn_ebm.py at the settings of the README: 200
+# epochs of 703 batches (45,000 images). Its f is logsumexp(logits), or logits[y]. Not here: lr's rise over the first
+# 1,000 iterations, random crops and flips, and the classifier's loss, for which one writes a loop (docs/recipes.md).
+jem: dict[str, Any] = {
+    **short_run,
+    "n_iterations": 200 * 703,
+    "lr": ((0, 1e-4), (160 * 703, 0.3 * 1e-4), (180 * 703, 0.3**2 * 1e-4)),
+    "start": "buffer",
+    "buffer": {"capacity": 10_000, "policy": "indexed", "reinit": 0.05},
+    "sampler": {"n_steps": 20, "step_size": 1.0, "noise_std": 0.01},
+}
+
+# Du, Li, Tenenbaum and Mordatch, ICML 2021, arXiv:2012.01316: yilundu/improved_contrastive_divergence, train.py and
+# utils.py at the settings of the README for CIFAR-10. It has no end: n_iterations is IGEBM's. Not here: the entropy
+# term (0.3 · log of the distance to the nearest of 100 states of the buffer), random crops, flips and colours of states
+# from the buffer, and the dequantisation of data.
+improved_cd: dict[str, Any] = {
+    **igebm,
+    "lr": 2e-4,
+    "adam_betas": (0.0, 0.9),
+    "max_grad_norm": 0.5,
+    "ema": 0.99,
+    "kl_weight": 1.0,
+    "buffer": {"capacity": 10_000, "policy": "reservoir", "reinit": 0.001, "storage": "uint8"},
+    "sampler": {
+        "n_steps": 40,
+        "step_size": 100.0,
+        "noise_std": 0.001,
+        "noise_first": True,
+        "bounds": (0.0, 1.0),
+    },
 }
 
 # The 8×8 digits on two CPU cores in 40 seconds. Chains of 10 steps learn as well an iteration as longer ones here and
 # cost less; four steps more when sampling resolve most of the blends between digits (docs/digits.md).
 digits: dict[str, Any] = {
-    "features": 64,
+    **short_run,
     "n_iterations": 1_400,
     "batch_size": 32,
     "lr": 2e-3,
@@ -29,5 +150,23 @@ digits: dict[str, Any] = {
     "sample_steps": 14,
 }
 
+BY_NAME = {
+    "short_run": short_run,
+    "anatomy": anatomy,
+    "anatomy_persistent": anatomy_persistent,
+    "igebm": igebm,
+    "uva": uva,
+    "jem": jem,
+    "improved_cd": improved_cd,
+    "digits": digits,
+}
+
 # What `train` starts from for data known by name; anything else starts from `short_run`.
 BY_DATA = {"digits": digits}
+
+
+def named(name: str) -> dict[str, Any]:
+    """The recipe of that name, as a copy of the caller's own."""
+    if name not in BY_NAME:
+        raise unknown("recipe", name, BY_NAME)
+    return copy.deepcopy(BY_NAME[name])
