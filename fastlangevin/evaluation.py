@@ -109,6 +109,7 @@ def evaluate(
     check_int("n", n, 2)
     check_int("n_reconstruct", n_reconstruct, 0)
     check_int("n_chains", n_chains, 0)
+    check_int("seed", seed, 0)
     _check_choices(fid, features, coverage, classifier)
     sampler, settings = _open(run, device)
     source = load_data(data, image_size=image_size, value_range=value_range)
