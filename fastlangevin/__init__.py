@@ -12,6 +12,7 @@ from .evaluation import evaluate
 from .fit import TrainResult
 from .generation import Reconstruction, interpolate, reconstruct
 from .loading import load
+from .reproduction import Reproduction, reproduce
 from .sampler import Langevin, Plan, Trace
 from .training import train
 from .update import langevin_update_
@@ -26,6 +27,7 @@ __all__ = [
     "Plan",
     "Reconstruction",
     "ReplayBuffer",
+    "Reproduction",
     "Trace",
     "TrainResult",
     "TrainingDiverged",
@@ -39,5 +41,6 @@ __all__ = [
     "noise",
     "recipes",
     "reconstruct",
+    "reproduce",
     "train",
 ]

@@ -81,7 +81,7 @@ def annealed(lr: float, data_noise: float, n_iterations: int) -> dict[str, Any]:
 
     The paper (Section 5.1) makes 200,000 iterations and then decreases both gradually; how far, it does not say.
     """
-    starts = [0, *(n_iterations * (16 + k) // 20 for k in range(5))]
+    starts = [0, *(n_iterations * (20 + k) // 25 for k in range(5))]
     if len(set(starts)) < len(starts):
         return {"lr": lr, "data_noise": data_noise}
     return {

@@ -20,6 +20,7 @@ from .checks import COUNTER_END, check_counter, check_state, check_temperature, 
 from .divergence import PendingCheck, report
 from .errors import BackendUnavailable, check_int, check_shape, unknown
 from .graph import GraphCache
+from .last_step import last_step, without_last_step
 from .noise import STREAM_VERSION, check_seed
 from .schedule import Schedule, langevin_noise, resolve
 from .score import check_engine, make_score
@@ -186,6 +187,30 @@ class Langevin:
         if x0.requires_grad and torch.is_grad_enabled():
             return DifferentiableChain.apply(x0, chain, functools.partial(self._run, chain), self._running)
         return self._run(chain, x0)
+
+    def with_last_step(
+        self, x0: Tensor, *args: Any, n_steps: int | None = None, chain_offset: int = 0, step: int | None = None
+    ) -> Tensor:
+        """The last states of a call, to rounding, with a graph through the last step to the energy's weights θ:
+
+            x_K = clamp(x̃ + step_size·clip(s_θ(x̃)) + noise_std·z),    x̃ a constant
+
+        where x̃ is the state that the last score is taken at: x_{K-1}, with its noise in it where noise_first. Nothing
+        flows to x0. Contrastive divergence's neglected term, E_q[U(x)] for the chain's distribution q_θ and U's weights
+        held constant, gets its gradient from it (Du, Li, Tenenbaum and Mordatch, ICML 2021, arXiv:2012.01316). A
+        sampler made from a score differentiates through that.
+
+        Arguments, counter and errors are those of a call. The first n_steps - 1 steps run as there (so it is their
+        number that an `unroll` has to divide), the last by autograd, in the sampler's precision. Under torch.no_grad
+        there is no graph.
+        """
+        check_state("x0", x0, self.target)
+        chain = self._chain(x0, args, n_steps, chain_offset, step)
+        x = self._run(without_last_step(chain), x0) if len(chain) > 1 else x0
+        with self._running(x0.device), torch.enable_grad():
+            x = last_step(chain, x)
+        self._settle(chain, x0, x.detach())
+        return x if torch.is_grad_enabled() else x.detach()
 
     def sample(
         self,

@@ -144,6 +144,16 @@ def test_a_resume_after_a_roll_back_goes_the_same_way(tmp_path):
         assert torch.equal(a, b)
 
 
+def test_the_buffer_goes_back_too(tmp_path):
+    options = {"on_divergence": "rollback", "start": "buffer", "buffer": {"capacity": 16}, "n_iterations": 5}
+    result = train(tmp_path, Trap(11), **options)
+    tensors, meta = checkpoint.load(tmp_path / "checkpoints" / "00000004.safetensors")
+    assert (
+        meta["buffer"]["step"] == 8 and meta["buffer"]["seed"] == result.rollbacks[0]["seed"] == meta["sampler"]["seed"]
+    )
+    assert tensors["buffer.counts"].tolist() == [32]
+
+
 def test_a_gap_beyond_the_limit_is_noticed_at_once(tmp_path):
     with pytest.raises(fl.TrainingDiverged, match="apart .max_energy_gap=0.0001"):
         train(tmp_path, None, max_energy_gap=1e-4)

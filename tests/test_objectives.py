@@ -116,6 +116,46 @@ def test_chains_from_the_data_against_a_plain_loop():
     assert_trains_like(Loop(), start="data")
 
 
+@pytest.mark.parametrize("policy", ["fifo", "reservoir", "indexed"])
+def test_chains_from_a_buffer_against_a_plain_loop(policy):
+    options = {"capacity": 20, "reinit": 0.3, "policy": policy}
+
+    class Loop(PlainLoop):
+        def __init__(self):
+            super().__init__()
+            self.buffer = fl.ReplayBuffer(shape=(1, 8, 8), bounds=(-1, 1), seed=SEED, **options)
+
+        def p0(self, i, batch):
+            if i:
+                self.buffer.store(self.last, self.slots)
+            x, slots, _ = self.buffer.sample(B)
+            self.slots = slots if policy == "indexed" else None
+            return x
+
+        def move(self, x, step, create_graph=False):
+            self.last = super().move(x, step, create_graph).detach()
+            return self.last
+
+    assert_trains_like(Loop(), n_iterations=5, start="buffer", buffer=options)
+
+
+@pytest.mark.parametrize("storage", ["float32", "uint8"])
+def test_a_buffer_is_part_of_checkpoints(tmp_path, storage):
+    options = {**OPTIONS, **QUIET, "start": "buffer", "buffer": {"capacity": 20, "reinit": 0.3, "storage": storage}}
+    options["sampler"] = {"n_steps": K, "bounds": (-1, 1)}
+    fl.train("digits", out=tmp_path / "whole", n_iterations=6, **options)
+    fl.train("digits", out=tmp_path / "parts", n_iterations=4, **options)
+    fl.train("digits", out=tmp_path / "parts", n_iterations=6, resume=True, progress=False)
+    (a, meta_a), (b, meta_b) = (
+        checkpoint.load(checkpoint.newest(tmp_path / name / "checkpoints")) for name in ("whole", "parts")
+    )
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    assert meta_a["buffer"] == meta_b["buffer"] and meta_a["buffer"]["step"] == 12
+    assert a["buffer.values"].shape == (20, 1, 8, 8) and str(a["buffer.values"].dtype) == f"torch.{storage}"
+    config = yaml.safe_load((tmp_path / "whole" / "config.yaml").read_text())
+    assert config["start"] == "buffer" and config["buffer"]["capacity"] == 20
+
+
 def test_the_average_of_the_weights(tmp_path):
     seen = []
     step = torch.optim.Adam.step
@@ -238,6 +278,8 @@ def test_pictures_are_drawn_from_the_data_s_range(tmp_path, data_range):
         ({"start": "buffer", "buffer": 5}, TypeError, "buffer must be a dict of ReplayBuffer options, got int"),
         ({"start": "buffer", "buffer": {"seed": 5}}, ValueError, "buffer may not hold 'seed'"),
         ({"start": "buffer", "buffer": {"size": 5}}, TypeError, "size"),
+        ({"start": "buffer", "buffer": {"reinit": 2}}, ValueError, "reinit must"),
+        ({"start": "buffer", "buffer": {"storage": "uint8"}}, ValueError, "storage='uint8' needs bounds"),
         ({"on_divergence": "roll"}, ValueError, "on_divergence must be one of .* did you mean 'rollback'"),
         ({"on_divergence": "rollback"}, ValueError, "on_divergence='rollback' goes back to a checkpoint and needs out"),
         ({"max_rollbacks": -1}, ValueError, "max_rollbacks must be an int of at least 0"),

@@ -1,4 +1,4 @@
-"""The command line: `fastlangevin train | sample | reconstruct | interpolate | evaluate | info`, one file a command."""
+"""The command line, one file a command: `fastlangevin train | sample | reconstruct | interpolate | evaluate | …`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from .evaluate import evaluate
 from .info import info
 from .interpolate import interpolate
 from .reconstruct import reconstruct
+from .reproduce import reproduce
 from .sample import sample
 from .train import train
 
@@ -20,9 +21,9 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Train energy-based models by short-run Langevin MCMC, and sample from them.",
+    help="Train energy-based models by short-run Langevin MCMC, sample from them, and see how good they are.",
 )
-for command in (train, sample, reconstruct, interpolate, evaluate, info):
+for command in (train, sample, reconstruct, interpolate, evaluate, reproduce, info):
     app.command()(command)
 
 _EXPECTED: tuple[type[Exception], ...] = (

@@ -100,6 +100,16 @@ class BoundScore:
 
         return score.detach(), pull
 
+    def with_graph(self, x: Tensor) -> Tensor:
+        """The scores at a constant x, with a graph to what else the energy reads: its weights.
+
+        One forward and backward; a backward through the result is a second one.
+        """
+        with torch.enable_grad():
+            if self.target.kind == "score":
+                return self._given_score(x.detach())
+            return self._differentiated(x.detach().requires_grad_(), create_graph=True)[1]
+
     def _differentiated(self, x: Tensor, create_graph: bool) -> tuple[Tensor, Tensor]:
         energies = self._energies(x)
         if not energies.requires_grad:

@@ -24,7 +24,8 @@ from .pictures import save_table_plot
 from .run import has_plots
 from .training import train
 
-_MEASURED = 12  # iterations that tell how long one takes, the first two left out
+_MEASURED = 5  # iterations of each third of those that tell how long one takes, the first third left out
+_FEWEST = 25
 _SHARE_OF_TRAINING = 0.8  # of a budget; evaluation has the rest
 _HEADINGS = {
     "n_steps": "K",
@@ -85,8 +86,9 @@ def reproduce(
         name: "1", "2" or "3".
         data: square images, as for `train`, of 8 to 256 pixels.
         out: the folder.
-        budget: minutes for all cells together, shared out in equal parts: the number of iterations is then what fits,
-            measured by a few at the start of a cell; None: the paper's 200,000, and 50,000 in which lr and σ fall.
+        budget: minutes for all cells that this call begins, shared out in equal parts: the number of iterations is then
+            what fits, but at least 25, measured by a few at the start of a cell, and kept. None: the paper's 200,000,
+            and 50,000 in which lr and σ fall.
         features: n_f where the table does not vary it; None: 128 for CIFAR-10, 64 else.
         n, fid, labels: of `evaluate`.
         seed, device, image_size, value_range, progress: of `train`.
@@ -105,13 +107,14 @@ def reproduce(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, {"table": name, "data": source.fingerprint, "features": features, "seed": seed})
-    minutes = None if budget is None else budget / len(chosen.cells)
+    deadline = None if budget is None else time.monotonic() + 60 * budget
     rows = []
-    for cell in chosen.cells:
+    for i, cell in enumerate(chosen.cells):
         if progress:
             print(f"table {name}, {cell.name}: K {cell.n_steps}, σ {cell.data_noise}, n_f {cell.features}", flush=True)
         shared: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
-        row = _trained(folder, cell, source, minutes, **shared)
+        seconds = None if deadline is None else (deadline - time.monotonic()) / (len(chosen.cells) - i)
+        row = _trained(folder, cell, source, seconds, **shared)
         if "remark" not in row:
             options = {"n": n, "fid": fid, "labels": labels, "n_reconstruct": 64 if chosen.reconstructs else 0}
             row.update(_evaluated(folder, cell, source, options, **shared))
@@ -122,7 +125,7 @@ def reproduce(
 
 
 def _trained(
-    folder: Path, cell: Cell, data: Data, minutes: float | None, *, seed: int, device: Any, progress: bool
+    folder: Path, cell: Cell, data: Data, seconds: float | None, *, seed: int, device: Any, progress: bool
 ) -> dict[str, Any]:
     """Trains the cell to its end, and returns the begin of its row."""
     usual = {**recipes.short_run, **recipes.BY_DATA.get(data.name, {})}
@@ -138,7 +141,7 @@ def _trained(
     row = {"name": cell.name, "n_steps": cell.n_steps, "data_noise": cell.data_noise, "features": cell.features}
     plan = folder / f"{cell.name}.plan.json"
     if not plan.exists():
-        n_iterations = 250_000 if minutes is None else _affordable(data, minutes, usual["lr"], cell, settings)
+        n_iterations = 250_000 if seconds is None else _affordable(data, seconds, usual["lr"], cell, settings)
         _write_json(plan, {"n_iterations": n_iterations})
     row["n_iterations"] = n_iterations = json.loads(plan.read_text())["n_iterations"]
     settings |= annealed(usual["lr"], cell.data_noise, n_iterations)
@@ -159,15 +162,12 @@ def _trained(
     return row
 
 
-def _affordable(data: Data, minutes: float, lr: float, cell: Cell, settings: dict[str, Any]) -> int:
+def _affordable(data: Data, seconds: float, lr: float, cell: Cell, settings: dict[str, Any]) -> int:
     """How many iterations fit the time, from the time of a few."""
-    times = []
-    for n in (2, _MEASURED):
-        started = time.monotonic()
-        train(data, n_iterations=n, lr=lr, data_noise=cell.data_noise, log_every=n, progress=False, **settings)
-        times.append(time.monotonic() - started)
-    seconds = max((times[1] - times[0]) / (_MEASURED - 2), 1e-6)
-    return max(20, int(60 * minutes * _SHARE_OF_TRAINING / seconds))
+    options = {**settings, "lr": lr, "data_noise": cell.data_noise, "progress": False}
+    history = train(data, n_iterations=3 * _MEASURED, log_every=_MEASURED, **options).history
+    an_iteration = (history[-1]["seconds"] - history[0]["seconds"]) / (2 * _MEASURED)
+    return max(_FEWEST, int(seconds * _SHARE_OF_TRAINING / max(an_iteration, 1e-4)))
 
 
 def _evaluated(
