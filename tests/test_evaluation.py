@@ -57,7 +57,7 @@ def test_data_are_like_themselves():
     assert near["distance_median"] == near["ratio_min"] == 0 and near["share_closer_than_data"] == 1
     assert energy["gap"] == pytest.approx(0, abs=1e-5) and energy["auroc"] == pytest.approx(0.5)
     assert seen["classes_hit"] == seen["n_classes"] == 10 and seen["classes"] == list(range(10))
-    assert seen["accuracy"] > 0.94 and seen["n_held_out"] == 599 and seen["score"] > 9 and seen["data_score"] > 9
+    assert seen["accuracy"] > 0.94 and seen["n_held_out"] == 599 and 9 < seen["data_score"] < 9.6 < seen["score"]
     assert seen["entropy"] == pytest.approx(math.log(10), abs=0.01) and 0.09 < seen["rarest_share"] < 0.1
 
 
@@ -268,11 +268,11 @@ def test_labels_of_ones_own(tmp_path):
 
 
 def test_a_class_that_was_not_drawn_is_counted():
-    labels = torch.tensor([0, 1] * 29 + [5, 0])
+    labels = torch.tensor([0, 9] * 29 + [5, 0])
     fitted = classifier.fit(IMAGES[:60], labels, 20)
-    assert fitted.classes == [0, 1, 5] and fitted.predict(IMAGES[:7]).shape == (7, 3)
+    assert fitted.classes == [0, 5, 9] and fitted.predict(IMAGES[:7]).shape == (7, 3)
     drawn = set(range(60)) - set(fitted.held_out.tolist())
-    assert len(drawn) == 20 and 58 not in drawn and (fitted.predict(IMAGES[:60])[:, 2] == 0).all()
+    assert len(drawn) == 20 and 58 not in drawn and (fitted.predict(IMAGES[:60])[:, 1] == 0).all()
 
 
 def test_without_labels_coverage_is_left_out():
@@ -302,6 +302,7 @@ def test_inception_score_is_its_formula():
     random = torch.get_rng_state()
     mean, std = inception.inception_score(lambda x: x, logits.split(64), seed=1)
     assert torch.equal(torch.get_rng_state(), random)
+    torch.rand(1)  # the caller's random state is another by then
     assert (mean, std) == inception.inception_score(lambda x: x, logits.split(400), seed=1)
     assert mean == pytest.approx(metrics.coverage(logits.softmax(1)).score, rel=0.1) and 0 < std < 0.3
 
