@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from comparison import Row, is_ours
 from contenders import OURS
+from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
@@ -29,9 +31,9 @@ are as they are: [performance.md](performance.md).
 
 Every contender takes its turn in every round. A speed is how many times as fast as the eager loop of the same round:
 the median over rounds, with quartiles. *Checked*: before it was timed, the contender's states were seen to agree with
-the eager loop's, without noise, and with noise in their moments (`benchmarks/checks.py`); what fails has no time. *Of its
-floor*: the time that bytes or operations need at the least, at the peak that this machine showed in the same run, over
-ours (`benchmarks/rooflines.py`, `works.py`).
+the eager loop's, without noise, and with noise in their moments (`benchmarks/checks.py`); what fails has no time. *Of
+its floor*: the time that bytes or operations need at the least, at the peak that this machine showed in the same run,
+over ours (`benchmarks/rooflines.py`, `works.py`).
 
     make bench         # measures, and writes such a page into .benchmarks/report
     make bench-docs    # the last run's results into benchmarks/results, and this page from them
@@ -138,10 +140,8 @@ def _first_calls(entries: list[Entry]) -> list[str]:
     return lines
 
 
-def plot_times(entries: list[Entry], path: Path) -> None:
-    """Time a step over the eager loop's (on a GPU, in µs), a row a work, a marker a contender; readable in grey."""
-    from matplotlib.figure import Figure
-
+def plot_times(entries: list[Entry]) -> Figure:
+    """Time of a step over the eager loop's, a row a work, a marker a contender; readable in grey."""
     shown = [entry for entry in entries if entry["kind"] in ("chain", "train")]
     names = list(dict.fromkeys(row["contender"] for e in shown for row in e["rows"] if row["status"] == "timed"))
     figure = Figure(figsize=(10, 1.6 + 0.55 * len(shown)), layout="constrained")
@@ -166,13 +166,11 @@ def plot_times(entries: list[Entry], path: Path) -> None:
     axes.set_axisbelow(True)
     axes.set_xlabel("time of a step, of the eager loop's in the same run (log scale; further left is faster)")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
-    figure.savefig(path, dpi=120)
+    return figure
 
 
-def plot_floors(entries: list[Entry], path: Path) -> None:
+def plot_floors(entries: list[Entry]) -> Figure:
     """The share of its floor that each figure of ours reaches."""
-    from matplotlib.figure import Figure
-
     bars = [
         (f"{_short(entry['title'])}{row['contender'].removeprefix(OURS)}", row["of_floor"])
         for entry in entries
@@ -189,11 +187,12 @@ def plot_floors(entries: list[Entry], path: Path) -> None:
     axes.set_xlim(0, max(1.1, 1.1 * max(shares)))
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xlabel("share of the floor: least time of its bytes or operations on this machine, over the time taken")
-    figure.savefig(path, dpi=120)
+    return figure
 
 
 def _short(title: str) -> str:
-    return title.removesuffix(", 10,000 chains").split(", 10,000 chains")[0].split(", 64 chains")[0]
+    """Without the number of chains, which is the same for all of a kind."""
+    return re.sub(r", [\d,]+ chains", "", title)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -204,8 +203,8 @@ def main(arguments: list[str] | None = None) -> None:
     entries, machines = load(options.results or sorted(RESULTS.glob("*.json")))
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / NAME).write_text(markdown(entries, machines))
-    plot_times(entries, options.out / TIME_PLOT)
-    plot_floors(entries, options.out / FLOOR_PLOT)
+    plot_times(entries).savefig(options.out / TIME_PLOT, dpi=120)
+    plot_floors(entries).savefig(options.out / FLOOR_PLOT, dpi=120)
     print(f"written: {options.out / NAME}, {TIME_PLOT}, {FLOOR_PLOT}")
 
 
