@@ -58,7 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
     ratios, failures = measure()
     floors = json.loads(FLOORS.read_text()) if FLOORS.exists() else {}
     for name, ratio in ratios.items():
-        print(f"{name:24} {ratio:7.2f}× the eager loop, floor {floors.get(name, float('nan')):.2f}×")
+        floor = f"floor {floors[name]:.2f}×" if name in floors else "no floor yet"
+        print(f"{name:24} {ratio:7.2f}× the eager loop, {floor}")
     if update and not failures:
         FLOORS.write_text(json.dumps({name: round(ratio, 2) for name, ratio in ratios.items()}, indent=2) + "\n")
         return 0

@@ -17,11 +17,14 @@ from typing import Any
 from comparison import Row, is_ours
 from contenders import OURS
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
 NAME, TIME_PLOT, FLOOR_PLOT = "benchmarks.md", "benchmarks-time.png", "benchmarks-floor.png"
 KINDS = ("chain", "train", "update", "first-call")
+_MARKERS = ("o", "s", "D", "^", "v", "<", ">", "p", "P", "*", "h", "X", "d", "8", (3, 1, 0), (4, 1, 0), (6, 1, 0), "H")
+_HEIGHT = 0.8  # of a work's row, in which its markers stand
 Entry = dict[str, Any]  # a benchmark's extra_info
 
 _INTRODUCTION = """# Benchmarks: measured
@@ -51,8 +54,11 @@ def load(paths: list[Path]) -> tuple[list[Entry], list[dict[str, Any]]]:
     entries, machines = [], []
     for path in paths:
         content = json.loads(path.read_text())
-        machines.append(content["machine_info"]["fastlangevin"] | {"date": content["datetime"][:10]})
-        entries += [b["extra_info"] for b in content["benchmarks"] if b["extra_info"].get("kind") in KINDS]
+        found = [b["extra_info"] for b in content["benchmarks"] if b["extra_info"].get("kind") in KINDS]
+        loads = [entry["load"] for entry in found]
+        machine = content["machine_info"]["fastlangevin"]
+        machines.append(machine | {"date": content["datetime"][:10], "loads": (min(loads), max(loads))})
+        entries += found
     return sorted(entries, key=lambda entry: KINDS.index(entry["kind"])), machines
 
 
@@ -63,7 +69,7 @@ def markdown(entries: list[Entry], machines: list[dict[str, Any]]) -> str:
     lines += _table_head(head + (["time"] if on_gpu else []))
     for entry in entries:
         if entry["kind"] != "first-call":
-            lines += [_line(entry, row, on_gpu) for row in entry["rows"]]
+            lines += [_line(entry, row, on_gpu) for row in _merged(entry["rows"])]
     lines += ["", "![Time of a step, relative to the eager loop's](benchmarks-time.png)"]
     lines += ["", "![How much of its floor each work of ours reaches](benchmarks-floor.png)"]
     lines += ["", "## Where a peer is faster", "", *_faster_peers(entries)]
@@ -74,18 +80,31 @@ def markdown(entries: list[Entry], machines: list[dict[str, Any]]) -> str:
 def _machine_lines(machines: list[dict[str, Any]]) -> list[str]:
     lines = []
     for m in machines:
-        load = ", ".join(f"{value:.1f}" for value in m["load"])
+        load = "load {:.1f} to {:.1f} as the works' turns began".format(*m["loads"])
         gpu = f"; {m['gpu']}, driver {m['driver']}" if m["gpu"] else ""
         versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items())
         rates = "; ".join(f"{what}: {rate / 1e9:.4g}·10⁹" for what, rate in m["rooflines"].items())
         line = f"- {m['date']}, revision {m['revision']}: {m['processor']}, {m['cores']} cores, {m['threads']} threads"
-        line += f", {m['cpu_kernels']}{gpu}; load {load} at the end; {versions}. {rates}."
+        line += f", {m['cpu_kernels']}{gpu}; {load}; {versions}. {rates}."
         lines.append(line)
     return lines
 
 
 def _table_head(columns: list[str]) -> list[str]:
     return ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
+
+
+def _merged(rows: list[Row]) -> list[Row]:
+    """Fastest first; those that were not timed after them, one row a reason."""
+    untimed: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row["status"] != "timed":
+            untimed.setdefault((row["status"], row["reason"]), []).append(row["contender"])
+    timed = sorted((row for row in rows if row["status"] == "timed"), key=lambda row: -row["ratio"])
+    return timed + [
+        {"contender": ", ".join(names), "status": status, "reason": reason}
+        for (status, reason), names in untimed.items()
+    ]
 
 
 def _line(entry: Entry, row: Row, on_gpu: bool) -> str:
@@ -129,7 +148,7 @@ def _first_calls(entries: list[Entry]) -> list[str]:
     for entry in entries:
         if entry["kind"] != "first-call":
             continue
-        for row in entry["rows"]:
+        for row in _merged(entry["rows"]):
             cells = [entry["title"], row["contender"]]
             if row["status"] == "timed":
                 memory = f"{row['peak'] / 2**20:.0f} MiB ({row['own_peak'] / 2**20:.0f})"
@@ -143,28 +162,32 @@ def _first_calls(entries: list[Entry]) -> list[str]:
 def plot_times(entries: list[Entry]) -> Figure:
     """Time of a step over the eager loop's, a row a work, a marker a contender; readable in grey."""
     shown = [entry for entry in entries if entry["kind"] in ("chain", "train")]
-    names = list(dict.fromkeys(row["contender"] for e in shown for row in e["rows"] if row["status"] == "timed"))
-    figure = Figure(figsize=(10, 1.6 + 0.55 * len(shown)), layout="constrained")
+    found = dict.fromkeys(row["contender"] for e in shown for row in e["rows"] if row["status"] == "timed")
+    names = sorted(found, key=lambda name: not is_ours(name))
+    figure = Figure(figsize=(11, 1.2 + 0.9 * len(shown)), layout="constrained")
     axes = figure.add_subplot()
-    markers = "osD^v<>pP*hXd8"
     for i, name in enumerate(names):
+        aside = _HEIGHT * ((i + 0.5) / len(names) - 0.5)  # markers of equal times side by side
         points = [
-            (1 / row["ratio"], y)
+            (1 / row["ratio"], y + aside)
             for y, entry in enumerate(shown)
             for row in entry["rows"]
             if row["status"] == "timed" and row["contender"] == name
         ]
         ours = is_ours(name)
         fill = "black" if ours else "none" if i % 2 else "0.75"
-        style = {"s": 75 if ours else 45, "marker": markers[i % len(markers)], "zorder": 3 if ours else 2}
+        style = {"s": 75 if ours else 45, "marker": _MARKERS[i % len(_MARKERS)], "zorder": 3 if ours else 2}
         axes.scatter(*zip(*points, strict=True), label=name, facecolors=fill, edgecolors="black", **style)
     axes.axvline(1, color="0.5", linewidth=1)
     axes.set_xscale("log")
     axes.set_yticks(range(len(shown)), [_short(entry["title"]) for entry in shown])
-    axes.invert_yaxis()
-    axes.grid(axis="both", color="0.9")
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.grid(axis="x", color="0.9")
+    for y in range(1, len(shown)):
+        axes.axhline(y - 0.5, color="0.8", linewidth=1)
+    axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_axisbelow(True)
-    axes.set_xlabel("time of a step, of the eager loop's in the same run (log scale; further left is faster)")
+    axes.set_xlabel("time of a step over the eager loop's (log scale; further left is faster)")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
     return figure
 
@@ -172,7 +195,7 @@ def plot_times(entries: list[Entry]) -> Figure:
 def plot_floors(entries: list[Entry]) -> Figure:
     """The share of its floor that each figure of ours reaches."""
     bars = [
-        (f"{_short(entry['title'])}{row['contender'].removeprefix(OURS)}", row["of_floor"])
+        (f"{_short(entry['title'])}{_variant(row['contender'])}", row["of_floor"])
         for entry in entries
         for row in entry["rows"]
         if "of_floor" in row
@@ -186,8 +209,13 @@ def plot_floors(entries: list[Entry]) -> Figure:
     axes.invert_yaxis()
     axes.set_xlim(0, max(1.1, 1.1 * max(shares)))
     axes.axvline(1, color="black", linewidth=1)
-    axes.set_xlabel("share of the floor: least time of its bytes or operations on this machine, over the time taken")
+    axes.set_xlabel("least time of the bytes or operations on this machine, over the time taken")
     return figure
+
+
+def _variant(contender: str) -> str:
+    rest = contender.removeprefix(OURS).strip()
+    return f", {rest}" if rest else ""
 
 
 def _short(title: str) -> str:

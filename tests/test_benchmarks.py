@@ -212,16 +212,19 @@ ROWS = [
     {"contender": "quick", **TIMED, "ratio": 3.0},
     {"contender": "odd", "status": "failed", "reason": "a|b"},
     {"contender": "gone", "status": "missing", "reason": "not installed"},
+    {"contender": "away", "status": "missing", "reason": "not installed"},
 ]
 
 
 def test_the_table_says_everything():
     text = report.markdown([entry(ROWS)], []).splitlines()
+    in_table = [line.split(" | ")[1] for line in text if line.startswith("| some work")]
+    assert in_table == ["quick", OURS, BASELINE, "odd", "gone, away"]
     for line in (
         "| some work, 10,000 chains, K = 5 | fastlangevin | yes | 2.00× | 1.90, 2.10 | 9 | 50%: bytes |",
         "| some work, 10,000 chains, K = 5 | quick | yes | 3.00× | 1.90, 2.10 | 9 |  |",
         "| some work, 10,000 chains, K = 5 | odd | failed | failed: a\\|b |  |  |  |",
-        "| some work, 10,000 chains, K = 5 | gone | no | missing: not installed |  |  |  |",
+        "| some work, 10,000 chains, K = 5 | gone, away | no | missing: not installed |  |  |  |",
         "- some work, 10,000 chains, K = 5: quick 3.00×; beside fastlangevin 2.00×.",
     ):
         assert line in text, line
@@ -235,8 +238,9 @@ def test_times_are_quoted_for_gpus_only():
 def test_the_plots_show_what_the_table_says():
     figure = report.plot_times([entry(ROWS)])
     (axes,) = figure.axes
-    points = {c.get_label(): c.get_offsets().tolist() for c in axes.collections}
-    assert points == {BASELINE: [[1.0, 0.0]], OURS: [[0.5, 0.0]], "quick": [[pytest.approx(1 / 3), 0.0]]}
+    points = {c.get_label(): [(x, round(y)) for x, y in c.get_offsets().tolist()] for c in axes.collections}
+    assert points == {BASELINE: [(1.0, 0)], OURS: [(0.5, 0)], "quick": [(pytest.approx(1 / 3), 0)]}
+    assert len({y for c in axes.collections for _, y in c.get_offsets().tolist()}) == 3, "none hides another"
     assert axes.get_xscale() == "log" and axes.get_yticklabels()[0].get_text() == "some work, K = 5"
     (axes,) = report.plot_floors([entry(ROWS)]).axes
     assert [bar.get_width() for bar in axes.patches] == [0.5]

@@ -6,7 +6,8 @@ On a CPU with `fallback_random`: inductor's own random numbers are ten times slo
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -81,17 +82,19 @@ def _captured(compiled: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Te
     with torch.cuda.graph(graph):
         state.copy_(compiled(state, sigma))
 
-    def replay(x: Tensor, _: Tensor = sigma) -> Tensor:  # which the graph reads: it must stay
-        if x is not state:
-            state.copy_(x)
-        graph.replay()
-        return state
+    return functools.partial(_replay, graph, state, sigma)
 
-    return replay
+
+def _replay(graph: torch.cuda.CUDAGraph, state: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
+    """`sigma` is held for the graph, which reads it."""
+    if x is not state:
+        state.copy_(x)
+    graph.replay()
+    return state
 
 
 @contextlib.contextmanager
-def _settings(device: str):
+def _settings(device: str) -> Iterator[None]:
     from torch._inductor import config
 
     with eager.by_hand("fp32", device), config.patch(fallback_random=device == "cpu"):
