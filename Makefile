@@ -9,7 +9,7 @@ SOURCES := setup.py pyproject.toml constraints.txt fastlangevin/kernels/build.py
 # Threads that wait sleep: where another program has a core too, spinning ones slow a training down tenfold.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench bench-docs bench-quick clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fastlangevin train digits --out runs/demo --resume
@@ -28,8 +28,18 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(shell find csrc tests/native -type f)
 
-bench: $(VENV)/.dev
-	$(BIN)/python -m pytest benchmarks/ --benchmark-only
+bench: $(VENV)/.peers
+	mkdir -p .benchmarks
+	$(BIN)/python -m pytest benchmarks/ --benchmark-only --benchmark-json=.benchmarks/latest.json
+	$(BIN)/python benchmarks/report.py .benchmarks/latest.json --out .benchmarks/report
+
+bench-docs: $(VENV)/.dev
+	rm -f benchmarks/results/cpu*.json
+	cp .benchmarks/latest.json benchmarks/results/cpu.json
+	$(BIN)/python benchmarks/report.py
+
+bench-quick: $(VENV)/.dev
+	$(BIN)/python benchmarks/guard.py
 
 $(VENV)/.torch: constraints.txt
 	@echo "setting up $(VENV): torch and what it needs (a minute or two)"
@@ -48,6 +58,12 @@ $(VENV)/.dev: $(VENV)/.torch $(SOURCES)
 	$(PIP) --no-build-isolation -e '.[dev]'
 	@touch $@ $(VENV)/.demo
 
+# One by one: a peer that cannot be installed is a row that says so.
+$(VENV)/.peers: $(VENV)/.dev
+	@for peer in $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["peers"])'); do \
+	  $(PIP) $$peer || echo "$$peer could not be installed: the benchmarks will say so"; done
+	@touch $@
+
 clean:
-	rm -rf build dist *.egg-info fastlangevin/_native $(VENV)/.demo $(VENV)/.dev
+	rm -rf build dist *.egg-info fastlangevin/_native $(VENV)/.demo $(VENV)/.dev $(VENV)/.peers
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis

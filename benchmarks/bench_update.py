@@ -1,17 +1,19 @@
-"""The fused update alone, beside what an eager loop writes: `x.add_(g, alpha=a).add_(torch.randn_like(x), alpha=b)`.
-
-Bytes an element, ours: read x and score, write x, 12. Eager: 12 + 4 (write noise) + 12 (read x, noise; write x), 28.
-"""
+"""The fused update alone. Floor: 12 bytes an element (read x and score, write x), or its vector instructions."""
 
 from __future__ import annotations
 
+import functools
+
+import checks
 import pytest
+import rooflines
 import torch
+from contenders import UPDATES
+from timing import once, spread
+from works import DEVICE
 
-import fastlangevin as fl
-
-BASELINE = "torch add_ + randn_like + add_"
 SIZES = [2**12, 2**14, 2**16, 196_608, 2**20, 2**23, 2**26]
+STEP_SIZE, NOISE_STD = 1e-3, 1e-2
 
 
 @pytest.fixture(params=[1, 2], ids=lambda n: f"{n}-thread{'s' * (n > 1)}")
@@ -22,21 +24,35 @@ def threads(request):
     torch.set_num_threads(before)
 
 
+@pytest.mark.skipif(DEVICE == "cuda", reason="gpu_figures.py measures updates on a GPU")
 @pytest.mark.parametrize("n", SIZES)
 def test_update(compare, threads, n):
-    x, score = torch.zeros(n), torch.randn(n)
-    y = torch.zeros(n)
-    step = 0
+    calls, rows = {}, []
+    repeats = max(1, min(50, 2**18 // n))  # one call of 4,096 is shorter than the clock's own noise
+    for name, module in UPDATES.items():
+        why, status = module.MISSING, "missing"
+        if why is None and name == "JAX" and threads == 1:
+            why, status = "JAX's threads cannot be limited within a process", "unsupported"
+        if why is None:
+            torch.compiler.reset()
+            update = module.make_update(n, DEVICE)
+            why, status = checks.update_disagreement(n, update, STEP_SIZE, NOISE_STD), "failed"
+        if why is None:
+            calls[name] = functools.partial(_repeat, repeats, functools.partial(update, STEP_SIZE, NOISE_STD))
+        else:
+            rows.append({"contender": name, "status": status, "reason": why})
+    x, y = torch.ones(n), torch.empty(n)
+    copy = functools.partial(_repeat, repeats, functools.partial(y.copy_, x))
 
-    def ours():
-        nonlocal step
-        step += 1
-        fl.langevin_update_(x, score, 0.0, 0.01, seed=1, step=step)
+    def floor(_: str) -> tuple[float, str]:
+        seconds, _ = spread([once(copy) for _ in range(11)])
+        least, what = rooflines.update_floor(n, seconds / repeats, DEVICE)
+        return least * repeats, what
 
-    def eager():
-        y.add_(score, alpha=0.0).add_(torch.randn_like(y), alpha=0.01)
+    title = f"update of {n:,} elements, {threads} thread{'s' * (threads > 1)}"
+    compare("update", title, calls, rows, floor)
 
-    ours(), eager()
-    for state in (x, y):  # the same work: one step's standard deviation
-        assert abs(state.std().item() / 0.01 - 1) < 5 / n**0.5 + 1e-3
-    compare(ours, {BASELINE: eager}, rounds=max(5, min(300, 2**28 // n)))
+
+def _repeat(n: int, call) -> None:
+    for _ in range(n):
+        call()

@@ -1,94 +1,133 @@
-"""Interleaved comparisons: every round runs the baseline, then ours, so that both meet the same moments."""
+"""The fixture that times one work's contenders, and what is recorded beside the figures."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
-import statistics
-import time
-from collections.abc import Callable
+import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import comparison
 import pytest
+import rooflines
 import torch
+from comparison import Floor, Row
+from contenders import OURS
+from timing import Call, once, rounds_for, synchronise
 
 from fastlangevin import kernels
 from fastlangevin.kernels import native
 
-_rows: list[tuple[str, str, float, float, float, float]] = []
-_missing: list[str] = []
+BUDGET, LEAST_ROUNDS, MOST_ROUNDS = 12.0, 5, 31  # seconds of a work's turns, all its contenders together
+_PACKAGES = ("torch", "triton", "numpy", "jax", "jaxlib", "torchebm", "ebmkit", "posteriors", "blackjax")
+
+_tables: list[tuple[str, list[Row]]] = []
 
 
 @dataclass
 class Comparison:
-    """Benchmarks `ours` through pytest-benchmark with the named peers timed, in turn, before each of its rounds."""
+    """Benchmarks ours through pytest-benchmark, and the others, in turn, before each of its rounds."""
 
-    benchmark: object
-    name: str
+    benchmark: Any
 
     def __call__(
         self,
-        ours: Callable[[], object],
-        peers: dict[str, Callable[[], object]],
-        rounds: int,
-        missing: dict[str, str | None] | None = None,
+        kind: str,
+        title: str,
+        calls: Mapping[str, Call],
+        rows: list[Row],
+        floor: Floor,
     ) -> None:
-        """`missing` says why a peer is not there: a row of its own, instead of none."""
-        times: dict[str, list[float]] = {name: [] for name in peers}
+        """Records the rows: those given, and one for each call."""
+        if OURS not in calls:
+            pytest.fail(f"{title}: {[row for row in rows if row['contender'] == OURS]}")
+        rounds = rounds_for(calls, BUDGET, LEAST_ROUNDS, MOST_ROUNDS)
+        seconds: dict[str, list[float]] = {name: [] for name in calls}
 
-        def run_peers() -> None:
-            for name, peer in peers.items():
-                start = time.perf_counter()
-                peer()
-                times[name].append(time.perf_counter() - start)
+        def others() -> None:
+            for name, call in calls.items():
+                if name != OURS:
+                    seconds[name].append(once(call))
 
-        self.benchmark.pedantic(ours, setup=run_peers, rounds=rounds, warmup_rounds=3, iterations=1)
-        ours_times = self.benchmark.stats.stats.data
-        for name, peer_times in times.items():
-            ratios = sorted(b / o for b, o in zip(peer_times[-rounds:], ours_times, strict=True))
-            quarter = len(ratios) // 4
-            low, ratio, high = ratios[quarter], statistics.median(ratios), ratios[-1 - quarter]
-            self.benchmark.extra_info[name] = {
-                "median_s": statistics.median(peer_times[-rounds:]),
-                "ratio": ratio,
-                "ratio_quartiles": (low, high),
-            }
-            _rows.append((self.name, name, statistics.median(ours_times), ratio, low, high))
-        for name, why in (missing or {}).items():
-            if why is not None:
-                self.benchmark.extra_info[name] = why
-                _missing.append(f"{self.name:44} {name}: {why}")
+        def ours() -> None:
+            calls[OURS]()
+            synchronise()
 
+        load = os.getloadavg()[0]
+        self.benchmark.pedantic(ours, setup=others, rounds=rounds, iterations=1)
+        seconds[OURS] = list(self.benchmark.stats.stats.data)
+        self.record(kind, title, comparison.timed_rows(seconds, floor) + rows, load=load)
 
-@pytest.fixture(autouse=True)
-def fresh_compiler():
-    """torch.compile gives up on a function after eight networks."""
-    torch.compiler.reset()
+    def record(self, kind: str, title: str, rows: list[Row], **more: Any) -> None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.benchmark.extra_info.update(kind=kind, title=title, device=device, rows=rows, **more)
+        _tables.append((title, rows))
 
 
 @pytest.fixture
-def compare(benchmark, request):
-    return Comparison(benchmark, request.node.name)
+def compare(benchmark):
+    return Comparison(benchmark)
 
 
 def pytest_terminal_summary(terminalreporter):
-    if not _rows:
-        return
-    terminalreporter.section("ratio to the baseline of the same run (median of paired rounds, quartiles)")
-    for name, baseline, ours, ratio, low, high in _rows:
-        terminalreporter.write_line(
-            f"{name:44} {ours * 1e6:12.1f} µs  {ratio:6.2f}×  [{low:.2f}, {high:.2f}]  of {baseline}"
-        )
-    for line in _missing:
-        terminalreporter.write_line(line)
+    for title, rows in _tables:
+        terminalreporter.section(title)
+        for row in rows:
+            terminalreporter.write_line(comparison.text(row))
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
     why = kernels.BACKENDS["cpu"].unavailable()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rate, what = rooflines.multiply_adds(device, "fp32")
     machine_info["fastlangevin"] = {
         "torch": torch.__version__,
+        "versions": {name: version for name in _PACKAGES if (version := _version(name))},
         "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
         "load": os.getloadavg(),
-        "processor": platform.processor(),
+        "processor": _processor(),
         "cpu_kernels": native.cpu_capability() if why is None else why,
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "driver": _line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "revision": _line("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
+        "rooflines": {
+            "copy, bytes a second": rooflines.copy_bandwidth(device),
+            f"{what}, a second": rate,
+            "bf16 matrix product, multiply-adds a second": rooflines.matrix_product(device, "bf16"),
+        },
     }
+
+
+def pytest_benchmark_update_json(config, benchmarks, output_json):
+    """Drops what no reader of committed results needs: single rounds, and the processor's list of flags."""
+    for entry in output_json["benchmarks"]:
+        entry["stats"].pop("data", None)
+    output_json["machine_info"].get("cpu", {}).pop("flags", None)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    names = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    found = (line.split(":", 1)[1].strip() for line in names if line.startswith("model name"))
+    return next(found, platform.processor())
+
+
+def _line(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

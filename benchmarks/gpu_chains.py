@@ -8,13 +8,14 @@ import gc
 import itertools
 from collections.abc import Iterator
 
+import checks
 import torch
 from contenders import eager
-from gpu_timing import Call, Row, failed, ratio, spread, times
+from gpu_timing import Row, failed, ratio, times
+from timing import Call, spread
 from torch import Tensor, nn
 
 import fastlangevin as fl
-from fastlangevin.score import precision as precisions
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 BATCH, N_STEPS, NOISE = 64, 100, 0.01
@@ -30,7 +31,6 @@ TARGETS = {  # a step's least ratio to a peer of the same run
     ("chain n_f=64 beside compiled", "auto fp16", "compiled fp16"): "1.4×",
     ("chain n_f=64 beside compiled", "auto bf16", "compiled bf16"): "1.4×",
 }
-TOLERANCE = {"fp32": 1e-3, "tf32": 2e-2, "bf16": 5e-2, "fp16": 2e-2}  # of the distance that the state moves
 
 
 class Problem:
@@ -50,7 +50,7 @@ class Problem:
 
     def eager(self, n_steps: int = N_STEPS, noise: float = NOISE) -> Tensor:
         """The loop that one writes by hand."""
-        with _as_by_hand(self.precision, self.device):
+        with eager.by_hand(self.precision, self.device):
             return eager.chain(self.net, self.x0, n_steps, step_size=1.0, noise_std=noise)
 
     def sampler(self, n_steps: int = N_STEPS, noise: float = NOISE) -> fl.Langevin:
@@ -68,22 +68,8 @@ class Problem:
     def disagreement(self) -> str | None:
         """Why sampler and loop do not compute the same without noise over three steps, or None."""
         expected, got = self.eager(3, 0.0), self.sampler(3, 0.0)(self.x0)
-        moved = (expected - self.x0).abs().max().item()
-        apart = (expected - got).abs().max().item()
-        if not apart <= TOLERANCE[self.precision] * moved:  # not: NaN too
-            return f"without noise, 3 steps are {apart:.2g} away from the eager loop's, which move by {moved:.2g}"
-        return None
-
-
-@contextlib.contextmanager
-def _as_by_hand(precision: str, device: str) -> Iterator[None]:
-    """Autocast as its users have it, weight cache included; for float32 the flags that the sampler sets."""
-    with contextlib.ExitStack() as stack:
-        if precision in precisions.HALF:
-            stack.enter_context(torch.autocast(device, precisions.HALF[precision]))
-        else:
-            stack.enter_context(precisions.running(precision, torch.device(device)))
-        yield
+        why = checks.without_noise(got, expected, self.x0, self.precision)
+        return None if why is None else f"after 3 steps without noise {why}"
 
 
 def chain(features: int, image_size: int = 32, batch: int = BATCH) -> list[Row]:

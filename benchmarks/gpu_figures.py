@@ -21,7 +21,8 @@ from pathlib import Path
 
 import gpu_chains
 import torch
-from gpu_timing import Call, Row, captured, failed, spread, times
+from gpu_timing import Row, captured, failed, times
+from timing import Call, spread
 from torch import Tensor
 
 import fastlangevin as fl

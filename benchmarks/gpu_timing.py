@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable
 from typing import Any
 
 import torch
+from timing import Call, paired_ratio
 
-Call = Callable[[], object]
 Row = dict[str, Any]
 
 
 def failed(what: str, why: str) -> Row:
     return {"what": what, "failure": why.strip().splitlines()[0][:300]}
-
-
-def spread(values: list[float]) -> tuple[float, tuple[float, float]]:
-    """The median and the quartiles."""
-    ordered = sorted(values)
-    quarter = len(ordered) // 4
-    return statistics.median(ordered), (ordered[quarter], ordered[-1 - quarter])
 
 
 def times(contenders: dict[str, Call], rounds: int, calls: int = 1, warmup: int = 3) -> dict[str, list[float]]:
@@ -58,5 +49,5 @@ def captured(call: Call, n: int) -> Call:
 
 def ratio(baseline: list[float], ours: list[float], name: str) -> Row:
     """Of the rounds' times, as a part of a row."""
-    value, quartiles = spread([b / o for b, o in zip(baseline, ours, strict=True)])
+    value, quartiles = paired_ratio(baseline, ours)
     return {"ratio": value, "ratio_quartiles": quartiles, "ratio_to": name}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from numbers import Real
 
-from .errors import check_int
+from .errors import check_int, check_positive
 
 Annealed = float | Sequence[Sequence[float]]
 
@@ -42,8 +42,8 @@ def at(value: float | list[list[float]], iteration: int) -> float:
 
 
 def check_number(name: str, value: object, *, positive: bool = False) -> float:
+    if positive:
+        return check_positive(name, value)
     if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) < math.inf:
         raise ValueError(f"{name} must be a finite number, not negative, got {value!r}")
-    if positive and value == 0:
-        raise ValueError(f"{name} must be positive, got {value!r}")
     return float(value)

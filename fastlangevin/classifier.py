@@ -41,6 +41,7 @@ def fit(images: Tensor, labels: Tensor, n_fit: int, seed: int = 0) -> FittedClas
     """
     try:
         from sklearn.neural_network import MLPClassifier
+        from threadpoolctl import threadpool_limits
     except ImportError as error:
         raise ImportError(
             f"fitting a classifier needs scikit-learn ({error}): pip install 'fastlangevin[eval]'"
@@ -52,8 +53,9 @@ def fit(images: Tensor, labels: Tensor, n_fit: int, seed: int = 0) -> FittedClas
         raise ValueError(f"n_fit must lie in 2 … {len(images) - 1}, one less than there are items, got {n_fit}")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     fitted, held_out = order[:n_fit], order[n_fit:]
-    model = MLPClassifier((128, 64), random_state=seed, max_iter=500)
-    model.fit(_pixels(images[fitted]), labels[fitted].numpy())
+    model = MLPClassifier((128, 64), random_state=seed % 2**32, max_iter=500)
+    with threadpool_limits(1):  # products so small that a second thread makes them slower, tenfold on a busy machine
+        model.fit(_pixels(images[fitted]), labels[fitted].numpy())
     known = torch.searchsorted(
         classes, torch.from_numpy(model.classes_)
     )  # a rare class may be in the held-out part only

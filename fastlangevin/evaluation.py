@@ -109,6 +109,7 @@ def evaluate(
     check_int("n", n, 2)
     check_int("n_reconstruct", n_reconstruct, 0)
     check_int("n_chains", n_chains, 0)
+    check_int("seed", seed, 0)
     _check_choices(fid, features, coverage, classifier)
     sampler, settings = _open(run, device)
     source = load_data(data, image_size=image_size, value_range=value_range)
@@ -408,7 +409,7 @@ def _open(run: Any, device: str | torch.device) -> tuple[Langevin, Settings | No
     """A sampler of the evaluation's own, of the same network, and a run's settings where it was one."""
     if isinstance(run, (str, Path)):
         opened = open_run(run, device=device)
-        return copy.copy(opened.sampler), opened.settings
+        return opened.sampler, opened.settings
     sampler = run.sampler if isinstance(run, TrainResult) else run[-1] if isinstance(run, tuple) and run else None
     if not isinstance(sampler, Langevin):
         raise TypeError(

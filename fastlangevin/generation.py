@@ -84,7 +84,7 @@ def reconstruct(
     generator = _Generator(sampler)
     with torch.inference_mode(False), torch.enable_grad(), _bar(progress) as bar:
         task = bar.add_task("reconstruct", total=n_iterations, mse="")
-        x = x.detach().to(dtype, copy=True)
+        x = x.detach().to(dtype)
         z = sampler.initial(x.shape, chain_offset=chain_offset, step=0, device=x.device, dtype=dtype).requires_grad_()
         optimizer = torch.optim.Adam([z], lr=lr)
         best = found = _try(generator, z, x, args)

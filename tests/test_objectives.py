@@ -261,7 +261,7 @@ def test_pictures_are_drawn_from_the_data_s_range(tmp_path, data_range):
         ({"lr": []}, ValueError, r"lr must be a number, or pairs \(iteration, value\)"),
         ({"lr": [(1, 0.1)]}, ValueError, "lr's iterations must begin at 0 and rise"),
         ({"lr": [(0, 0.1), (0, 0.2)]}, ValueError, "lr's iterations must begin at 0 and rise"),
-        ({"lr": [(0, 0.1), (5, 0.0)]}, ValueError, "lr from iteration 5 must be positive, got 0.0"),
+        ({"lr": [(0, 0.1), (5, 0.0)]}, ValueError, "lr from iteration 5 must be positive and finite, got 0.0"),
         ({"lr": "fast"}, ValueError, "lr must be a number, or pairs"),
         ({"data_noise": [(0, -1)]}, ValueError, "data_noise from iteration 0 must be a finite number, not negative"),
         ({"adam_betas": 0.9}, ValueError, "adam_betas must be two numbers"),
@@ -284,7 +284,7 @@ def test_pictures_are_drawn_from_the_data_s_range(tmp_path, data_range):
         ({"on_divergence": "rollback"}, ValueError, "on_divergence='rollback' goes back to a checkpoint and needs out"),
         ({"max_rollbacks": -1}, ValueError, "max_rollbacks must be an int of at least 0"),
         ({"max_energy_gap": 0}, ValueError, "max_energy_gap must be positive"),
-        ({"max_saturation": "all"}, ValueError, "max_saturation must be a finite number"),
+        ({"max_saturation": "all"}, ValueError, "max_saturation must be positive and finite"),
     ],
 )
 def test_bad_arguments(change, error, words):

@@ -667,7 +667,7 @@ def test_divergence_says_where_the_last_good_checkpoint_is(tmp_path):
         ({"n_iterations": 0}, ValueError, "n_iterations must be an int of at least 1, got 0"),
         ({"batch_size": 2.5}, ValueError, "batch_size must be an int"),
         ({"lr": 0.0}, ValueError, "lr must be positive"),
-        ({"lr": float("nan")}, ValueError, "lr must be a finite number"),
+        ({"lr": float("nan")}, ValueError, "lr must be positive and finite"),
         ({"lr_decay": 1.5}, ValueError, "lr_decay must lie in 0 … 1"),
         ({"data_noise": -0.1}, ValueError, "data_noise must be a finite number, not negative"),
         ({"seed": -1}, ValueError, "seed must be an int in 0"),

@@ -1,40 +1,123 @@
-"""The whole step under torch.compile, noise included.
+"""The whole step, or ten of them unrolled, under torch.compile, noise included.
 
-`fallback_random`: inductor's own random numbers are ten times slower on a CPU than torch's.
+On a CPU with `fallback_random`: inductor's own random numbers are ten times slower there than torch's.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from . import eager
 
-def make_chain(
-    log_density: Callable[[Tensor], Tensor], *, step_size: float, noise_std: float, precision: str = "fp32"
-) -> Callable[[Tensor, int], Tensor]:
-    """A function of x0 and n_steps. precision: "fp32", or "bf16" by autocast."""
-    from torch._inductor import config
+if TYPE_CHECKING:
+    from works import Work
 
+MISSING = None
+
+
+def supports(
+    work: Work, *, unroll: int = 1, precision: str = "fp32", mode: str | None = None, graph: bool = False
+) -> str | None:
+    if (graph or mode == "reduce-overhead") and work.device != "cuda":
+        return "CUDA graphs are for GPUs"
+    if work.n_steps % unroll:
+        return f"{work.n_steps} steps are no multiple of {unroll}"
+    return eager.supports(work, precision=precision)
+
+
+def make(
+    work: Work, *, unroll: int = 1, precision: str = "fp32", mode: str | None = None, graph: bool = False
+) -> Callable[[Tensor, int, float], Tensor]:
     def density(x: Tensor) -> Tensor:
-        return log_density(x).sum()
+        return work.log_density(x).sum()
 
-    def step(x: Tensor) -> Tensor:
-        half = torch.autocast(x.device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
-        with half:
-            gradient = torch.func.grad(density)(x)
-        x = x + step_size * gradient
-        return x + noise_std * torch.randn_like(x) if noise_std else x
-
-    compiled = torch.compile(step, fullgraph=True)
-
-    def chain(x0: Tensor, n_steps: int) -> Tensor:
-        x = x0
-        with config.patch(fallback_random=True), torch.no_grad():
-            for _ in range(n_steps):
-                x = compiled(x)
+    def steps(x: Tensor, noise_std: Tensor) -> Tensor:
+        for _ in range(unroll):
+            with torch.autocast(x.device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext():
+                gradient = torch.func.grad(density)(x)
+            x = x + work.step_size * gradient + noise_std * torch.randn_like(x)
         return x
 
+    compiled = torch.compile(steps, fullgraph=True, mode=mode)
+    replays: dict[float, Callable[[Tensor], Tensor]] = {}
+
+    def advance(x: Tensor, noise_std: float, sigma: Tensor) -> Tensor:
+        if graph:
+            if noise_std not in replays:
+                replays[noise_std] = _captured(compiled, x, sigma)
+            return replays[noise_std](x)
+        if mode == "reduce-overhead":
+            torch.compiler.cudagraph_mark_step_begin()
+            return compiled(x, sigma).clone()  # the graph's own memory is written over by its next replay
+        return compiled(x, sigma)
+
+    def chain(x0: Tensor, n_steps: int, noise_std: float) -> Tensor:
+        if n_steps % unroll:
+            raise ValueError(f"n_steps must be a multiple of {unroll}, got {n_steps}")
+        x, sigma = x0, torch.tensor(noise_std, device=x0.device)
+        with _settings(x0.device.type), torch.no_grad():
+            for _ in range(n_steps // unroll):
+                x = advance(x, noise_std, sigma)
+        return x.clone() if graph else x
+
     return chain
+
+
+def _captured(compiled: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Tensor) -> Callable[[Tensor], Tensor]:
+    """A CUDA graph, captured by hand, of one call of the compiled code."""
+    state = x.clone()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            compiled(state, sigma)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        state.copy_(compiled(state, sigma))
+
+    return functools.partial(_replay, graph, state, sigma)
+
+
+def _replay(graph: torch.cuda.CUDAGraph, state: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
+    """`sigma` is held for the graph, which reads it."""
+    if x is not state:
+        state.copy_(x)
+    graph.replay()
+    return state
+
+
+@contextlib.contextmanager
+def _settings(device: str) -> Iterator[None]:
+    from torch._inductor import config
+
+    with eager.by_hand("fp32", device), config.patch(fallback_random=device == "cpu"):
+        yield
+
+
+def make_update(n: int, device: str) -> Callable[[float, float], Tensor]:
+    x, score = torch.zeros(n, device=device), torch.ones(n, device=device)
+
+    def step(x: Tensor, score: Tensor, step_size: Tensor, noise_std: Tensor) -> None:
+        x.add_(step_size * score + noise_std * torch.randn_like(x))
+
+    compiled = torch.compile(step, fullgraph=True)
+    numbers: dict[tuple[float, float], tuple[Tensor, Tensor]] = {}
+
+    def update(step_size: float, noise_std: float) -> Tensor:
+        key = (step_size, noise_std)
+        if key in numbers:
+            compiled(x, score, *numbers[key])
+            return x
+        numbers[key] = (torch.tensor(step_size, device=device), torch.tensor(noise_std, device=device))
+        with _settings(device):  # read when it compiles; to set them at every call would cost more than the update
+            compiled(x, score, *numbers[key])
+        return x
+
+    return update

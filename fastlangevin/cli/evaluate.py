@@ -77,6 +77,9 @@ def evaluate(
             raise ValueError("--plot draws the chains past K, and --chains 0 leaves them out")
         if not has_plots():
             raise ImportError("--plot needs matplotlib, which is not installed: pip install 'fastlangevin[plots]'")
+    for path in (out, plot, neighbours):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
     result = fastlangevin.evaluate(
         run,
         data,
@@ -100,14 +103,12 @@ def evaluate(
     for name, note in result["notes"].items():
         common.say(f"{name}: {note}", quiet)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(out) as temporary:
             temporary.write_text(json.dumps({"run": str(run), **result}, indent=1, allow_nan=False) + "\n")
         common.say(f"numbers in {out}", quiet)
     if neighbours is not None:
         common.say(f"nearest neighbours in {neighbours}", quiet)
     if plot is not None and "chain" in result:
-        plot.parent.mkdir(parents=True, exist_ok=True)
         save_chain_plot(result, plot)
         common.say(f"chains in {plot}", quiet)
 
@@ -131,7 +132,6 @@ def _table(result: dict[str, Any]) -> Table:
         if "inception_score" in fid:
             add("Inception Score", fid["inception_score"], f"± {fid['inception_score_std']:.2g} between 10 splits")
     if seen := result.get("coverage"):
-        judge = "" if seen["accuracy"] is None else f"; accuracy {seen['accuracy']:.1%}"
         add("classes hit", seen["classes_hit"], f"of {seen['n_classes']}")
         add(
             "share of the rarest class",
@@ -144,7 +144,9 @@ def _table(result: dict[str, Any]) -> Table:
             seen["entropy"],
             f"{math.log(seen['n_classes']):.3f} were all as frequent",
         )
-        add("classifier score", seen["score"], f"data {seen['data_score']:.4g}, at most {seen['n_classes']}{judge}")
+        add("classifier score", seen["score"], f"data {seen['data_score']:.4g}, at most {seen['n_classes']}")
+        if seen["accuracy"] is not None:
+            add("accuracy of the classifier", seen["accuracy"], f"on {seen['n_held_out']:,} held-out items", 3)
     near = result["neighbours"]
     add(
         "distance to the nearest item",
@@ -164,7 +166,7 @@ def _table(result: dict[str, Any]) -> Table:
         add("energy gap, data - samples", energy["gap"], "0: alike on average", 3)
         add("AUROC of the energy", energy["auroc"], "0.5: alike; 1: data lower", 3)
     if rebuilt := result.get("reconstruction"):
-        beside = f"per element, median {rebuilt['mse_median']:.3g}, worst {rebuilt['mse_max']:.3g} of {rebuilt['n']}"
+        beside = f"mean of {rebuilt['n']}; worst {rebuilt['mse_max']:.3g}"
         add("reconstruction MSE", rebuilt["mse_mean"], beside, 3)
     if chain := result.get("chain"):
         at_k = min(range(len(chain["steps"])), key=lambda i: abs(chain["steps"][i] - chain["n_steps"]))

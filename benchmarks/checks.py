@@ -1,0 +1,95 @@
+"""The same work, shown: why a contender does not compute what the eager loop does, before it gets a time.
+
+Without noise, the states after a few steps are compared. With noise, three averages over the event of each chain are:
+the state, its squared distance to the end that the eager loop reaches without noise (the noise's variance, K·σ² for a
+flat density) and f. From one x0, contender and eager loop are exchangeable, so the mean over chains of their difference
+has expectation 0 and is within 5 standard errors of it (p = 6e-7 for 10,000 chains, 5e-6 for 64), plus what a precision
+may err by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from contenders import Chain, Update, eager
+from torch import Tensor
+from works import Work
+
+# Of the distance moved. bf16 errs by signs of LeakyReLU that flip.
+TOLERANCE = {"fp32": 2e-3, "tf32": 2e-2, "bf16": 0.1, "fp16": 5e-2}
+STANDARD_ERRORS = 5.0
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the eager loop computes: after `check_steps` without noise, and after n_steps without and with it."""
+
+    still: Tensor
+    still_end: Tensor
+    end: Tensor
+
+    @classmethod
+    def of(cls, work: Work) -> Expected:
+        chain = eager.make(work)
+        torch.manual_seed(1)
+        return cls(
+            chain(work.x0, work.check_steps, 0.0),
+            chain(work.x0, work.n_steps, 0.0),
+            chain(work.x0, work.n_steps, work.noise_std),
+        )
+
+
+def disagreement(work: Work, chain: Chain, expected: Expected, precision: str = "fp32") -> str | None:
+    """Why `chain` does not run the work, or None."""
+    still = chain(work.x0, work.check_steps, 0.0)
+    why = without_noise(still, expected.still, work.x0, precision)
+    if why is not None:
+        return f"after {work.check_steps} steps without noise {why}"
+    torch.manual_seed(2)
+    end = chain(work.x0, work.n_steps, work.noise_std)
+    return moments(work, end, expected, precision)
+
+
+def without_noise(got: Tensor, expected: Tensor, x0: Tensor, precision: str) -> str | None:
+    if got.shape != expected.shape:
+        return f"the state is {tuple(got.shape)} and the eager loop's {tuple(expected.shape)}"
+    moved, apart = (expected - x0).norm().item(), (got.detach() - expected).norm().item()
+    if not apart <= TOLERANCE[precision] * moved:  # not: NaN too
+        return f"it is {apart:.2g} away from the eager loop's, which has moved by {moved:.2g}"
+    return None
+
+
+def moments(work: Work, end: Tensor, expected: Expected, precision: str) -> str | None:
+    ours, theirs = (_statistics(work, x, expected.still_end) for x in (end.detach(), expected.end))
+    for name, got in ours.items():
+        difference, wanted = got - theirs[name], theirs[name]
+        mean = difference.mean().item()
+        error = difference.std().item() / len(difference) ** 0.5
+        rounding = 0.1 * TOLERANCE[precision] * wanted.square().mean().sqrt().item()
+        if not abs(mean) <= STANDARD_ERRORS * error + rounding:
+            return (
+                f"the mean {name} is {got.mean():.4g} and the eager loop's {wanted.mean():.4g}, "
+                f"{abs(mean) / error:.1f} standard errors apart"
+            )
+    return None
+
+
+def _statistics(work: Work, x: Tensor, still_end: Tensor) -> dict[str, Tensor]:
+    """(B,) each, in float64."""
+    with torch.no_grad():
+        f = work.log_density(x.contiguous()).double()
+    away = (x - still_end).double().flatten(1)
+    return {"state": x.double().flatten(1).mean(1), "squared noise": away.square().mean(1), "log-density": f}
+
+
+def update_disagreement(n: int, update: Update, step_size: float, noise_std: float) -> str | None:
+    """Why `update` is not x + step_size·1 + noise_std·z from x = 0, or None."""
+    x = torch.from_dlpack(update(step_size, 0.0)).clone()
+    if not torch.allclose(x, torch.full_like(x, step_size), rtol=1e-6, atol=0):
+        return f"without noise the state is {x[0]:.6g}, expected {step_size:.6g}"
+    z = (torch.from_dlpack(update(step_size, noise_std)).double() - 2 * step_size) / noise_std
+    for name, value, wanted, variance in (("mean", z.mean(), 0.0, 1.0), ("mean square", z.square().mean(), 1.0, 2.0)):
+        if not abs(value.item() - wanted) <= STANDARD_ERRORS * (variance / n) ** 0.5:
+            return f"the noise's {name} is {value:.4g}, expected {wanted}"
+    return None

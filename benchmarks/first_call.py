@@ -1,0 +1,40 @@
+"""One process, one contender, one work: what the first result costs. `bench_first_call.py` starts it.
+
+    python benchmarks/first_call.py WORK CONTENDER
+
+Prints JSON: the seconds to the first x_K, from before torch's import; the seconds of the second; and the process's peak
+memory in bytes, in all and beyond what imports and the work's own tensors had taken.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+
+START = time.perf_counter()
+
+
+def peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+
+
+def main(work_name: str, contender: str) -> None:
+    import torch
+    import works
+    from contenders import CONTENDERS
+
+    torch.manual_seed(0)
+    work = works.WORKS[work_name]()
+    before = peak()
+    chain = CONTENDERS[contender].make(work)
+    chain(work.x0, work.n_steps, work.noise_std)
+    first = time.perf_counter() - START
+    chain(work.x0, work.n_steps, work.noise_std)
+    second = time.perf_counter() - START - first
+    print(json.dumps({"first": first, "second": second, "peak": peak(), "own_peak": peak() - before}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,73 @@
+"""`make bench-quick`: ours against the eager loop, a few works, held to the ratios in `floors.json`.
+
+    python benchmarks/guard.py [--update]
+
+Ratios are of interleaved rounds of one run, never absolute times. Exit code 1 where a work's ratio has fallen by more
+than 30 %, or its check fails. `--update` writes what this run measured as the new floors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import comparison
+from contenders import BASELINE, CONTENDERS, OURS
+from timing import in_turns, paired_ratio, rounds_for
+from works import WORKS
+
+FLOORS = Path(__file__).with_name("floors.json")
+LOSS = 0.30
+NAMES = ("mixture", "double-well", "mlp-2-64-64-1", "mlp-128-200-200-1", "convnet-1x8x8-32", "convnet-1x16x16-32")
+BUDGET, LEAST_ROUNDS, MOST_ROUNDS = 4.0, 7, 31  # seconds of a work's turns
+
+
+def measure(names: tuple[str, ...] = NAMES) -> tuple[dict[str, float], list[str]]:
+    """The median ratio of each work, and why some have none."""
+    ratios, failures = {}, []
+    contenders = {name: CONTENDERS[name] for name in (OURS, BASELINE)}
+    for name in names:
+        calls, rows = comparison.admit(WORKS[name](), contenders)
+        failures += [f"{name}: {comparison.text(row)}" for row in rows]
+        if set(calls) == set(contenders):
+            seconds = in_turns(calls, rounds_for(calls, BUDGET, LEAST_ROUNDS, MOST_ROUNDS))
+            ratios[name], _ = paired_ratio(seconds[BASELINE], seconds[OURS])
+    return ratios, failures
+
+
+def lost(ratios: Mapping[str, float], floors: Mapping[str, float]) -> list[str]:
+    """The works whose ratio has fallen by more than LOSS, or that have no floor or no ratio, each with the figures."""
+    complaints = [f"{name}: no floor in {FLOORS.name} (--update)" for name in ratios if name not in floors]
+    for name, floor in floors.items():
+        if name not in ratios:
+            complaints.append(f"{name}: not measured, its floor is {floor:.2f}×")
+        elif ratios[name] < (1 - LOSS) * floor:
+            complaints.append(
+                f"{name}: {ratios[name]:.2f}× the eager loop, {1 - ratios[name] / floor:.0%} below {floor:.2f}×"
+            )
+    return complaints
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--update", action="store_true", help="write the measured ratios as the new floors")
+    update = parser.parse_args(arguments).update
+    ratios, failures = measure()
+    floors = json.loads(FLOORS.read_text()) if FLOORS.exists() else {}
+    for name, ratio in ratios.items():
+        floor = f"floor {floors[name]:.2f}×" if name in floors else "no floor yet"
+        print(f"{name:24} {ratio:7.2f}× the eager loop, {floor}")
+    if update and not failures:
+        FLOORS.write_text(json.dumps({name: round(ratio, 2) for name, ratio in ratios.items()}, indent=2) + "\n")
+        return 0
+    complaints = failures + lost(ratios, floors)
+    for complaint in complaints:
+        print(f"LOST: {complaint}", file=sys.stderr)
+    return int(bool(complaints))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""The clock: contenders take turns in every round, so that all meet the same moments of the machine."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+Call = Callable[[], object]
+
+
+def spread(values: list[float]) -> tuple[float, tuple[float, float]]:
+    """The median and the quartiles."""
+    ordered = sorted(values)
+    quarter = len(ordered) // 4
+    return statistics.median(ordered), (ordered[quarter], ordered[-1 - quarter])
+
+
+def paired_ratio(baseline: list[float], values: list[float]) -> tuple[float, tuple[float, float]]:
+    """Of the times of the same rounds, baseline over value: how many times faster."""
+    return spread([b / v for b, v in zip(baseline, values, strict=True)])
+
+
+def once(call: Call) -> float:
+    """Seconds of one call, until the device has done it."""
+    synchronise()
+    start = time.perf_counter()
+    call()
+    synchronise()
+    return time.perf_counter() - start
+
+
+def synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def in_turns(calls: Mapping[str, Call], rounds: int) -> dict[str, list[float]]:
+    """Seconds a call, round by round."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            seconds[name].append(once(call))
+    return seconds
+
+
+def rounds_for(calls: Mapping[str, Call], budget: float, least: int, most: int) -> int:
+    """As many as fit into `budget` seconds, by one round's time."""
+    one = sum(seconds[0] for seconds in in_turns(calls, 1).values())
+    return max(least, min(most, int(budget / one)))

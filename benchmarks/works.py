@@ -1,0 +1,133 @@
+"""What is run: problems that a contender gets as one description each, and the arithmetic that they cannot do without.
+
+The multiply-adds of a step count forward pass and input gradient of all layers but the last (whose gradient is its
+weights), without products of padding, which need not be made.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+import fastlangevin as fl
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+N_CHAINS = 10_000
+BATCH = 64
+# Vector instructions of 16 lanes for 64 elements in the compiled AVX-512 update (docs/performance.md), noise included;
+# the score of a double well adds 4 an element, that of a mixture some 10 a component. Processors of today begin at most
+# two vector instructions in the time of one multiply-add, hence the half.
+UPDATE_LANES, DOUBLE_WELL_LANES, COMPONENT_LANES = 332 * 16 / 64 / 2, 4 / 2, 10 / 2
+
+
+@dataclass(frozen=True)
+class Work:
+    """A chain: x ← x + step_size·∇f(x) + noise_std·z, n_steps times from x0.
+
+    Attributes:
+        kind: what `module` is, the name of `Langevin`'s argument: "log_density" (f) or "energy" (-f).
+        lanes: what a step of all chains needs at least, in the time of a multiply-add: for networks, those.
+    """
+
+    name: str
+    title: str
+    module: nn.Module
+    kind: Literal["energy", "log_density"]
+    x0: Tensor
+    n_steps: int
+    step_size: float
+    noise_std: float
+    lanes: float
+
+    def log_density(self, x: Tensor) -> Tensor:
+        f = self.module(x)
+        return f if self.kind == "log_density" else -f
+
+    @property
+    def device(self) -> str:
+        return self.x0.device.type
+
+    @property
+    def is_convnet(self) -> bool:
+        return isinstance(self.module, fl.models.ConvNet)
+
+    @property
+    def is_network(self) -> bool:
+        return isinstance(self.module, (fl.models.ConvNet, fl.models.MLP))
+
+    @property
+    def check_steps(self) -> int:
+        """Steps that are compared without noise: few, for the chains of a LeakyReLU network part at a kink."""
+        return min(10, self.n_steps)
+
+
+def mixture(device: str = DEVICE) -> Work:
+    energy = fl.energies.GaussianMixture([[2.0, 2.0], [-2.0, 2.0], [2.0, -2.0], [-2.0, -2.0]], 0.25)
+    lanes = N_CHAINS * 2 * (UPDATE_LANES + 4 * COMPONENT_LANES)
+    return _density("mixture", "2-D Gaussian mixture, 4 components", energy, lanes, device)
+
+
+def double_well(device: str = DEVICE) -> Work:
+    lanes = N_CHAINS * 2 * (UPDATE_LANES + DOUBLE_WELL_LANES)
+    return _density("double-well", "2-D double well", fl.energies.DoubleWell(), lanes, device)
+
+
+def _density(name: str, title: str, energy: nn.Module, lanes: float, device: str) -> Work:
+    torch.manual_seed(0)
+    x0 = torch.randn(N_CHAINS, 2).to(device)
+    return Work(name, title, energy.to(device), "energy", x0, 100, 0.01, math.sqrt(2 * 0.01), lanes)
+
+
+def mlp(widths: tuple[int, ...], activation: str, n_steps: int, device: str = DEVICE) -> Work:
+    torch.manual_seed(0)
+    net = fl.models.MLP(widths[0], widths[1:], activation).to(device)
+    x0 = torch.randn(N_CHAINS, widths[0]).to(device)
+    multiply_adds = 2 * N_CHAINS * sum(a * b for a, b in itertools.pairwise(widths))
+    shape = "→".join(map(str, (*widths, 1)))
+    title = f"MLP {shape}, {'SiLU' if activation == 'silu' else 'LeakyReLU'}"
+    name = f"mlp-{'-'.join(map(str, (*widths, 1)))}"
+    return Work(name, title, net, "log_density", x0, n_steps, 0.01, 0.1, multiply_adds)
+
+
+def convnet(image_size: int, channels: int, features: int, n_steps: int, device: str = DEVICE) -> Work:
+    torch.manual_seed(0)
+    net = fl.models.ConvNet(image_size, channels, features).to(device)
+    x0 = (torch.rand(BATCH, channels, image_size, image_size) * 2 - 1).to(device)
+    name = f"convnet-{channels}x{image_size}x{image_size}-{features}"
+    title = f"ConvNet {channels}×{image_size}×{image_size}, n_f = {features}"
+    multiply_adds = 2 * BATCH * forward_multiply_adds(net)
+    return Work(name, title, net, "log_density", x0, n_steps, 1.0, 0.01, multiply_adds)
+
+
+def forward_multiply_adds(net: fl.models.ConvNet) -> int:
+    """Of one image through all layers but the last: output channels × input channels × pairs of pixel and tap."""
+    total, size = 0, net.image_size
+    for layer in [m for m in net.net if isinstance(m, nn.Conv2d)][:-1]:
+        kernel, stride, padding = layer.kernel_size[0], layer.stride[0], layer.padding[0]
+        n_out = (size + 2 * padding - kernel) // stride + 1
+        pairs = sum(0 <= o * stride - padding + tap < size for o in range(n_out) for tap in range(kernel))
+        total += layer.in_channels * layer.out_channels * pairs**2
+        size = n_out
+    return total
+
+
+WORKS: dict[str, Callable[[], Work]] = {
+    "mixture": mixture,
+    "double-well": double_well,
+    "mlp-2-64-64-1": lambda: mlp((2, 64, 64), "silu", 50),
+    "mlp-128-200-200-1": lambda: mlp((128, 200, 200), "leaky_relu", 10),
+    "convnet-1x8x8-32": lambda: convnet(8, 1, 32, 20),
+    "convnet-1x16x16-32": lambda: convnet(16, 1, 32, 10),
+    "convnet-3x32x32-32": lambda: convnet(32, 3, 32, 10 if DEVICE == "cpu" else 100),
+    "convnet-3x32x32-64": lambda: convnet(32, 3, 64, 4 if DEVICE == "cpu" else 100),
+}
+GPU_WORKS: dict[str, Callable[[], Work]] = {
+    "convnet-3x32x32-128": lambda: convnet(32, 3, 128, 100),
+    "convnet-3x64x64-64": lambda: convnet(64, 3, 64, 100),
+}
