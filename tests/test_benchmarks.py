@@ -135,6 +135,17 @@ def test_updates_are_checked(name):
         assert says in checks.update_disagreement(4096, wrong, 1e-3, 1e-2)
 
 
+def test_compiled_noise_is_torch_s_own():
+    """At every call: inductor's own random numbers, ten times slower on a CPU, would make this peer a straw man."""
+    update = UPDATES["torch.compile"].make_update(64, "cpu")
+    update(1e-3, 0.0), update(1e-3, 1e-2)
+    before = update(0.0, 0.0).clone()
+    torch.manual_seed(3)
+    after = update(0.0, 1.0).clone()
+    torch.manual_seed(3)
+    torch.testing.assert_close(after - before, torch.randn(64), rtol=0, atol=1e-6)
+
+
 def test_training_iterations_are_checked():
     training = training_scripts.Training.of(works.convnet(8, 1, 4, 5, "cpu"))
     ours = training_scripts.script(training, CONTENDERS[OURS].make(training.work))
