@@ -246,6 +246,15 @@ def test_times_are_quoted_for_gpus_only():
     assert " ms" not in report.markdown([entry(ROWS)], [])
 
 
+def test_a_busy_machine_is_said_to_be_one():
+    machine = {"date": "2026-01-02", "revision": "abc", "processor": "P", "cores": 2, "threads": 2, "gpu": None}
+    machine |= {"cpu_kernels": "avx2", "versions": {"torch": "2.13"}, "rooflines": {"copy": 2e10}}
+    for loads, busy in (((0.5, 2.9), False), ((0.5, 3.1), True)):
+        text = report.markdown([entry(ROWS)], [machine | {"loads": loads}])
+        assert "- 2026-01-02, revision abc: P, 2 cores, 2 threads, avx2; load 0.5 to" in text
+        assert ("Other programs ran meanwhile" in text) == busy
+
+
 def test_the_plots_show_what_the_table_says():
     figure = report.plot_times([entry(ROWS)])
     (axes,) = figure.axes
