@@ -2,7 +2,7 @@
 
     python benchmarks/guard.py [--update]
 
-Ratios are of interleaved rounds of one run, never absolute times; floors are of a quiet machine, which this wants too. Exit code 1 where a work's ratio has fallen by more
+Ratios are of interleaved rounds of one run, never absolute times; floors are of a quiet machine, and want one. Exit code 1 where a work's ratio has fallen by more
 than 30 %, or its check fails. `--update` writes what this run measured as the new floors.
 """
 
@@ -70,8 +70,8 @@ def main(arguments: list[str] | None = None) -> int:
     if complaints:
         load, cores = os.getloadavg()[0], os.cpu_count()
         print(
-            f"The load is {load:.1f} on {cores} cores. Where other programs hold a core ours loses more than the eager loop "
-            "does, up to half of the ratio: on a busy machine this says nothing.",
+            f"The load is {load:.1f} on {cores} cores. Where other programs hold a core the ratio itself may halve: "
+            "on a busy machine this says nothing.",
             file=sys.stderr,
         )
     return int(bool(complaints))
