@@ -2,8 +2,9 @@
 
     python benchmarks/guard.py [--update]
 
-Ratios are of interleaved rounds of one run, never absolute times; floors are of a quiet machine, and want one. Exit code 1 where a work's ratio has fallen by more
-than 30 %, or its check fails. `--update` writes what this run measured as the new floors.
+Ratios are of interleaved rounds of one run, never absolute times; floors are of a quiet machine, and want one.
+Exit code 1 where a work's ratio has fallen by more than 30 %, or its check fails. `--update` writes what this run
+measured as the new floors.
 """
 
 from __future__ import annotations
