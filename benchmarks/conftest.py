@@ -105,10 +105,11 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
-    """Drops what no reader of committed results needs: single rounds, and the processor's list of flags."""
+    """Drops what no reader of committed results needs: single rounds, the processor's flags, the host's name."""
     for entry in output_json["benchmarks"]:
         entry["stats"].pop("data", None)
     output_json["machine_info"].get("cpu", {}).pop("flags", None)
+    output_json["machine_info"].pop("node", None)
 
 
 def _version(package: str) -> str | None:

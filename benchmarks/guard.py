@@ -2,14 +2,16 @@
 
     python benchmarks/guard.py [--update]
 
-Ratios are of interleaved rounds of one run, never absolute times. Exit code 1 where a work's ratio has fallen by more
-than 30 %, or its check fails. `--update` writes what this run measured as the new floors.
+Ratios are of interleaved rounds of one run, never absolute times; floors are of a quiet machine, and want one.
+Exit code 1 where a work's ratio has fallen by more than 30 %, or its check fails. `--update` writes what this run
+measured as the new floors.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,6 +68,13 @@ def main(arguments: list[str] | None = None) -> int:
     complaints = failures + lost(ratios, floors)
     for complaint in complaints:
         print(f"LOST: {complaint}", file=sys.stderr)
+    if complaints:
+        load, cores = os.getloadavg()[0], os.cpu_count()
+        print(
+            f"The load is {load:.1f} on {cores} cores. Where other programs hold a core the ratio itself may halve: "
+            "on a busy machine this says nothing.",
+            file=sys.stderr,
+        )
     return int(bool(complaints))
 
 

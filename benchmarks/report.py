@@ -24,6 +24,7 @@ RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
 NAME, TIME_PLOT, FLOOR_PLOT = "benchmarks.md", "benchmarks-time.png", "benchmarks-floor.png"
 KINDS = ("chain", "train", "update", "first-call")
 _MARKERS = ("o", "s", "D", "^", "v", "<", ">", "p", "P", "*", "h", "X", "d", "8", (3, 1, 0), (4, 1, 0), (6, 1, 0), "H")
+_BUSY = 1.5  # a load of so many a core is not the benchmarks' own
 _HEIGHT = 0.8  # of a work's row, in which its markers stand
 Entry = dict[str, Any]  # a benchmark's extra_info
 
@@ -86,6 +87,10 @@ def _machine_lines(machines: list[dict[str, Any]]) -> list[str]:
         rates = "; ".join(f"{what}: {rate / 1e9:.4g}·10⁹" for what, rate in m["rooflines"].items())
         line = f"- {m['date']}, revision {m['revision']}: {m['processor']}, {m['cores']} cores, {m['threads']} threads"
         line += f", {m['cpu_kernels']}{gpu}; {load}; {versions}. {rates}."
+        if m["loads"][1] > _BUSY * m["cores"]:
+            line += (
+                " **Other programs ran meanwhile**: ratios of paired rounds bear that, shares of the floor less well."
+            )
         lines.append(line)
     return lines
 
@@ -206,10 +211,10 @@ def plot_floors(entries: list[Entry]) -> Figure:
     patches = axes.barh(range(len(bars)), shares, color="0.7", edgecolor="black")
     axes.bar_label(patches, [f"{share:.0%}" for share in shares], padding=3, fontsize=8)
     axes.set_yticks(range(len(bars)), names, fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(bars) - 0.5, -0.5)
     axes.set_xlim(0, max(1.1, 1.1 * max(shares)))
-    axes.axvline(1, color="black", linewidth=1)
-    axes.set_xlabel("least time of the bytes or operations on this machine, over the time taken")
+    axes.axvline(1, color="0.5", linewidth=1, zorder=0)
+    axes.set_xlabel("least time on this machine over the time taken")
     return figure
 
 

@@ -135,6 +135,17 @@ def test_updates_are_checked(name):
         assert says in checks.update_disagreement(4096, wrong, 1e-3, 1e-2)
 
 
+def test_compiled_noise_is_torch_s_own():
+    """At every call: inductor's own random numbers, ten times slower on a CPU, would make this peer a straw man."""
+    update = UPDATES["torch.compile"].make_update(64, "cpu")
+    update(1e-3, 0.0), update(1e-3, 1e-2)
+    before = update(0.0, 0.0).clone()
+    torch.manual_seed(3)
+    after = update(0.0, 1.0).clone()
+    torch.manual_seed(3)
+    torch.testing.assert_close(after - before, torch.randn(64), rtol=0, atol=1e-6)
+
+
 def test_training_iterations_are_checked():
     training = training_scripts.Training.of(works.convnet(8, 1, 4, 5, "cpu"))
     ours = training_scripts.script(training, CONTENDERS[OURS].make(training.work))
@@ -233,6 +244,15 @@ def test_the_table_says_everything():
 def test_times_are_quoted_for_gpus_only():
     assert "500 ms" in report.markdown([entry(ROWS, device="cuda")], [])
     assert " ms" not in report.markdown([entry(ROWS)], [])
+
+
+def test_a_busy_machine_is_said_to_be_one():
+    machine = {"date": "2026-01-02", "revision": "abc", "processor": "P", "cores": 2, "threads": 2, "gpu": None}
+    machine |= {"cpu_kernels": "avx2", "versions": {"torch": "2.13"}, "rooflines": {"copy": 2e10}}
+    for loads, busy in (((0.5, 2.9), False), ((0.5, 3.1), True)):
+        text = report.markdown([entry(ROWS)], [machine | {"loads": loads}])
+        assert "- 2026-01-02, revision abc: P, 2 cores, 2 threads, avx2; load 0.5 to" in text
+        assert ("Other programs ran meanwhile" in text) == busy
 
 
 def test_the_plots_show_what_the_table_says():

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ def make(
             x = x + work.step_size * gradient + noise_std * torch.randn_like(x)
         return x
 
-    compiled = torch.compile(steps, fullgraph=True, mode=mode)
+    compiled = _compile(steps, work.device, mode)
     replays: dict[float, Callable[[Tensor], Tensor]] = {}
 
     def advance(x: Tensor, noise_std: float, sigma: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def make(
         if n_steps % unroll:
             raise ValueError(f"n_steps must be a multiple of {unroll}, got {n_steps}")
         x, sigma = x0, torch.tensor(noise_std, device=x0.device)
-        with _settings(x0.device.type), torch.no_grad():
+        with eager.by_hand("fp32", x0.device.type), torch.no_grad():
             for _ in range(n_steps // unroll):
                 x = advance(x, noise_std, sigma)
         return x.clone() if graph else x
@@ -93,12 +93,10 @@ def _replay(graph: torch.cuda.CUDAGraph, state: Tensor, sigma: Tensor, x: Tensor
     return state
 
 
-@contextlib.contextmanager
-def _settings(device: str) -> Iterator[None]:
-    from torch._inductor import config
-
-    with eager.by_hand("fp32", device), config.patch(fallback_random=device == "cpu"):
-        yield
+def _compile(function: Callable[..., Any], device: str, mode: str | None = None) -> Callable[..., Any]:
+    """`fallback_random` is an option of the function: as a setting of the process, a recompilation loses it."""
+    options = {"fallback_random": True} if device == "cpu" else None
+    return torch.compile(function, fullgraph=True, mode=mode, options=options)
 
 
 def make_update(n: int, device: str) -> Callable[[float, float], Tensor]:
@@ -107,17 +105,14 @@ def make_update(n: int, device: str) -> Callable[[float, float], Tensor]:
     def step(x: Tensor, score: Tensor, step_size: Tensor, noise_std: Tensor) -> None:
         x.add_(step_size * score + noise_std * torch.randn_like(x))
 
-    compiled = torch.compile(step, fullgraph=True)
+    compiled = _compile(step, device)
     numbers: dict[tuple[float, float], tuple[Tensor, Tensor]] = {}
 
     def update(step_size: float, noise_std: float) -> Tensor:
         key = (step_size, noise_std)
-        if key in numbers:
-            compiled(x, score, *numbers[key])
-            return x
-        numbers[key] = (torch.tensor(step_size, device=device), torch.tensor(noise_std, device=device))
-        with _settings(device):  # read when it compiles; to set them at every call would cost more than the update
-            compiled(x, score, *numbers[key])
+        if key not in numbers:
+            numbers[key] = (torch.tensor(step_size, device=device), torch.tensor(noise_std, device=device))
+        compiled(x, score, *numbers[key])
         return x
 
     return update
