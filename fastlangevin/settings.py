@@ -78,7 +78,10 @@ class Settings:
         arguments = dict(self.model)
         name = arguments.pop("class")
         if name != "ConvNet":
-            raise ValueError(f"the run's model is {name}, which only you can make: pass it as model=")
+            raise ValueError(
+                f"the run's model is {name}, which only you can make: pass it as model= "
+                "(in Python: fastlangevin.load, fastlangevin.evaluate)"
+            )
         return ConvNet(**arguments)
 
 
@@ -102,7 +105,7 @@ def resolve(asked: Mapping[str, Any], data: Data, model: nn.Module | None, saved
             raise TypeError(f"{name} must be a dict of {wanted} options, got {type(given[name]).__name__}")
     plain = {**usual, **given}
     plain["sampler"] = _plain_sampler({**usual["sampler"], **given.get("sampler", {})})
-    if "sample_steps" not in given and "n_steps" in given.get("sampler", {}):
+    if saved is None and "sample_steps" not in given and "n_steps" in given.get("sampler", {}):
         plain["sample_steps"] = None  # what is usual belongs to the usual n_steps
     data_range = check_value_range("data_range", plain.get("data_range", UNIT))
     start = plain.get("start", "noise")
