@@ -128,8 +128,7 @@ def evaluate(
     if neighbours is not None and not is_drawable(source.event_shape):
         raise ValueError(f"neighbours draws images of 1 or 3 channels, and the data are {source.event_shape}")
     if labels is not None:
-        given = class_labels.read(Path(labels)) if isinstance(labels, (str, Path)) else labels
-        source = _with_labels(source, given)
+        source = with_labels(source, labels)
     if coverage and classifier is None and source.labels is None:
         raise ValueError(f"coverage=True needs labels or a classifier, and {source.name} has no labels: give labels=")
     if n_steps is not None:
@@ -437,8 +436,10 @@ def _open(run: Any, model: nn.Module | None, device: str | torch.device) -> _Ope
     return _Opened(copy.copy(sampler), None, run.data_range if isinstance(run, TrainResult) else None)
 
 
-def _with_labels(data: Data, labels: Any) -> Data:
-    return replace(data, labels=class_labels.check(labels, len(data)))
+def with_labels(data: Data, labels: Any) -> Data:
+    """The data with labels: whole numbers, or the path of an .npy file."""
+    given = class_labels.read(Path(labels)) if isinstance(labels, (str, Path)) else labels
+    return replace(data, labels=class_labels.check(given, len(data)))
 
 
 def _range(given: tuple[float, float] | None, opened: _Opened) -> Range:
