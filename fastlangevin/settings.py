@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from numbers import Integral, Real
@@ -10,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from . import annealing, recipes
+from .buffer import ReplayBuffer
 from .data import Data, check_value_range
 from .errors import check_int, unknown
 from .models import ConvNet
@@ -18,7 +20,10 @@ from .sampler import Langevin
 from .schedule import resolve as resolve_schedule
 
 _BUFFER = {"capacity": 10_000}  # JEM's and IGEBM's
-
+_SET_BY_TRAINING = {
+    "sampler": ("energy", "log_density", "score", "seed", "generator"),
+    "buffer": ("shape", "init", "bounds", "seed", "generator", "device", "per_class"),
+}
 
 # The names of `train`'s arguments that are settings: left None, "whatever is usual".
 ASKED = (
@@ -158,9 +163,10 @@ def _model(data: Data, model: nn.Module | None, features: int) -> dict[str, Any]
 
 def _plain_sampler(options: dict[str, Any]) -> dict[str, Any]:
     """Langevin's options as a file can hold them: schedules as lists. Checks them on the way."""
-    for name in ("energy", "log_density", "score", "seed", "generator"):
+    for name in _SET_BY_TRAINING["sampler"]:
         if name in options:
             raise ValueError(f"sampler may not hold {name!r}: training sets it")
+    _check_names("sampler", options, Langevin)
     if callable(options.get("init")):
         raise ValueError("sampler's init must be 'uniform' or 'normal' in training: a function cannot be saved")
     n_steps = Langevin(energy=_unused, seed=0, **options).n_steps
@@ -170,6 +176,14 @@ def _plain_sampler(options: dict[str, Any]) -> dict[str, Any]:
         if value is not None and not isinstance(value, (int, float)):
             plain[name] = resolve_schedule(name, value, n_steps)
     return plain
+
+
+def _check_names(argument: str, options: dict[str, Any], made: type) -> None:
+    """Raises for an option that `made` does not have."""
+    names = [name for name in inspect.signature(made).parameters if name not in _SET_BY_TRAINING[argument]]
+    for name in options:
+        if name not in names:
+            raise TypeError(str(unknown(f"{argument}'s options", name, names)))
 
 
 def _plain(value: Any) -> Any:
@@ -210,9 +224,10 @@ def _plain_buffer(options: dict[str, Any], start: str) -> dict[str, Any]:
         if options:
             raise ValueError(f"buffer must be left out unless start='buffer', got {options!r} with start={start!r}")
         return {}
-    for name in ("shape", "init", "bounds", "seed", "generator", "device", "per_class"):
+    for name in _SET_BY_TRAINING["buffer"]:
         if name in options:
             raise ValueError(f"buffer may not hold {name!r}: training sets it, and knows no classes")
+    _check_names("buffer", options, ReplayBuffer)
     return {name: _plain(value) for name, value in {**_BUFFER, **options}.items()}
 
 

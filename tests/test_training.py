@@ -705,7 +705,7 @@ def test_divergence_says_where_the_last_good_checkpoint_is(tmp_path):
         ({"lr_decay": 1.5}, ValueError, "lr_decay must lie in 0 … 1"),
         ({"data_noise": -0.1}, ValueError, "data_noise must be a finite number, not negative"),
         ({"seed": -1}, ValueError, "seed must be an int in 0"),
-        ({"sampler": {"n_stpes": 5}}, TypeError, "n_stpes"),
+        ({"sampler": {"n_stpes": 5}}, TypeError, "options must be one of .* did you mean .n_steps."),
         ({"sampler": {"seed": 5}}, ValueError, "sampler may not hold 'seed'"),
         ({"sampler": {"init": torch.zeros}}, ValueError, "sampler's init"),
         ({"sampler": fl.Langevin(torch.sum, seed=1)}, TypeError, "sampler must be a dict"),
