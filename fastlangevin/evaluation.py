@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from . import classifier as classifiers
 from . import inception, metrics
 from . import labels as class_labels
+from .aside import aside
 from .data import Data, check_value_range, load_data
 from .errors import ChainDiverged, check_int
 from .fit import TrainResult
@@ -39,6 +40,7 @@ def evaluate(
     run: str | Path | TrainResult | tuple[nn.Module, Langevin],
     data: Any,
     *,
+    model: nn.Module | None = None,
     n: int = 1024,
     n_steps: int | None = None,
     fid: bool | None = None,
@@ -75,12 +77,13 @@ def evaluate(
                         [-1, 1], of n_chains chains at `steps` up to 10 K, and diverged_at
 
     "skipped" says which of these are not there and why, "notes" what to know of those that are. The rest are numbers
-    that say what was compared. The same call gives the same result; the run's own counter, random state and weights
-    stay as they were.
+    that say what was compared. The same call gives the same result, what a network draws at random included; the run's
+    own counter and weights, a network's buffers and torch's random state stay as they were.
 
     Args:
         run: a run's folder or checkpoint, what `train` or `load` returned, or another model and its sampler.
         data: as for `train`.
+        model: of a run that is loaded: as for `load`.
         n: samples, at least 2.
         n_steps: K of the samples' chains; None: the sampler's.
         fid: False leaves it out; True makes it an error that it cannot be had. None: where it can. On a CPU Inception
@@ -96,7 +99,8 @@ def evaluate(
         seed: of the noise, the data's subsets and the classifier.
         device: of a run that is loaded; "auto" as for `train`.
         image_size, value_range: of the data; see `data.load_data`.
-        data_range: what interval the model's states have for the data's [-1, 1]. None: the run's, else (-1, 1).
+        data_range: what interval the model's states have for the data's [-1, 1]. None: the run's; of a model and its
+            sampler (-1, 1), unless the sampler's bounds are others, which is an error.
         progress: show it.
 
     Raises:
@@ -111,7 +115,8 @@ def evaluate(
     check_int("n_chains", n_chains, 0)
     check_int("seed", seed, 0)
     _check_choices(fid, features, coverage, classifier)
-    sampler, settings = _open(run, device)
+    opened = _open(run, model, device)
+    sampler, settings, states = opened.sampler, opened.settings, _range(data_range, opened)
     source = load_data(data, image_size=image_size, value_range=value_range)
     if len(source) < 2:
         raise ValueError(f"data must hold at least 2 items to compare with, got {len(source)}")
@@ -123,39 +128,40 @@ def evaluate(
     if neighbours is not None and not is_drawable(source.event_shape):
         raise ValueError(f"neighbours draws images of 1 or 3 channels, and the data are {source.event_shape}")
     if labels is not None:
-        given = class_labels.read(Path(labels)) if isinstance(labels, (str, Path)) else labels
-        source = _with_labels(source, given)
+        source = with_labels(source, labels)
     if coverage and classifier is None and source.labels is None:
         raise ValueError(f"coverage=True needs labels or a classifier, and {source.name} has no labels: give labels=")
     if n_steps is not None:
         sampler.n_steps = check_int("n_steps", n_steps)
     sampler.load_state_dict({**sampler.state_dict(), "seed": seed, "step": 0})
-    evaluation = _Evaluation(sampler, source, _range(data_range, settings), n, seed, Stages(progress))
-    result: dict[str, Any] = {
-        "n": n,
-        "n_steps": sampler.n_steps,
-        "seed": seed,
-        "data": source.name,
-        "n_data": len(source),
-        "trained_on_data": None if settings is None else settings.data_fingerprint == source.fingerprint,
-        "pixels": {"frechet_distance": evaluation.frechet()},
-    }
-    parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "fid": lambda: evaluation.fid(fid, features),
-        "coverage": lambda: evaluation.coverage(coverage, classifier),
-        "neighbours": lambda: evaluation.neighbours(None if neighbours is None else Path(neighbours)),
-        "energy": evaluation.energy,
-        "reconstruction": lambda: evaluation.reconstruction(n_reconstruct),
-        "chain": lambda: evaluation.chain(n_chains),
-    }
-    skipped = {}
-    for name, part in parts.items():
-        try:
-            result[name] = part()
-        except _Skipped as why:
-            skipped[name] = str(why)
-    result |= {"notes": evaluation.notes, "skipped": skipped}
-    return _plain(result)
+    with aside(sampler.target.module, sampler.target.device() or torch.device("cpu")):
+        torch.manual_seed(seed)
+        evaluation = _Evaluation(sampler, source, states, n, seed, Stages(progress))
+        result: dict[str, Any] = {
+            "n": n,
+            "n_steps": sampler.n_steps,
+            "seed": seed,
+            "data": source.name,
+            "n_data": len(source),
+            "trained_on_data": None if settings is None else settings.data_fingerprint == source.fingerprint,
+            "pixels": {"frechet_distance": evaluation.frechet()},
+        }
+        parts: dict[str, Callable[[], dict[str, Any]]] = {
+            "fid": lambda: evaluation.fid(fid, features),
+            "coverage": lambda: evaluation.coverage(coverage, classifier),
+            "neighbours": lambda: evaluation.neighbours(None if neighbours is None else Path(neighbours)),
+            "energy": evaluation.energy,
+            "reconstruction": lambda: evaluation.reconstruction(n_reconstruct),
+            "chain": lambda: evaluation.chain(n_chains),
+        }
+        skipped = {}
+        for name, part in parts.items():
+            try:
+                result[name] = part()
+            except _Skipped as why:
+                skipped[name] = str(why)
+        result |= {"notes": evaluation.notes, "skipped": skipped}
+        return _plain(result)
 
 
 class _Skipped(Exception):
@@ -405,31 +411,49 @@ def _check_choices(fid: object, features: object, coverage: object, classifier: 
             raise ValueError(f"{name} is for {choice}, and {choice}=False leaves it out")
 
 
-def _open(run: Any, device: str | torch.device) -> tuple[Langevin, Settings | None]:
-    """A sampler of the evaluation's own, of the same network, and a run's settings where it was one."""
+class _Opened(NamedTuple):
+    """A sampler of the evaluation's own, of the same network; and of a run its settings and its states' interval."""
+
+    sampler: Langevin
+    settings: Settings | None
+    range: Range | None
+
+
+def _open(run: Any, model: nn.Module | None, device: str | torch.device) -> _Opened:
     if isinstance(run, (str, Path)):
-        opened = open_run(run, device=device)
-        return opened.sampler, opened.settings
+        opened = open_run(run, model=model, device=device)
+        return _Opened(opened.sampler, opened.settings, opened.settings.range)
     sampler = run.sampler if isinstance(run, TrainResult) else run[-1] if isinstance(run, tuple) and run else None
     if not isinstance(sampler, Langevin):
         raise TypeError(
             "run must be a run's folder or checkpoint, a TrainResult, or a pair (model, sampler) with a Langevin, got "
             f"{type(run).__name__}"
         )
+    if model is not None:
+        raise ValueError(f"model is for a run that is loaded, and run is a {type(run).__name__}, which has its own")
     if device != "auto":
         raise ValueError(f"device={str(device)!r} is for a run that is loaded: move the model yourself")
-    return copy.copy(sampler), None
+    return _Opened(copy.copy(sampler), None, run.data_range if isinstance(run, TrainResult) else None)
 
 
-def _with_labels(data: Data, labels: Any) -> Data:
-    return replace(data, labels=class_labels.check(labels, len(data)))
+def with_labels(data: Data, labels: Any) -> Data:
+    """The data with labels: whole numbers, or the path of an .npy file."""
+    given = class_labels.read(Path(labels)) if isinstance(labels, (str, Path)) else labels
+    return replace(data, labels=class_labels.check(given, len(data)))
 
 
-def _range(given: tuple[float, float] | None, settings: Settings | None) -> Range:
+def _range(given: tuple[float, float] | None, opened: _Opened) -> Range:
     """The interval of the model's states."""
     if given is not None:
         return check_value_range("data_range", given)
-    return UNIT if settings is None else settings.range
+    if opened.range is not None:
+        return opened.range
+    if opened.sampler.bounds not in (None, UNIT):
+        raise ValueError(
+            "data_range must say what interval the model learned its data in, which a model and its sampler do not: "
+            f"got None, and a sampler with bounds={opened.sampler.bounds}"
+        )
+    return UNIT
 
 
 def _n_features(features: Callable[[Tensor], Tensor], x: Tensor) -> int:

@@ -16,6 +16,7 @@ from .guards import Guard
 from .pending import PendingRows
 from .pictures import save_training_plot
 from .progress import MetricsLog, Reporter
+from .ranges import Range
 from .run import Run, has_plots
 from .sampler import Langevin
 from .trainer import Trainer
@@ -32,6 +33,7 @@ class TrainResult:
         history: one dict a logged iteration, as in metrics.jsonl (`train`).
         out: the run's folder, or None where nothing was written.
         ema: the network of the averaged weights, or None.
+        data_range: the interval that its data and samples lie in.
         rollbacks: one dict each: the iteration that diverged, the reason, and where it went on: back_to, lr, seed.
     """
 
@@ -40,6 +42,7 @@ class TrainResult:
     history: list[dict[str, Any]]
     out: Path | None
     ema: nn.Module | None
+    data_range: Range
     rollbacks: list[dict[str, Any]]
 
 
@@ -92,6 +95,7 @@ class Fit:
             self.history,
             None if self.run is None else self.run.folder,
             None if averaged is None else averaged.module,
+            self.trainer.settings.range,
             self.rollbacks,
         )
 
@@ -187,7 +191,10 @@ class Fit:
         self.trainer.save(checkpoint.path_for(self.run.checkpoints, self.trainer.iteration))
         checkpoint.prune(self.run.checkpoints, self.keep_checkpoints)
         self.saved_at = self.trainer.iteration
-        self.trainer.draw_picture(self.run)
+        try:
+            self.trainer.draw_picture(self.run)
+        except ChainDiverged as error:  # of `sample_steps`, perhaps more than training has: no reason to stop
+            self.reporter.say(f"no picture of iteration {self.trainer.iteration}: {error}")
 
     def _finish(self, run: Run, stopped: bool) -> None:
         """Says where everything is."""

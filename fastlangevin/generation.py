@@ -73,6 +73,7 @@ def reconstruct(
         TypeError, ValueError: an argument that is not as above; the message names it.
         ChainDiverged: an image's very first chain, from p0, is not finite.
     """
+    _check_sampler(sampler)
     check_state("x", x, sampler.target)
     check_int("n_iterations", n_iterations)
     check_positive("lr", lr)
@@ -127,6 +128,7 @@ def interpolate(sampler: Langevin, z1: Tensor, z2: Tensor, *args: Any, n: int = 
         TypeError, ValueError: an argument that is not as above; the message names it.
         ChainDiverged: a chain is not finite.
     """
+    _check_sampler(sampler)
     check_int("n", n, 2)
     check_state("z1", z1, sampler.target)
     check_state("z2", z2, sampler.target)
@@ -151,6 +153,11 @@ class _Generator(Langevin):
 
     def _settle(self, *_: Any) -> None:
         pass
+
+
+def _check_sampler(sampler: object) -> None:
+    if not isinstance(sampler, Langevin):
+        raise TypeError(f"sampler must be a Langevin, got {type(sampler).__name__}")
 
 
 def _try(generator: _Generator, z: Tensor, x: Tensor, args: tuple[Any, ...]) -> Reconstruction:

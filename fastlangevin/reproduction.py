@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -10,13 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from . import recipes
+from . import inception, recipes
 from .checkpoint import replacing
 from .data import Data, load_data
-from .errors import TrainingDiverged, check_positive
-from .evaluation import evaluate
+from .errors import TrainingDiverged, check_int, check_positive
+from .evaluation import evaluate, with_labels
 from .experiments import PAPER, Cell, Table, annealed, table
 from .loading import load, resolve_device
 from .models import ConvNet
@@ -77,8 +78,9 @@ def reproduce(
 
     with σ the noise on the data and n_f the network's width. A cell is a run (`train`) in its own folder, out/NAME, and
     an evaluation (`evaluate`), NAME.json. Where `out` has some of either, they are kept, and an unfinished training
-    goes on; the table is written anew after each cell. What the recipe for the data says of lr, batch size and the
-    Langevin noise holds in every cell; lr and σ fall in the last fifth of the iterations (`experiments.annealed`).
+    goes on; an evaluation by another n, fid or labels is made again. The table is written anew after each cell. What
+    the recipe for the data says of lr, batch size and the Langevin noise holds in every cell; lr and σ fall in the last
+    fifth of the iterations (`experiments.annealed`).
 
     A training that diverges is rolled back up to three times, and then is a row that says so.
 
@@ -95,11 +97,19 @@ def reproduce(
 
     Raises:
         ValueError, TypeError, FileNotFoundError: an argument that is not as above, or data that `train` would refuse.
+        ImportError: fid=True without the libraries (extra "inception").
     """
     source = load_data(data, image_size=image_size, value_range=value_range)
     chosen = table(name, source.name, features)
     if budget is not None:
         check_positive("budget", budget)
+    check_int("n", n, 2)
+    if len(source) < 2:
+        raise ValueError(f"data must hold at least 2 items to compare with, got {len(source)}")
+    if labels is not None:
+        source = with_labels(source, labels)
+    if fid:
+        inception.check_installed()
     if len(source.event_shape) != 3 or source.event_shape[1] != source.event_shape[2]:
         raise ValueError(f"data must be square images, got items of shape {source.event_shape}")
     channels, size, _ = source.event_shape
@@ -116,7 +126,7 @@ def reproduce(
         seconds = None if deadline is None else (deadline - time.monotonic()) / (len(chosen.cells) - i)
         row = _trained(folder, cell, source, seconds, **shared)
         if "remark" not in row:
-            options = {"n": n, "fid": fid, "labels": labels, "n_reconstruct": 64 if chosen.reconstructs else 0}
+            options = {"n": n, "fid": fid, "n_reconstruct": 64 if chosen.reconstructs else 0}
             row.update(_evaluated(folder, cell, source, options, **shared))
         paper = PAPER.get(source.name, {}).get((cell.n_steps, cell.data_noise, cell.features), {})
         rows.append({**row, **{f"paper_{key}": value for key, value in paper.items()}})
@@ -140,12 +150,12 @@ def _trained(
     }
     row = {"name": cell.name, "n_steps": cell.n_steps, "data_noise": cell.data_noise, "features": cell.features}
     plan = folder / f"{cell.name}.plan.json"
-    if not plan.exists():
-        n_iterations = 250_000 if seconds is None else _affordable(data, seconds, usual["lr"], cell, settings)
-        _write_json(plan, {"n_iterations": n_iterations})
-    row["n_iterations"] = n_iterations = json.loads(plan.read_text())["n_iterations"]
-    settings |= annealed(usual["lr"], cell.data_noise, n_iterations)
     try:
+        if not plan.exists():
+            n_iterations = 250_000 if seconds is None else _affordable(data, seconds, usual["lr"], cell, settings)
+            _write_json(plan, {"n_iterations": n_iterations})
+        row["n_iterations"] = n_iterations = json.loads(plan.read_text())["n_iterations"]
+        settings |= annealed(usual["lr"], cell.data_noise, n_iterations)
         train(
             data,
             out=folder / cell.name,
@@ -173,13 +183,14 @@ def _affordable(data: Data, seconds: float, lr: float, cell: Cell, settings: dic
 def _evaluated(
     folder: Path, cell: Cell, data: Data, options: dict[str, Any], *, seed: int, device: Any, progress: bool
 ) -> dict[str, Any]:
-    """The figures of the cell's row, from its evaluation, which is made where it is not there."""
+    """The figures of the cell's row, from its evaluation, which is made where there is none by these options."""
     path = folder / f"{cell.name}.json"
-    if not path.exists():
+    asked = {**options, "labels": None if data.labels is None else _digest(data.labels)}
+    if not path.exists() or json.loads(path.read_text()).get("asked") != asked:
         where = resolve_device(device)
         result = evaluate(folder / cell.name, data, seed=seed, device=where, n_chains=0, progress=progress, **options)
         model, sampler = load(folder / cell.name, device=where)
-        result["score_norm"] = _score_norm(model, sampler, data)
+        result |= {"score_norm": _score_norm(model, sampler, data), "asked": asked}
         _write_json(path, result)
     result = json.loads(path.read_text())
     figures = {
@@ -197,6 +208,10 @@ def _score_norm(model: nn.Module, sampler: Any, data: Data) -> float:
     """mean ‖∂f/∂x‖ at the ends of 64 chains."""
     x = sampler.sample((64, *data.event_shape), step=0, device=next(model.parameters()).device)
     return float(torch.linalg.vector_norm(sampler.score(x).flatten(1), dim=1).mean())
+
+
+def _digest(labels: Tensor) -> str:
+    return hashlib.blake2b(labels.numpy().tobytes(), digest_size=8).hexdigest()
 
 
 def _claim(folder: Path, identity: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from numbers import Integral, Real
@@ -10,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from . import annealing, recipes
+from .buffer import ReplayBuffer
 from .data import Data, check_value_range
 from .errors import check_int, unknown
 from .models import ConvNet
@@ -18,7 +20,10 @@ from .sampler import Langevin
 from .schedule import resolve as resolve_schedule
 
 _BUFFER = {"capacity": 10_000}  # JEM's and IGEBM's
-
+_SET_BY_TRAINING = {
+    "sampler": ("energy", "log_density", "score", "seed", "generator"),
+    "buffer": ("shape", "init", "bounds", "seed", "generator", "device", "per_class"),
+}
 
 # The names of `train`'s arguments that are settings: left None, "whatever is usual".
 ASKED = (
@@ -78,7 +83,10 @@ class Settings:
         arguments = dict(self.model)
         name = arguments.pop("class")
         if name != "ConvNet":
-            raise ValueError(f"the run's model is {name}, which only you can make: pass it as model=")
+            raise ValueError(
+                f"the run's model is {name}, which only you can make: pass it as model= "
+                "(in Python: fastlangevin.load, fastlangevin.evaluate)"
+            )
         return ConvNet(**arguments)
 
 
@@ -102,7 +110,7 @@ def resolve(asked: Mapping[str, Any], data: Data, model: nn.Module | None, saved
             raise TypeError(f"{name} must be a dict of {wanted} options, got {type(given[name]).__name__}")
     plain = {**usual, **given}
     plain["sampler"] = _plain_sampler({**usual["sampler"], **given.get("sampler", {})})
-    if "sample_steps" not in given and "n_steps" in given.get("sampler", {}):
+    if saved is None and "sample_steps" not in given and "n_steps" in given.get("sampler", {}):
         plain["sample_steps"] = None  # what is usual belongs to the usual n_steps
     data_range = check_value_range("data_range", plain.get("data_range", UNIT))
     start = plain.get("start", "noise")
@@ -155,9 +163,10 @@ def _model(data: Data, model: nn.Module | None, features: int) -> dict[str, Any]
 
 def _plain_sampler(options: dict[str, Any]) -> dict[str, Any]:
     """Langevin's options as a file can hold them: schedules as lists. Checks them on the way."""
-    for name in ("energy", "log_density", "score", "seed", "generator"):
+    for name in _SET_BY_TRAINING["sampler"]:
         if name in options:
             raise ValueError(f"sampler may not hold {name!r}: training sets it")
+    _check_names("sampler", options, Langevin)
     if callable(options.get("init")):
         raise ValueError("sampler's init must be 'uniform' or 'normal' in training: a function cannot be saved")
     n_steps = Langevin(energy=_unused, seed=0, **options).n_steps
@@ -167,6 +176,14 @@ def _plain_sampler(options: dict[str, Any]) -> dict[str, Any]:
         if value is not None and not isinstance(value, (int, float)):
             plain[name] = resolve_schedule(name, value, n_steps)
     return plain
+
+
+def _check_names(argument: str, options: dict[str, Any], made: type) -> None:
+    """Raises for an option that `made` does not have."""
+    names = [name for name in inspect.signature(made).parameters if name not in _SET_BY_TRAINING[argument]]
+    for name in options:
+        if name not in names:
+            raise TypeError(str(unknown(f"{argument}'s options", name, names)))
 
 
 def _plain(value: Any) -> Any:
@@ -207,9 +224,10 @@ def _plain_buffer(options: dict[str, Any], start: str) -> dict[str, Any]:
         if options:
             raise ValueError(f"buffer must be left out unless start='buffer', got {options!r} with start={start!r}")
         return {}
-    for name in ("shape", "init", "bounds", "seed", "generator", "device", "per_class"):
+    for name in _SET_BY_TRAINING["buffer"]:
         if name in options:
             raise ValueError(f"buffer may not hold {name!r}: training sets it, and knows no classes")
+    _check_names("buffer", options, ReplayBuffer)
     return {name: _plain(value) for name, value in {**_BUFFER, **options}.items()}
 
 

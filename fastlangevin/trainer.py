@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import checkpoint, losses, noise
+from .aside import aside
 from .buffer import ReplayBuffer
 from .data import Data
 from .errors import ChainDiverged
@@ -74,7 +73,7 @@ class Trainer:
 
     def check(self) -> None:
         """Meets a model or an option that cannot work before anything is written."""
-        with self.aside():
+        with aside(self.model, self.device):
             x = self._data(torch.arange(2) % len(self.data))
             self.sampler.score(x)
             f = self.log_density(x)
@@ -82,18 +81,6 @@ class Trainer:
                 raise ValueError("model must give finite numbers, and gives NaN or infinity for the first two items")
             learned = [p for p in self.model.parameters() if p.requires_grad]
             torch.autograd.grad(f.mean(), learned, allow_unused=True)
-
-    @contextlib.contextmanager
-    def aside(self) -> Iterator[None]:
-        """Leaves random state and buffers as they were: looking at a model in train mode must not change its course."""
-        before = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
-        with own_randomness(self.device):
-            try:
-                yield
-            finally:
-                with torch.no_grad():
-                    for buffer, value in before:
-                        buffer.copy_(value)
 
     def log_density(self, x: Tensor) -> Tensor:
         return self.model(x.to(self.dtype))
@@ -137,7 +124,7 @@ class Trainer:
         v is the average gradient magnitude of Nijkamp et al. (AAAI 2020, arXiv:1903.12370, Section 3), with which the
         noise should be on a par.
         """
-        with self.aside():
+        with aside(self.model, self.device):
             last = torch.linalg.vector_norm(self.sampler.score(step.x).flatten(1).float(), dim=1).mean()
             every = -(-self.sampler.n_steps // 4)
             trace = self.sampler.trace(step.x0[:_LOOKED_AT], every=every, step=step.noise_step)
@@ -213,9 +200,9 @@ class Trainer:
 
     def draw_picture(self, run: Run) -> None:
         """What the model samples now, always from the same initial noise."""
-        with self.aside():
+        preview = self.for_sampling(graph=False)  # for one picture a capture is not worth its time
+        with aside(preview.target.module, self.device):
             shape = (_PREVIEW, *self.data.event_shape)
-            preview = self.for_sampling(graph=False)  # for one picture a capture is not worth its time
             preview.load_state_dict({**preview.state_dict(), "seed": self.settings.seed})
             run.write_samples(preview.sample(shape, step=0, device=self.device), self.settings.range)
 
@@ -243,8 +230,3 @@ class Trainer:
         p0 = {"init": self.settings.sampler.get("init", "uniform"), "bounds": self.settings.sampler.get("bounds")}
         shape, options = tuple(self.data.event_shape), self.settings.buffer
         return ReplayBuffer(shape=shape, seed=self.settings.seed, device=self.device, **p0, **options)
-
-
-def own_randomness(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Leaves torch's random state, which dropout in a network draws from, as it was before the body."""
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

@@ -12,13 +12,14 @@ from torch import nn
 
 from . import annealing, checkpoint, settings
 from .annealing import Annealed
+from .aside import own_randomness
 from .data import load_data
 from .errors import check_int, unknown
 from .fit import Fit, TrainResult
 from .guards import Guard
 from .loading import resolve_device
 from .run import Run
-from .trainer import Trainer, own_randomness
+from .trainer import Trainer
 
 
 def train(

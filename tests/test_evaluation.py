@@ -356,6 +356,33 @@ def test_inception_takes_images():
 # errors
 
 
+class Restless(nn.Module):
+    """A network that in train mode draws random numbers and moves its averages at each evaluation."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Dropout(0.3), nn.Linear(64, 1))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def test_a_restless_network_of_one_s_own(tmp_path):
+    """Its averages and torch's random state stay, and the same call gives the same numbers, from a run as from a result
+    that knows the interval of its data."""
+    options = dict(batch_size=8, ema=0.9, data_range=(0, 1), sampler={"n_steps": 2}, n_iterations=2, progress=False)
+    result = fl.train("digits", Restless(), out=tmp_path / "run", **options)
+    before = {name: value.clone() for name, value in result.ema.state_dict().items()}
+    random_state = torch.get_rng_state()
+    choice = {**OFF, "n": 16, "n_chains": 2, "n_reconstruct": 2}
+    first, second = (fl.evaluate(result, "digits", **choice) for _ in range(2))
+    assert first == second
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(torch.equal(value, before[name]) for name, value in result.ema.state_dict().items())
+    loaded = fl.evaluate(tmp_path / "run", "digits", model=Restless(), **choice)
+    assert loaded == {**first, "trained_on_data": True}
+
+
 @pytest.mark.parametrize(
     "options, kind, words",
     [
@@ -378,6 +405,16 @@ def test_inception_takes_images():
         (dict(fid=False, features=pooled), ValueError, "features is for fid, and fid=False leaves it out"),
         (dict(n_steps=0), ValueError, "n_steps must be an int of at least 1, got 0"),
         (dict(data_range=(1, 0)), ValueError, "data_range must be two finite numbers"),
+        (
+            dict(run=(None, fl.Langevin(brightness, bounds=(0, 1)))),
+            ValueError,
+            "data_range must say what interval the model learned its data in",
+        ),
+        (
+            dict(run=gives(IMAGES), model=nn.Flatten()),
+            ValueError,
+            "model is for a run that is loaded, and run is a tuple",
+        ),
         (dict(run="nowhere"), FileNotFoundError, "run='nowhere' is neither a run's folder nor a checkpoint"),
         (dict(run=nn.Linear(2, 2)), TypeError, "run must be a run's folder or checkpoint, a TrainResult, or a pair"),
         (dict(run=(1, 2)), TypeError, "run must be a run's folder"),

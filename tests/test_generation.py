@@ -167,6 +167,13 @@ def test_errors_of_reconstruct(x, options, error, words):
         fl.reconstruct(sampler, x, **options)
 
 
+def test_a_network_is_no_sampler():
+    z, network = torch.zeros(2, 1, 8, 8), fl.models.ConvNet(8, 1, 2)
+    for call in (lambda: fl.reconstruct(network, z), lambda: fl.interpolate(network, z, z)):
+        with pytest.raises(TypeError, match="sampler must be a Langevin, got ConvNet"):
+            call()
+
+
 def test_interpolate():
     z1, z2, sampler, quiet = points(3, seed=1), points(3, seed=2), sampler_of(), sampler_of(noise_std=0.0)
     x = fl.interpolate(sampler, z1, z2, n=5)

@@ -277,7 +277,7 @@ def test_pictures_are_drawn_from_the_data_s_range(tmp_path, data_range):
         ({"buffer": {"capacity": 5}}, ValueError, "buffer must be left out unless start='buffer'"),
         ({"start": "buffer", "buffer": 5}, TypeError, "buffer must be a dict of ReplayBuffer options, got int"),
         ({"start": "buffer", "buffer": {"seed": 5}}, ValueError, "buffer may not hold 'seed'"),
-        ({"start": "buffer", "buffer": {"size": 5}}, TypeError, "size"),
+        ({"start": "buffer", "buffer": {"size": 5}}, TypeError, "options must be one of .capacity., .* got .size."),
         ({"start": "buffer", "buffer": {"reinit": 2}}, ValueError, "reinit must"),
         ({"start": "buffer", "buffer": {"storage": "uint8"}}, ValueError, "storage='uint8' needs bounds"),
         ({"on_divergence": "roll"}, ValueError, "on_divergence must be one of .* did you mean 'rollback'"),

@@ -97,6 +97,27 @@ def test_what_is_there_is_kept(table_2, monkeypatch):
     assert [r for i, r in enumerate(again.rows) if i != 2] == [r for i, r in enumerate(rows) if i != 2]
 
 
+def test_what_is_asked_anew_is_evaluated_anew(tmp_path, monkeypatch):
+    """Without a training: by more samples, and by labels."""
+    monkeypatch.setattr(experiments, "_STEPS", {5: 0.15})
+    first = fl.reproduce("2", small_digits(), out=tmp_path, **OPTIONS).rows[0]
+    monkeypatch.setattr(module, "_affordable", None)
+    more = fl.reproduce("2", small_digits(), out=tmp_path, **{**OPTIONS, "n": 48}).rows[0]
+    assert more["frechet"] != first["frechet"] and json.loads((tmp_path / "K5.json").read_text())["n"] == 48
+    labels = digits()[1][:64]
+    assert fl.reproduce("2", small_digits(), out=tmp_path, labels=labels, **OPTIONS).rows[0]["classifier_score"] >= 1
+
+
+def test_fid_that_cannot_be_had_is_an_error_before_any_training(tmp_path, monkeypatch):
+    def missing():
+        raise module.inception.Unavailable("Inception needs torch-fidelity")
+
+    monkeypatch.setattr(module.inception, "check_installed", missing)
+    with pytest.raises(ImportError, match="torch-fidelity"):
+        fl.reproduce("1", small_digits(), out=tmp_path / "t", fid=True, **OPTIONS)
+    assert not (tmp_path / "t").exists()
+
+
 def test_an_interrupted_table_goes_on(table_2, tmp_path, monkeypatch):
     train, calls = module.train, []
 
@@ -121,12 +142,14 @@ def test_reconstruction_and_paper_s_figures(tmp_path, monkeypatch):
     assert "| FID in the paper |" in (tmp_path / "table.md").read_text()
 
 
-def test_a_training_that_diverges_is_a_row(tmp_path, monkeypatch):
+@pytest.mark.parametrize("measured", [True, False], ids=["later", "while it is measured"])
+def test_a_training_that_diverges_is_a_row(tmp_path, monkeypatch, measured):
     def diverges(*args, **options):
         raise fl.TrainingDiverged("the energies are not finite", "lower lr", 7)
 
     monkeypatch.setattr(module, "train", diverges)
-    monkeypatch.setattr(module, "_affordable", lambda *_: 25)
+    if measured:
+        monkeypatch.setattr(module, "_affordable", lambda *_: 25)
     (row,) = fl.reproduce("1", small_digits(), out=tmp_path, **OPTIONS).rows
     assert row["remark"] == "diverged: the energies are not finite"
     assert "diverged: the energies" in (tmp_path / "table.md").read_text()
@@ -140,6 +163,9 @@ def test_a_training_that_diverges_is_a_row(tmp_path, monkeypatch):
         ("2", {"data": torch.rand(9, 1, 9, 9)}, ValueError, "image_size must be a power of two"),
         ("2", {"budget": 0}, ValueError, "budget must be positive and finite, got 0"),
         ("2", {"features": 0}, ValueError, "features must be an int of at least 1"),
+        ("2", {"n": 1}, ValueError, "n must be an int of at least 2, got 1"),
+        ("2", {"data": small_digits()[:1]}, ValueError, "data must hold at least 2 items to compare with, got 1"),
+        ("2", {"labels": [0, 1]}, ValueError, r"labels must be one an item, shape \(64,\), got \(2,\)"),
     ],
 )
 def test_bad_arguments(tmp_path, name, change, error, words):

@@ -557,6 +557,40 @@ def test_sample_steps(tmp_path):
     assert fl.train("digits", **options).sampler.n_steps == 3
 
 
+def test_resume_by_the_run_s_own_n_steps(tmp_path):
+    """Said again, they do not take the recipe's sample_steps away."""
+    options = {"out": tmp_path, "batch_size": 2, "features": 2, "progress": False}
+    fl.train("digits", n_iterations=1, **options)
+    assert fl.train("digits", n_iterations=2, sampler={"n_steps": 10}, resume=True, **options).sampler.n_steps == 14
+
+
+def test_looking_at_the_average_leaves_it(tmp_path):
+    """The picture's chains move no batch norm of the averaged network: the result has the checkpoint's."""
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 1))
+    options = {k: v for k, v in SMALL.items() if k != "features"}
+    result = fl.train("digits", model, out=tmp_path, n_iterations=2, ema=0.9, **options)
+    saved = checkpoint.part(tensors_of(tmp_path), "ema.module.")
+    assert all(torch.equal(value, saved[name]) for name, value in result.ema.state_dict().items())
+
+
+def test_a_picture_whose_chains_diverge_stops_nothing(tmp_path, capsys):
+    """sample_steps may be more than training's chains, and too many."""
+
+    class Repelling(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Parameter(torch.tensor(1.25))
+
+        def forward(self, x):
+            return -self.a * x.square().sum(1)
+
+    options = {"batch_size": 8, "lr": 1e-6, "sampler": {"n_steps": 3}, "sample_steps": 1000}
+    points = torch.randn(40, 2, generator=torch.Generator().manual_seed(1))
+    fl.train(points, Repelling(), out=tmp_path, n_iterations=4, **options)
+    assert checkpoint.newest(tmp_path / "checkpoints").stem == "00000004"
+    assert "no picture of iteration 4: 64 of 64 chains are not finite" in capsys.readouterr().out
+
+
 # Checkpoints and loading
 
 
@@ -671,7 +705,7 @@ def test_divergence_says_where_the_last_good_checkpoint_is(tmp_path):
         ({"lr_decay": 1.5}, ValueError, "lr_decay must lie in 0 … 1"),
         ({"data_noise": -0.1}, ValueError, "data_noise must be a finite number, not negative"),
         ({"seed": -1}, ValueError, "seed must be an int in 0"),
-        ({"sampler": {"n_stpes": 5}}, TypeError, "n_stpes"),
+        ({"sampler": {"n_stpes": 5}}, TypeError, "options must be one of .* did you mean .n_steps."),
         ({"sampler": {"seed": 5}}, ValueError, "sampler may not hold 'seed'"),
         ({"sampler": {"init": torch.zeros}}, ValueError, "sampler's init"),
         ({"sampler": fl.Langevin(torch.sum, seed=1)}, TypeError, "sampler must be a dict"),

@@ -1,0 +1,27 @@
+"""Looking at a network without changing its course."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+
+def own_randomness(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Leaves torch's random state, which dropout in a network draws from, as it was before the body."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+@contextlib.contextmanager
+def aside(model: nn.Module | None, device: torch.device) -> Iterator[None]:
+    """Leaves torch's random state and the model's buffers, which batch norm moves in train mode, as they were."""
+    before = [] if model is None else [(buffer, buffer.clone()) for buffer in model.buffers()]
+    with own_randomness(device):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, value in before:
+                    buffer.copy_(value)
