@@ -315,3 +315,35 @@ def test_command_errors(command, arguments, words, trained, images, two_channels
     given = [named.get(a, a) for a in arguments]
     assert words in command(*given, *([] if "-o" in arguments else ["-o", tmp_path / "x.png"]), code=1)
     assert not (tmp_path / "x.png").exists()
+
+
+def test_commands_of_a_run_that_learned_in_another_interval(command, tmp_path, images):
+    """Data come to the run's interval, pictures are drawn from it, and errors are said in [-1, 1]."""
+    run, out = tmp_path / "run", {end: tmp_path / f"x.{end}" for end in ("png", "npz")}
+    sampler = {"n_steps": 3, "bounds": (0, 1)}
+    options = {"features": 4, "batch_size": 8, "n_iterations": 2, "data_range": (0, 1), "progress": False}
+    fl.train("digits", out=run, sampler=sampler, **options)
+    unit = (torch.from_numpy(np.load(images)) + 1) / 2
+
+    def both(*arguments):
+        """The arrays, the picture's pixels, and what was said."""
+        said = [command(arguments[0], run, *arguments[1:], "-o", path, "--overwrite") for path in out.values()][1]
+        arrays = {name: torch.from_numpy(array) for name, array in np.load(out["npz"]).items()}
+        return arrays, np.asarray(Image.open(out["png"])), said
+
+    def drawn(x, columns):
+        return np.asarray(pictures.grid(x, columns, (0.0, 1.0)))
+
+    arrays, pixels, _ = both("sample", "-n", 4, "--seed", 3)
+    assert np.array_equal(pixels, drawn(arrays["samples"], 2))
+
+    arrays, pixels, _ = both("interpolate", "--data", images, "--pairs", 2, "-n", 3)
+    rows = torch.cat([unit[0:4:2, None], arrays["samples"], unit[1:4:2, None]], dim=1)
+    assert np.array_equal(pixels, drawn(rows.flatten(0, 1), 5))
+
+    arrays, pixels, said = both("reconstruct", "--data", images, "-n", 3, "--iterations", 5)
+    original, made = arrays["original"], arrays["reconstruction"]
+    torch.testing.assert_close(original, unit[:3])
+    torch.testing.assert_close(arrays["mse"], (original - made).square().flatten(1).mean(1))
+    assert f"mean {4 * arrays['mse'].mean():.4f}" in said
+    assert np.array_equal(pixels, drawn(torch.cat([original, made, 4 * (original - made).abs()]), 3))
