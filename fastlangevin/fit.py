@@ -34,7 +34,8 @@ class TrainResult:
         out: the run's folder, or None where nothing was written.
         ema: the network of the averaged weights, or None.
         data_range: the interval that its data and samples lie in.
-        rollbacks: one dict each: the iteration that diverged, the reason, and where it went on: back_to, lr, seed.
+        rollbacks: one dict each, of this call: the iteration that diverged, the reason, and where it went on: back_to,
+            lr, seed. (rollbacks.jsonl has those of all calls.)
     """
 
     model: nn.Module

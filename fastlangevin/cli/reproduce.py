@@ -36,6 +36,9 @@ def reproduce(
         bool | None,
         typer.Option("--fid/--no-fid", help="FID and Inception Score.", show_default="where possible"),
     ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="An .npy file of the data's classes.", show_default="the data's own")
+    ] = None,
     image_size: common.ImageSize = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 1,
     device: common.Device = "auto",
@@ -50,6 +53,7 @@ def reproduce(
         features=features,
         n=n,
         fid=fid,
+        labels=labels,
         image_size=image_size,
         seed=seed,
         device=device,
