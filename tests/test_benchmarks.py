@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -279,3 +280,13 @@ def test_committed_results_have_a_row_for_every_contender():
     for chain in (e for e in entries if e["kind"] == "chain"):
         assert {row["contender"] for row in chain["rows"]} == set(CONTENDERS)
         assert all(("ratio" in row) == (row["status"] == "timed") for row in chain["rows"])
+
+
+def test_peak_memory_is_the_process_s_own():
+    """Not that of the process which started it."""
+    child = "import first_call; print(first_call.peak())"
+    start = f"subprocess.check_output([sys.executable, '-c', {child!r}])"
+    parent = f"import subprocess, sys; held = b'1' * 300_000_000; print(int({start}))"
+    command = [sys.executable, "-c", parent]
+    done = subprocess.run(command, cwd=ROOT / "benchmarks", capture_output=True, text=True, check=True)
+    assert 1_000_000 < int(done.stdout) < 200_000_000
