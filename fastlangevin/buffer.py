@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from . import initial, noise
-from .checks import COUNTER_END, make_seed
+from .checks import COUNTER_END, check_noise_position, make_seed
 from .divergence import n_not_finite
 from .errors import check_int, check_shape, unknown
-from .noise import STREAM_VERSION, Stream, check_seed
+from .noise import STREAM_VERSION, Stream
 from .update import STATE_DTYPES, check_bounds
 
 Storage = Literal["float32", "uint8"]
@@ -217,24 +217,18 @@ class ReplayBuffer:
             ValueError: the state does not fit; the buffer is then as it was.
         """
         own = self.state_dict()
-        missing = set(own) - set(state)
-        if missing:
-            raise ValueError(f"state lacks {', '.join(sorted(missing))}, got the keys {sorted(state)}")
+        seed, step = check_noise_position(state, needed=own)
         for name in ("values", "counts"):
             wanted, got = own[name], state[name]
             if not isinstance(got, Tensor) or got.shape != wanted.shape or got.dtype != wanted.dtype:
                 said = f"{got.dtype} {tuple(got.shape)}" if isinstance(got, Tensor) else type(got).__name__
                 raise ValueError(f"state's {name} must be {wanted.dtype} {tuple(wanted.shape)}, got {said}")
-        for name in ("policy", "stream_version"):
-            if state[name] != own[name]:
-                raise ValueError(f"state's {name} must be {own[name]!r}, got {state[name]!r}")
-        seed, step = check_seed(state["seed"]), state["step"]
-        if not isinstance(step, int) or not 0 <= step <= COUNTER_END:
-            raise ValueError(f"state's step must lie in 0 … 2^32, got {step!r}")
+        if state["policy"] != self.policy:
+            raise ValueError(f"state's policy must be {self.policy!r}, got {state['policy']!r}")
         with torch.no_grad():
             self._values[:-1].copy_(state["values"])
             self._counts.copy_(state["counts"])
-        self._seed, self._step = int(seed) % 2**64, step
+        self._seed, self._step = seed, step
 
     @property
     def seed(self) -> int:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .divergence import n_not_finite
-from .noise import check_seed
+from .noise import STREAM_VERSION, check_seed
 from .score import Target
 from .update import STATE_DTYPES
 
@@ -50,6 +51,19 @@ def check_counter(step: object) -> int:
     if not isinstance(step, int) or not 0 <= step < COUNTER_END:
         raise ValueError(f"step must be an int in 0 … 2^32 - 1, got {step!r}")
     return step
+
+
+def check_noise_position(state: Mapping[str, Any], needed: Iterable[str] = ()) -> tuple[int, int]:
+    """The seed, as an unsigned 64-bit int, and the step of a saved state, which must also have the keys `needed`."""
+    missing = {"seed", "step", "stream_version", *needed} - set(state)
+    if missing:
+        raise ValueError(f"state lacks {', '.join(sorted(missing))}, got the keys {sorted(state)}")
+    if state["stream_version"] != STREAM_VERSION:
+        raise ValueError(f"state has noise stream version {state['stream_version']}, this is {STREAM_VERSION}")
+    seed, step = check_seed(state["seed"]), state["step"]
+    if not isinstance(step, int) or not 0 <= step <= COUNTER_END:
+        raise ValueError(f"state's step must lie in 0 … 2^32, got {step!r}")
+    return int(seed) % 2**64, step
 
 
 def check_temperature(temperature: float) -> float:

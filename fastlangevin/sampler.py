@@ -16,7 +16,15 @@ from torch import Tensor
 from . import initial, kernels
 from .capture import being_captured
 from .chain import Chain
-from .checks import COUNTER_END, check_counter, check_state, check_temperature, make_seed, make_target
+from .checks import (
+    COUNTER_END,
+    check_counter,
+    check_noise_position,
+    check_state,
+    check_temperature,
+    make_seed,
+    make_target,
+)
 from .divergence import PendingCheck, report
 from .errors import BackendUnavailable, check_int, check_shape, unknown
 from .graph import GraphCache
@@ -348,16 +356,9 @@ class Langevin:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Goes on from `state_dict()`: the same calls then draw the same noise."""
-        missing = {"seed", "step", "stream_version"} - set(state)
-        if missing:
-            raise ValueError(f"state lacks {', '.join(sorted(missing))}, got the keys {sorted(state)}")
-        if state["stream_version"] != STREAM_VERSION:
-            raise ValueError(f"state has noise stream version {state['stream_version']}, this is {STREAM_VERSION}")
-        seed = check_seed(state["seed"])
-        if not isinstance(state["step"], int) or not 0 <= state["step"] <= COUNTER_END:
-            raise ValueError(f"state's step must lie in 0 … 2^32, got {state['step']!r}")
+        seed, step = check_noise_position(state)
         with self._lock:
-            self._seed, self._step = int(seed) % 2**64, state["step"]
+            self._seed, self._step = seed, step
 
     def __repr__(self) -> str:
         function = self.target.module or self.target.function

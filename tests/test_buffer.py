@@ -248,7 +248,7 @@ def test_goes_on_from_a_state(policy):
         ({"values": [1]}, "values must be .* got list"),
         ({"counts": torch.zeros(2, dtype=torch.int64)}, "counts must be torch.int64 \\(1,\\)"),
         ({"policy": "reservoir"}, "policy must be 'fifo', got 'reservoir'"),
-        ({"stream_version": 0}, "stream_version must be 1, got 0"),
+        ({"stream_version": 0}, "noise stream version 0, this is 1"),
         ({"seed": 2**64}, "seed must fit 64 bits"),
         ({"step": -1}, "step must lie in"),
     ],
