@@ -18,6 +18,11 @@ if not torch.cuda.is_available() and importlib.util.find_spec("triton"):
 from fastlangevin import kernels
 from fastlangevin.kernels import native
 
+if kernels.BACKENDS["triton"].refuses(torch.device("cpu")) is None:
+    import exact_fma
+
+    exact_fma.install()
+
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits, and on a busy machine for long
 
 CAPABILITIES = ("portable", "avx2", "avx512")
