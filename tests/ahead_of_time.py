@@ -1,5 +1,6 @@
 """Compiles every Triton kernel for GPUs that need not be here: `python tests/ahead_of_time.py` prints, as JSON, one
-record a kernel and architecture: registers, bytes of local memory and shared memory, and the machine's instructions.
+record a kernel and architecture: registers, bytes of local memory and shared memory, the machine's instructions, how
+many asynchronous copies its PTX has, and whether copies of 16 bytes go through L1 where they are asked to.
 
 A script of its own because the tests run Triton's interpreter, and a process has either that or the compiler.
 """
@@ -14,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import triton
+import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -114,6 +116,30 @@ def chain_sources():
         yield f"mlp_chain-{precision}-{width}", source(mlp_chain.mlp_chain_kernel, pointers | weights, net), options
 
 
+@triton.jit
+def copying_kernel(x_pointer, y_pointer, STEPS: tl.constexpr):
+    i = tl.arange(0, 64)[:, None] * 64 + tl.arange(0, 64)[None, :]
+    acc = tl.zeros((64, 64), tl.float32)
+    for step in range(STEPS):
+        a = tl.load(x_pointer + step * 4096 + i, cache_modifier=".ca")
+        acc = tl.dot(a, a, acc)
+    tl.store(y_pointer + i, acc)
+
+
+def copies(ptx: str) -> list[str]:
+    return re.findall(r"cp\.async\.c[ag]", ptx)
+
+
+def copies_through_l1(architecture: int) -> bool:
+    """Whether this Triton heeds ".ca" in 16-byte asynchronous copies: seen in a kernel of nothing else."""
+    pointers = {"x_pointer": "*fp16", "y_pointer": "*fp32"}
+    kernel = source(copying_kernel, pointers, {"STEPS": 8})
+    options = {"num_stages": 3, "enable_fp_fusion": False}
+    compiled = triton.compile(kernel, target=GPUTarget("cuda", architecture, 32), options=options)
+    assert copies(compiled.asm["ptx"]), architecture
+    return "cp.async.cg" not in copies(compiled.asm["ptx"])
+
+
 def inspect(cubin: bytes) -> dict[str, object]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
@@ -132,9 +158,11 @@ def inspect(cubin: bytes) -> dict[str, object]:
 def main() -> None:
     records = []
     for architecture in ARCHITECTURES:
+        through_l1 = copies_through_l1(architecture)
         for name, kernel, options in sources(architecture):
             compiled = triton.compile(kernel, target=GPUTarget("cuda", architecture, 32), options=options)
             record = {"kernel": name, "architecture": architecture, "shared": compiled.metadata.shared}
+            record |= {"through_l1": through_l1, "ptx_copies": len(copies(compiled.asm["ptx"]))}
             records.append(record | inspect(compiled.asm["cubin"]))
     print(json.dumps(records))
 
