@@ -1,21 +1,26 @@
 # make demo: train on the handwritten digits, pictures in runs/demo.   make test: the tests.
-# Both make .venv and install what they need.
+# Both make .venv and install what they need.   make test-newest: the tests with the newest torch, in .venv-newest (5.5 GB).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
+INSTALL := -m pip --disable-pip-version-check install -qq
+PIP := $(BIN)/python $(INSTALL) -c constraints.txt
+NEWEST := .venv-newest
 SOURCES := setup.py pyproject.toml constraints.txt fastlangevin/kernels/build.py $(shell find csrc -type f)
 
 # Threads that wait sleep: where another program has a core too, spinning ones slow a training down tenfold.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test lint format bench bench-docs bench-quick clean
+.PHONY: demo test test-newest lint format bench bench-docs bench-quick clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fastlangevin train digits --out runs/demo --resume
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+test-newest: $(NEWEST)/.dev
+	$(NEWEST)/bin/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -58,6 +63,19 @@ $(VENV)/.dev: $(VENV)/.torch $(SOURCES)
 	$(PIP) --no-build-isolation -e '.[dev]'
 	@touch $@ $(VENV)/.demo
 
+# The other packages are those of constraints.txt; triton is the one that this torch asks for.
+$(NEWEST)/.torch: constraints.txt constraints-newest.txt
+	@echo "setting up $(NEWEST): a CUDA build of torch, of 5.5 GB"
+	$(PYTHON) -m venv $(NEWEST)
+	grep -v '^torch==' constraints.txt | cat - constraints-newest.txt > $(NEWEST)/constraints.txt
+	$(NEWEST)/bin/python $(INSTALL) -c $(NEWEST)/constraints.txt --upgrade pip setuptools
+	$(NEWEST)/bin/python $(INSTALL) -c $(NEWEST)/constraints.txt torch torchvision numpy ninja
+	@touch $@
+
+$(NEWEST)/.dev: $(NEWEST)/.torch $(SOURCES)
+	$(NEWEST)/bin/python $(INSTALL) -c $(NEWEST)/constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
 # One by one: a peer that cannot be installed is a row that says so.
 $(VENV)/.peers: $(VENV)/.dev
 	@for peer in $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["peers"])'); do \
@@ -65,5 +83,5 @@ $(VENV)/.peers: $(VENV)/.dev
 	@touch $@
 
 clean:
-	rm -rf build dist *.egg-info fastlangevin/_native $(VENV)/.demo $(VENV)/.dev $(VENV)/.peers
+	rm -rf build dist *.egg-info fastlangevin/_native $(VENV)/.demo $(VENV)/.dev $(VENV)/.peers $(NEWEST)/.dev
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
