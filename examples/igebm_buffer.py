@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 import fastlangevin as fl
-from fastlangevin.pictures import save_grid
+from fastlangevin.display.pictures import save_grid
 
 BATCH, ITERATIONS = 64, 200
 torch.manual_seed(0)

@@ -15,7 +15,7 @@ from side_by_side import report_samples, report_speed
 from torch import Tensor, nn
 
 import fastlangevin as fl
-from fastlangevin.pictures import save_grid
+from fastlangevin.display.pictures import save_grid
 
 BATCH, ITERATIONS = 64, 300
 torch.manual_seed(0)

@@ -5,17 +5,17 @@ x = sampler.sample((64, 3, 32, 32))
 """
 
 from . import energies, models, noise, recipes
-from .buffer import ReplayBuffer
-from .checkpoint import CheckpointError
+from .chains.update import langevin_update_
 from .errors import BackendUnavailable, ChainDiverged, TrainingDiverged
-from .evaluation import evaluate
-from .fit import TrainResult
-from .generation import Reconstruction, interpolate, reconstruct
-from .loading import load
-from .reproduction import Reproduction, reproduce
-from .sampler import Langevin, Plan, Trace
-from .training import train
-from .update import langevin_update_
+from .evaluation.evaluate import evaluate
+from .reproduction.reproduce import Reproduction, reproduce
+from .runs.checkpoint import CheckpointError
+from .runs.opening import load
+from .samplers.generator import Reconstruction, interpolate, reconstruct
+from .samplers.langevin import Langevin, Plan, Trace
+from .samplers.replay_buffer import ReplayBuffer
+from .training.loop import TrainResult
+from .training.train import train
 
 __version__ = "0.1.0"
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 import fastlangevin as fl
-from fastlangevin import classifier, metrics
-from fastlangevin.data import digits
+from fastlangevin.data.sources import digits
+from fastlangevin.evaluation import classifier, metrics
 
 N_SAMPLES, N_DRAWS = 512, 4
 

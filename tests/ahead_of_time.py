@@ -18,7 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from fastlangevin.kernels.triton import mlp_chain, update
-from fastlangevin.kernels.triton.convnet_plan import Geometry, Gpu, plan
+from fastlangevin.kernels.triton.convnet.plan import Geometry, Gpu, plan
 
 ARCHITECTURES = (80, 90, 100)
 TOOL = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"

@@ -12,7 +12,7 @@ import torch
 from chain_reference import OPTIONS, arguments, chain
 
 import fastlangevin as fl
-from fastlangevin.kernels import analytic_chain
+from fastlangevin.kernels.cpu import analytic_chain
 
 
 def mixture(n_components: int, dimension: int) -> fl.energies.GaussianMixture:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastlangevin import checkpoint
+from fastlangevin.runs import checkpoint
 
 QUICK = ["--features", "4", "--batch-size", "8", "--steps", "3", "--iterations", "2"]
 

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import conv2d, leaky_relu
 
-from fastlangevin.kernels import convnet_cpu, native
-from fastlangevin.score.stack import Conv
+from fastlangevin.kernels import native
+from fastlangevin.kernels.cpu import convnet as convnet_cpu
+from fastlangevin.network.sequential import Conv
 
 pytestmark = pytest.mark.skipif(native.load_cpu() is not None, reason="no cpu kernels here")
 

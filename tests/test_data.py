@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from fastlangevin import data, images, order
-from fastlangevin.data import load_data
-from fastlangevin.order import batch_indices, epoch_order
+from fastlangevin.data import images, order
+from fastlangevin.data import sources as data
+from fastlangevin.data.order import batch_indices, epoch_order
+from fastlangevin.data.sources import load_data
 
 
 class Items(Dataset):

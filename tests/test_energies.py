@@ -9,7 +9,8 @@ import torch
 
 import fastlangevin as fl
 from fastlangevin import energies
-from fastlangevin.kernels import BACKENDS, analytic_chain
+from fastlangevin.kernels import BACKENDS
+from fastlangevin.kernels.cpu import analytic_chain
 
 ALL = {
     "gaussian": lambda: energies.Gaussian([1.0, -2.0, 0.5], [[2.0, 0.6, 0.0], [0.6, 1.0, -0.3], [0.0, -0.3, 0.5]]),

@@ -13,10 +13,11 @@ from PIL import Image
 from torch import nn
 
 import fastlangevin as fl
-from fastlangevin import classifier, evaluation, inception, metrics
-from fastlangevin.data import digits
+from fastlangevin.data.sources import digits
 from fastlangevin.errors import ChainDiverged
-from fastlangevin.sampler import Trace
+from fastlangevin.evaluation import classifier, inception, metrics
+from fastlangevin.evaluation import evaluate as evaluation
+from fastlangevin.samplers.langevin import Trace
 
 IMAGES, LABELS = digits()
 OFF = dict(fid=False, coverage=False, n_reconstruct=0, n_chains=0, progress=False)

@@ -12,7 +12,8 @@ from test_vjp import OPTIONS, piecewise, plain_chain, smooth
 from torch import nn
 
 import fastlangevin as fl
-from fastlangevin import cli, pictures
+from fastlangevin import cli
+from fastlangevin.display import pictures
 
 
 def points(n=6, d=4, dtype=torch.float64, seed=5):

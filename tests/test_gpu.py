@@ -7,8 +7,10 @@ import torch
 from test_update import DTYPES, layouts, same_bits, state
 
 import fastlangevin as fl
-from fastlangevin import checkpoint, kernels, training
-from fastlangevin.data import digits
+from fastlangevin import kernels
+from fastlangevin.data.sources import digits
+from fastlangevin.runs import checkpoint
+from fastlangevin.training import train as training
 
 pytestmark = [
     pytest.mark.gpu,

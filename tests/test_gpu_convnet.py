@@ -7,7 +7,7 @@ import torch
 
 from fastlangevin.kernels import reference
 from fastlangevin.models import ConvNet
-from fastlangevin.score.stack import Conv
+from fastlangevin.network.sequential import Conv
 
 pytestmark = [
     pytest.mark.gpu,

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 import fastlangevin as fl
-from fastlangevin.capture import NotCapturable
-from fastlangevin.graph import GraphCache, unrolls
-from fastlangevin.score.dependencies import Dependencies
+from fastlangevin.chains.cuda_capture import NotCapturable
+from fastlangevin.chains.cuda_graph import GraphCache, unrolls
+from fastlangevin.network.dependencies import Dependencies
 
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
 

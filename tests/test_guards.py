@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import fastlangevin as fl
-from fastlangevin import checkpoint, guards
+from fastlangevin.runs import checkpoint
+from fastlangevin.training import guard as guards
 
 SMALL = {"features": 4, "batch_size": 8, "sampler": {"n_steps": 5}, "sample_steps": 5, "progress": False}
 

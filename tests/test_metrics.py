@@ -8,7 +8,7 @@ import scipy.linalg
 import torch
 from sklearn.metrics import roc_auc_score
 
-from fastlangevin import metrics
+from fastlangevin.evaluation import metrics
 
 
 def normal(*shape, seed=0):

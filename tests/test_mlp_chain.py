@@ -16,8 +16,9 @@ from scipy import special
 from torch import nn
 
 import fastlangevin as fl
-from fastlangevin.kernels import build, mlp_chain
-from fastlangevin.score.stack import Activation, Linear
+from fastlangevin.kernels import build
+from fastlangevin.kernels.cpu import mlp_chain
+from fastlangevin.network.sequential import Activation, Linear
 
 ROOT = Path(__file__).parents[1]
 ACTIVATIONS = [

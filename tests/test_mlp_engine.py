@@ -10,7 +10,7 @@ from test_graph import FakeCapture
 from torch import nn
 
 import fastlangevin as fl
-from fastlangevin.graph import GraphCache
+from fastlangevin.chains.cuda_graph import GraphCache
 from fastlangevin.kernels import chain_operators, native, triton
 from fastlangevin.score import mlp
 from fastlangevin.score.mlp import NativeMlpScore, TritonMlpScore

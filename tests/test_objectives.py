@@ -12,9 +12,10 @@ from PIL import Image
 from torch import nn
 
 import fastlangevin as fl
-from fastlangevin import annealing, checkpoint
-from fastlangevin.data import load_data
-from fastlangevin.order import batch_indices
+from fastlangevin.data.order import batch_indices
+from fastlangevin.data.sources import load_data
+from fastlangevin.runs import checkpoint
+from fastlangevin.runs import piecewise as annealing
 
 K, B, SEED = 4, 8, 5
 NOISE_FIRST = {"n_steps": K, "step_size": 10.0, "noise_std": 0.005, "grad_clip": 0.01, "noise_first": True}

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import fastlangevin as fl
-from fastlangevin import annealing
 from fastlangevin.noise import Stream
+from fastlangevin.runs import piecewise as annealing
 
 SEED = 5
 EVENT = (1, 6, 6)

@@ -11,9 +11,10 @@ import yaml
 from PIL import Image
 
 import fastlangevin as fl
-from fastlangevin import annealing, experiments
-from fastlangevin import reproduction as module
-from fastlangevin.data import digits
+from fastlangevin.data.sources import digits
+from fastlangevin.reproduction import reproduce as module
+from fastlangevin.reproduction import tables as experiments
+from fastlangevin.runs import piecewise as annealing
 
 OPTIONS = {"budget": 1e-6, "features": 4, "n": 32, "progress": False}
 

@@ -8,11 +8,11 @@ from torch import nn
 
 import fastlangevin as fl
 from fastlangevin.kernels import native
-from fastlangevin.score.closed_form import OperatorScore
+from fastlangevin.network.target import Target
+from fastlangevin.network.tracing import trace
+from fastlangevin.score.convnet import FusedScore, NativeScore, as_tower
 from fastlangevin.score.stack_engines import choose
-from fastlangevin.score.target import Target
-from fastlangevin.score.tower import FusedScore, NativeScore, as_tower
-from fastlangevin.score.tracing import trace
+from fastlangevin.score.torch_ops import OperatorScore
 
 
 def read(net, shape):

@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 import fastlangevin as fl
-from fastlangevin.score.target import Target
-from fastlangevin.score.tracing import NotRecognised, _Traced, _uncompiled, trace
+from fastlangevin.network.target import Target
+from fastlangevin.network.tracing import NotRecognised, _Traced, _uncompiled, trace
 
 CPU = torch.device("cpu")
 

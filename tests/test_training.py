@@ -18,10 +18,11 @@ from PIL import Image
 from torch import nn
 
 import fastlangevin as fl
-from fastlangevin import checkpoint, pending
-from fastlangevin.data import load_data
-from fastlangevin.order import batch_indices
-from fastlangevin.run import Run
+from fastlangevin.data.order import batch_indices
+from fastlangevin.data.sources import load_data
+from fastlangevin.runs import checkpoint
+from fastlangevin.runs.folder import Run
+from fastlangevin.training import pending
 
 SMALL = {
     "features": 4,

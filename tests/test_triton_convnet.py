@@ -22,8 +22,10 @@ if importlib.util.find_spec("triton") is None or torch.cuda.is_available():
 from triton.runtime import interpreter
 
 from fastlangevin.kernels import reference
-from fastlangevin.kernels.triton import convnet, convnet_plan, convnet_tune
-from fastlangevin.score.stack import Conv
+from fastlangevin.kernels.triton import convnet
+from fastlangevin.kernels.triton.convnet import plan as convnet_plan
+from fastlangevin.kernels.triton.convnet import tune as convnet_tune
+from fastlangevin.network.sequential import Conv
 
 CPU = torch.device("cpu")
 EPS = {"fp16": 2.0**-10, "bf16": 2.0**-7, "tf32": 2.0**-10}

@@ -13,7 +13,7 @@ from test_mlp_chain import ACTIVATIONS, SILU, Net, states
 from test_triton import count
 
 from fastlangevin.kernels import triton as backend
-from fastlangevin.score.stack import Activation
+from fastlangevin.network.sequential import Activation
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 

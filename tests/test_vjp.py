@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import fastlangevin as fl
-from fastlangevin import vjp
+from fastlangevin.chains import vjp
 from fastlangevin.noise import Stream
-from fastlangevin.score.closed_form import OperatorScore
+from fastlangevin.score.torch_ops import OperatorScore
 
 SEED = 11
 

@@ -13,9 +13,9 @@ from rich.table import Table
 
 import fastlangevin
 
-from ..checkpoint import replacing
-from ..pictures import save_chain_plot
-from ..run import has_plots
+from ..display.pictures import save_chain_plot
+from ..runs.checkpoint import replacing
+from ..runs.folder import has_plots
 from . import common
 
 

@@ -9,7 +9,7 @@ import torch
 
 from ..errors import BackendUnavailable, unknown
 from . import native, reference, triton
-from .operators import Operators
+from .schemas import Operators
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .operators import LIBRARY, written
+from .schemas import LIBRARY, written
 
 _TAIL = (
     "float[] step_sizes, float[] noise_stds, bool has_noise, SymInt seed, SymInt step, SymInt offset, "

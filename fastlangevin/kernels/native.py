@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from . import build
-from .operators import constant_when_traced
+from .schemas import constant_when_traced
 
 CAPABILITY_VARIABLE = "FASTLANGEVIN_CPU_CAPABILITY"
 

@@ -5,12 +5,12 @@ the steps of a chain call.
 from __future__ import annotations
 
 from ..errors import unknown
+from ..network.target import Target
 from .analytic import AnalyticScore
 from .auto import AutoScore
 from .autograd import AutogradScore, BoundScore
 from .compiled import CompiledScore
 from .stack_engines import ConvNetScore, MlpEngine
-from .target import Target
 
 _ALL = (AutoScore, AutogradScore, CompiledScore, ConvNetScore, MlpEngine, AnalyticScore)
 ENGINES: dict[str, type[AutogradScore]] = {engine.name: engine for engine in _ALL}

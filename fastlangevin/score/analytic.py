@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from ..energies import DoubleWell, GaussianMixture
 from ..errors import BackendUnavailable
-from ..kernels import analytic_chain, native
+from ..kernels import native
+from ..kernels.cpu import analytic_chain
+from ..network.purity import has_hooks
+from ..network.target import Target
 from .autograd import AutogradScore, BoundScore
-from .purity import has_hooks
-from .target import Target
 
 
 class AnalyticScore(AutogradScore):

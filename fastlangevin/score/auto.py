@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..network.target import Target
+from ..network.tracing import NotRecognised, trace
 from . import analytic
 from .autograd import AutogradScore, BoundScore
 from .examine import examine
 from .stack_engines import choose
-from .target import Target
-from .tracing import NotRecognised, trace
 
 
 class _Call(NamedTuple):

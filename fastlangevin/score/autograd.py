@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..network.target import Target
 from .precision import HALF, autocast
-from .target import Target
 
 
 class AutogradScore:

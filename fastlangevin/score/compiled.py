@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..network.target import Target
 from .autograd import AutogradScore, BoundScore
-from .target import Target
 
 
 class CompiledScore(AutogradScore):

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
-from .dependencies import Dependencies
-from .stack import Stack
+from ..network.dependencies import Dependencies
+from ..network.sequential import Stack
+from ..network.target import Target
+from ..network.tracing import NotRecognised, WrongShape, trace
 from .stack_engines import choose
-from .target import Target
-from .tracing import NotRecognised, WrongShape, trace
 
 _LIKELY_SIZES = (32, 28, 64, 8, 16, 128)
 _LARGEST_SIZE = 256

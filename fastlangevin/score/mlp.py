@@ -8,9 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..kernels import mlp_chain, native, triton
-from .closed_form import OperatorScore
-from .stack import Activation, Linear, Stack
+from ..kernels import native, triton
+from ..kernels.cpu import mlp_chain
+from ..network.sequential import Activation, Linear, Stack
+from .torch_ops import OperatorScore
 
 _Numbers = Sequence[float | Tensor]
 

@@ -8,13 +8,13 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..errors import BackendUnavailable
+from ..network.sequential import Stack
+from ..network.tracing import NotRecognised, trace
 from .autograd import AutogradScore
-from .bound_stack import BoundStack
-from .closed_form import OperatorScore
+from .convnet import FusedScore, NativeScore
 from .mlp import NativeMlpScore, TritonMlpScore
-from .stack import Stack
-from .tower import FusedScore, NativeScore
-from .tracing import NotRecognised, trace
+from .sequential import BoundStack
+from .torch_ops import OperatorScore
 
 Ways = tuple[type[BoundStack], ...]
 

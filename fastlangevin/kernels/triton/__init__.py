@@ -11,7 +11,7 @@ import os
 import torch
 from torch import Tensor
 
-from ..operators import Operators, constant_when_traced
+from ..schemas import Operators, constant_when_traced
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if _INTERPRETED else "cuda"

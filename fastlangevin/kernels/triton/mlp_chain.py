@@ -16,8 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import mlp_chain as cpu
-from ..operators import written
+from ..cpu import mlp_chain as cpu
+from ..schemas import written
 from .noise import normals
 from .update import clamp, on
 
