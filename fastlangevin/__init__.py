@@ -6,10 +6,9 @@ x = sampler.sample((64, 3, 32, 32))
 
 from . import energies, models, noise, recipes
 from .chains.update import langevin_update_
-from .errors import BackendUnavailable, ChainDiverged, TrainingDiverged
+from .errors import BackendUnavailable, ChainDiverged, CheckpointError, TrainingDiverged
 from .evaluation.evaluate import evaluate
 from .reproduction.reproduce import Reproduction, reproduce
-from .runs.checkpoint import CheckpointError
 from .runs.opening import load
 from .samplers.generator import Reconstruction, interpolate, reconstruct
 from .samplers.langevin import Langevin, Plan, Trace

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .errors import check_int
+from .validation import check_int
 
 
 class Gaussian(nn.Module):

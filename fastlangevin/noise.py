@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import kernels
-from .errors import check_shape
+from .validation import check_shape
 
 STREAM_VERSION = 1
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import noise
-from ..errors import unknown
+from ..validation import unknown
 
 Init = Literal["uniform", "normal"] | Callable[..., Tensor]
 _NAMES = ("uniform", "normal")

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from numbers import Real
-
 import torch
 from torch import Tensor
 
 from .. import kernels
 from ..noise import check_offset, check_seed, check_step, check_stream
-
-STATE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+from ..validation import check_bounds, check_grad_clip, check_scale, check_state_dtype
 
 
 def langevin_update_(
@@ -71,53 +67,8 @@ def langevin_update_(
     return x
 
 
-def check_grad_clip(grad_clip: float | None) -> float | None:
-    if grad_clip is None:
-        return None
-    if not _is_number(grad_clip) or not grad_clip > 0:
-        raise ValueError(f"grad_clip must be a positive number or None, got {grad_clip!r}")
-    return float(grad_clip)
-
-
-def check_bounds(bounds: tuple[float, float] | None) -> tuple[float, float] | None:
-    if bounds is None:
-        return None
-    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2 or not all(map(_is_number, bounds)):
-        raise ValueError(f"bounds must be a pair of numbers (lo, hi) or None, got {bounds!r}")
-    lo, hi = map(float, bounds)
-    if not lo < hi:
-        raise ValueError(f"bounds must have lo < hi, got ({lo}, {hi})")
-    return lo, hi
-
-
-def check_scale(name: str, value: float | Tensor | None) -> float | Tensor | None:
-    """A step size or noise level: a number that is not negative, or a float64 tensor of one element."""
-    if value is None or isinstance(value, torch.SymFloat):
-        return value
-    if isinstance(value, Tensor):
-        if value.dtype != torch.float64 or value.numel() != 1:
-            raise TypeError(
-                f"{name} as a tensor must be float64 with one element, got {value.dtype} {tuple(value.shape)}"
-            )
-        return value
-    if not _is_number(value):
-        raise TypeError(f"{name} must be a float or a float64 tensor, got {type(value).__name__} {value!r}")
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be finite and not negative, got {value}")
-    return float(value)
-
-
-def _is_number(value: object) -> bool:
-    # The plain types first: an abstract base class is slow to ask, and torch.compile does not trace it.
-    if isinstance(value, (int, float)):
-        return not isinstance(value, bool)
-    return isinstance(value, Real)
-
-
 def _check_state(x: Tensor, score: Tensor | None) -> None:
-    if not isinstance(x, Tensor) or x.dtype not in STATE_DTYPES:
-        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"x must be a float32, float64, bfloat16 or float16 tensor, got {got}")
+    check_state_dtype("x", x)
     if score is not None:
         if not isinstance(score, Tensor):
             raise TypeError(f"score must be a tensor or None, got {type(score).__name__}")

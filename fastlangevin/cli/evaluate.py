@@ -14,7 +14,7 @@ from rich.table import Table
 import fastlangevin
 
 from ..display.pictures import save_chain_plot
-from ..runs.checkpoint import replacing
+from ..files import replacing
 from ..runs.folder import has_plots
 from . import common
 

@@ -8,7 +8,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from ..errors import check_int
+from ..validation import check_int
 
 
 def epoch_order(n: int, *, seed: int, epoch: int) -> Tensor:

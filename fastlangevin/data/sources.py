@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from ..errors import check_int, nearest
 from ..transfer import to_device
+from ..validation import check_int, nearest
 from . import images
 from . import labels as class_labels
 from .ranges import UNIT, Range

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.ranges import UNIT, Range
-from ..runs.checkpoint import replacing
+from ..files import replacing
 
 _GAP = 2  # pixels between images, before enlargement
 _GREY = 128  # of the gaps

@@ -19,13 +19,14 @@ from ..data.ranges import UNIT, Range, rescaled
 from ..data.sources import Data, check_value_range, load_data
 from ..display.pictures import is_drawable, save_stacked
 from ..display.progress import Stages
-from ..errors import ChainDiverged, check_int
+from ..errors import ChainDiverged
 from ..runs.opening import open_run
 from ..runs.settings import Settings
 from ..samplers.generator import reconstruct
 from ..samplers.langevin import Langevin, Trace
 from ..samplers.preserve import aside
 from ..training.loop import TrainResult
+from ..validation import check_int
 from . import classifier as classifiers
 from . import inception, metrics
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import BackendUnavailable, unknown
+from ..errors import BackendUnavailable
+from ..validation import unknown
 from . import native, reference, triton
 from .schemas import Operators
 

@@ -16,14 +16,15 @@ from torch import Tensor, nn
 from .. import recipes
 from ..data.sources import Data, load_data
 from ..display.pictures import save_table_plot
-from ..errors import TrainingDiverged, check_int, check_positive
+from ..errors import TrainingDiverged
 from ..evaluation import inception
 from ..evaluation.evaluate import evaluate, with_labels
+from ..files import replacing
 from ..models import ConvNet
-from ..runs.checkpoint import replacing
 from ..runs.folder import has_plots
 from ..runs.opening import load, resolve_device
 from ..training.train import train
+from ..validation import check_int, check_positive
 from .tables import PAPER, Cell, Table, annealed, table
 
 _MEASURED = 5  # iterations of each third of those that tell how long one takes, the first third left out

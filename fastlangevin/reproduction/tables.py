@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import check_int, unknown
+from ..validation import check_int, unknown
 
 
 @dataclass(frozen=True)

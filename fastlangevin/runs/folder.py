@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..data.ranges import Range
 from ..display import pictures
+from ..files import replacing, temporary_pattern
 from . import checkpoint
 
 _MARK = "fastlangevin"  # the key of config.yaml that says whose folder this is
@@ -86,7 +87,7 @@ class Run:
 
         The settings come first: whenever it is killed, the folder is a run's that can be resumed or overwritten.
         """
-        with checkpoint.replacing(self.config) as temporary:
+        with replacing(self.config) as temporary:
             temporary.write_text(yaml.safe_dump({_MARK: "run", **config}, sort_keys=False, allow_unicode=True))
         if overwrite:
             for path in self._own_files():
@@ -106,7 +107,7 @@ class Run:
             except json.JSONDecodeError:  # the last line of a run that was killed while it wrote
                 break
         rows = [row for row in rows if row["iteration"] <= iteration]
-        with checkpoint.replacing(self.metrics) as temporary:
+        with replacing(self.metrics) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return rows
 
@@ -142,10 +143,10 @@ class Run:
         return [path for path in (*checkpoint.all_in(self.checkpoints), *events, *files) if path.is_file()]
 
     def _left_behind(self) -> list[Path]:
-        """What a kill in the middle of a write leaves: the temporary files of `checkpoint.replacing`."""
-        patterns = [checkpoint.temporary_pattern(path) for path in self._names() if path.suffix]
+        """What a kill in the middle of a write leaves: the temporary files of `replacing`."""
+        patterns = [temporary_pattern(path) for path in self._names() if path.suffix]
         in_folder = [found for pattern in patterns for found in self.folder.glob(pattern)]
-        return [*in_folder, *self.checkpoints.glob(checkpoint.temporary_pattern(Path("*.safetensors")))]
+        return [*in_folder, *self.checkpoints.glob(temporary_pattern(Path("*.safetensors")))]
 
 
 def save_array(x: Tensor, path: Path) -> None:
@@ -156,7 +157,7 @@ def save_array(x: Tensor, path: Path) -> None:
 def save_arrays(path: Path, **tensors: Tensor) -> None:
     """An .npz file of float32 arrays with these names."""
     arrays = {name: tensor.detach().cpu().float().numpy() for name, tensor in tensors.items()}
-    with checkpoint.replacing(path) as temporary:
+    with replacing(path) as temporary:
         np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from numbers import Real
 
-from ..errors import check_int, check_positive
+from ..validation import check_int, check_positive
 
 Annealed = float | Sequence[Sequence[float]]
 

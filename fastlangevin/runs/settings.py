@@ -14,10 +14,10 @@ from .. import recipes
 from ..chains.schedule import resolve as resolve_schedule
 from ..data.ranges import UNIT, Range
 from ..data.sources import Data, check_value_range
-from ..errors import check_int, unknown
 from ..models import ConvNet
 from ..samplers.langevin import Langevin
 from ..samplers.replay_buffer import ReplayBuffer
+from ..validation import check_int, unknown
 from . import piecewise as annealing
 
 _BUFFER = {"capacity": 10_000}  # JEM's and IGEBM's

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..chains.divergence import n_not_finite
-from ..chains.update import STATE_DTYPES
 from ..noise import STREAM_VERSION, check_seed
 from ..score import Target
+from ..validation import check_state_dtype
 
 COUNTER_END = 2**32  # the step counter of a sampler stays below
 
@@ -33,9 +33,7 @@ def make_target(**given: Callable[..., Tensor] | None) -> Target:
 
 def check_state(name: str, x: Tensor, target: Target) -> None:
     """Raises for a state that chains of `target` cannot start from."""
-    if not isinstance(x, Tensor) or x.dtype not in STATE_DTYPES:
-        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"{name} must be a float32, float64, bfloat16 or float16 tensor, got {got}")
+    check_state_dtype(name, x)
     if x.dim() == 0:
         raise ValueError(f"{name} must have a first dimension of chains, (B, *event), got a scalar")
     device = target.device()

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from ..chains.divergence import report
-from ..errors import check_int, check_positive
+from ..validation import check_int, check_positive
 from .checks import check_state
 from .langevin import Langevin
 

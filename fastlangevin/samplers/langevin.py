@@ -21,12 +21,12 @@ from ..chains.cuda_graph import GraphCache
 from ..chains.divergence import PendingCheck, report
 from ..chains.last_step import last_step, without_last_step
 from ..chains.schedule import Schedule, langevin_noise, resolve
-from ..chains.update import STATE_DTYPES, check_bounds, check_grad_clip
 from ..chains.vjp import DifferentiableChain
-from ..errors import BackendUnavailable, check_int, check_shape, unknown
+from ..errors import BackendUnavailable
 from ..noise import STREAM_VERSION, check_seed
 from ..score import check_engine, make_score
 from ..score import precision as precisions
+from ..validation import STATE_DTYPES, check_bounds, check_grad_clip, check_int, check_shape, unknown
 from .checks import (
     COUNTER_END,
     check_counter,

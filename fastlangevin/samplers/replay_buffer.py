@@ -13,9 +13,8 @@ from torch import Tensor
 from .. import noise
 from ..chains import initial
 from ..chains.divergence import n_not_finite
-from ..chains.update import STATE_DTYPES, check_bounds
-from ..errors import check_int, check_shape, unknown
 from ..noise import STREAM_VERSION, Stream
+from ..validation import check_bounds, check_int, check_shape, check_state_dtype, unknown
 from .checks import COUNTER_END, check_noise_position, make_seed
 
 Storage = Literal["float32", "uint8"]
@@ -314,9 +313,7 @@ class ReplayBuffer:
         return level.mul_((hi - lo) / _LEVELS).add_(lo)
 
     def _check_states(self, x: Tensor) -> None:
-        if not isinstance(x, Tensor) or x.dtype not in STATE_DTYPES:
-            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise TypeError(f"x must be a float32, float64, bfloat16 or float16 tensor, got {got}")
+        check_state_dtype("x", x)
         if x.dim() == 0 or x.shape[1:] != self.shape:
             raise ValueError(f"x must have the shape (n, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
         self._check_device("x", x)

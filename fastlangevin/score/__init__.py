@@ -4,8 +4,8 @@ the steps of a chain call.
 
 from __future__ import annotations
 
-from ..errors import unknown
 from ..network.target import Target
+from ..validation import unknown
 from .analytic import AnalyticScore
 from .auto import AutoScore
 from .autograd import AutogradScore, BoundScore

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..errors import unknown
+from ..validation import unknown
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from ..data.sources import load_data
-from ..errors import check_int, unknown
 from ..runs import checkpoint, settings
 from ..runs import piecewise as annealing
 from ..runs.folder import Run
 from ..runs.opening import resolve_device
 from ..runs.piecewise import Annealed
 from ..samplers.preserve import own_randomness
+from ..validation import check_int, unknown
 from .guard import Guard
 from .loop import Fit, TrainResult
 from .state import Trainer
