@@ -1,0 +1,7 @@
+"""Compiled machine code."""
+
+from __future__ import annotations
+
+
+def count(record: dict, prefix: str) -> int:
+    return sum(n for name, n in record["instructions"].items() if name.startswith(prefix))
