@@ -11,8 +11,10 @@ from .evaluation.evaluate import evaluate
 from .reproduction.reproduce import Reproduction, reproduce
 from .runs.opening import load
 from .samplers.generator import Reconstruction, interpolate, reconstruct
-from .samplers.langevin import Langevin, Plan, Trace
+from .samplers.langevin import Langevin
+from .samplers.plan import Plan
 from .samplers.replay_buffer import ReplayBuffer
+from .samplers.trace import Trace
 from .training.loop import TrainResult
 from .training.train import train
 

@@ -247,5 +247,6 @@ def _key(chain: Chain, x: Tensor, dependencies: Dependencies) -> tuple[Any, ...]
         torch.backends.cudnn.deterministic,
         torch.are_deterministic_algorithms_enabled(),
     )
-    options = (len(chain), chain.has_noise, chain.offset, chain.backend.name)
-    return (x.shape, layout, x.dtype, x.device, options, args, flags, dependencies.fingerprint())
+    options = (len(chain), chain.has_noise, chain.offset, chain.backend.name, chain.update)
+    limits = (chain.grad_clip, chain.bounds, chain.noise_first)
+    return (x.shape, layout, x.dtype, x.device, options, limits, args, flags, dependencies.fingerprint())

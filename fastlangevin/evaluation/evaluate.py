@@ -23,8 +23,9 @@ from ..errors import ChainDiverged
 from ..runs.opening import open_run
 from ..runs.settings import Settings
 from ..samplers.generator import reconstruct
-from ..samplers.langevin import Langevin, Trace
+from ..samplers.langevin import Langevin
 from ..samplers.preserve import aside
+from ..samplers.trace import Trace
 from ..training.loop import TrainResult
 from ..validation import check_int
 from . import classifier as classifiers
@@ -133,7 +134,7 @@ def evaluate(
     if coverage and classifier is None and source.labels is None:
         raise ValueError(f"coverage=True needs labels or a classifier, and {source.name} has no labels: give labels=")
     if n_steps is not None:
-        sampler.n_steps = check_int("n_steps", n_steps)
+        sampler = sampler.replace(n_steps=n_steps)
     sampler.load_state_dict({**sampler.state_dict(), "seed": seed, "step": 0})
     with aside(sampler.target.module, sampler.target.device() or torch.device("cpu")):
         torch.manual_seed(seed)

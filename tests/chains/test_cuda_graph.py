@@ -69,8 +69,8 @@ def test_changed_weights_schedules_and_seeds_need_no_capture(made):
     eager.target.function(X).sum().backward()
     optimizer.step()
     assert torch.equal(replayed(X), eager(X))
+    eager, replayed = (s.replace(step_size=0.3, noise_std=[0.1 * k for k in range(6)]) for s in (eager, replayed))
     for sampler in (eager, replayed):
-        sampler.step_size, sampler.noise_std = 0.3, [0.1 * k for k in range(6)]
         sampler.load_state_dict({**sampler.state_dict(), "seed": 2**64 - 7, "step": 99})
     assert torch.equal(replayed(X), eager(X))
     assert len(made) == 1
@@ -86,7 +86,7 @@ def test_changed_weights_schedules_and_seeds_need_no_capture(made):
         lambda s, x: s(x, chain_offset=1),
         lambda s, x: (s.target.function.eval(), s(x)),
         lambda s, x: (s.target.function.float().double(), s(x)),
-        lambda s, x: (setattr(s, "noise_std", 0.0), s(x)),
+        lambda s, x: s.replace(noise_std=0.0)(x),
         lambda s, x: (s.target.function[0].weight.requires_grad_(False), s(x)),
     ],
     ids=["shape", "dtype", "layout", "n_steps", "offset", "eval", "storage", "noise", "requires_grad"],

@@ -103,7 +103,7 @@ def test_few_states_are_held_at_a_time(monkeypatch):
 
     monkeypatch.setattr(vjp._Steps, "pull", pull)
     x0 = torch.full((5, 37), 0.5, requires_grad=True)
-    fl.Langevin(lambda x: (x**4).sum(1), n_steps=100, step_size=0.01, seed=1)(x0).sum().backward()
+    fl.Langevin(lambda x: (x**4).sum(1), n_steps=100, step_size=0.01, noise_std=0.01, seed=1)(x0).sum().backward()
     assert len(held) == 15 and 15 <= max(held) < 30
 
 

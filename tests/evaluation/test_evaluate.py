@@ -13,7 +13,7 @@ import fastlangevin as fl
 from fastlangevin.errors import ChainDiverged
 from fastlangevin.evaluation import evaluate as evaluation
 from fastlangevin.evaluation import metrics
-from fastlangevin.samplers.langevin import Trace
+from fastlangevin.samplers.trace import Trace
 
 # what the numbers are
 
@@ -193,7 +193,9 @@ def test_divergence_within_k_is_an_error():
 
 @pytest.mark.parametrize("step_size, reaches", [([0.1, 0.2], False), (lambda k: 0.1 / (1 + k), True)])
 def test_schedules_past_k(step_size, reaches):
-    sampler = fl.Langevin(lambda x: x.square().flatten(1).sum(1), n_steps=2, step_size=step_size, seed=0)
+    sampler = fl.Langevin(
+        lambda x: x.square().flatten(1).sum(1), n_steps=2, step_size=step_size, noise_std=0.01, seed=0
+    )
     result = fl.evaluate((None, sampler), "digits", n=2, **{**OFF, "n_chains": 2})
     if reaches:
         assert result["chain"]["steps"] == list(range(21))
@@ -202,7 +204,7 @@ def test_schedules_past_k(step_size, reaches):
 
 
 def test_a_score_has_no_energy():
-    sampler = fl.Langevin(score=lambda x: -x, n_steps=2, step_size=0.1, seed=0)
+    sampler = fl.Langevin(score=lambda x: -x, n_steps=2, step_size=0.1, noise_std=0.01, seed=0)
     result = fl.evaluate((None, sampler), "digits", n=8, **{**OFF, "n_chains": 2})
     assert "no energy is known" in result["skipped"]["energy"]
     assert result["chain"]["energy"] is None and len(result["chain"]["score_norm"]) == 21

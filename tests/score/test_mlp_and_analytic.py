@@ -63,13 +63,13 @@ def test_the_chain_is_the_step_by_step_one(options, kind):
 @pytest.mark.parametrize("scale", [1.0, -2.5])
 def test_a_prior_and_a_factor(scale):
     net = network()
-    whole, steps = pair(lambda x: scale * (net(x)[:, 0] - 0.4 * x.square().sum(1)), step_size=0.1)
+    whole, steps = pair(lambda x: scale * (net(x)[:, 0] - 0.4 * x.square().sum(1)), step_size=0.1, noise_std=0.01)
     assert whole.plan.engine == "mlp"
     torch.testing.assert_close(whole(states()), steps(states()), rtol=1e-5, atol=1e-6)
 
 
 def test_the_library_s_own_network():
-    whole, steps = pair(fl.models.MLP(6, (20, 20), "gelu", prior=1.0), step_size=0.1)
+    whole, steps = pair(fl.models.MLP(6, (20, 20), "gelu", prior=1.0), step_size=0.1, noise_std=0.01)
     assert whole.plan.engine == "mlp"
     torch.testing.assert_close(whole.sample((8, 6)), steps.sample((8, 6)), rtol=1e-5, atol=1e-6)
 
@@ -108,7 +108,7 @@ def test_one_call_runs_all_steps(monkeypatch):
 
 def test_a_plan_says_that_a_backend_takes_the_steps():
     plan = fl.Langevin(log_density=network(), backend="reference", seed=1).plan
-    assert "steps are taken one by one: backend='reference' was asked for" in plan.reasons
+    assert "steps are taken one by one: backend='reference' was requested" in plan.reasons
     assert not any("one by one" in reason for reason in fl.Langevin(log_density=network(), seed=1).plan.reasons)
 
 
@@ -131,7 +131,7 @@ def test_traces_are_of_the_same_chain():
 def test_a_gradient_flows_through_the_chain():
     x0 = states().requires_grad_()
     gradients = []
-    for sampler in pair(network(), step_size=0.3):
+    for sampler in pair(network(), step_size=0.3, noise_std=0.01):
         (gradient,) = torch.autograd.grad(sampler(x0).square().sum(), x0)
         gradients.append(gradient)
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
@@ -193,8 +193,7 @@ def test_captured_triton_chains(unroll):
         torch.testing.assert_close(whole(states()), steps(states()), rtol=1e-4, atol=1e-5)
     with torch.no_grad():
         net[0].weight.mul_(0.5)
-    for sampler in (whole, steps):
-        sampler.step_size = [0.1 * k for k in range(7)]
+    whole, steps = (sampler.replace(step_size=[0.1 * k for k in range(7)]) for sampler in (whole, steps))
     torch.testing.assert_close(whole(states()), steps(states()), rtol=1e-4, atol=1e-5)
     assert len(whole._graphs.captured) == 1
 
@@ -208,7 +207,7 @@ WELL = fl.energies.DoubleWell(3, barrier=1.5, width=1.2)
 @pytest.mark.parametrize("energy", [MIXTURE, WELL], ids=["mixture", "double well"])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_analytic_chains(energy, options):
-    whole, steps = pair(energy, "energy", **{"step_size": 0.05, **OPTIONS[options]})
+    whole, steps = pair(energy, "energy", **{"step_size": 0.05, "noise_std": 0.01, **OPTIONS[options]})
     assert whole.plan.engine == "analytic"
     x0 = states(inputs=3)
     torch.testing.assert_close(whole(x0, chain_offset=2), steps(x0, chain_offset=2), rtol=1e-4, atol=1e-5)
