@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..chains.divergence import n_not_finite
+from ..network.target import Target
 from ..noise import STREAM_VERSION, check_seed
-from ..score import Target
 from ..validation import check_state_dtype
 
 COUNTER_END = 2**32  # the step counter of a sampler stays below
-
-
-def make_target(**given: Callable[..., Tensor] | None) -> Target:
-    kinds = [kind for kind, function in given.items() if function is not None]
-    if len(kinds) != 1:
-        got = " and ".join(kinds) if kinds else "none"
-        raise ValueError(f"exactly one of energy, log_density and score must be given, got {got}")
-    function = given[kinds[0]]
-    if not callable(function):
-        raise TypeError(f"{kinds[0]} must be callable, got {type(function).__name__}")
-    if isinstance(function, nn.parallel.DistributedDataParallel):
-        function = function.module  # its hooks are for the weights' gradients
-    return Target(kinds[0], function)  # type: ignore[arg-type]
 
 
 def check_state(name: str, x: Tensor, target: Target) -> None:

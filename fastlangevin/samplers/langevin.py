@@ -23,6 +23,7 @@ from ..chains.last_step import last_step, without_last_step
 from ..chains.schedule import Schedule, langevin_noise, resolve
 from ..chains.vjp import DifferentiableChain
 from ..errors import BackendUnavailable
+from ..network.target import make_target
 from ..noise import STREAM_VERSION, check_seed
 from ..score import check_engine, make_score
 from ..score import precision as precisions
@@ -34,7 +35,6 @@ from .checks import (
     check_state,
     check_temperature,
     make_seed,
-    make_target,
 )
 
 

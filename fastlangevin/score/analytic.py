@@ -12,7 +12,7 @@ from ..energies import DoubleWell, GaussianMixture
 from ..errors import BackendUnavailable
 from ..kernels import native
 from ..kernels.cpu import analytic_chain
-from ..network.purity import has_hooks
+from ..network.inspection import has_hooks
 from ..network.target import Target
 from .autograd import AutogradScore, BoundScore
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..network.errors import NotRecognised
 from ..network.target import Target
-from ..network.tracing import NotRecognised, trace
+from ..network.tracing import trace
 from . import analytic
 from .autograd import AutogradScore, BoundScore
 from .examine import examine

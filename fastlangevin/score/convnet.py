@@ -9,13 +9,15 @@ from torch import Tensor
 
 from ..kernels.cpu import convnet as convnet_cpu
 from ..kernels.triton import convnet as convnet_triton
-from ..network.sequential import Activation, Conv, Stack
+from ..network import walk
+from ..network.layers import Activation, Conv
+from ..network.sequential import Sequential
 from .sequential import BoundStack
 
 Tower = list[tuple[Conv, float]]
 
 
-def as_tower(stack: Stack) -> Tower | None:
+def as_tower(stack: Sequential) -> Tower | None:
     """The convolutions before the affine tail, each with the slope below zero of what follows it; None for any other
     kind of stack.
     """
@@ -35,13 +37,13 @@ class NativeScore(BoundStack):
 
     kernels = "native kernels"
 
-    def __init__(self, stack: Stack, precision: str, x: Tensor) -> None:
+    def __init__(self, stack: Sequential, precision: str, x: Tensor) -> None:
         super().__init__(stack, precision, x)
-        last = stack.last_gradient(x.device)[0]
+        last = walk.last_gradient(stack, x.device)[0]
         self._packed = convnet_cpu.pack(as_tower(stack) or [], last, x.shape[1:], precision)
 
     @staticmethod
-    def unsupported(stack: Stack, precision: str, x: Tensor) -> str | None:
+    def unsupported(stack: Sequential, precision: str, x: Tensor) -> str | None:
         tower = as_tower(stack)
         if x.device.type != "cpu":
             return f"they run on the CPU, not on {x.device.type}"
@@ -59,13 +61,13 @@ class FusedScore(BoundStack):
     kernels = "fused Triton kernels"
     updates_with = "triton"
 
-    def __init__(self, stack: Stack, precision: str, x: Tensor) -> None:
+    def __init__(self, stack: Sequential, precision: str, x: Tensor) -> None:
         super().__init__(stack, precision, x)
-        last = stack.last_gradient(x.device)[0]
+        last = walk.last_gradient(stack, x.device)[0]
         self._packed = convnet_triton.pack(as_tower(stack) or [], last, tuple(x.shape[1:]), precision)
 
     @staticmethod
-    def unsupported(stack: Stack, precision: str, x: Tensor) -> str | None:
+    def unsupported(stack: Sequential, precision: str, x: Tensor) -> str | None:
         tower = as_tower(stack)
         if tower is None:
             return "they are for convolutions with (leaky) ReLU in a row"

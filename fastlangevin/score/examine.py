@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from ..network.dependencies import Dependencies
-from ..network.sequential import Stack
+from ..network.errors import NotRecognised, WrongShape
+from ..network.sequential import Sequential
 from ..network.target import Target
-from ..network.tracing import NotRecognised, WrongShape, trace
+from ..network.tracing import trace
 from .stack_engines import choose
 
 _LIKELY_SIZES = (32, 28, 64, 8, 16, 128)
@@ -33,7 +34,7 @@ def examine(
     return way.name, [f"the {way.name} engine computes with {way.kernels}", *passed_over]
 
 
-def _recognised(target: Target, device: torch.device, event: tuple[int, ...] | None, dtype: torch.dtype) -> Stack:
+def _recognised(target: Target, device: torch.device, event: tuple[int, ...] | None, dtype: torch.dtype) -> Sequential:
     dependencies = Dependencies(target.function)
     before = [(b, b.clone()) for b in dependencies.buffers()]
     try:

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from ..kernels import native, triton
 from ..kernels.cpu import mlp_chain
-from ..network.sequential import Activation, Linear, Stack
+from ..network import walk
+from ..network.layers import Activation, Linear
+from ..network.sequential import Sequential
 from .torch_ops import OperatorScore
 
 _Numbers = Sequence[float | Tensor]
@@ -21,11 +23,11 @@ class MlpScore(OperatorScore):
 
     name = "mlp"
 
-    def __init__(self, stack: Stack, precision: str, x: Tensor) -> None:
+    def __init__(self, stack: Sequential, precision: str, x: Tensor) -> None:
         super().__init__(stack, precision, x)
         self._precision = precision
         # log p = direction · h - ½ prior ‖x‖², h the last hidden layer's activations
-        direction, prior = stack.last_gradient(x.device)[0], -2 * stack.quadratic
+        direction, prior = walk.last_gradient(stack, x.device)[0], -2 * stack.quadratic
         self._energy = (stack.layers[: stack.tail], direction, prior)
 
     def run_chain_(self, x: Tensor, *numbers: Any) -> bool:
@@ -47,7 +49,7 @@ class NativeMlpScore(MlpScore):
     updates_with = "cpu"
 
     @staticmethod
-    def unsupported(stack: Stack, precision: str, x: Tensor) -> str | None:
+    def unsupported(stack: Sequential, precision: str, x: Tensor) -> str | None:
         if x.device.type != "cpu":
             return f"they run on the CPU, not on {x.device.type}"
         if precision != "fp32":
@@ -66,7 +68,7 @@ class TritonMlpScore(MlpScore):
     updates_with = "triton"
 
     @staticmethod
-    def unsupported(stack: Stack, precision: str, x: Tensor) -> str | None:
+    def unsupported(stack: Sequential, precision: str, x: Tensor) -> str | None:
         if x.device.type != triton.DEVICE:
             return f"they run on {triton.DEVICE} tensors, not on {x.device.type}"
         if triton.DEVICE == "cpu" and precision == "bf16":
@@ -101,7 +103,7 @@ class TritonMlpScore(MlpScore):
         kernel.run_(*arguments)
 
 
-def _not_an_mlp(stack: Stack, x: Tensor) -> str | None:
+def _not_an_mlp(stack: Sequential, x: Tensor) -> str | None:
     layers = stack.layers[: stack.tail]
     by_turns = (
         all(isinstance(la, Activation if i % 2 else Linear) for i, la in enumerate(layers)) and len(layers) % 2 == 0

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor
 
-from ..network.sequential import Stack
+from ..network import walk
+from ..network.sequential import Sequential
 from ..network.target import Target
 from .autograd import BoundScore
 
 
 class BoundStack(BoundScore):
-    """The score of a `Stack`, by the kernels of a subclass; energies, and second derivatives, by autograd.
+    """The score of a `Sequential`, by the kernels of a subclass; energies, and second derivatives, by autograd.
 
     Attributes:
         kernels: what the subclass computes with, for people to read.
@@ -22,13 +24,13 @@ class BoundStack(BoundScore):
     name = "convnet"
     kernels: ClassVar[str]
 
-    def __init__(self, stack: Stack, precision: str, x: Tensor) -> None:
-        super().__init__(Target("log_density", stack), precision, ())
+    def __init__(self, stack: Sequential, precision: str, x: Tensor) -> None:
+        super().__init__(Target("log_density", functools.partial(walk.log_density, stack)), precision, ())
         self.stack = stack
         self.is_piecewise_linear = stack.is_piecewise_linear
 
     @staticmethod
-    def unsupported(stack: Stack, precision: str, x: Tensor) -> str | None:
+    def unsupported(stack: Sequential, precision: str, x: Tensor) -> str | None:
         """Why the kernels cannot serve a stack at states like x, or None where they can; may load a kernel library."""
         return None
 

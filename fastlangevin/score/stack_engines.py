@@ -8,8 +8,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..errors import BackendUnavailable
-from ..network.sequential import Stack
-from ..network.tracing import NotRecognised, trace
+from ..network.errors import NotRecognised
+from ..network.sequential import Sequential
+from ..network.tracing import trace
 from .autograd import AutogradScore
 from .convnet import FusedScore, NativeScore
 from .mlp import NativeMlpScore, TritonMlpScore
@@ -61,13 +62,13 @@ class MlpEngine(StackEngine):
 ALL_WAYS: Ways = (*MlpEngine.ways, *ConvNetScore.ways)
 
 
-def bind_stack(stack: Stack, precision: str, x: Tensor, ways: Ways = ALL_WAYS) -> BoundStack:
+def bind_stack(stack: Sequential, precision: str, x: Tensor, ways: Ways = ALL_WAYS) -> BoundStack:
     """The score of a stack by the first way that serves it."""
     way, _ = choose(stack, precision, x, ways)
     return way(stack, precision, x)
 
 
-def choose(stack: Stack, precision: str, x: Tensor, ways: Ways = ALL_WAYS) -> tuple[type[BoundStack], list[str]]:
+def choose(stack: Sequential, precision: str, x: Tensor, ways: Ways = ALL_WAYS) -> tuple[type[BoundStack], list[str]]:
     """The first way to compute a stack's score at states like x, and why those before it are passed over.
 
     Raises:

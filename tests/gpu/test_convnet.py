@@ -7,7 +7,7 @@ import torch
 
 from fastlangevin.kernels import reference
 from fastlangevin.models import ConvNet
-from fastlangevin.network.sequential import Conv
+from fastlangevin.network.layers import Conv
 
 pytestmark = [
     pytest.mark.gpu,

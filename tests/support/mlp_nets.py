@@ -7,7 +7,8 @@ import math
 import torch
 
 from fastlangevin.kernels.cpu import mlp_chain
-from fastlangevin.network.sequential import Activation, Linear
+from fastlangevin.network import walk
+from fastlangevin.network.layers import Activation, Linear
 
 ACTIVATIONS = [
     Activation("leaky_relu", (0.2,)),
@@ -46,7 +47,7 @@ class Net:
         for layer in self.layers:
             if isinstance(layer, Linear):
                 layer = Linear(layer.weight.to(dtype), None if layer.bias is None else layer.bias.to(dtype))
-            h = layer.forward(h)
+            h = walk.forward(layer, h)
         return h @ self.last.to(dtype) - 0.5 * self.prior * x.square().sum(dim=1)
 
     def run(self, x: torch.Tensor, *arguments) -> torch.Tensor:

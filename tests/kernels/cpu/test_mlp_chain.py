@@ -19,7 +19,7 @@ from torch import nn
 import fastlangevin as fl
 from fastlangevin.kernels import build
 from fastlangevin.kernels.cpu import mlp_chain
-from fastlangevin.network.sequential import Activation, Linear
+from fastlangevin.network.layers import Activation, Linear
 
 ROOT = Path(__file__).parents[3]
 NETS = [(1, 1), (2, 3, 17), (3, 64, 65), (5, 200, 3), (2, 512, 1, 3), (128, 65, 33, 17, 9), (256, 8)]

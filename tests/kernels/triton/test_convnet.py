@@ -25,7 +25,8 @@ from fastlangevin.kernels import reference
 from fastlangevin.kernels.triton import convnet
 from fastlangevin.kernels.triton.convnet import plan as convnet_plan
 from fastlangevin.kernels.triton.convnet import tune as convnet_tune
-from fastlangevin.network.sequential import Conv
+from fastlangevin.network import walk
+from fastlangevin.network.layers import Conv
 
 CPU = torch.device("cpu")
 EPS = {"fp16": 2.0**-10, "bf16": 2.0**-7, "tf32": 2.0**-10}
@@ -125,7 +126,7 @@ def test_every_kernel_against_float64(net):
         conv, _ = layers[i]
         like = torch.empty(batch, *(shape if i == 0 else workspace.activations[i - 1].permute(0, 3, 1, 2).shape[1:]))
         wide = Conv(conv.weight.double(), None, conv.stride, conv.padding, (1, 1), 1)
-        gradient = wide.backward(gradient, like.double())
+        gradient = walk.input_gradient(wide, gradient, like.double())
         if i > 0:
             gradient = torch.where(signs(workspace.masks[i - 1]), gradient, gradient * layers[i - 1][1])
     score = convnet.score(packed, x)

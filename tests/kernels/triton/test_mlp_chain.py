@@ -13,7 +13,7 @@ from support.instructions import count
 from support.mlp_nets import ACTIVATIONS, SILU, Net, states
 
 from fastlangevin.kernels import triton as backend
-from fastlangevin.network.sequential import Activation
+from fastlangevin.network.layers import Activation
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
