@@ -23,7 +23,7 @@ class Dependencies:
     Attributes:
         tensors: parameters, buffers and all other tensors, each once.
         modules: every module, submodules included.
-        constants: plain Python values in the order they were met.
+        constants: plain Python values and the code of functions, in the order in which they were met.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -61,7 +61,11 @@ class Dependencies:
         if isinstance(value, np.ndarray):
             self.constants.append((value.dtype.str, value.shape, value.tobytes()))
             return
-        if isinstance(value, (type, types.ModuleType, types.BuiltinFunctionType)):
+        if isinstance(value, (type, types.ModuleType)):
+            return
+        if isinstance(value, types.BuiltinFunctionType):
+            self.constants.append(value)
+            self._visit(value.__self__)  # of a bound method
             return
         if id(value) in self._seen:
             self.constants.append(self._seen[id(value)][0])
@@ -124,6 +128,7 @@ class Dependencies:
         self._visit_all(attributes[name] for name in sorted(read) if name in attributes)
 
     def _visit_function(self, function: types.FunctionType) -> None:
+        self.constants.append(function.__code__)
         if is_torch(function):
             return
         for cell in function.__closure__ or ():

@@ -43,17 +43,17 @@ def trace(
         raise NotRecognised(str(error)) from None
     except NotRecognised:
         raise
-    except Exception as error:  # the energy's own: autograd meets it again and shows all of it
+    except Exception as error:  # of the energy: autograd raises it again in full
         raise WrongShape(f"it raised {type(error).__name__}: {next(iter(str(error).splitlines()), '')}") from error
     else:
         return recorder.finish(output, 1.0 if target.kind == "log_density" else -1.0)
     finally:
-        recorder.input = recorder.last = None  # a circle of references would hold the weights
+        recorder.input = recorder.last = None  # a reference cycle would hold the weights
 
 
 class _Uncompiled:
-    """Within it, what torch.compile has wrapped runs as it was written. The switch belongs to the process: the first
-    thread to come sets it and the last to leave sets it back.
+    """Within it, functions that torch.compile has wrapped run uncompiled. The switch belongs to the process: the first
+    thread to enter sets it and the last to leave resets it.
     """
 
     def __init__(self) -> None:

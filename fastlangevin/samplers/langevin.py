@@ -25,7 +25,7 @@ from ..chains.vjp import DifferentiableChain
 from ..errors import BackendUnavailable
 from ..network.target import make_target
 from ..noise import STREAM_VERSION, check_seed
-from ..score import check_engine, make_score
+from ..score import check_engine, make_engine
 from ..score import precision as precisions
 from ..validation import STATE_DTYPES, check_bounds, check_grad_clip, check_int, check_shape, unknown
 from .checks import (
@@ -173,7 +173,7 @@ class Langevin:
         self._lock = threading.Lock()
         self._pending: PendingCheck | None = None
         self._graphs = GraphCache(graph, unroll)
-        self._score = make_score(self.target, self.engine, precision)
+        self._score = make_engine(self.target, self.engine, precision)
         self._coefficients(self.n_steps)
 
     def __call__(
@@ -345,8 +345,8 @@ class Langevin:
         for other in kernels.BACKENDS.values():
             if other is backend:
                 break
-            skipped.append(f"backend {other.name!r} passed over: {other.refuses(device) or 'not asked for'}")
-        no_graph = self._graphs.refuses(device)
+            skipped.append(f"backend {other.name!r} passed over: {other.unsupported(device) or 'not asked for'}")
+        no_graph = self._graphs.unsupported(device)
         if no_graph is not None:
             skipped.append(f"no graph: {no_graph}")
         return Plan(device.type, engine, backend.name, no_graph is None, self.precision, tuple(skipped))
@@ -389,7 +389,7 @@ class Langevin:
     def _backend(self, device: torch.device) -> kernels.Backend:
         """The backend on `device`; raises for an explicit backend or graph that cannot be had there."""
         backend = kernels.select(self.backend, device)
-        no_graph = self._graphs.refuses(device)
+        no_graph = self._graphs.unsupported(device)
         if self.graph is True and no_graph is not None:
             raise BackendUnavailable(f"graph=True cannot be met: {no_graph}")
         return backend
@@ -472,7 +472,7 @@ class Langevin:
 
     def _run(self, chain: Chain, x0: Tensor) -> Tensor:
         with self._running(x0.device):
-            x = self._graphs.run(chain, x0) if self._graphs.refuses(x0.device) is None else None
+            x = self._graphs.run(chain, x0) if self._graphs.unsupported(x0.device) is None else None
             if x is None:
                 x = chain.run_(x0.clone())
         self._settle(chain, x0, x)

@@ -1,4 +1,4 @@
-"""The score of a stack by torch's own operators: forward, and input gradients, with no autograd graph."""
+"""The score of consecutive layers by torch's operators: forward, and input gradients, with no autograd graph."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from ..network import walk
 from ..network.layers import Activation, Conv, Layer, Linear, Reshape
 from ..network.sequential import Sequential
 from .precision import HALF
-from .sequential import BoundStack
+from .sequential import SequentialScore
 
 
-class OperatorScore(BoundStack):
+class TorchOpsScore(SequentialScore):
     """Channels last, on any device and in any precision.
 
     fp16: the constant gradient is multiplied by the power of two that takes its largest magnitude into [1, 2), so that
     gradients do not underflow, and the score is divided by it in float32.
     """
 
+    name = "convnet"
     kernels = "torch operators"
 
-    def __init__(self, stack: Sequential, precision: str, x: Tensor) -> None:
-        super().__init__(stack, precision, x)
-        self._dtype = stack.dtype if stack.dtype == torch.float64 else HALF.get(precision, stack.dtype)
-        self._layers = [_packed(layer, self._dtype) for layer in stack.layers[: stack.tail]]
-        last = walk.last_gradient(stack, x.device)
+    def __init__(self, network: Sequential, precision: str, x: Tensor) -> None:
+        super().__init__(network, precision, x)
+        self._dtype = network.dtype if network.dtype == torch.float64 else HALF.get(precision, network.dtype)
+        self._layers = [_packed(layer, self._dtype) for layer in network.layers[: network.tail]]
+        last = walk.last_gradient(network, x.device)
         self._unscale: Tensor | None = None
         if self._dtype == torch.float16:
             exponent = torch.frexp(last.abs().amax()).exponent - 1
@@ -40,8 +41,8 @@ class OperatorScore(BoundStack):
             score = torch.empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32)).copy_(gradient)
             if self._unscale is not None:
                 score *= self._unscale
-            if self.stack.quadratic:
-                score.add_(x, alpha=2 * self.stack.quadratic)
+            if self.network.quadratic:
+                score.add_(x, alpha=2 * self.network.quadratic)
             return score.to(x.dtype)
 
     def _forward(self, x: Tensor) -> list[Tensor]:

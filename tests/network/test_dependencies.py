@@ -53,6 +53,7 @@ def test_closures_globals_defaults_partials_and_attributes_are_found(monkeypatch
         (lambda x, net=net: net(x), [net.weight, net.bias]),
         (functools.partial(lambda net, x: net(x), net), [net.weight, net.bias]),
         (holder.energy, [holder.net.weight, holder.net.bias, holder.offset]),
+        (NET.weight.matmul, [NET.weight]),
         (own.forward, [own.net.weight, own.net.bias, Own.shift]),
     ):
         found = Dependencies(function).tensors
@@ -155,3 +156,14 @@ def test_the_same_objects_under_other_names_count():
     assert fingerprint(energy) == before
     chosen["z"] = second
     assert fingerprint(energy) != before
+
+
+def test_functions_count():
+    holder = {"activation": torch.relu}
+    energy = lambda x: holder["activation"](x).sum(1)
+    seen = [fingerprint(energy)]
+    for activation in (torch.tanh, nn.functional.silu, nn.functional.gelu, lambda x: x, lambda x: -x):
+        holder["activation"] = activation
+        assert fingerprint(energy) == fingerprint(energy) and hash(fingerprint(energy)) is not None
+        assert fingerprint(energy) not in seen
+        seen.append(fingerprint(energy))

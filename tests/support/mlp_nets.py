@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from fastlangevin.kernels.arguments import ChainArgs
 from fastlangevin.kernels.cpu import mlp_chain
 from fastlangevin.network import walk
 from fastlangevin.network.layers import Activation, Linear
@@ -50,10 +51,10 @@ class Net:
             h = walk.forward(layer, h)
         return h @ self.last.to(dtype) - 0.5 * self.prior * x.square().sum(dim=1)
 
-    def run(self, x: torch.Tensor, *arguments) -> torch.Tensor:
+    def run(self, x: torch.Tensor, args: ChainArgs) -> torch.Tensor:
         assert mlp_chain.unsupported(self.layers, x.shape[1]) is None
         got = x.clone()
-        mlp_chain.run_(self.layers, self.last, self.prior, got, *arguments)
+        mlp_chain.run_(self.layers, self.last, self.prior, got, args)
         return got
 
 
