@@ -40,7 +40,7 @@ def draw(
 
     "uniform" is lo + (hi - lo)·u over the bounds, U(-1, 1) where there are none; "normal" is N(0, 1), clamped to the
     bounds where there are any; a callable is given the shape and keywords seed, step and chain_offset, and its result
-    is used as it is.
+    is used unchanged.
     """
     if callable(init):
         x0 = init(tuple(shape), seed=seed, step=step, chain_offset=chain_offset)

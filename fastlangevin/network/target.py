@@ -53,6 +53,7 @@ class Target:
 
 
 def make_target(**given: Callable[..., Tensor] | None) -> Target:
+    """The target of exactly one of energy, log_density and score."""
     kinds = [kind for kind, function in given.items() if function is not None]
     if len(kinds) != 1:
         got = " and ".join(kinds) if kinds else "none"

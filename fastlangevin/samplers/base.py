@@ -26,7 +26,7 @@ from ..chains.vjp import DifferentiableChain
 from ..errors import BackendUnavailable
 from ..network.target import Target, make_target
 from ..noise import check_seed
-from ..score import check_engine, make_score
+from ..score import check_engine, make_engine
 from ..score import precision as precisions
 from ..validation import STATE_DTYPES, check_bounds, check_int, check_shape, unknown
 from .noise_counter import NoiseCounter, check_step
@@ -78,7 +78,7 @@ class Sampler(abc.ABC):
         self.target = target
         self._noise = noise
         self._options = self.check_options(options)
-        self._score = make_score(target, self.engine, self.precision)
+        self._score = make_engine(target, self.engine, self.precision)
         self._graphs = GraphCache(self._options["graph"], self.unroll)
         self._pending: PendingCheck | None = None
 
@@ -247,7 +247,7 @@ class Sampler(abc.ABC):
         if target:
             other.target = make_target(**target)
         if other.target is not self.target or (other.engine, other.precision) != (self.engine, self.precision):
-            other._score = make_score(other.target, other.engine, other.precision)
+            other._score = make_engine(other.target, other.engine, other.precision)
         elif (other.graph, other.unroll) == (self.graph, self.unroll):
             other._graphs = self._graphs
         return other
@@ -346,7 +346,7 @@ class Sampler(abc.ABC):
     def _backend(self, device: torch.device) -> kernels.Backend:
         """The backend on `device`; raises for an explicit backend or graph that is not available there."""
         backend = kernels.select(self.backend, device)
-        no_graph = self._graphs.refuses(device)
+        no_graph = self._graphs.unsupported(device)
         if self.graph is True and no_graph is not None:
             raise BackendUnavailable(f"graph=True cannot be met: {no_graph}")
         return backend
@@ -380,7 +380,7 @@ class Sampler(abc.ABC):
 
     def _run(self, chain: Chain, x0: Tensor, settle: bool = True) -> Tensor:
         with self._running(x0.device):
-            x = self._graphs.run(chain, x0) if self._graphs.refuses(x0.device) is None else None
+            x = self._graphs.run(chain, x0) if self._graphs.unsupported(x0.device) is None else None
             if x is None:
                 x = chain.run_(x0.clone())
         if settle:

@@ -8,7 +8,7 @@ import torch
 
 from .. import kernels
 from ..chains.cuda_graph import GraphCache
-from ..score import AutogradScore
+from ..score import ScoreEngine
 from ..score import precision as precisions
 
 _WHOLE_CHAIN_ENGINES = ("mlp", "analytic")
@@ -36,7 +36,7 @@ class Plan:
 
 
 def make_plan(
-    engine: AutogradScore, backend: kernels.Backend, asked_backend: str, graphs: GraphCache, device: torch.device
+    engine: ScoreEngine, backend: kernels.Backend, asked_backend: str, graphs: GraphCache, device: torch.device
 ) -> Plan:
     """The plan of chains on `device`. May compile or load a kernel library.
 
@@ -54,8 +54,8 @@ def make_plan(
     for other in kernels.BACKENDS.values():
         if other is backend:
             break
-        reasons.append(f"backend {other.name!r} passed over: {other.refuses(device) or 'not requested'}")
-    no_graph = graphs.refuses(device)
+        reasons.append(f"backend {other.name!r} passed over: {other.unsupported(device) or 'not requested'}")
+    no_graph = graphs.unsupported(device)
     if no_graph is not None:
         reasons.append(f"no graph: {no_graph}")
     return Plan(device.type, name, backend.name, no_graph is None, engine.precision, tuple(reasons))

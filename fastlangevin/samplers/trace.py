@@ -33,15 +33,15 @@ def record(chain: Chain, x0: Tensor, every: int) -> Trace:
     x = x0.clone()
     score = chain.bind(x)
     for k in [*range(0, len(chain), every), len(chain)]:
-        energy, known = score.energy_and_score(x)
+        energy, precomputed = score.energy_and_score(x)
         states.append(x.clone())
         if energy is not None:
             energies.append(energy)
-        flat = known.reshape(len(x), math.prod(x.shape[1:]))
+        flat = precomputed.reshape(len(x), math.prod(x.shape[1:]))
         norms.append(torch.linalg.vector_norm(flat.float(), dim=1))
         steps.append(k)
         if k < len(chain):
-            chain.advance_(x, k, min(k + every, len(chain)), score, known)
+            chain.advance_(x, k, min(k + every, len(chain)), score, precomputed)
     return Trace(
         torch.stack(states), torch.stack(energies) if energies else None, torch.stack(norms), torch.tensor(steps)
     )
