@@ -6,6 +6,7 @@ x = sampler.sample((64, 3, 32, 32))
 
 from . import energies, models, noise, recipes
 from .chains.update import langevin_update_
+from .data import Data, digits, load_data
 from .errors import BackendUnavailable, ChainDiverged, CheckpointError, TrainingDiverged
 from .evaluation.evaluate import evaluate
 from .reproduction.reproduce import Reproduction, reproduce
@@ -22,6 +23,7 @@ __all__ = [
     "BackendUnavailable",
     "ChainDiverged",
     "CheckpointError",
+    "Data",
     "Langevin",
     "Plan",
     "Reconstruction",
@@ -31,11 +33,13 @@ __all__ = [
     "TrainResult",
     "TrainingDiverged",
     "__version__",
+    "digits",
     "energies",
     "evaluate",
     "interpolate",
     "langevin_update_",
     "load",
+    "load_data",
     "models",
     "noise",
     "recipes",

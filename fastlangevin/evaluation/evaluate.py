@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from ..chains.schedule import resolve
 from ..data import labels as class_labels
+from ..data.dataset import Data
 from ..data.order import epoch_order
 from ..data.ranges import UNIT, Range, rescaled
-from ..data.sources import Data, check_value_range, load_data
+from ..data.sources import load_data
+from ..data.values import check_value_range
 from ..display.pictures import is_drawable, save_stacked
 from ..display.progress import Stages
 from ..errors import ChainDiverged

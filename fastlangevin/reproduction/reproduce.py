@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import recipes
-from ..data.sources import Data, load_data
+from ..data.dataset import Data
+from ..data.sources import load_data
 from ..display.pictures import save_table_plot
 from ..errors import TrainingDiverged
 from ..evaluation import inception

@@ -7,8 +7,8 @@ import pytest
 import torch
 from support.data_sources import bytes_, everything, rand
 
+from fastlangevin.data import load_data
 from fastlangevin.data import sources as data
-from fastlangevin.data.sources import load_data
 
 
 def test_digits_are_those_of_scikit_learn():

@@ -13,7 +13,7 @@ from PIL import Image
 from support.data_sources import Items, Stream, bytes_, everything, rand, scaled
 from torch.utils.data import Dataset, TensorDataset
 
-from fastlangevin.data.sources import load_data
+from fastlangevin.data import load_data
 
 # Datasets
 

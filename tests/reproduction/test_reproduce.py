@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 import fastlangevin as fl
-from fastlangevin.data.sources import digits
+from fastlangevin.data import digits
 from fastlangevin.reproduction import reproduce as module
 from fastlangevin.reproduction import tables as experiments
 from fastlangevin.runs import piecewise as annealing
@@ -166,7 +166,7 @@ def test_a_training_that_diverges_is_a_row(tmp_path, monkeypatch, measured):
         ("2", {"features": 0}, ValueError, "features must be an int of at least 1"),
         ("2", {"n": 1}, ValueError, "n must be an int of at least 2, got 1"),
         ("2", {"data": small_digits()[:1]}, ValueError, "data must hold at least 2 items to compare with, got 1"),
-        ("2", {"labels": [0, 1]}, ValueError, r"labels must be one an item, shape \(64,\), got \(2,\)"),
+        ("2", {"labels": [0, 1]}, ValueError, r"labels must have shape \(64,\), one per item, got \(2,\)"),
     ],
 )
 def test_bad_arguments(tmp_path, name, change, error, words):
