@@ -7,6 +7,7 @@ x = sampler.sample((64, 3, 32, 32))
 from . import energies, models, noise, recipes
 from .chains.update import langevin_update_
 from .data import Data, digits, load_data
+from .display.pictures import save_grid
 from .errors import BackendUnavailable, ChainDiverged, CheckpointError, TrainingDiverged
 from .evaluation.evaluate import evaluate
 from .reproduction.reproduce import Reproduction, reproduce
@@ -45,5 +46,6 @@ __all__ = [
     "recipes",
     "reconstruct",
     "reproduce",
+    "save_grid",
     "train",
 ]

@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from .. import recipes
 from ..data.dataset import Data
 from ..data.sources import load_data
-from ..display.pictures import save_table_plot
+from ..display.plots import has_plots, save_table_plot
 from ..errors import TrainingDiverged
 from ..evaluation import inception
 from ..evaluation.evaluate import evaluate, with_labels
 from ..files import replacing
 from ..models import ConvNet
-from ..runs.folder import has_plots
 from ..runs.opening import load, resolve_device
 from ..training.train import train
 from ..validation import check_int, check_positive

@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..display.pictures import save_training_plot
+from ..display.plots import has_plots, save_training_plot
 from ..display.progress import MetricsLog, Reporter
 from ..errors import ChainDiverged, TrainingDiverged
 from ..runs import checkpoint
-from ..runs.folder import Run, has_plots
+from ..runs.folder import Run
 from ..runs.result import TrainResult
 from . import interrupt
 from .guard import Guard
