@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import kernels
-from .validation import check_shape
+from .validation import check_scalar_tensor, check_shape
 
 STREAM_VERSION = 1
 
@@ -96,7 +96,7 @@ def _fill(
 def check_seed(seed: int | Tensor) -> int | Tensor:
     """The seed in two's complement: -2^63 … 2^63 - 1, or the tensor itself."""
     if isinstance(seed, Tensor):
-        return _check_tensor("seed", seed)
+        return check_scalar_tensor("seed", seed, torch.int64)
     seed = _integer("seed", seed)
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed must fit 64 bits (0 … 2^64 - 1), got {seed}")
@@ -105,7 +105,7 @@ def check_seed(seed: int | Tensor) -> int | Tensor:
 
 def check_step(step: int | Tensor) -> int | Tensor:
     if isinstance(step, Tensor):
-        return _check_tensor("step", step)
+        return check_scalar_tensor("step", step, torch.int64)
     return _in_range("step", _integer("step", step), 2**32)
 
 
@@ -129,10 +129,4 @@ def _integer(name: str, value: object) -> int:
 def _in_range(name: str, value: int, end: int) -> int:
     if not 0 <= value < end:
         raise ValueError(f"{name} must lie in 0 … 2^{end.bit_length() - 1} - 1, got {value}")
-    return value
-
-
-def _check_tensor(name: str, value: Tensor) -> Tensor:
-    if value.dtype != torch.int64 or value.numel() != 1:
-        raise TypeError(f"{name} as a tensor must be int64 with one element, got {value.dtype} {tuple(value.shape)}")
     return value

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..transfer import to_device
+from . import labels as class_labels
 from .ranges import UNIT, Range
 from .values import check_within, extent, scaled, source_range
 
@@ -48,6 +51,12 @@ class Data:
     def to(self, device: str | torch.device) -> Data:
         """Returns the same data with items in memory moved to `device`. Items of a map-style Dataset are not moved."""
         return replace(self, _items=self._items.to(device))
+
+
+def with_labels(data: Data, labels: Any) -> Data:
+    """The same data with labels: one integer per item, or the path of an .npy file of them."""
+    values = class_labels.read(Path(labels)) if isinstance(labels, (str, Path)) else labels
+    return replace(data, labels=class_labels.check(values, len(data)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from ..validation import dtype_and_shape
 from . import images, labels
 from .dataset import Data, LazyItems, make_data, stored_data
 from .ranges import Range
@@ -102,7 +103,7 @@ def _to_event(raw: Any, index: int, image_size: int | None, first: Tensor | None
         )
     if first is not None and (item.shape, item.dtype) != (first.shape, first.dtype):
         raise ValueError(
-            f"items must have one shape and dtype, but item 0 is {tuple(first.shape)} {first.dtype} and item {index} "
-            f"is {tuple(item.shape)} {item.dtype}"
+            f"items must have one shape and dtype, but item 0 is {dtype_and_shape(first)} and item {index} is "
+            f"{dtype_and_shape(item)}"
         )
     return item

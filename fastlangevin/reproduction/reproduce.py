@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from .. import recipes
-from ..data.dataset import Data
+from ..data.dataset import Data, with_labels
 from ..data.sources import load_data
 from ..display.plots import has_plots, save_table_plot
 from ..errors import TrainingDiverged
 from ..evaluation import inception
-from ..evaluation.evaluate import evaluate, with_labels
+from ..evaluation.evaluate import evaluate
 from ..files import replacing
 from ..models import ConvNet
 from ..runs.opening import load, resolve_device

@@ -10,9 +10,9 @@ from support.judging import IMAGES, LABELS, OFF, brightness, gives, halves, judg
 from torch import nn
 
 import fastlangevin as fl
+from fastlangevin.data.order import epoch_order
 from fastlangevin.errors import ChainDiverged
-from fastlangevin.evaluation import evaluate as evaluation
-from fastlangevin.evaluation import metrics
+from fastlangevin.evaluation import metrics, parts
 from fastlangevin.samplers.langevin import Trace
 
 # what the numbers are
@@ -82,7 +82,7 @@ def test_a_models_own_interval_changes_nothing():
     other = fl.evaluate(
         (None, sampler), "digits", n=200, data_range=(-shift, shift), **{**OFF, "n_chains": 8, "n_reconstruct": 2}
     )
-    mse = fl.reconstruct(sampler, IMAGES[evaluation.epoch_order(len(IMAGES), seed=0, epoch=0)[:2]] * shift).mse
+    mse = fl.reconstruct(sampler, IMAGES[epoch_order(len(IMAGES), seed=0, epoch=0)[:2]] * shift).mse
     assert other["reconstruction"]["mse_mean"] == pytest.approx(float(mse.mean()) / shift**2, rel=1e-4)
     for part in ("pixels", "neighbours", "energy"):
         assert other[part] == pytest.approx(plain[part], rel=1e-4, abs=1e-6)
@@ -93,7 +93,7 @@ def test_reconstruction_is_reconstructs(run):
     result = fl.evaluate(run, "digits", n=4, seed=2, **{**OFF, "n_reconstruct": 3})
     _, sampler = fl.load(run)
     sampler.load_state_dict({**sampler.state_dict(), "seed": 2, "step": 0})
-    items = evaluation.epoch_order(len(IMAGES), seed=2, epoch=0)[:3]
+    items = epoch_order(len(IMAGES), seed=2, epoch=0)[:3]
     mse = fl.reconstruct(sampler, IMAGES[items]).mse
     assert result["reconstruction"] == pytest.approx(
         {"n": 3, "mse_mean": float(mse.mean()), "mse_median": float(mse.median()), "mse_max": float(mse.max())}
@@ -179,9 +179,7 @@ def test_divergence_that_is_learnt_late_as_on_a_gpu():
     def check():
         raise ChainDiverged("", step=None, n_chains=1)
 
-    records, at = evaluation.trace_until_divergence(
-        SimpleNamespace(trace=lambda *a, **k: trace, check=check), x[0], 15, 5
-    )
+    records, at = parts.trace_until_divergence(SimpleNamespace(trace=lambda *a, **k: trace, check=check), x[0], 15, 5)
     assert at == 10 and records.steps.tolist() == [0, 5] and len(records.x) == len(records.energy) == 2
 
 
@@ -198,13 +196,13 @@ def test_schedules_past_k(step_size, reaches):
     if reaches:
         assert result["chain"]["steps"] == list(range(21))
     else:
-        assert "does not reach to 20 steps: step_size" in result["skipped"]["chain"]
+        assert "does not cover 20 steps: step_size" in result["skipped"]["chain"]
 
 
 def test_a_score_has_no_energy():
     sampler = fl.Langevin(score=lambda x: -x, n_steps=2, step_size=0.1, seed=0)
     result = fl.evaluate((None, sampler), "digits", n=8, **{**OFF, "n_chains": 2})
-    assert "no energy is known" in result["skipped"]["energy"]
+    assert "the energy is unknown" in result["skipped"]["energy"]
     assert result["chain"]["energy"] is None and len(result["chain"]["score_norm"]) == 21
 
 
@@ -242,9 +240,9 @@ def test_a_restless_network_of_one_s_own(tmp_path):
     "options, kind, words",
     [
         (dict(n=1), ValueError, "n must be an int of at least 2, got 1"),
-        (dict(data=torch.rand(5, 3, 8, 8)), ValueError, "data must be of the run's shape (1, 8, 8), got (3, 8, 8)"),
+        (dict(data=torch.rand(5, 3, 8, 8)), ValueError, "data must have the run's shape (1, 8, 8), got (3, 8, 8)"),
         (dict(data=IMAGES[:1]), ValueError, "data must hold at least 2 items to compare with, got 1"),
-        (dict(data=IMAGES, coverage=True), ValueError, "coverage=True needs labels or a classifier, and tensor has no"),
+        (dict(data=IMAGES, coverage=True), ValueError, "coverage=True needs labels or a classifier, but tensor has no"),
         (dict(labels=[1, 2, 3]), ValueError, "labels must have shape (1797,), one per item, got (3,)"),
         (dict(labels=LABELS.double()), TypeError, "labels must be integers, got dtype torch.float64"),
         (dict(labels=LABELS - 1), ValueError, "labels must not be negative, got -1 for item 0"),
@@ -254,31 +252,35 @@ def test_a_restless_network_of_one_s_own(tmp_path):
         (dict(coverage=True, classifier=lambda x: 1), TypeError, "classifier must return a tensor of logits"),
         (dict(coverage=True, classifier=lambda x: halves(x) / 0), ValueError, "classifier must return finite values"),
         (dict(coverage=True, classifier=5), TypeError, "classifier must be callable, got int"),
-        (dict(coverage=False, classifier=halves), ValueError, "coverage=False leaves it out"),
+        (dict(coverage=False, classifier=halves), ValueError, "coverage only, which coverage=False disables"),
         (dict(coverage="yes"), ValueError, "coverage must be True, False or None, got 'yes'"),
-        (dict(fid=True, features=brightness), ValueError, "features must return (2, D) for 2 images, got (2,)"),
-        (dict(fid=False, features=pooled), ValueError, "features is for fid, and fid=False leaves it out"),
+        (
+            dict(fid=True, features=brightness),
+            ValueError,
+            "features must return (2, D) for 2 images, got torch.float32",
+        ),
+        (dict(fid=False, features=pooled), ValueError, "features is used for fid only, which fid=False disables"),
         (dict(n_steps=0), ValueError, "n_steps must be an int of at least 1, got 0"),
         (dict(data_range=(1, 0)), ValueError, "data_range must be two finite numbers"),
         (
             dict(run=(None, fl.Langevin(brightness, bounds=(0, 1)))),
             ValueError,
-            "data_range must say what interval the model learned its data in",
+            "data_range must be given, the interval of the data that the model was trained on",
         ),
         (
             dict(run=gives(IMAGES), model=nn.Flatten()),
             ValueError,
-            "model is for a run that is loaded, and run is a tuple",
+            "model must be None unless run is a path, got a tuple",
         ),
         (dict(run="nowhere"), FileNotFoundError, "run='nowhere' is neither a run's folder nor a checkpoint"),
         (dict(run=nn.Linear(2, 2)), TypeError, "run must be a run's folder or checkpoint, a TrainResult, or a pair"),
         (dict(run=(1, 2)), TypeError, "run must be a run's folder"),
-        (dict(run=gives(IMAGES), device="cpu"), ValueError, "device='cpu' is for a run that is loaded"),
+        (dict(run=gives(IMAGES), device="cpu"), ValueError, "device must be 'auto' unless run is a path, got 'cpu'"),
         (dict(seed=-1), ValueError, "seed must be an int of at least 0, got -1"),
         (
             dict(run=gives(torch.rand(9, 3)), data=torch.rand(9, 3), neighbours="x.png"),
             ValueError,
-            "neighbours draws images of 1 or 3 channels, and the data are (3,)",
+            "neighbours needs images of 1 or 3 channels, got data of shape (3,)",
         ),
     ],
 )
