@@ -39,7 +39,7 @@ def batch_indices(n: int, batch_size: int, *, seed: int, iteration: int) -> Tens
     pieces: list[Tensor] = []
     position, end = iteration * batch_size, (iteration + 1) * batch_size
     while position < end:
-        epoch, begin = divmod(position, n)
-        pieces.append(_recent_order(n, seed=seed, epoch=epoch)[begin : begin + end - position])
+        epoch, start = divmod(position, n)
+        pieces.append(_recent_order(n, seed=seed, epoch=epoch)[start : start + end - position])
         position += len(pieces[-1])
     return torch.cat(pieces)

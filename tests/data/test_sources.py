@@ -1,4 +1,4 @@
-"""What every source has in common: batches, devices, fingerprints, refused options."""
+"""Properties of all sources: batches, devices, fingerprints, refused options."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_energies_are_the_samplers(run):
     assert result["n_steps"] == 5 and result["trained_on_data"] is None
 
 
-def test_a_models_own_interval_changes_nothing():
+def test_results_do_not_depend_on_the_models_interval():
     samples, shift = IMAGES[:200].flip(3), 7.0
     plain = judged(samples, n_chains=8)
     _, sampler = gives(samples * shift, lambda x: brightness(x / shift))
@@ -120,7 +120,7 @@ def test_the_same_again_and_nothing_moved(run):
     assert fl.evaluate((model, sampler), "digits", **{**options, "seed": 1})["energy"] != first["energy"]
 
 
-def test_steps_of_ones_own(run):
+def test_custom_number_of_steps(run):
     result = fl.evaluate(run, IMAGES[:100], n=8, n_steps=7, **{**OFF, "n_chains": 2})
     assert result["n_steps"] == result["chain"]["n_steps"] == 7 and result["chain"]["steps"][-1] == 70
     assert result["trained_on_data"] is False
@@ -220,9 +220,9 @@ class Restless(nn.Module):
         return self.layers(x)
 
 
-def test_a_restless_network_of_one_s_own(tmp_path):
-    """Its averages and torch's random state stay, and the same call gives the same numbers, from a run as from a result
-    that knows the interval of its data."""
+def test_a_network_with_random_numbers_and_buffers(tmp_path):
+    """Its averages and torch's random state are unchanged, and the same call gives the same numbers, for a run and for a
+    `TrainResult`, which has the interval of its data."""
     options = dict(batch_size=8, ema=0.9, data_range=(0, 1), sampler={"n_steps": 2}, n_iterations=2, progress=False)
     result = fl.train("digits", Restless(), out=tmp_path / "run", **options)
     before = {name: value.clone() for name, value in result.ema.state_dict().items()}
@@ -254,11 +254,7 @@ def test_a_restless_network_of_one_s_own(tmp_path):
         (dict(coverage=True, classifier=5), TypeError, "classifier must be callable, got int"),
         (dict(coverage=False, classifier=halves), ValueError, "coverage only, which coverage=False disables"),
         (dict(coverage="yes"), ValueError, "coverage must be True, False or None, got 'yes'"),
-        (
-            dict(fid=True, features=brightness),
-            ValueError,
-            "features must return (2, D) for 2 images, got torch.float32",
-        ),
+        (dict(fid=True, features=brightness), ValueError, "features must return (2, D) for 2 images, got torch.flo"),
         (dict(fid=False, features=pooled), ValueError, "features is used for fid only, which fid=False disables"),
         (dict(n_steps=0), ValueError, "n_steps must be an int of at least 1, got 0"),
         (dict(data_range=(1, 0)), ValueError, "data_range must be two finite numbers"),

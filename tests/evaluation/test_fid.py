@@ -12,7 +12,7 @@ from torch import nn
 from fastlangevin.evaluation import inception, metrics
 
 
-def test_fid_by_features_of_ones_own():
+def test_fid_of_custom_features():
     result = judged(IMAGES[:700].flip(3), features=pooled, fid=None)
     expected = metrics.frechet_distance(pooled(IMAGES[:700].flip(3)), [pooled(IMAGES)])
     assert result["fid"] == {"fid": pytest.approx(expected, rel=1e-4), "features": 16} and expected > 0.5
@@ -38,7 +38,7 @@ def test_with_inception_there_are_both(monkeypatch):
     assert result["features"] == 16 and 1 <= result["inception_score"] <= 2 and result["inception_score_std"] >= 0
 
 
-def test_what_inception_is_shown():
+def test_input_of_inception():
     x = torch.tensor([[-1.5, -1.0, 0.0, 0.999, 3.0]]).reshape(1, 1, 1, 5)
     shown = inception._bytes(x)
     assert shown.dtype == torch.uint8 and shown.shape == (1, 3, 1, 5)
@@ -48,7 +48,7 @@ def test_what_inception_is_shown():
 @pytest.mark.parametrize(
     "missing, words", [("torch_fidelity", "[inception]"), ("torchmetrics", "[eval]"), ("weights", "no network")]
 )
-def test_fid_that_cannot_be_had(monkeypatch, missing, words):
+def test_fid_that_is_not_available(monkeypatch, missing, words):
     real = inception.importlib.util.find_spec
     there = lambda name, *rest: (
         None if name == missing else SimpleNamespace() if name == "torch_fidelity" else real(name, *rest)

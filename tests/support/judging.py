@@ -1,4 +1,4 @@
-"""Samplers whose samples are given, and what `fl.evaluate` says of them."""
+"""Samplers that return given samples, and their evaluation."""
 
 from __future__ import annotations
 
