@@ -108,7 +108,7 @@ class GaussianMixture(nn.Module):
 
 
 class DoubleWell(nn.Module):
-    """U(x) = barrier · Σ_i ((x_i / width)² - 1)²: in each dimension two wells at ±width, separated by a barrier of this height."""
+    """U(x) = barrier · Σ_i ((x_i / width)² - 1)²: in each dimension two wells at ±width, `barrier` deep."""
 
     mean: Tensor
 

@@ -221,8 +221,9 @@ class Restless(nn.Module):
 
 
 def test_a_network_with_random_numbers_and_buffers(tmp_path):
-    """Its averages and torch's random state are unchanged, and the same call gives the same numbers, for a run and for a
-    `TrainResult`, which has the interval of its data."""
+    """Its averages and torch's random state are unchanged, and the same call gives the same numbers, for a run as for a
+    `TrainResult`, which has the interval of its data.
+    """
     options = dict(batch_size=8, ema=0.9, data_range=(0, 1), sampler={"n_steps": 2}, n_iterations=2, progress=False)
     result = fl.train("digits", Restless(), out=tmp_path / "run", **options)
     before = {name: value.clone() for name, value in result.ema.state_dict().items()}
