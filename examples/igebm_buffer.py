@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 import fastlangevin as fl
-from fastlangevin.display.pictures import save_grid
 
 BATCH, ITERATIONS = 64, 200
 torch.manual_seed(0)
@@ -103,4 +101,4 @@ report_speed("an iteration", lambda: iteration(plain_samples), lambda: iteration
 noise = torch.rand(500, 1, 8, 8)
 report_samples(digits, noise=noise, samples=sampler(noise, n_steps=240))
 if len(sys.argv) > 1:
-    save_grid(sampler(noise[:64], n_steps=240), Path(sys.argv[1]), value_range=(0, 1))
+    fl.save_grid(sampler(noise[:64], n_steps=240), sys.argv[1], value_range=(0, 1))

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from side_by_side import report_samples, report_speed
 from torch import Tensor, nn
 
 import fastlangevin as fl
-from fastlangevin.display.pictures import save_grid
 
 BATCH, ITERATIONS = 64, 200
 torch.manual_seed(0)
@@ -86,4 +84,4 @@ with torch.no_grad():
 print(f"chains of f(x, y): {share:.1%} end where the classifier says y")
 report_samples(digits, noise=torch.rand(200, 1, 8, 8) * 2 - 1, samples=of_class)
 if len(sys.argv) > 1:
-    save_grid(of_class.clamp(-1, 1), Path(sys.argv[1]))
+    fl.save_grid(of_class.clamp(-1, 1), sys.argv[1])

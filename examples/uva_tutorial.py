@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from side_by_side import report_samples, report_speed
 from torch import Tensor, nn
 
 import fastlangevin as fl
-from fastlangevin.display.pictures import save_grid
 
 BATCH, ITERATIONS = 64, 300
 torch.manual_seed(0)
@@ -73,4 +71,4 @@ report_speed("an iteration", lambda: iteration(plain_chain), lambda: iteration(s
 noise = torch.rand(500, 1, 8, 8) * 2 - 1
 report_samples(digits, noise=noise, samples=sampler(noise, n_steps=256))
 if len(sys.argv) > 1:
-    save_grid(sampler(noise[:64], n_steps=256), Path(sys.argv[1]))
+    fl.save_grid(sampler(noise[:64], n_steps=256), sys.argv[1])

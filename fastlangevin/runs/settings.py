@@ -12,8 +12,9 @@ from torch import nn
 
 from .. import recipes
 from ..chains.schedule import resolve as resolve_schedule
+from ..data.dataset import Data
 from ..data.ranges import UNIT, Range
-from ..data.sources import Data, check_value_range
+from ..data.values import check_value_range
 from ..models import ConvNet
 from ..samplers.langevin import Langevin
 from ..samplers.replay_buffer import ReplayBuffer

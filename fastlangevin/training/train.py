@@ -16,10 +16,11 @@ from ..runs import piecewise as annealing
 from ..runs.folder import Run
 from ..runs.opening import resolve_device
 from ..runs.piecewise import Annealed
+from ..runs.result import TrainResult
 from ..samplers.preserve import own_randomness
 from ..validation import check_int, unknown
 from .guard import Guard
-from .loop import Fit, TrainResult
+from .loop import Fit
 from .state import Trainer
 
 
