@@ -1,7 +1,8 @@
-"""IGEBM's chains from a buffer in bytes, both swapped: `python examples/igebm_buffer.py [picture.png]`.
+"""Replaces the sampler and the replay buffer of IGEBM: `python examples/igebm_buffer.py [picture.png]`.
 
 The training loop is that of Du and Mordatch (NeurIPS 2019, arXiv:1903.08689; openai/ebm_code_release, train.py), in
-PyTorch and on the 8×8 digits. `PlainBuffer` and `plain_chain` are its buffer, on the host, and its chain.
+PyTorch and on the 8×8 digits. The states of the buffer are stored as bytes. `PlainBuffer` and `plain_chain` are the
+original buffer, on the host, and the original chain.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import fastlangevin as fl
 BATCH, ITERATIONS = 64, 200
 torch.manual_seed(0)
 random.seed(0)
-digits = fl.data.digits()[0] / 2 + 0.5  # in [0, 1]
+digits = fl.digits()[0] / 2 + 0.5  # in [0, 1]
 
 energy = nn.Sequential(
     *(spectral_norm(nn.Conv2d(1, 32, 3, padding=1)), nn.LeakyReLU(0.2)),
@@ -95,7 +96,7 @@ for i in range(ITERATIONS):
 print("engine:", sampler.plan.engine)
 for _ in range(3):
     plain_samples()
-report_speed("60 steps from the buffer and back", plain_samples, samples)
+report_speed("60 steps, with sample and store of the buffer", plain_samples, samples)
 report_speed("an iteration", lambda: iteration(plain_samples), lambda: iteration(samples))
 
 noise = torch.rand(500, 1, 8, 8)

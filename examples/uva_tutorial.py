@@ -1,7 +1,7 @@
-"""The UvA tutorial's model of digits, its sampler swapped: `python examples/uva_tutorial.py [picture.png]`.
+"""Replaces the sampler of the UvA tutorial on energy-based models: `python examples/uva_tutorial.py [picture.png]`.
 
 The training loop is that of tutorial 8 of the UvA Deep Learning Tutorials (Lippe, phlippe/uvadlc_notebooks,
-Deep_Energy_Models.ipynb) on the 8×8 digits. `plain_chain` is its MCMC loop, kept to compare with.
+Deep_Energy_Models.ipynb) on the 8×8 digits. `plain_chain` is the original MCMC loop, for comparison.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import fastlangevin as fl
 
 BATCH, ITERATIONS = 64, 300
 torch.manual_seed(0)
-digits, _ = fl.data.digits()  # in [-1, 1]
+digits, _ = fl.digits()  # in [-1, 1]
 
-# The tutorial's network at the digits' size. Its Swish is nn.SiLU: as x * sigmoid(x) it would run by autograd.
+# The tutorial's network, at the size of the digits. Swish is nn.SiLU: as x * sigmoid(x) it would run by autograd.
 model = nn.Sequential(
     *(nn.Conv2d(1, 16, 3, stride=2, padding=1), nn.SiLU()),
     *(nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.SiLU()),
