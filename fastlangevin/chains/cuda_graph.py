@@ -57,11 +57,12 @@ class CapturedChain:
         self._keep = dependencies.tensors  # the graph reads their memory, which must not become another tensor's
         self._x = torch.empty_like(x)
         self._args = tuple(a.clone() if isinstance(a, Tensor) else a for a in chain.args)
-        self._numbers = torch.zeros(3 * self._n_steps + 1, dtype=torch.int64, device=x.device)
+        rows = len(chain.per_step()) + 1
+        self._numbers = torch.zeros(rows * self._n_steps + 1, dtype=torch.int64, device=x.device)
         self._first = torch.arange(self._n_steps, device=x.device)
         self._lock = threading.Lock()
         self._fill(chain, x)
-        seed, table = self._numbers[-1], self._numbers[:-1].view(3, -1)
+        seed, table = self._numbers[-1], self._numbers[:-1].view(rows, -1)
         chain = dataclasses.replace(chain, args=self._args, seed=seed)
         self._device.warm_up(lambda: _first_step_(_with(chain, table), self._x), dependencies.buffers())
         plans = [self._plan(chain, table, u) for u in ([unroll] if unroll else unrolls(self._n_steps))]
@@ -94,7 +95,7 @@ class CapturedChain:
                 whole.run_(self._x)
 
             return unroll, self._device.capture(all_steps)
-        window = torch.zeros(3, unroll, dtype=torch.int64, device=table.device)
+        window = torch.zeros(len(table), unroll, dtype=torch.int64, device=table.device)
         position = self._first[:unroll].clone()
         part = _with(chain, window)
 
@@ -118,7 +119,8 @@ class CapturedChain:
         return self._device.time(run)
 
     def _fill(self, chain: Chain, x: Tensor) -> None:
-        floats = torch.tensor([*chain.step_sizes, *chain.noise_stds], dtype=torch.float64).view(torch.int64)
+        per_step = [number for numbers in chain.per_step() for number in numbers]
+        floats = torch.tensor(per_step, dtype=torch.float64).view(torch.int64)
         ints = torch.tensor([*chain.steps, chain.seed], dtype=torch.int64)
         self._device.upload(torch.cat((floats, ints)), self._numbers)
         self._x.copy_(x)
@@ -132,13 +134,10 @@ def _first_step_(chain: Chain, x: Tensor) -> None:
 
 
 def _with(chain: Chain, table: Tensor) -> Chain:
-    """The chain with its numbers read from a table (3, n): float64 η and σ, as bits, and noise steps."""
-    return dataclasses.replace(
-        chain,
-        step_sizes=table[0].view(torch.float64).unbind(),
-        noise_stds=table[1].view(torch.float64).unbind(),
-        steps=table[2].unbind(),
-    )
+    """The chain with its numbers read from a table: one row each of float64 numbers per step, as bits, then the noise
+    steps.
+    """
+    return chain.with_per_step([row.view(torch.float64).unbind() for row in table[:-1]], table[-1].unbind())
 
 
 def unrolls(n_steps: int) -> list[int]:
@@ -248,7 +247,6 @@ def _key(chain: Chain, x: Tensor, dependencies: Dependencies) -> tuple[Any, ...]
         torch.are_deterministic_algorithms_enabled(),
     )
     engine = (chain.score.name, chain.score.precision, chain.score.target.kind)
-    update = (chain.backend.name, chain.update, chain.has_noise, chain.offset)
-    limits = (chain.grad_clip, chain.bounds, chain.noise_first)
-    options = (len(chain), *engine, *update, *limits)
+    update = (type(chain), chain.backend.name, chain.requested_backend, chain.offset)
+    options = (len(chain), *engine, *update, *chain.built_in())
     return (x.shape, layout, x.dtype, x.device, options, args, flags, dependencies.fingerprint())

@@ -9,17 +9,17 @@ from torch import Tensor
 
 from ..noise import Stream, normal
 from ..score import AutogradScore
-from .chain import Chain
+from .langevin_chain import LangevinChain
 
 
-def without_last_step(chain: Chain) -> Chain:
+def without_last_step(chain: LangevinChain) -> LangevinChain:
     """Its first K - 1 steps."""
     return dataclasses.replace(
         chain, step_sizes=chain.step_sizes[:-1], noise_stds=chain.noise_stds[:-1], steps=chain.steps[:-1]
     )
 
 
-def last_step(chain: Chain, x: Tensor) -> Tensor:
+def last_step(chain: LangevinChain, x: Tensor) -> Tensor:
     """Step K - 1 of a chain, from x_{K-1}, in operations that autograd records:
 
         x_K = clamp(x̃ + η·clip(s_θ(x̃)) + σz)

@@ -14,10 +14,10 @@ from torch.autograd.function import once_differentiable
 
 from ..network.dependencies import Dependencies
 from ..score import BoundScore
-from .chain import Chain
+from .langevin_chain import LangevinChain
 
 
-def chain_vjp(chain: Chain, x0: Tensor, v: Tensor, score: BoundScore) -> Tensor:
+def chain_vjp(chain: LangevinChain, x0: Tensor, v: Tensor, score: BoundScore) -> Tensor:
     """vᵀ ∂x_K / ∂x_0 of the chain that starts at x0, with the energy's weights as constants.
 
     A step's Jacobian is M·(I + η·H·C), with H the Jacobian of the score, C and M the masks of the elements that the
@@ -47,7 +47,7 @@ def chain_vjp(chain: Chain, x0: Tensor, v: Tensor, score: BoundScore) -> Tensor:
     return v.to(dtype)
 
 
-def _through_all_steps(chain: Chain, score: BoundScore, x0: Tensor, v: Tensor) -> Tensor:
+def _through_all_steps(chain: LangevinChain, score: BoundScore, x0: Tensor, v: Tensor) -> Tensor:
     length = math.isqrt(len(chain) - 1) + 1
     starts = range(0, len(chain), length)
     steps = _Steps(chain, score)
@@ -72,7 +72,7 @@ def _through_all_steps(chain: Chain, score: BoundScore, x0: Tensor, v: Tensor) -
 class _Steps:
     """A chain's steps with what its limits do to an element seen apart."""
 
-    def __init__(self, chain: Chain, score: BoundScore) -> None:
+    def __init__(self, chain: LangevinChain, score: BoundScore) -> None:
         self._chain, self._score = chain, score
         self._free = dataclasses.replace(chain, bounds=None, noise_first=bool(chain.noise_first))
 
@@ -124,7 +124,7 @@ class DifferentiableChain(torch.autograd.Function):
     def forward(
         ctx: Any,
         x0: Tensor,
-        chain: Chain,
+        chain: LangevinChain,
         run: Callable[[Tensor], Tensor],
         running: Callable[[torch.device], AbstractContextManager[None]],
     ) -> Tensor:
@@ -148,7 +148,7 @@ class DifferentiableChain(torch.autograd.Function):
             return chain_vjp(chain, x0, v, score), None, None, None
 
 
-def _versions(chain: Chain) -> list[tuple[int, int]]:
+def _versions(chain: LangevinChain) -> list[tuple[int, int]]:
     """Of what the energy reads, but for the modules' buffers, which evaluations themselves may move."""
     dependencies = Dependencies(chain.score.target.function)
     moving = {id(b) for module in dependencies.modules for b in module.buffers(recurse=False)}

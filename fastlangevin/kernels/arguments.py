@@ -38,7 +38,7 @@ class ChainArgs(NamedTuple):
     grad_clip: float | None  # limit on every element of the score; None: none
     lo: float | None  # limits on the new state; None: none
     hi: float | None
-    noise_first: bool | Literal["clamp"]  # see `Chain`
+    noise_first: bool | Literal["clamp"]  # see `LangevinChain`
 
     @property
     def order(self) -> NoiseFirst:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import contextlib
 import copy
-import dataclasses
 import functools
 import inspect
 import math
@@ -22,7 +21,6 @@ from ..chains.cuda_capture import being_captured
 from ..chains.cuda_graph import GraphCache
 from ..chains.divergence import PendingCheck, report
 from ..chains.initial import check_state
-from ..chains.vjp import DifferentiableChain
 from ..errors import BackendUnavailable
 from ..network.target import Target, make_target
 from ..noise import check_seed
@@ -83,14 +81,14 @@ class Sampler(abc.ABC):
         self._pending: PendingCheck | None = None
 
     @abc.abstractmethod
-    def _chain(self, n_steps: int, *, args: tuple[Any, ...], backend: kernels.Backend, offset: int) -> Chain:
-        """The transitions of one call.
+    def _chain(self, n_steps: int, **shared: Any) -> Chain:
+        """The n_steps transitions of one call.
 
         Args:
-            args: extra arguments of the target's function.
-            offset: index of the state's first element in the noise stream.
+            shared: the fields of `Chain`. `seed` and `steps` are set once all arguments are known to be right.
 
-        The seed and the noise steps are filled in by the caller.
+        Raises:
+            TypeError, ValueError: options that do not fit n_steps.
         """
 
     def __call__(
@@ -257,14 +255,18 @@ class Sampler(abc.ABC):
         """All options of such a sampler, checked, with defaults for those that are not given. Needs no energy.
 
         Raises:
-            TypeError: there is no option of a name.
+            TypeError: an unknown option, or none where there is no default.
             TypeError, ValueError: a value that the constructor would refuse.
         """
         defaults = cls._defaults()
         for name in options:
             if name not in defaults:
                 raise TypeError(str(unknown(f"an option of {cls.__name__}", name, defaults)))
-        return cls._check_options({**defaults, **options})
+        complete = {**defaults, **options}
+        missing = [name for name, value in complete.items() if value is inspect.Parameter.empty]
+        if missing:
+            raise TypeError(f"{cls.__name__} needs {', '.join(missing)}")
+        return cls._check_options(complete)
 
     @classmethod
     def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
@@ -321,10 +323,12 @@ class Sampler(abc.ABC):
         """A call. With `settle` false, chains that are not finite are not reported."""
         check_state("x0", x0, self.target)
         chain = self._start(x0, args, n_steps, chain_offset, step)
-        if x0.requires_grad and torch.is_grad_enabled():
-            run: Callable[[Tensor], Tensor] = functools.partial(self._run, chain, settle=settle)
-            return DifferentiableChain.apply(x0, chain, run, self._running)
-        return self._run(chain, x0, settle)
+        run = functools.partial(self._run, chain, settle=settle)
+        return self._differentiable(chain, x0, run) if x0.requires_grad and torch.is_grad_enabled() else run(x0)
+
+    def _differentiable(self, chain: Chain, x0: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+        """`run(x0)`, the chain's last states, as a function of x0 that autograd differentiates."""
+        raise ValueError(f"x0 must not require grad, because {type(self).__name__} is not differentiable: detach it")
 
     def _start(
         self, x: Tensor, args: tuple[Any, ...], n_steps: int | None, chain_offset: int, step: int | None
@@ -339,9 +343,19 @@ class Sampler(abc.ABC):
         with torch.inference_mode(False):  # autograd saves no inference tensors
             args = tuple(a.clone() if isinstance(a, Tensor) and a.is_inference() else a for a in args)
         n_steps = self.n_steps if n_steps is None else check_int("n_steps", n_steps)
-        chain = self._chain(n_steps, args=args, backend=self._backend(x.device), offset=offset)
+        chain = self._chain(
+            n_steps,
+            score=self._score,
+            args=args,
+            backend=self._backend(x.device),
+            requested_backend=self.backend,
+            offset=offset,
+            seed=0,
+            steps=range(n_steps),
+        )
         seed, first = self._noise.reserve(n_steps, step)
-        return dataclasses.replace(chain, seed=int(check_seed(seed)), steps=range(first, first + n_steps))
+        chain.seed, chain.steps = int(check_seed(seed)), range(first, first + n_steps)
+        return chain
 
     def _backend(self, device: torch.device) -> kernels.Backend:
         """The backend on `device`; raises for an explicit backend or graph that is not available there."""

@@ -9,11 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .. import kernels
 from ..chains.chain import Chain
 from ..chains.initial import Init, check_state
+from ..chains.langevin_chain import LangevinChain
 from ..chains.last_step import last_step, without_last_step
 from ..chains.schedule import Schedule, check_temperature, langevin_noise, resolve
+from ..chains.vjp import DifferentiableChain
 from ..network.target import make_target
 from ..validation import check_grad_clip, unknown
 from .base import Option, Sampler
@@ -162,29 +163,27 @@ class Langevin(Sampler):
         """
         check_state("x0", x0, self.target)
         chain = self._start(x0, args, n_steps, chain_offset, step)
+        assert isinstance(chain, LangevinChain)
         x = self._run(without_last_step(chain), x0) if len(chain) > 1 else x0
         with self._running(x0.device), torch.enable_grad():
             x = last_step(chain, x)
         self._settle(chain, x0, x.detach())
         return x if torch.is_grad_enabled() else x.detach()
 
-    def _chain(self, n_steps: int, *, args: tuple[Any, ...], backend: kernels.Backend, offset: int) -> Chain:
+    def _chain(self, n_steps: int, **shared: Any) -> LangevinChain:
         step_sizes, noise_stds = _coefficients(self._options, n_steps)
-        return Chain(
-            score=self._score,
-            args=args,
-            backend=backend,
+        return LangevinChain(
             step_sizes=step_sizes,
             noise_stds=noise_stds,
-            seed=0,
-            steps=range(n_steps),
             has_noise=self.noise_first is not False or any(noise_stds),
-            offset=offset,
             grad_clip=self.grad_clip,
             bounds=self.bounds,
             noise_first=self.noise_first,
-            update=self.backend,
+            **shared,
         )
+
+    def _differentiable(self, chain: Chain, x0: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+        return DifferentiableChain.apply(x0, chain, run, self._running)
 
     @classmethod
     def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
