@@ -10,6 +10,7 @@ import torch
 import fastlangevin as fl
 from fastlangevin import energies
 from fastlangevin.kernels import BACKENDS
+from fastlangevin.kernels.arguments import ChainArgs
 from fastlangevin.kernels.cpu import analytic_chain
 
 ALL = {
@@ -126,8 +127,8 @@ def test_double_well_moments_of_long_chains():
         pytest.skip(str(BACKENDS["cpu"].unsupported()))
     u, n = energies.DoubleWell(2, 1.5, 0.8), 1500
     x = 0.8 * torch.randn(40_000, 2, generator=torch.Generator().manual_seed(1)).sign()
-    numbers = ([0.002] * n, [math.sqrt(0.004)] * n, True, 1, range(n), 0, None, None, None, False)
-    analytic_chain.double_well_(u.barrier, u.width, x, *numbers)
+    args = ChainArgs([0.002] * n, [math.sqrt(0.004)] * n, True, 1, range(n), 0, None, None, None, False)
+    analytic_chain.double_well_(u.barrier, u.width, x, args)
     assert_moments(u, x, 40_000)
 
 
@@ -154,8 +155,8 @@ def test_mixture_moments_of_long_chains():
         pytest.skip(str(BACKENDS["cpu"].unsupported()))
     u, n = energies.GaussianMixture([[0.9, 0.0], [-0.6, 0.4]], [[0.3, 0.5], [0.4, 0.2]], [1, 2]), 2000
     x = torch.zeros(40_000, 2)
-    numbers = ([0.002] * n, [math.sqrt(0.004)] * n, True, 2, range(n), 0, None, None, None, False)
-    analytic_chain.mixture_(u.constants, u.means, u.precisions, x, *numbers)
+    args = ChainArgs([0.002] * n, [math.sqrt(0.004)] * n, True, 2, range(n), 0, None, None, None, False)
+    analytic_chain.mixture_(u.constants, u.means, u.precisions, x, args)
     assert_moments(u, x, 40_000)
 
 
