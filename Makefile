@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := -m pip --disable-pip-version-check install -qq
 PIP := $(BIN)/python $(INSTALL) -c constraints.txt
 NEWEST := .venv-newest
+CPP_FILES := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 SOURCES := setup.py pyproject.toml constraints.txt fastlangevin/kernels/build.py $(shell find csrc -type f)
 
 # Threads that wait sleep: where another program has a core too, spinning ones slow a training down tenfold.
@@ -26,12 +27,12 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests/native -type f)
+	$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(shell find csrc tests/native -type f)
+	$(BIN)/clang-format -i $(CPP_FILES)
 
 bench: $(VENV)/.peers
 	mkdir -p .benchmarks

@@ -24,7 +24,7 @@ def threads(request):
     torch.set_num_threads(before)
 
 
-@pytest.mark.skipif(DEVICE == "cuda", reason="gpu_figures.py measures updates on a GPU")
+@pytest.mark.skipif(DEVICE == "cuda", reason="gpu/figures.py measures updates on a GPU")
 @pytest.mark.parametrize("n", SIZES)
 def test_update(compare, threads, n):
     calls, rows = {}, []

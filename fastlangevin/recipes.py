@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from .errors import unknown
+from .validation import unknown
 
 # Nijkamp, Hill, Zhu and Wu, NeurIPS 2019, arXiv:1904.09770, Sections 3 and 5 and the authors' minimal script
 # (enijkamp/short_run, train_cifar10_minimal.py, which runs for 100,000 iterations).

@@ -92,9 +92,9 @@ def cannot_run() -> str | None:
 def stages(out: Path) -> list[Stage]:
     own = (sys.executable, str(Path(__file__).resolve()), str(out), "--only")
     junit, figures = out / "junit.xml", out / "figures.json"
-    tests = sorted(str(p) for p in (ROOT / "tests").glob("test_*.py") if "pytest.mark.gpu" in p.read_text())
+    tests = sorted(str(p) for p in (ROOT / "tests").rglob("test_*.py") if "pytest.mark.gpu" in p.read_text())
     pytest = (sys.executable, "-m", "pytest", "-m", "gpu", f"--junit-xml={junit}", "-p", "no:cacheprovider")
-    measure = (sys.executable, str(ROOT / "benchmarks" / "gpu_figures.py"), str(figures), "--budget", "{seconds}")
+    measure = (sys.executable, str(ROOT / "benchmarks" / "gpu" / "figures.py"), str(figures), "--budget", "{seconds}")
     return [
         Stage("environment", (*own, "environment"), 60, last_json),
         Stage("build", (*own, "build"), 240, last_json),
@@ -217,7 +217,7 @@ def build() -> dict[str, str | None]:
     """Every backend by name, with why it is unavailable or None; compiles what is not compiled yet."""
     from fastlangevin import kernels
 
-    found = {name: backend.unavailable() for name, backend in kernels.BACKENDS.items()}
+    found = {name: backend.unsupported() for name, backend in kernels.BACKENDS.items()}
     return {**dict.fromkeys(("cpu", "cuda", "triton"), "no such backend"), **found}
 
 

@@ -18,19 +18,21 @@ if not torch.cuda.is_available() and importlib.util.find_spec("triton"):
 from fastlangevin import kernels
 from fastlangevin.kernels import native
 
-if kernels.BACKENDS["triton"].refuses(torch.device("cpu")) is None:
-    import exact_fma
+pytest.register_assert_rewrite("support")
+if kernels.BACKENDS["triton"].unsupported(torch.device("cpu")) is None:
+    from support import exact_fma
 
     exact_fma.install()
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits, and on a busy machine for long
 
+SUPPORT = Path(__file__).parent / "support"
 CAPABILITIES = ("portable", "avx2", "avx512")
 
 
 @pytest.fixture(scope="session")
 def vectors() -> list[dict]:
-    return json.loads((Path(__file__).parent / "noise_vectors.json").read_text())["vectors"]
+    return json.loads((SUPPORT / "noise_vectors.json").read_text())["vectors"]
 
 
 @contextmanager
@@ -59,10 +61,10 @@ def capability(request):
 @pytest.fixture(params=["reference", *(f"cpu-{c}" for c in CAPABILITIES), "triton"])
 def backend(request):
     """Every backend that serves CPU tensors: "cpu" with each instruction set that the processor has, "triton" in its
-    interpreter. `test_gpu.py` has the others.
+    interpreter. `gpu/` has the others.
     """
     name, _, capability = request.param.partition("-")
-    why = kernels.BACKENDS[name].refuses(torch.device("cpu"))
+    why = kernels.BACKENDS[name].unsupported(torch.device("cpu"))
     if why:
         pytest.skip(f"backend {name}: {why}")
     with forced(capability) if capability else nullcontext():
@@ -81,7 +83,7 @@ def threads():
 def compiled() -> dict[tuple[str, int], dict]:
     """Of each Triton kernel and architecture what `ahead_of_time.py` says."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, Path(__file__).with_name("ahead_of_time.py")]
+    command = [sys.executable, SUPPORT / "ahead_of_time.py"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return {(r["kernel"], r["architecture"]): r for r in json.loads(done.stdout)}

@@ -9,7 +9,9 @@ import torch
 
 import fastlangevin as fl
 from fastlangevin import energies
-from fastlangevin.kernels import BACKENDS, analytic_chain
+from fastlangevin.kernels import BACKENDS
+from fastlangevin.kernels.arguments import ChainArgs
+from fastlangevin.kernels.cpu import analytic_chain
 
 ALL = {
     "gaussian": lambda: energies.Gaussian([1.0, -2.0, 0.5], [[2.0, 0.6, 0.0], [0.6, 1.0, -0.3], [0.0, -0.3, 0.5]]),
@@ -121,12 +123,12 @@ def test_exact_samples_have_a_mean_score_of_zero(name):
 
 def test_double_well_moments_of_long_chains():
     """Steps so small that their bias is far below the standard error of 40,000 chains."""
-    if BACKENDS["cpu"].unavailable():
-        pytest.skip(str(BACKENDS["cpu"].unavailable()))
+    if BACKENDS["cpu"].unsupported():
+        pytest.skip(str(BACKENDS["cpu"].unsupported()))
     u, n = energies.DoubleWell(2, 1.5, 0.8), 1500
     x = 0.8 * torch.randn(40_000, 2, generator=torch.Generator().manual_seed(1)).sign()
-    numbers = ([0.002] * n, [math.sqrt(0.004)] * n, True, 1, range(n), 0, None, None, None, False)
-    analytic_chain.double_well_(u.barrier, u.width, x, *numbers)
+    args = ChainArgs([0.002] * n, [math.sqrt(0.004)] * n, True, 1, range(n), 0, None, None, None, False)
+    analytic_chain.double_well_(u.barrier, u.width, x, args)
     assert_moments(u, x, 40_000)
 
 
@@ -149,12 +151,12 @@ def test_rings_covariance_by_a_plain_sum():
 
 
 def test_mixture_moments_of_long_chains():
-    if BACKENDS["cpu"].unavailable():
-        pytest.skip(str(BACKENDS["cpu"].unavailable()))
+    if BACKENDS["cpu"].unsupported():
+        pytest.skip(str(BACKENDS["cpu"].unsupported()))
     u, n = energies.GaussianMixture([[0.9, 0.0], [-0.6, 0.4]], [[0.3, 0.5], [0.4, 0.2]], [1, 2]), 2000
     x = torch.zeros(40_000, 2)
-    numbers = ([0.002] * n, [math.sqrt(0.004)] * n, True, 2, range(n), 0, None, None, None, False)
-    analytic_chain.mixture_(u.constants, u.means, u.precisions, x, *numbers)
+    args = ChainArgs([0.002] * n, [math.sqrt(0.004)] * n, True, 2, range(n), 0, None, None, None, False)
+    analytic_chain.mixture_(u.constants, u.means, u.precisions, x, args)
     assert_moments(u, x, 40_000)
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 import fastlangevin as fl
-from fastlangevin import annealing
 from fastlangevin.noise import Stream
+from fastlangevin.runs import piecewise as annealing
+from fastlangevin.training import losses
 
 SEED = 5
 EVENT = (1, 6, 6)
@@ -215,7 +216,7 @@ def test_the_kl_term_of_improved_cd():
     names = [n for n, _ in net.named_parameters()]
     loss = -torch.func.functional_call(net, dict(zip(names, held, strict=True)), (x_kl,)).mean()
     expected = torch.autograd.grad(recipe["kl_weight"] * loss, weights)
-    got = torch.autograd.grad(fl.losses.kl_through_samples(net, sampler.with_last_step(x0, step=0)), weights)
+    got = torch.autograd.grad(losses.kl_through_samples(net, sampler.with_last_step(x0, step=0)), weights)
     assert max(g.abs().max() for g in expected) > 1e-6
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-13)

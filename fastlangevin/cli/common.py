@@ -10,10 +10,10 @@ import typer
 from rich.console import Console
 from torch import Tensor, arange
 
-from ..data import load_data
-from ..loading import OpenedRun, open_run
-from ..pictures import is_drawable
-from ..ranges import UNIT, rescaled
+from ..data.ranges import UNIT, rescaled
+from ..data.sources import load_data
+from ..display.pictures import is_drawable
+from ..runs.opening import OpenedRun, open_run
 
 RunPath = Annotated[Path, typer.Argument(help="A run's folder, or one checkpoint.", show_default=False)]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Langevin steps.", show_default="the run's")]

@@ -13,9 +13,8 @@ from rich.table import Table
 
 import fastlangevin
 
-from ..checkpoint import replacing
-from ..pictures import save_chain_plot
-from ..run import has_plots
+from ..display.plots import has_plots, save_chain_plot
+from ..files import replacing
 from . import common
 
 

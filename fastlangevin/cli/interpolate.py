@@ -10,8 +10,8 @@ import typer
 
 import fastlangevin
 
-from ..pictures import save_grid
-from ..run import save_arrays
+from ..display.pictures import save_grid
+from ..runs.folder import save_arrays
 from . import common
 
 

@@ -10,9 +10,9 @@ import typer
 
 import fastlangevin
 
-from ..pictures import save_stacked
-from ..ranges import UNIT, rescaled
-from ..run import save_arrays
+from ..data.ranges import UNIT, rescaled
+from ..display.pictures import save_stacked
+from ..runs.folder import save_arrays
 from . import common
 
 _WHITE = 0.5  # the error that is drawn white, a quarter of the range of values

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ..loading import open_run
-from ..pictures import save_grid
-from ..run import save_array
+from ..display.pictures import save_grid
+from ..runs.folder import save_array
+from ..runs.opening import open_run
 from . import common
 
 

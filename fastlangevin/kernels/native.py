@@ -124,6 +124,7 @@ def _find_or_build(library: build.Library) -> Path:
     )
 
 
+@functools.cache  # to find it all sources are read
 def _library() -> ctypes.CDLL:
     return ctypes.CDLL(str(_find(build.CPU)))
 

@@ -1,4 +1,4 @@
-"""The operators of a native backend: schemas, fakes, and the way in. Implementations are a library's, or Python's."""
+"""Calls of a backend's operators: which overload is called, and what the operators do not do themselves."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from .arguments import UpdateArgs
+from .schemas import LIBRARY, fill_name, update_name
+
 _F = TypeVar("_F", bound=Callable[..., object])
-LIBRARY = torch.library.Library("fastlangevin", "FRAGMENT")
-_UPDATE_TAIL = "SymInt stream, SymInt offset, float? grad_clip, float? lo, float? hi) -> ()"
-_FILL_TAIL = "SymInt stream, SymInt offset, bool uniform) -> ()"
 
 
 def constant_when_traced(function: _F) -> _F:
@@ -26,22 +26,8 @@ class Operators:
     """
 
     def __init__(self, name: str) -> None:
-        self._names = (f"langevin_update_{name}_", f"noise_{name}_")
-        update, fill = self._names
-        for schema in (
-            f"{update}(Tensor(a!) x, Tensor? score, float? step_size, float? noise_std, SymInt seed, SymInt step, "
-            + _UPDATE_TAIL,
-            f"{update}.tensor(Tensor(a!) x, Tensor? score, Tensor? step_size, Tensor? noise_std, Tensor seed, "
-            "Tensor step, " + _UPDATE_TAIL,
-            f"{fill}(Tensor(a!) out, SymInt seed, SymInt step, " + _FILL_TAIL,
-            f"{fill}.tensor(Tensor(a!) out, Tensor seed, Tensor step, " + _FILL_TAIL,
-        ):
-            LIBRARY.define(schema, tags=torch.Tag.pt2_compliant_tag)
-        for overload in ("", ".tensor"):
-            torch.library.register_fake(f"fastlangevin::{update}{overload}", _fake_update, lib=LIBRARY)
-            torch.library.register_fake(f"fastlangevin::{fill}{overload}", _fake_fill, lib=LIBRARY)
-        packets = torch.ops.fastlangevin
-        self._update, self._fill = getattr(packets, update), getattr(packets, fill)
+        self._names = (update_name(name), fill_name(name))
+        self._update, self._fill = (getattr(torch.ops.fastlangevin, each) for each in self._names)
 
     def implement(self, device: str, *, update: Callable[..., None], fill: Callable[..., None]) -> None:
         """Registers Python functions for tensors on `device`; both overloads have the same parameters."""
@@ -49,30 +35,16 @@ class Operators:
             for overload in ("", ".tensor"):
                 LIBRARY.impl(f"{name}{overload}", function, device.upper())
 
-    def update(
-        self,
-        x: Tensor,
-        score: Tensor | None,
-        step_size: Tensor | float | None,
-        noise_std: Tensor | float | None,
-        seed: Tensor | int,
-        step: Tensor | int,
-        stream: int,
-        offset: int,
-        grad_clip: float | None,
-        lo: float | None,
-        hi: float | None,
-    ) -> None:
+    def update(self, x: Tensor, score: Tensor | None, args: UpdateArgs) -> None:
         """The fused update, in place: see `fastlangevin.langevin_update_`."""
         if score is not None and _overlaps(x, score):
             score = score.clone()  # the kernel would read elements that it has already moved
-        tail = (stream, offset, grad_clip, lo, hi)
-        numbers = (step_size, noise_std, seed, step)
+        step_size, noise_std, seed, step = numbers = args[:4]
         if _as_tensors(*numbers):
-            step_size, noise_std = _float(step_size, x), _float(noise_std, x)
-            self._update.tensor(x, score, step_size, noise_std, _int(seed, x), _int(step, x), *tail)
+            on_device = (_float(step_size, x), _float(noise_std, x), _int(seed, x), _int(step, x))
+            self._update.tensor(x, score, *on_device, *args[4:])
         else:
-            self._update.default(x, score, *numbers, *tail)
+            self._update.default(x, score, *args)
         written(x)
 
     def fill(
@@ -84,15 +56,6 @@ class Operators:
         else:
             self._fill.default(out, seed, step, stream, offset, uniform)
         written(out)
-
-
-def _fake_update(x: Tensor, score: Tensor | None, *_: object) -> None:
-    if score is not None:
-        torch._check(score.shape == x.shape, lambda: f"score has shape {tuple(score.shape)}, x {tuple(x.shape)}")
-
-
-def _fake_fill(out: Tensor, *_: object) -> None:
-    return None
 
 
 def _as_tensors(*numbers: object) -> bool:

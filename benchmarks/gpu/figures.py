@@ -1,0 +1,176 @@
+"""What the kernels and the chain reach on one GPU, each figure beside its baseline of the same run.
+
+    python benchmarks/gpu/figures.py figures.json [--budget SECONDS]
+
+Contenders take turns in every round, so that all meet the same clocks; a time is the median of the rounds between two
+CUDA events, a ratio the median of the rounds' ratios, both with quartiles. A contender that computes something else
+than its baseline is reported as failed, without a time. The file is written after every figure, and a second call
+measures only those that it lacks. Needs torch and this package alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+if __name__ == "__main__":  # a script finds benchmarks/ as pytest does
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+from timing import Call, spread
+from torch import Tensor
+
+import fastlangevin as fl
+from gpu import chains
+from gpu.timing import Row, captured, failed, times
+
+SIZES = (2**12, 2**14, 2**16, 196_608, 2**20, 2**23, 2**26)
+BACKENDS = ("cuda", "triton")
+UPDATE_BYTES, COPY_BYTES = 12, 8  # an element: read x and score, write x; read x, write y
+_LEAST_SECONDS = 20.0  # no figure is begun with less of the budget left
+
+
+def main(out_json: Path, budget: float) -> int:
+    """Measures what `out_json` lacks. Returns 0 where every figure is there and no contender failed, else 1."""
+    deadline = time.monotonic() + budget
+    done: dict[str, list[Row]] = json.loads(out_json.read_text()) if out_json.exists() else {}
+    for name, measure in FIGURES.items():
+        if name in done and not failures(done[name]):
+            continue
+        if deadline - time.monotonic() < _LEAST_SECONDS:
+            print(f"{name}: not begun, the budget of {budget:.0f} s is spent", flush=True)
+            continue
+        started = time.monotonic()
+        try:
+            done[name] = measure()
+        except Exception as error:  # one figure that fails must not cost the others
+            done[name] = [failed(name, f"{type(error).__name__}: {error}")]
+        write_json(out_json, done)
+        print(f"{name}: {time.monotonic() - started:.1f} s", flush=True)
+        for row in done[name]:
+            print(f"    {text(row)}", flush=True)
+    return int(set(done) < set(FIGURES) or any(map(failures, done.values())))
+
+
+def write_json(path: Path, content: object) -> None:
+    """In one step: a kill leaves the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def failures(rows: list[Row]) -> list[str]:
+    return [f"{row['what']}: {row['failure']}" for row in rows if row.get("failure")]
+
+
+def text(row: Row) -> str:
+    """A row in one line."""
+    if row.get("failure"):
+        return f"{row['what']:44} FAILED: {row['failure']}"
+    line = f"{row['what']:44} {row['value']:10.4g} {row['unit']:8}"
+    if "quartiles" in row:
+        line += " [{:.4g}, {:.4g}]".format(*row["quartiles"])
+    if "ratio" in row:
+        line += f"  {row['ratio']:.2f}× {row['ratio_to']}"
+    if "ratio_quartiles" in row:
+        line += " [{:.2f}, {:.2f}]".format(*row["ratio_quartiles"])
+    if "wanted" in row:
+        line += f"  (wanted: {row['wanted']})"
+    return line
+
+
+def floor() -> list[Row]:
+    """What one launch costs at the least: an add to one element, from Python and inside a graph."""
+    x = torch.zeros(1, device="cuda")
+    n = 500
+    seconds = times({"python": lambda: x.add_(1.0), "graph": captured(lambda: x.add_(1.0), n)}, rounds=25, calls=20)
+    rows = []
+    for name, per_call, what in (("python", 1, "one launch from Python"), ("graph", n, "one launch inside a graph")):
+        value, quartiles = spread([s / per_call * 1e6 for s in seconds[name]])
+        rows.append({"what": f"floor: {what}", "value": value, "unit": "µs", "quartiles": quartiles})
+    return rows
+
+
+def update(n: int) -> list[Row]:
+    """One update of n float32 elements by each backend, as a share of a device-to-device copy's bandwidth."""
+    states, score, failing = _updates(n)
+    y = torch.empty(n, device="cuda")
+    calls: dict[str, Call] = {"copy": lambda: y.copy_(score)}
+    calls |= {name: functools.partial(_update, x, score, name) for name, x in states.items()}
+    n_calls = max(1, min(200, 2**28 // n))
+    seconds = times(calls, rounds=25, calls=n_calls)
+    copy_rate, copy_quartiles = spread([COPY_BYTES * n / s / 1e9 for s in seconds["copy"]])
+    rows = [{"what": f"copy of {n:,}", "value": copy_rate, "unit": "GB/s", "quartiles": copy_quartiles}]
+    for name in states:
+        value, quartiles = spread([UPDATE_BYTES * n / s / 1e9 for s in seconds[name]])
+        shares = [UPDATE_BYTES * c / (COPY_BYTES * s) for s, c in zip(seconds[name], seconds["copy"], strict=True)]
+        ratio, ratio_quartiles = spread(shares)
+        row = {"what": f"update of {n:,}, {name}", "value": value, "unit": "GB/s", "quartiles": quartiles}
+        row |= {"ratio": ratio, "ratio_quartiles": ratio_quartiles, "ratio_to": "copy's GB/s"}
+        rows.append(row | ({"wanted": "0.90 of the copy"} if n == 2**26 else {}))
+    return rows + failing
+
+
+def update_in_graph(n: int = 196_608, n_nodes: int = 200) -> list[Row]:
+    """One of n_nodes updates in a CUDA graph: the kernel without its launch from Python."""
+    states, score, rows = _updates(n)
+    replays = {name: captured(functools.partial(_update, x, score, name), n_nodes) for name, x in states.items()}
+    for name, seconds in times(replays, rounds=25, calls=5).items():
+        value, quartiles = spread([s / n_nodes * 1e6 for s in seconds])
+        what = f"update of {n:,} in a graph, {name}"
+        rows.append({"what": what, "value": value, "unit": "µs", "quartiles": quartiles, "wanted": "3 µs or less"})
+    return rows
+
+
+def _update(x: Tensor, score: Tensor, backend: str) -> None:
+    fl.langevin_update_(x, score, 0.0, chains.NOISE, seed=1, step=1, backend=backend)
+
+
+def _updates(n: int) -> tuple[dict[str, Tensor], Tensor, list[Row]]:
+    """The backends that give the reference's bits, each with a state of its own; the score; rows of the others."""
+    score = torch.randn(n, device="cuda")
+    looked_at = min(n, 2**20)
+    expected = torch.zeros(looked_at)
+    _update(expected, score[:looked_at].cpu(), "reference")
+    states, failing = {}, []
+    for name in BACKENDS:
+        x = torch.zeros(n, device="cuda")
+        try:
+            _update(x, score, name)
+            if not torch.equal(x[:looked_at].cpu(), expected):
+                raise AssertionError("the result differs from the reference's bits")
+            states[name] = x
+        except Exception as error:  # a backend that is missing or broken must not cost the other its figure
+            failing.append(failed(f"update of {n:,}, {name}", f"{type(error).__name__}: {error}"))
+    return states, score, failing
+
+
+FIGURES: dict[str, Callable[[], list[Row]]] = {
+    "floor": floor,
+    **{f"update-{n}": functools.partial(update, n) for n in SIZES},
+    "update-in-graph": update_in_graph,
+    "chain-64": functools.partial(chains.chain, 64),
+    "chain-32": functools.partial(chains.chain, 32),
+    "chain-64-batch-128": functools.partial(chains.chain, 64, batch=128),
+    "chain-64-of-64": functools.partial(chains.chain, 64, image_size=64),
+    "memory-64": functools.partial(chains.memory, 64),
+    "memory-32": functools.partial(chains.memory, 32),
+    "growth": chains.growth,
+    "chain-64-compiled": functools.partial(chains.chain_compiled, 64),
+}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out_json", type=Path)
+    parser.add_argument("--budget", type=float, default=300.0, help="seconds; no figure is begun after them")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit(f"figures.py needs an NVIDIA GPU, and torch {torch.__version__} sees none")
+    sys.exit(main(arguments.out_json, arguments.budget))

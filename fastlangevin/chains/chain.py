@@ -1,0 +1,85 @@
+"""`Chain`: K consecutive transitions of a batch of chains, whatever the transition."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from ..kernels import Backend
+from ..score import BoundScore, ScoreEngine
+
+C = TypeVar("C", bound="Chain")
+
+
+@dataclass(eq=False, kw_only=True)
+class Chain(abc.ABC):
+    """Everything that a run of steps needs besides its initial state. A subclass has the transition, `step_`.
+
+    Attributes:
+        score, args: the engine of the score, and extra arguments of the energy.
+        backend: of the update.
+        requested_backend: the sampler's option; "auto" lets kernels of the score do the update in the backend's place.
+        seed, steps, offset: of the noise stream: step k draws at noise step steps[k], element i of the state at
+            offset + i. Ints, or int64 tensors on the state's device.
+    """
+
+    score: ScoreEngine
+    args: tuple[object, ...]
+    backend: Backend
+    requested_backend: str
+    offset: int
+    seed: int | Tensor
+    steps: Sequence[int | Tensor]
+
+    @abc.abstractmethod
+    def step_(self, x: Tensor, k: int, score: BoundScore, precomputed: Tensor | None = None) -> None:
+        """Step k, in place.
+
+        Args:
+            score: `bind` of states like x.
+            precomputed: the score at x, where the caller has it.
+        """
+
+    @abc.abstractmethod
+    def per_step(self) -> tuple[Sequence[float], ...]:
+        """The numbers that change from step to step (step sizes, …), which a captured graph reads from memory."""
+
+    @abc.abstractmethod
+    def with_per_step(self: C, numbers: Sequence[Sequence[Tensor]], steps: Sequence[Tensor]) -> C:
+        """The same chain with these numbers, float64 tensors of one element, and noise steps."""
+
+    @abc.abstractmethod
+    def built_in(self) -> tuple[Hashable, ...]:
+        """The options that a captured graph has built in."""
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def bind(self, x: Tensor) -> BoundScore:
+        """The score for states like x, with the weights as they are now."""
+        return self.score.bind(x, self.args)
+
+    def run_(self, x: Tensor) -> Tensor:
+        """All steps, in place."""
+        self.advance_(x, 0, len(self), self.bind(x))
+        return x
+
+    def advance_(self, x: Tensor, start: int, stop: int, score: BoundScore, precomputed: Tensor | None = None) -> None:
+        """Steps start to stop - 1, in place. `precomputed`: the score at x, where the caller has it."""
+        for k in range(start, stop):
+            self.step_(x, k, score, precomputed if k == start else None)
+
+    def first_divergence(self, x0: Tensor) -> int | None:
+        """The first step after which a state was not finite, by running the chain again."""
+        x = x0.clone()
+        score = self.bind(x)
+        for k in range(len(self)):
+            self.advance_(x, k, k + 1, score)
+            if not torch.isfinite(x).all():
+                return k
+        return None

@@ -1,0 +1,116 @@
+"""Capturing work of one CUDA device as a graph, with what can go wrong met before the capture."""
+
+from __future__ import annotations
+
+import statistics
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+_WARM_UPS = 3
+
+
+class NotCapturable(RuntimeError):
+    """Why work cannot be captured."""
+
+
+def being_captured() -> bool:
+    """Whether the current stream is being captured, so that the host must not wait for anything."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+class CudaCapture:
+    """Graphs of one chain on one device. They share a memory pool, for no two of them run at a time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device)
+        self._done: torch.cuda.Event | None = None
+
+    def warm_up(self, step: Callable[[], None], buffers: list[Tensor]) -> None:
+        """Runs the work a few times on the stream of the capture: libraries choose algorithms, Triton and inductor
+        compile. Leaves `buffers` unchanged.
+
+        Raises:
+            NotCapturable: the work makes the host wait for the device, or changes `buffers`.
+        """
+        before = [(b, b.clone()) for b in buffers]
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        try:
+            with torch.cuda.stream(self._stream):
+                for _ in range(_WARM_UPS - 1):
+                    step()
+                waits = _waits(step)
+        finally:
+            torch.cuda.current_stream(self._device).wait_stream(self._stream)
+            # By value: batch norm moves its averages without telling autograd's version counter.
+            changed = not all(torch.equal(buffer.nan_to_num(), value.nan_to_num()) for buffer, value in before)
+            for buffer, value in before if changed else ():
+                buffer.copy_(value)
+        if changed:
+            raise NotCapturable(
+                "an evaluation changes the network's buffers, as batch norm and spectral norm do in train mode"
+            )
+        if waits:
+            raise NotCapturable(
+                "an evaluation makes the host wait for the GPU (.item(), .cpu(), nonzero, or a branch on a value)"
+            )
+
+    def capture(self, body: Callable[[], None]) -> Callable[[], None]:
+        """The body's work as a graph; calling the result replays it on the current stream."""
+        graph = torch.cuda.CUDAGraph()
+        # Other threads (a loader that pins memory) may go on with what a capture forbids.
+        capturing = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
+        try:
+            # The outer context gives the caller's stream back, which a capture that fails at its end does not.
+            with torch.cuda.stream(torch.cuda.current_stream(self._device)), capturing:
+                body()
+        except RuntimeError as error:
+            torch.cuda.synchronize(self._device)
+            raise NotCapturable(f"the capture failed: {str(error).splitlines()[0]}") from error
+        return graph.replay
+
+    def time(self, run: Callable[[], None]) -> float:
+        """Median milliseconds of the work, which must have been captured."""
+        times = []
+        stream = torch.cuda.current_stream(self._device)
+        for _ in range(4):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record(stream)
+            run()
+            end.record(stream)
+            end.synchronize()
+            times.append(start.elapsed_time(end))
+        return statistics.median(times[1:])
+
+    def upload(self, values: Tensor, to: Tensor) -> None:
+        """Copies host values to the device without waiting; the pinned copy is torch's to free in time."""
+        to.copy_(values.pin_memory(), non_blocking=True)
+
+    def begin(self) -> None:
+        """Before a replay: waits, on the device, for the last one, which may have been on another stream."""
+        if self._done is not None:
+            torch.cuda.current_stream(self._device).wait_event(self._done)
+
+    def end(self) -> None:
+        self._done = torch.cuda.current_stream(self._device).record_event()
+
+    def wait(self) -> None:
+        if self._done is not None:
+            self._done.synchronize()
+
+
+def _waits(work: Callable[[], None]) -> bool:
+    """Whether the host waits for the device within the work, by torch's own debug mode."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            work()
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    return any("synchronizing CUDA operation" in str(w.message) for w in seen)

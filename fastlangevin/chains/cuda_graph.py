@@ -1,0 +1,252 @@
+"""A chain's steps captured as CUDA graphs and replayed: which graphs are kept, and how a chain is laid out in them.
+
+Everything that changes from call to call lies in device memory that a replay reads: the state, extra arguments, seed,
+noise steps, step sizes and noise levels. What cannot change is the key under which a graph is kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import BackendUnavailable
+from ..network.dependencies import Dependencies
+from .chain import Chain
+from .cuda_capture import CudaCapture, NotCapturable, being_captured
+
+_KEPT = 8  # graphs a sampler keeps
+_LONGEST = 128  # steps that are captured into one graph unless more are asked for
+_SHORT = 25
+_one_at_a_time = threading.Lock()  # a process captures one graph at a time
+
+
+class Capture(Protocol):
+    """What captures, replays and times on a device: `capture.CudaCapture`, or a stand-in of the tests."""
+
+    def warm_up(self, step: Callable[[], None], buffers: list[Tensor]) -> None: ...
+    def capture(self, body: Callable[[], None]) -> Callable[[], None]: ...
+    def time(self, run: Callable[[], None]) -> float: ...
+    def upload(self, values: Tensor, to: Tensor) -> None: ...
+    def begin(self) -> None: ...
+    def end(self) -> None: ...
+    def wait(self) -> None: ...
+
+
+class CapturedChain:
+    """One chain's steps as a graph of `unroll` steps, replayed as often as it takes.
+
+    Args:
+        chain: whose score, backend, options and numbers of steps are captured.
+        x: a state of the shape, dtype, device and layout that are captured.
+        unroll: steps a graph, a divisor of the number of steps; None: what is fastest, by measuring.
+
+    Raises:
+        NotCapturable: the score cannot be captured; the message says why.
+    """
+
+    def __init__(self, chain: Chain, x: Tensor, dependencies: Dependencies, unroll: int | None, to: Capture) -> None:
+        self._device = to
+        self._n_steps = len(chain)
+        self._keep = dependencies.tensors  # the graph reads their memory, which must not become another tensor's
+        self._x = torch.empty_like(x)
+        self._args = tuple(a.clone() if isinstance(a, Tensor) else a for a in chain.args)
+        rows = len(chain.per_step()) + 1
+        self._numbers = torch.zeros(rows * self._n_steps + 1, dtype=torch.int64, device=x.device)
+        self._first = torch.arange(self._n_steps, device=x.device)
+        self._lock = threading.Lock()
+        self._fill(chain, x)
+        seed, table = self._numbers[-1], self._numbers[:-1].view(rows, -1)
+        chain = dataclasses.replace(chain, args=self._args, seed=seed)
+        self._device.warm_up(lambda: _first_step_(_with(chain, table), self._x), dependencies.buffers())
+        plans = [self._plan(chain, table, u) for u in ([unroll] if unroll else unrolls(self._n_steps))]
+        self.times = {u: self._time(chain, x, run) for u, run in plans} if len(plans) > 1 else {}
+        self.unroll, self._run = min(plans, key=lambda plan: self.times.get(plan[0], 0.0))
+
+    def __call__(self, chain: Chain, x0: Tensor) -> Tensor:
+        """Runs all steps from x0; a new tensor. Calls from several threads or streams take their turns."""
+        with self._lock:
+            self._device.begin()
+            self._fill(chain, x0)
+            self._run()
+            x = self._x.clone()
+            self._device.end()
+        return x
+
+    def wait(self) -> None:
+        """Until no replay runs any more, so that the memory may be given back."""
+        with self._lock:
+            self._device.wait()
+
+    def _plan(self, chain: Chain, table: Tensor, unroll: int) -> tuple[int, Callable[[], None]]:
+        """Captures a graph of `unroll` steps. Shorter ones than the chain find their numbers by a position that each
+        replay moves on: a window of the table is copied to where the kernels read.
+        """
+        if unroll == self._n_steps:
+            whole = _with(chain, table)
+
+            def all_steps() -> None:
+                whole.run_(self._x)
+
+            return unroll, self._device.capture(all_steps)
+        window = torch.zeros(len(table), unroll, dtype=torch.int64, device=table.device)
+        position = self._first[:unroll].clone()
+        part = _with(chain, window)
+
+        def body() -> None:
+            torch.index_select(table, 1, position, out=window)
+            part.run_(self._x)
+            position.add_(unroll)
+
+        torch.index_select(table, 1, position.add_(0), out=window)  # loads these kernels before the capture
+        replay = self._device.capture(body)
+
+        def run() -> None:
+            position.copy_(self._first[:unroll])
+            for _ in range(self._n_steps // unroll):
+                replay()
+
+        return unroll, run
+
+    def _time(self, chain: Chain, x: Tensor, run: Callable[[], None]) -> float:
+        self._fill(chain, x)
+        return self._device.time(run)
+
+    def _fill(self, chain: Chain, x: Tensor) -> None:
+        per_step = [number for numbers in chain.per_step() for number in numbers]
+        floats = torch.tensor(per_step, dtype=torch.float64).view(torch.int64)
+        ints = torch.tensor([*chain.steps, chain.seed], dtype=torch.int64)
+        self._device.upload(torch.cat((floats, ints)), self._numbers)
+        self._x.copy_(x)
+        for static, given in zip(self._args, chain.args, strict=True):
+            if isinstance(static, Tensor):
+                static.copy_(given)  # type: ignore[arg-type]
+
+
+def _first_step_(chain: Chain, x: Tensor) -> None:
+    chain.step_(x, 0, chain.bind(x))
+
+
+def _with(chain: Chain, table: Tensor) -> Chain:
+    """The chain with its numbers read from a table: one row each of float64 numbers per step, as bits, then the noise
+    steps.
+    """
+    return chain.with_per_step([row.view(torch.float64).unbind() for row in table[:-1]], table[-1].unbind())
+
+
+def unrolls(n_steps: int) -> list[int]:
+    """Steps a graph that are tried: one, the largest divisor up to 25, and all of them."""
+    short = max(u for u in range(1, _SHORT + 1) if n_steps % u == 0)
+    return sorted({1, short, *([n_steps] if n_steps <= _LONGEST else [])})
+
+
+class GraphCache:
+    """A sampler's captured chains, the most recently used few.
+
+    Args:
+        mode: the sampler's `graph` option.
+        unroll: the sampler's `unroll` option.
+        capture: makes what captures on a device.
+    """
+
+    def __init__(
+        self,
+        mode: bool | Literal["auto"],
+        unroll: int | None = None,
+        capture: Callable[[torch.device], Capture] = CudaCapture,
+        device_type: str = "cuda",
+    ) -> None:
+        self._mode, self._unroll, self._capture, self._device_type = mode, unroll, capture, device_type
+        self._chains: OrderedDict[tuple[Any, ...], CapturedChain] = OrderedDict()
+        self._declined: str | None = None
+        self._misses = 0
+        self._lock = threading.Lock()
+
+    def unsupported(self, device: torch.device) -> str | None:
+        """Why chains on `device` are not captured, or None where they are."""
+        if self._mode is False:
+            return "switched off by graph=False"
+        if device.type != self._device_type:
+            return f"CUDA graphs need an NVIDIA GPU, and the chain runs on {device.type}"
+        return self._declined
+
+    def run(self, chain: Chain, x0: Tensor) -> Tensor | None:
+        """The chain's last states, or None where it has to run eagerly.
+
+        Raises:
+            BackendUnavailable: graph=True, and the score cannot be captured.
+            ValueError: `unroll` does not divide the number of steps.
+        """
+        if not len(x0) or being_captured():
+            return None  # nothing to do, or part of a graph of the caller's own
+        if self._unroll is not None and len(chain) % self._unroll:
+            raise ValueError(f"unroll must divide n_steps = {len(chain)}, got {self._unroll}")
+        dependencies = Dependencies(chain.score.target.function)
+        with self._lock:
+            try:
+                _check(chain, x0, dependencies)
+                key = _key(chain, x0, dependencies)
+                self._misses = 0 if key in self._chains else self._misses + 1
+                if self._misses > _KEPT:
+                    raise NotCapturable(f"what a graph is kept under was another at each of {_KEPT} consecutive calls")
+                if key not in self._chains:
+                    self._make_room()
+                    # Dropout's random state stays: a resumed training, which captures anew, draws the same.
+                    with _one_at_a_time, torch.random.fork_rng([x0.device] if x0.is_cuda else []):
+                        device = self._capture(x0.device)
+                        self._chains[key] = CapturedChain(chain, x0, dependencies, self._unroll, device)
+            except NotCapturable as error:
+                self._decline(str(error))
+                return None
+            self._chains.move_to_end(key)
+            captured = self._chains[key]
+        return captured(chain, x0)
+
+    @property
+    def captured(self) -> list[CapturedChain]:
+        """Those kept, the least recently used first."""
+        return list(self._chains.values())
+
+    def _make_room(self) -> None:
+        while len(self._chains) >= _KEPT:
+            _, oldest = self._chains.popitem(last=False)
+            oldest.wait()
+
+    def _decline(self, why: str) -> None:
+        if self._mode is True:
+            raise BackendUnavailable(f"graph=True cannot be met: {why}")
+        if self._declined is None:
+            warnings.warn(f"the chain runs eagerly, without a CUDA graph: {why}", RuntimeWarning, stacklevel=2)
+        self._declined = why
+
+
+def _check(chain: Chain, x: Tensor, dependencies: Dependencies) -> None:
+    hooked = dependencies.hooks()
+    if hooked:
+        raise NotCapturable(f"a {hooked} has hooks, which have to run at each evaluation")
+    for i, a in enumerate(chain.args):
+        if isinstance(a, Tensor):
+            if a.device != x.device:
+                raise NotCapturable(f"extra argument {i} is on {a.device} and the chain on {x.device}")
+        elif not isinstance(a, (int, float, bool, str, type(None))):
+            raise NotCapturable(f"extra argument {i} is neither a tensor nor a plain number: {type(a).__name__}")
+
+
+def _key(chain: Chain, x: Tensor, dependencies: Dependencies) -> tuple[Any, ...]:
+    args = tuple((a.shape, a.stride(), a.dtype) if isinstance(a, Tensor) else (type(a), a) for a in chain.args)
+    layout = torch.empty_like(x, device="meta").stride()
+    flags = (
+        torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.deterministic,
+        torch.are_deterministic_algorithms_enabled(),
+    )
+    engine = (chain.score.name, chain.score.precision, chain.score.target.kind)
+    update = (type(chain), chain.backend.name, chain.requested_backend, chain.offset)
+    options = (len(chain), *engine, *update, *chain.built_in())
+    return (x.shape, layout, x.dtype, x.device, options, args, flags, dependencies.fingerprint())

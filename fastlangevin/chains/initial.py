@@ -1,0 +1,82 @@
+"""Where chains start: the distribution p0 of short runs, and which states are accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .. import noise
+from ..network.target import Target
+from ..validation import check_state_dtype, unknown
+from .divergence import n_not_finite
+
+Init = Literal["uniform", "normal"] | Callable[..., Tensor]
+_NAMES = ("uniform", "normal")
+
+
+def check(init: Init) -> Init:
+    if not callable(init) and init not in _NAMES:
+        raise unknown("init", init, (*_NAMES, "a callable (shape, *, seed, step, chain_offset)"))
+    return init
+
+
+def draw(
+    init: Init,
+    shape: Sequence[int],
+    *,
+    bounds: tuple[float, float] | None,
+    seed: int,
+    step: int,
+    chain_offset: int,
+    offset: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    backend: str | None,
+) -> Tensor:
+    """x0 of `shape`, from `Stream.INITIAL_STATE` at counter `step`.
+
+    "uniform" is lo + (hi - lo)·u over the bounds, U(-1, 1) where there are none; "normal" is N(0, 1), clamped to the
+    bounds where there are any; a callable is given the shape and keywords seed, step and chain_offset, and its result
+    is used unchanged.
+    """
+    if callable(init):
+        x0 = init(tuple(shape), seed=seed, step=step, chain_offset=chain_offset)
+        if not isinstance(x0, Tensor) or tuple(x0.shape) != tuple(shape):
+            got = tuple(x0.shape) if isinstance(x0, Tensor) else type(x0).__name__
+            raise ValueError(f"init must return a tensor of shape {tuple(shape)}, got {got}")
+        return x0.to(device=device, dtype=dtype)
+    lo, hi = bounds or (-1.0, 1.0)
+    if init == "uniform" and hi - lo > torch.finfo(torch.float32).max:
+        raise ValueError(f"init='uniform' needs bounds whose distance is a float32 number, got ({lo}, {hi})")
+    draw_from = noise.uniform if init == "uniform" else noise.normal
+    x0 = draw_from(
+        shape,
+        seed=seed,
+        step=step,
+        stream=noise.Stream.INITIAL_STATE,
+        offset=offset,
+        device=device,
+        backend=backend,
+    ).to(dtype)
+    if init == "uniform":
+        return x0.mul_(hi - lo).add_(lo)
+    if bounds is None:
+        return x0
+    return x0.clamp_(*(torch.tensor(bound, dtype=dtype).item() for bound in bounds))
+
+
+def check_state(name: str, x: Tensor, target: Target) -> None:
+    """Raises for a state that chains of `target` cannot start from."""
+    check_state_dtype(name, x)
+    if x.dim() == 0:
+        raise ValueError(f"{name} must have a first dimension of chains, (B, *event), got a scalar")
+    device = target.device()
+    if device is not None and device != x.device:
+        raise ValueError(f"{name} is on {x.device} and the {target.kind} on {device}: move one to the other")
+    if not x.is_cuda:  # there it would wait for the device; the chain's own check sees it
+        n_bad = int(n_not_finite(x))
+        if n_bad:
+            raise ValueError(f"{name} must be finite, got NaN or infinity in {n_bad} of {len(x)} chains")

@@ -1,0 +1,61 @@
+"""A chain whose last step is differentiable with respect to the energy's weights."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from ..noise import Stream, normal
+from ..score import AutogradScore
+from .langevin_chain import LangevinChain
+
+
+def without_last_step(chain: LangevinChain) -> LangevinChain:
+    """Its first K - 1 steps."""
+    return dataclasses.replace(
+        chain, step_sizes=chain.step_sizes[:-1], noise_stds=chain.noise_stds[:-1], steps=chain.steps[:-1]
+    )
+
+
+def last_step(chain: LangevinChain, x: Tensor) -> Tensor:
+    """Step K - 1 of a chain, from x_{K-1}, in operations that autograd records:
+
+        x_K = clamp(x̃ + η·clip(s_θ(x̃)) + σz)
+
+    where x̃, which is x_{K-1}, or has its noise in it where noise comes first, is a constant: the graph leads to the
+    weights θ and to what else the energy reads, but not to x. The arithmetic is the update's, but for the rounding of
+    fused multiply-adds.
+
+    Args:
+        chain: its kernels take no part; the score is autograd's.
+        x: (B, *event), not modified.
+
+    Returns:
+        (B, *event), of x's dtype.
+    """
+    k, x = len(chain) - 1, x.detach()
+    if chain.noise_first:
+        x = x.clone()
+        chain.add_noise_(x, k)
+    score = AutogradScore(chain.score.target, chain.score.precision, chain.args).with_graph(x)
+    compute = torch.promote_types(x.dtype, torch.float32)
+    s, moved = score.to(compute), x.to(compute)
+    if chain.grad_clip is not None:
+        s = s.clamp(-chain.grad_clip, chain.grad_clip)
+    moved = moved + chain.step_sizes[k] * s
+    if chain.has_noise and not chain.noise_first:
+        z = normal(
+            x.shape,
+            seed=chain.seed,
+            step=chain.steps[k],
+            stream=Stream.LANGEVIN,
+            offset=chain.offset,
+            device=x.device,
+            backend=chain.backend.name,
+        )
+        moved = moved + chain.noise_stds[k] * z.to(compute)
+    if chain.bounds is not None:
+        moved = moved.clamp(*chain.bounds)
+    return moved.to(x.dtype)

@@ -1,0 +1,180 @@
+"""`load_data`: data by name, from files and folders, arrays and torch Datasets."""
+
+from __future__ import annotations
+
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from ..validation import check_int, nearest
+from . import images
+from . import labels as class_labels
+from .dataset import Data, stored_data
+from .ranges import Range
+from .torch_dataset import from_iterable, from_map_style
+from .values import check_value_range, scaled, to_channels_first, to_tensor
+
+_NAMES = ("digits", *images.TORCHVISION_SIZES)
+_ARRAY_NAMES = ("images", "x", "data", "arr_0")
+_DIGITS: Range = (0.0, 16.0)
+
+
+def load_data(source: Any, *, image_size: int | None = None, value_range: tuple[float, float] | None = None) -> Data:
+    """Loads data from an array, a file, a folder of images, a torch Dataset or a known name, scaled to [-1, 1].
+
+    A value x becomes 2 (x - lo) / (hi - lo) - 1, where (lo, hi) is `value_range`. If that is None, (lo, hi) is (0, 255)
+    for uint8; otherwise (0, 1) if all values lie in it, (-1, 1) if all values lie in that (which leaves them
+    unchanged), else the minimum and maximum.
+
+    Args:
+        source: one of
+
+            - "digits": the 1,797 images of `digits`.
+            - "cifar10", "celeba" or "lsun" (bedrooms): torchvision's data sets, in the folder named by the environment
+              variable FASTLANGEVIN_DATA, by default ./data. CIFAR-10 and CelebA are downloaded into it.
+            - A tensor or NumPy array of points (N, D), or of images (N, H, W), (N, C, H, W) or, if C is 1 or 3 and the
+              second dimension is neither, (N, H, W, C). It is not copied unless it needs conversion.
+            - A `.npy` or `.npz` file of such an array. Of several arrays in a `.npz`, the one named "images", "x",
+              "data" or "arr_0" is used, and one named "labels" or "y" beside it holds the labels.
+            - A folder: all images in it and its subfolders, sorted by path, without hidden files. Images have one
+              channel if all are grey, else RGB. Transparent parts become white, 16 bits are reduced to 8, and of an
+              animation the first frame is used. If every image lies in a folder directly below it, these folders are
+              the classes.
+            - A map-style torch Dataset, read item by item, each time it is needed. An item is one event (laid out as
+              above, without N) or a PIL image, or a tuple or list that starts with one. 256 items determine the range
+              of values that are not uint8; without `value_range` they must lie in [-1, 1]. Its `targets` or `labels`
+              are the labels if they are integers, one per item.
+            - A finite IterableDataset, read into memory.
+            - A `Data`, returned unchanged.
+
+            Use "./name" for a file or folder that has the name of a data set.
+        image_size: makes images square: the central square of each image is resampled (bicubic, antialiased) to this
+            many pixels on each side. For folders, torchvision's data (None is 32 for "cifar10" and 64 for the others)
+            and Datasets of PIL images. Without it all images must have one size.
+        value_range: (lo, hi) of the source's values.
+
+    Returns:
+        The data; `Data.batch` returns items as float32 in [-1, 1].
+
+    Raises:
+        ValueError: no items, or all values equal; NaN or infinite values, or values outside `value_range`; shapes that
+            are not as above or differ; a file that cannot be read (the message names it); labels in a `.npz` that are
+            not one per item, or negative.
+        TypeError: not a source, or not real numbers; labels in a `.npz` that are not integers.
+        FileNotFoundError: no such name, file or folder.
+        ImportError: torchvision's data without torchvision.
+    """
+    if image_size is not None:
+        check_int("image_size", image_size, 1)
+    if value_range is not None:
+        value_range = check_value_range("value_range", value_range)
+    if isinstance(source, Data):
+        if image_size is not None or value_range is not None:
+            raise ValueError("image_size and value_range must be None for a Data, which is already scaled")
+        return source
+    if isinstance(source, Dataset):
+        name = f"dataset:{type(source).__name__}"
+        if isinstance(source, IterableDataset):
+            return from_iterable(name, source, image_size, value_range)
+        return from_map_style(name, source, image_size, value_range)
+    if isinstance(source, str) and source.lower() in _NAMES:
+        return _from_name(source.lower(), image_size, value_range)
+    if isinstance(source, (str, os.PathLike)):
+        return _from_path(Path(source).expanduser(), image_size, value_range)
+    if isinstance(source, (Tensor, np.ndarray)):
+        images.check_no_size(image_size, "a tensor or array")
+        return stored_data("tensor", to_channels_first(to_tensor(source, "data"), "data"), value_range)
+    raise TypeError(
+        f"data must be a name ({', '.join(map(repr, _NAMES))}), a tensor, a NumPy array, the path of a .npy, a .npz or "
+        f"a folder of images, or a torch Dataset, got {type(source).__name__}"
+    )
+
+
+def digits() -> tuple[Tensor, Tensor]:
+    """The 1,797 handwritten digits of Alpaydin and Kaynak (UCI, CC BY 4.0; see assets/README.md), with their labels.
+
+    Returns:
+        images: float32 (1797, 1, 8, 8) in [-1, 1]; grey level x of 0 … 16 is x / 8 - 1.
+        labels: int64 (1797,), 0 … 9.
+    """
+    values, labels = _digits()
+    return scaled(values, _DIGITS), labels.to(torch.int64)
+
+
+def _from_name(name: str, image_size: int | None, value_range: Range | None) -> Data:
+    if name == "digits":
+        images.check_no_size(image_size, repr(name))
+        values, labels = _digits()
+        return stored_data(name, values, value_range or _DIGITS, class_labels.check(labels, len(values)))
+    return from_map_style(name, _torchvision(name), image_size or images.TORCHVISION_SIZES[name], value_range)
+
+
+def _digits() -> tuple[Tensor, Tensor]:
+    with resources.files("fastlangevin").joinpath("assets/digits.npz").open("rb") as file, np.load(file) as arrays:
+        return torch.from_numpy(arrays["images"]).unsqueeze(1), torch.from_numpy(arrays["labels"])
+
+
+def _torchvision(name: str) -> Dataset[Any]:
+    try:
+        from torchvision import datasets
+    except Exception as error:  # a torchvision built for another torch raises other errors than ImportError
+        raise ImportError(
+            f"data={name!r} needs torchvision, which cannot be imported ({error}): pip install 'fastlangevin[vision]'"
+        ) from error
+    root = os.environ.get("FASTLANGEVIN_DATA", "data")
+    if name == "cifar10":
+        return datasets.CIFAR10(root, train=True, download=True)
+    if name == "celeba":
+        return datasets.CelebA(root, split="train", download=True)
+    folder = Path(root, "bedroom_train_lmdb")
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"data='lsun' needs the folder {folder}, which torchvision cannot download: unpack LSUN's "
+            f"bedroom_train_lmdb.zip in {root}, or name another folder in the environment variable FASTLANGEVIN_DATA"
+        )
+    return datasets.LSUN(root, classes=["bedroom_train"])
+
+
+def _from_path(path: Path, image_size: int | None, value_range: Range | None) -> Data:
+    if path.is_dir():
+        files = images.files_in(path)
+        labels = class_labels.of_files(files, path)
+        return stored_data(f"folder:{path.resolve().name}", images.read(files, image_size), value_range, labels)
+    if not path.exists():
+        hint = "" if path.suffix or len(path.parts) > 1 else nearest(str(path).lower(), _NAMES)
+        raise FileNotFoundError(
+            f"data={str(path)!r}: no such file or folder, and not one of the names {', '.join(_NAMES)}{hint}"
+        )
+    if path.suffix.lower() not in (".npy", ".npz"):
+        raise ValueError(f"data as a path must be a folder of images, a .npy or a .npz file, got {str(path)!r}")
+    images.check_no_size(image_size, f"a {path.suffix} file")
+    array, beside = _arrays(path)
+    values = to_channels_first(to_tensor(array, str(path)), str(path))
+    labels = None if beside is None else class_labels.check(beside, len(values), f"the labels in {path}")
+    return stored_data(f"file:{path.name}", values, value_range, labels)
+
+
+def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """The items of an .npy or .npz file, and the labels beside them."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded, None
+        with loaded:
+            names = [name for name in _ARRAY_NAMES if name in loaded.files][:1] or loaded.files
+            if len(names) > 1:
+                names = [name for name in names if name not in class_labels.NAMES]
+            if len(names) == 1:
+                beside = [name for name in class_labels.NAMES if name in loaded.files and name not in names]
+                return loaded[names[0]], loaded[beside[0]] if beside else None
+    except Exception as error:  # a damaged file raises errors of many kinds
+        raise ValueError(f"{path} cannot be read as plain arrays (pickled objects are refused): {error}") from error
+    raise ValueError(
+        f"{path} must hold one array, or one named {', '.join(map(repr, _ARRAY_NAMES))}, got {loaded.files}"
+    )

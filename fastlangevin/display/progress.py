@@ -1,0 +1,124 @@
+"""Progress of long work: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, TypeVar
+
+import rich.progress
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
+
+from ..runs.folder import Run
+from .plots import has_plots
+
+_SECONDS_BETWEEN_LINES = 10.0
+_T = TypeVar("_T")
+
+
+class _Console(Console):
+    """A console whose output pipe may be closed by its reader; the training then continues silently."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class Reporter:
+    """Shows rows of metrics if `show`: in a bar on a terminal, elsewhere on a line at most every 10 seconds."""
+
+    def __init__(self, n_iterations: int, first: int, n_steps: int, show: bool) -> None:
+        self._console = _Console(file=sys.stdout, quiet=not show, highlight=False)
+        self._n_iterations, self._n_steps = n_iterations, n_steps
+        self._first, self._started, self._last_line = first, time.monotonic(), float("-inf")
+        self._bar = None
+        if show and self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.completed}/{task.total}", table_column=Column(no_wrap=True)),
+                BarColumn(bar_width=None, table_column=Column(ratio=1)),
+                TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True)),
+                TimeRemainingColumn(table_column=Column(no_wrap=True)),
+                TextColumn("left", table_column=Column(no_wrap=True)),
+                console=self._console,
+                expand=True,
+            )
+            self._task = self._bar.add_task("train", total=n_iterations, completed=first, figures="")
+
+    def __enter__(self) -> Reporter:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def advance(self, iteration: int) -> None:
+        if self._bar:
+            self._bar.update(self._task, completed=iteration)
+
+    def row(self, row: dict[str, Any]) -> None:
+        elapsed = time.monotonic() - self._started
+        rate = (row["iteration"] - self._first) * self._n_steps / max(elapsed, 1e-9)
+        figures = f"gap {row['energy_gap']:+.3f} score {row['score_norm']:.3f} {rate:.0f} Langevin steps/s"
+        if self._bar:
+            self._bar.update(self._task, figures=figures)
+        elif elapsed - self._last_line >= _SECONDS_BETWEEN_LINES or row["iteration"] == self._n_iterations:
+            self._last_line = elapsed
+            left = (self._n_iterations - row["iteration"]) * self._n_steps / max(rate, 1e-9)
+            self.say(f"iteration {row['iteration']}/{self._n_iterations}  {figures}  {left:.0f} s left")
+
+
+class MetricsLog:
+    """Rows to metrics.jsonl and, with the extra "plots", to TensorBoard. Without a run it only keeps them."""
+
+    def __init__(self, run: Run | None, history: list[dict[str, Any]], first: int) -> None:
+        self.history = history
+        self._file = None if run is None else run.metrics.open("a", buffering=1)
+        self._run, self._first = run, first
+        self._board: Any = None
+
+    def write(self, row: dict[str, Any]) -> None:
+        self.history.append(row)
+        if self._run is not None and self._board is None and has_plots():
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self._run.tensorboard), purge_step=self._first + 1)
+        if self._file:
+            self._file.write(json.dumps(row) + "\n")
+        if self._board:
+            for name, value in row.items():
+                if name not in ("iteration", "seconds"):
+                    self._board.add_scalar(name, value, row["iteration"])
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+        if self._board:
+            self._board.close()
+
+
+class Stages:
+    """Shows the stages of an evaluation if `show`: a bar for each on a terminal, elsewhere its name on a line."""
+
+    def __init__(self, show: bool) -> None:
+        self._console = _Console(file=sys.stdout, quiet=not show, highlight=False)
+
+    def say(self, stage: str) -> None:
+        self._console.print(stage, markup=False, soft_wrap=True)
+
+    def track(self, stage: str, items: Iterable[_T], total: int) -> Iterable[_T]:
+        """Returns the items, `total` in number, and shows how many have been taken."""
+        if self._console.is_terminal and not self._console.quiet:
+            return rich.progress.track(items, stage, total=total, console=self._console, transient=True)
+        self.say(stage)
+        return items

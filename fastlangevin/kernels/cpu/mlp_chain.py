@@ -1,0 +1,98 @@
+"""Whole chains of an MLP energy on the CPU, weights and state in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ...network.layers import Activation, Layer, Linear
+from ..arguments import ActivationArgs, ActivationKind, ChainArgs
+from . import whole_chain
+
+MOST_LAYERS, MOST_INPUTS, MOST_WIDTH = 4, 256, 512
+
+
+def split(layers: Sequence[Layer]) -> tuple[list[Linear], list[Activation]]:
+    """The linear layers and the activations of layers in which the two alternate."""
+    linears = [layer for layer in layers[::2] if isinstance(layer, Linear)]
+    activations = [layer for layer in layers[1::2] if isinstance(layer, Activation)]
+    if len(linears) + len(activations) != len(layers):
+        raise ValueError("the layers are not alternating linear layers and activations")
+    return linears, activations
+
+
+def unsupported(layers: Sequence[Layer], n_inputs: int) -> str | None:
+    """Why `run_` does not take these hidden layers of an MLP with n_inputs inputs, or None where it does.
+
+    Args:
+        layers: alternating a `Linear` and the `Activation` after it.
+    """
+    n_linears, n_activations = len(layers[::2]), len(layers[1::2])
+    if n_linears != n_activations or not 1 <= n_linears <= MOST_LAYERS:
+        return f"it has {n_linears} linear layers and {n_activations} activations, not 1 to {MOST_LAYERS} pairs"
+    try:
+        linears, activations = split(layers)
+    except ValueError:
+        return "its layers are not alternating linear layers and activations"
+    if not 1 <= n_inputs <= MOST_INPUTS:
+        return f"it has {n_inputs} inputs, more than {MOST_INPUTS}"
+    for linear in linears:
+        if linear.weight.dim() != 2 or linear.weight.dtype != torch.float32:
+            return f"a weight is {linear.weight.dim()}-dimensional {linear.weight.dtype}, not a float32 matrix"
+        if not 1 <= len(linear.weight) <= MOST_WIDTH:
+            return f"a layer is {len(linear.weight)} wide, more than {MOST_WIDTH}"
+    for activation in activations:
+        if _activation_args(activation) is None:
+            return f"the activation {activation.name}{activation.parameters} is not among those it knows"
+    return None
+
+
+def run_(
+    layers: Sequence[Layer],
+    last: Tensor,  # (I,)
+    prior: float,
+    x: Tensor,  # (B, d), contiguous float32
+    args: ChainArgs,
+) -> None:
+    """All steps of the chains x of log p(x) = last · h(x) - prior / 2 · |x|², h the last layer's activations; in place.
+
+    The score is float32's, its sums in ascending order of the features. See `whole_chain.run_`.
+
+    Args:
+        layers: what `unsupported` takes.
+    """
+    linears, activations = split(layers)
+    arguments = [activation_args(activation) for activation in activations]
+    energy = (
+        [linear.weight.detach().contiguous() for linear in linears],
+        [None if linear.bias is None else linear.bias.detach().contiguous() for linear in linears],
+        [int(each.kind) for each in arguments],
+        [value for each in arguments for value in each.parameters],
+        last.detach().contiguous(),
+        prior,
+    )
+    whole_chain.run_("mlp_chain_cpu_", x, energy, args)
+
+
+def activation_args(activation: Activation) -> ActivationArgs:
+    """An activation that is not `unsupported`, as the kernels read it."""
+    found = _activation_args(activation)
+    if found is None:
+        raise ValueError(f"no kernel for the activation {activation.name}{activation.parameters}")
+    return found
+
+
+def _activation_args(activation: Activation) -> ActivationArgs | None:
+    name, parameters = activation.name, activation.parameters
+    if name == "relu":
+        name, parameters = "leaky_relu", (0.0,)
+    elif name == "gelu":
+        name, parameters = {"none": "gelu", "tanh": "gelu_tanh"}.get(parameters[0], ""), ()
+    if name not in ActivationKind.__members__ or (name == "leaky_relu" and parameters[0] < 0):
+        return None
+    if (name == "elu" and parameters[0] <= 0) or (name == "softplus" and parameters[0] <= 0):
+        return None
+    first, second, *_ = (*map(float, parameters), 0.0, 0.0)
+    return ActivationArgs(ActivationKind[name], (first, second))

@@ -1,0 +1,150 @@
+"""Convolution, bias, LeakyReLU and its sign mask in one kernel, as an implicit matrix product.
+
+Rows are pixels of the output in the order (image, y, x), columns its channels; activations are NHWC. A bit of the mask
+is set where the pre-activation is positive: bit c % 32 of word c // 32 of a pixel. The last layer's kernel writes no
+activation but the gradient with respect to its pre-activation.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .parts import is_last_split, sum_of_splits, to_compute
+
+
+@triton.jit
+def _activate(
+    acc,
+    row,
+    rows,
+    first_column,
+    bias_pointer,
+    y_pointer,
+    mask_pointer,
+    last_pointer,
+    slope,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    LAST: tl.constexpr,
+):
+    M: tl.constexpr = acc.shape[0]
+    N: tl.constexpr = acc.shape[1]
+    column = first_column + tl.arange(0, N)
+    acc += tl.load(bias_pointer + column)[None, :]
+    positive = acc > 0
+    inside = (row < rows)[:, None]
+    if LAST:
+        last = tl.load(last_pointer + (row % PIXELS)[:, None] * CHANNELS + column[None, :])
+        y = tl.where(positive, last, last * slope)
+    else:
+        y = tl.where(positive, acc, acc * slope)
+        bits = tl.reshape(positive.to(tl.int32), [M, N // 32, 32]) << tl.arange(0, 32)[None, None, :]
+        word = first_column // 32 + tl.arange(0, N // 32)
+        mask_at = row.to(tl.int64)[:, None] * (CHANNELS // 32) + word[None, :]
+        tl.store(mask_pointer + mask_at, tl.xor_sum(bits, 2), mask=inside)
+    y_at = row.to(tl.int64)[:, None] * CHANNELS + column[None, :]
+    tl.store(y_pointer + y_at, to_compute(y, y_pointer.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def first_kernel(
+    x_pointer,  # (B, DEPTH, STRIDE * HEIGHT, STRIDE * WIDTH) float32
+    w_pointer,  # (CHANNELS, K): (plane, y, x) and zeros
+    bias_pointer,  # (CHANNELS,) float32
+    y_pointer,  # (B, HEIGHT, WIDTH, CHANNELS)
+    mask_pointer,  # (B, HEIGHT, WIDTH, CHANNELS / 32) int32
+    last_pointer,  # (HEIGHT, WIDTH, CHANNELS) float32
+    rows: tl.int32,
+    slope: tl.float32,
+    HEIGHT: tl.constexpr,
+    WIDTH: tl.constexpr,
+    DEPTH: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    KERNEL: tl.constexpr,
+    STRIDE: tl.constexpr,
+    LAST: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    K: tl.constexpr,
+):
+    """The first layer, from the state as it is: all of its few products in one step."""
+    H: tl.constexpr = STRIDE * HEIGHT
+    W: tl.constexpr = STRIDE * WIDTH
+    row = tl.program_id(0) * M + tl.arange(0, M)
+    column = tl.program_id(1) * N + tl.arange(0, N)
+    k = tl.arange(0, K)
+    plane = k // (KERNEL * KERNEL)
+    image = row // (HEIGHT * WIDTH)
+    y = (row // WIDTH % HEIGHT * STRIDE - 1)[:, None] + (k // KERNEL % KERNEL)[None, :]
+    x = (row % WIDTH * STRIDE - 1)[:, None] + (k % KERNEL)[None, :]
+    inside = (row < rows)[:, None] & (plane < DEPTH)[None, :] & (y >= 0) & (y < H) & (x >= 0) & (x < W)
+    at = image.to(tl.int64)[:, None] * (DEPTH * H * W) + (plane * (H * W))[None, :] + y * W + x
+    a = to_compute(tl.load(x_pointer + at, mask=inside, other=0.0), w_pointer.dtype.element_ty)
+    b = tl.load(w_pointer + column[None, :] * K + k[:, None])
+    acc = tl.dot(a, b, input_precision="tf32")
+    tensors = (bias_pointer, y_pointer, mask_pointer, last_pointer)
+    _activate(acc, row, rows, tl.program_id(1) * N, *tensors, slope, HEIGHT * WIDTH, CHANNELS, LAST)
+
+
+@triton.jit
+def forward_kernel(
+    x_pointer,  # (B, STRIDE * HEIGHT, STRIDE * WIDTH, DEPTH)
+    w_pointer,  # (CHANNELS, KERNEL, KERNEL, DEPTH)
+    bias_pointer,
+    y_pointer,
+    mask_pointer,
+    last_pointer,
+    partial_pointer,
+    lock_pointer,
+    rows: tl.int32,
+    slope: tl.float32,
+    HEIGHT: tl.constexpr,
+    WIDTH: tl.constexpr,
+    DEPTH: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    KERNEL: tl.constexpr,
+    STRIDE: tl.constexpr,
+    LAST: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    SPLIT: tl.constexpr,
+):
+    H: tl.constexpr = STRIDE * HEIGHT
+    W: tl.constexpr = STRIDE * WIDTH
+    TAPS: tl.constexpr = KERNEL * KERNEL
+    STEPS: tl.constexpr = TAPS * (DEPTH // K) // SPLIT
+    row = tl.program_id(0) * M + tl.arange(0, M)
+    column = tl.program_id(1) * N + tl.arange(0, N)
+    split = tl.program_id(2)
+    k = tl.arange(0, K)
+    # 64 bits count where the tile's first image begins, 32 what lies within the tile.
+    first_image = tl.program_id(0) * M // (HEIGHT * WIDTH)
+    x_pointer += first_image.to(tl.int64) * (H * W * DEPTH)
+    top, left = row // WIDTH % HEIGHT * STRIDE - 1, row % WIDTH * STRIDE - 1
+    origin = (row // (HEIGHT * WIDTH) - first_image) * (H * W) + top * W + left
+    inputs = (origin * DEPTH)[:, None] + k[None, :]
+    weights = column[None, :] * (TAPS * DEPTH) + k[:, None]
+    acc = tl.zeros((M, N), tl.float32)
+    for step in range(STEPS):
+        t = split * STEPS + step
+        tap, channel = t % TAPS, t // TAPS * K
+        # The taps of one parity follow one another: they see the same pixels, which the first of them leaves in L1.
+        r = tap // 8 + tap // 2 % 2 * 2 if STRIDE == 2 else tap // KERNEL
+        s = tap // 4 % 2 + tap % 2 * 2 if STRIDE == 2 else tap % KERNEL
+        y, x = top + r, left + s
+        inside = (row < rows) & (y >= 0) & (y < H) & (x >= 0) & (x < W)
+        a = tl.load(
+            x_pointer + ((r * W + s) * DEPTH + channel) + inputs, mask=inside[:, None], other=0.0, cache_modifier=".ca"
+        )
+        b = tl.load(w_pointer + ((r * KERNEL + s) * DEPTH + channel) + weights)
+        acc = tl.dot(a, b, acc, input_precision="tf32")
+    tensors = (bias_pointer, y_pointer, mask_pointer, last_pointer)
+    if SPLIT == 1:
+        _activate(acc, row, rows, tl.program_id(1) * N, *tensors, slope, HEIGHT * WIDTH, CHANNELS, LAST)
+    else:
+        tile = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+        if is_last_split(acc, partial_pointer, lock_pointer, tile, split, SPLIT, M, N):
+            acc = sum_of_splits(partial_pointer, tile, SPLIT, M, N)
+            _activate(acc, row, rows, tl.program_id(1) * N, *tensors, slope, HEIGHT * WIDTH, CHANNELS, LAST)

@@ -1,0 +1,180 @@
+"""Which kernels a convnet's score takes and in which tiles: plain numbers, known without a GPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .backward import backward_kernel
+from .forward import first_kernel, forward_kernel
+from .input import input_kernel
+
+_KERNELS = {"first": first_kernel, "forward": forward_kernel, "backward": backward_kernel, "input": input_kernel}
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A convolution of images (planes, height, width) to `channels`: 3×3 with stride 1, or 4×4 with stride 2."""
+
+    planes: int
+    height: int
+    width: int
+    channels: int
+    stride: int
+
+    @property
+    def kernel(self) -> int:
+        return self.stride + 2
+
+    @property
+    def out(self) -> tuple[int, int]:
+        return self.height // self.stride, self.width // self.stride
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What the choice of tiles knows of a GPU: its compute capability, major, and its number of multiprocessors."""
+
+    major: int
+    processors: int
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A program's part of a matrix product: rows × columns, in steps of `depth` bytes.
+
+    Attributes:
+        stages: steps whose operands are in shared memory or on their way there.
+        split: programs that share one tile's steps where tiles alone would not occupy the GPU: at most so many.
+    """
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+    split: int = 16
+
+
+# By kernel and compute capability, major; columns and depth are cut to divide a layer's. Where a shape has been
+# measured (`convnet_tune`), by `Launch.key`. The state's 1 to 4 planes are 16 columns, the least for the tensor cores.
+# Stages are few, for what they leave of a multiprocessor's memory is L1: docs/performance.md.
+TILES: dict[tuple[object, ...], Tile] = {
+    ("first", 8): Tile(128, 64, 0, 4, 1),
+    ("forward", 8): Tile(128, 128, 64, 8, 4),
+    ("backward", 8): Tile(128, 128, 64, 8, 4),
+    ("input", 8): Tile(128, 16, 64, 4, 3),
+    ("first", 9): Tile(128, 64, 0, 4, 1),
+    ("forward", 9): Tile(128, 128, 128, 8, 3),
+    ("backward", 9): Tile(128, 128, 128, 8, 3),
+    ("input", 9): Tile(128, 16, 64, 4, 3),
+    ("first", 10): Tile(128, 64, 0, 4, 1),
+    ("forward", 10): Tile(128, 128, 128, 8, 3),
+    ("backward", 10): Tile(128, 128, 128, 8, 3),
+    ("input", 10): Tile(128, 16, 64, 4, 3),
+}
+_SHORTEST_SPLIT = 4  # steps
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel's launch but for its tensors.
+
+    Attributes:
+        name: "first", "forward", "backward" or "input".
+        key, tile: under which `TILES` may have a tile measured for it; the one that was chosen.
+        rows: of the matrix product; with four parities, of each.
+        locks, partial: int32 and float32 numbers through which a tile's splits meet.
+        constants, options: of the kernel, of the compiler.
+    """
+
+    name: str
+    key: tuple[object, ...]
+    tile: Tile
+    rows: int
+    grid: tuple[int, int, int]
+    locks: int
+    partial: int
+    constants: dict[str, object]
+    options: dict[str, object]
+
+    @property
+    def kernel(self) -> Any:
+        return _KERNELS[self.name]
+
+    def __call__(self, *arguments: object, **constants: object) -> None:
+        self.kernel[self.grid](*arguments, **self.constants, **constants, **self.options)
+
+
+def plan(layers: Sequence[Geometry], batch: int, itemsize: int, gpu: Gpu) -> list[Launch]:
+    """The launches of a score in their order: the layers forwards, then backwards.
+
+    Args:
+        itemsize: bytes of an activation.
+    """
+    last = len(layers) - 1
+    names = ["first"] + ["forward"] * last
+    forward = [
+        _launch(name, layer, batch, itemsize, gpu, {"LAST": i == last})
+        for i, (name, layer) in enumerate(zip(names, layers, strict=True))
+    ]
+    backward = [_launch("backward", layer, batch, itemsize, gpu, {}) for layer in reversed(layers[1:])]
+    return [*forward, *backward, _launch("input", layers[0], batch, itemsize, gpu, {})]
+
+
+def first_depth(layer: Geometry) -> int:
+    """Products of an output of the first layer, padded for the tensor cores."""
+    return max(16, 1 << (layer.planes * layer.kernel**2 - 1).bit_length())
+
+
+def _launch(name: str, layer: Geometry, batch: int, itemsize: int, gpu: Gpu, constants: dict[str, object]) -> Launch:
+    channels, depth = layer.channels, layer.planes
+    if name in ("backward", "input"):
+        channels, depth = depth, channels
+    height, width = layer.out
+    rows, side, parities = batch * height * width, layer.kernel, 1
+    if name == "backward":
+        side, parities = layer.kernel // layer.stride, layer.stride**2
+    elif name == "input":
+        rows *= layer.stride**2
+
+    key = (name, gpu.major, itemsize, rows, channels, side * side * depth)
+    tile = TILES.get(key) or TILES.get((name, gpu.major)) or TILES[name, 8]
+    k = first_depth(layer) if name == "first" else math.gcd(tile.depth // itemsize, depth)
+    m, n = tile.rows, tile.columns if name == "input" else math.gcd(tile.columns, channels)
+    tiles = -(-rows // m) * -(-channels // n) * parities
+    split = 1
+    if name in ("forward", "backward"):
+        if 2 * n <= tile.columns and tiles >= 2 * gpu.processors:
+            m, tiles = 2 * m, -(-rows // (2 * m)) * (channels // n) * parities  # each operand is read less often
+        split = _split(tiles, side * side * depth // k, tile.split, gpu)
+        constants = {**constants, "SPLIT": split}
+    sizes = {"HEIGHT": height, "WIDTH": width, "DEPTH": depth, "CHANNELS": channels, "M": m, "N": n, "K": k}
+    locks = tiles if split > 1 else 0
+    return Launch(
+        name=name,
+        key=key,
+        tile=tile,
+        rows=rows,
+        grid=(-(-rows // m), -(-channels // n), parities * split),
+        locks=locks,
+        partial=locks * split * m * n,
+        constants={**constants, **sizes, "KERNEL": layer.kernel, "STRIDE": layer.stride},
+        # The update's operations round one by one.
+        options={"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": name != "input"},
+    )
+
+
+def _split(tiles: int, steps: int, most: int, gpu: Gpu) -> int:
+    """The largest power of two by which the programs still fit the GPU at once, and the steps can be shared evenly."""
+    split = 1
+    while (
+        2 * split <= most
+        and 2 * split * tiles <= gpu.processors
+        and steps % (2 * split) == 0
+        and steps // (2 * split) >= _SHORTEST_SPLIT
+    ):
+        split *= 2
+    return split

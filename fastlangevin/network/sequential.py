@@ -1,0 +1,41 @@
+"""What a recognised energy is: consecutive layers, as data."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+
+from .layers import Activation, Layer
+
+
+@dataclass(frozen=True)
+class Sequential:
+    """f(x) = factor · layers(x) + quadratic · ‖x‖², one number a chain.
+
+    Attributes:
+        layers: in the order in which they are applied; their weights are the network's own, detached.
+        shapes: of one chain, before the first layer, between layers, and after the last: len(layers) + 1 of them.
+        dtype: of the weights and of what the layers are given.
+        factor: what the last layer's output is multiplied by.
+        quadratic: -½λ for the prior N(0, 1/λ); 0 for none.
+    """
+
+    layers: tuple[Layer, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    dtype: torch.dtype
+    factor: float
+    quadratic: float = 0.0
+
+    @functools.cached_property
+    def is_piecewise_linear(self) -> bool:
+        """Whether the second derivative is zero wherever it exists."""
+        return self.quadratic == 0 and all(
+            layer.slope is not None for layer in self.layers if isinstance(layer, Activation)
+        )
+
+    @functools.cached_property
+    def tail(self) -> int:
+        """The index after the last activation: from there on the function is affine, and its gradient a constant."""
+        return max((i + 1 for i, layer in enumerate(self.layers) if isinstance(layer, Activation)), default=0)

@@ -1,0 +1,66 @@
+"""What is sampled from: an energy, a log-density or a score, as the caller wrote it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Target:
+    """One of the three forms that a density to sample from can take.
+
+    Attributes:
+        kind: "energy" U, low where data is likely; "log_density" f = -U up to a constant; or "score" ∇f = -∇U.
+        function: `(x, *args)` to (B,) or (B, 1) numbers for the first two, to x's shape for a score.
+    """
+
+    kind: Literal["energy", "log_density", "score"]
+    function: Callable[..., Tensor]
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The module behind the function: itself, or the one whose method it is."""
+        owner = self.function if isinstance(self.function, nn.Module) else getattr(self.function, "__self__", None)
+        return owner if isinstance(owner, nn.Module) else None
+
+    def parameter(self) -> Tensor | None:
+        """A floating-point parameter or buffer of the module: it tells the device and the dtype of the network."""
+        if self.module is None:
+            return None
+        tensors = itertools.chain(self.module.parameters(), self.module.buffers())
+        return next((t for t in tensors if t.is_floating_point()), None)
+
+    def device(self) -> torch.device | None:
+        parameter = self.parameter()
+        return None if parameter is None else parameter.device
+
+    def energies(self, output: Tensor, n_chains: int) -> Tensor:
+        """The function's output as (B,), or an error that says what came."""
+        if not isinstance(output, Tensor):
+            raise TypeError(f"{self.kind} must return a tensor, got {type(output).__name__}")
+        if tuple(output.shape) not in ((n_chains,), (n_chains, 1)):
+            raise ValueError(
+                f"{self.kind} must return one number a chain, of shape ({n_chains},) or ({n_chains}, 1), "
+                f"got {tuple(output.shape)}"
+            )
+        return output.reshape(n_chains)
+
+
+def make_target(**given: Callable[..., Tensor] | None) -> Target:
+    """The target of exactly one of energy, log_density and score."""
+    kinds = [kind for kind, function in given.items() if function is not None]
+    if len(kinds) != 1:
+        got = " and ".join(kinds) if kinds else "none"
+        raise ValueError(f"exactly one of energy, log_density and score must be given, got {got}")
+    function = given[kinds[0]]
+    if not callable(function):
+        raise TypeError(f"{kinds[0]} must be callable, got {type(function).__name__}")
+    if isinstance(function, nn.parallel.DistributedDataParallel):
+        function = function.module  # its hooks are for the weights' gradients
+    return Target(kinds[0], function)  # type: ignore[arg-type]

@@ -1,0 +1,78 @@
+"""Reads the layers of an energy by running it once on a tensor that records what is done to it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .errors import NotRecognised, WrongShape
+from .purity import Impure
+from .recorder import Recorder
+from .sequential import Sequential
+from .target import Target
+
+
+def trace(
+    target: Target, shape: Sequence[int], dtype: torch.dtype, device: torch.device, args: Sequence[object]
+) -> Sequential:
+    """The layers of a target's log-density at states (B, *event), with the network's weights as they are now.
+
+    The function runs once, on a stand-in for a state that has its shape and no data. Everything it does to the stand-in
+    must be a known operation with each result used once, and its Python must be seen to do the same at every run.
+
+    Raises:
+        NotRecognised: it is not, or it raised an error.
+    """
+    if target.kind == "score":
+        raise NotRecognised("a score was given, and it recognises energies and log-densities")
+    if len(shape) < 2:
+        raise NotRecognised(f"it needs states of shape (B, *event), and they have shape {tuple(shape)}")
+    parameter = target.parameter()
+    shape = (max(shape[0], 1), *shape[1:])
+    recorder = Recorder(shape, dtype if parameter is None else parameter.dtype, device)
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), _uncompiled, recorder.purity.watching():
+            recorder.purity.check_callable(target.function)
+            recorder.purity.check_inputs(args)
+            output = target.function(recorder.input, *args)
+    except Impure as error:
+        raise NotRecognised(str(error)) from None
+    except NotRecognised:
+        raise
+    except Exception as error:  # of the energy: autograd raises it again in full
+        raise WrongShape(f"it raised {type(error).__name__}: {next(iter(str(error).splitlines()), '')}") from error
+    else:
+        return recorder.finish(output, 1.0 if target.kind == "log_density" else -1.0)
+    finally:
+        recorder.input = recorder.last = None  # a reference cycle would hold the weights
+
+
+class _Uncompiled:
+    """Within it, functions that torch.compile has wrapped run uncompiled. The switch belongs to the process: the first
+    thread to enter sets it and the last to leave resets it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._stance: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0 and "torch._dynamo" in sys.modules:
+                self._stance = torch.compiler.set_stance("force_eager")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._stance is not None:
+                self._stance.__exit__(None, None, None)
+                self._stance = None
+
+
+_uncompiled = _Uncompiled()

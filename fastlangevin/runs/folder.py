@@ -1,0 +1,160 @@
+"""A run's folder: what is in it, and when it may be written to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import yaml
+from torch import Tensor
+
+from ..data.ranges import Range
+from ..display import pictures
+from ..files import replacing, temporary_pattern
+from . import checkpoint
+
+_MARK = "fastlangevin"  # the key of config.yaml that says whose folder this is
+
+
+class Run:
+    """The files of one training.
+
+    config.yaml      every setting, as it was resolved
+    metrics.jsonl    one line a logged iteration
+    rollbacks.jsonl  one line a roll-back, where there was one
+    checkpoints/     the newest few, ITERATION.safetensors
+    samples.png      the newest samples (samples.npz where the data are not images)
+    training.png     energy gap and score norm over time (with the extra "plots")
+    tensorboard/     the same and more for TensorBoard (with the extra "plots")
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "config.yaml"
+        self.metrics = folder / "metrics.jsonl"
+        self.rollbacks = folder / "rollbacks.jsonl"
+        self.checkpoints = folder / "checkpoints"
+        self.samples = folder / "samples.png"
+        self.samples_array = folder / "samples.npz"
+        self.training = folder / "training.png"
+        self.tensorboard = folder / "tensorboard"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other trainings out of the folder, which is made where there is none.
+
+        Raises:
+            BlockingIOError: another process, or thread, trains into it now.
+            NotADirectoryError: a file of this name is in the way.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise NotADirectoryError(f"out must be a folder, and {self.folder} is a file")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with filelock.FileLock(self.folder / ".lock", blocking=False, is_singleton=False):
+                yield
+        except filelock.Timeout:
+            raise BlockingIOError(f"out={str(self.folder)!r} is being trained into by another process") from None
+
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Refuses to touch what is in the folder already, unless it is a run and the caller said what to do with it.
+
+        Raises:
+            FileExistsError: a run is here and neither `resume` nor `overwrite` was said, or files that are no run's
+                have the names of a run's.
+        """
+        taken = [path.name for path in self._names() if path.exists()]
+        if not taken:
+            return
+        if not self._is_ours():
+            raise FileExistsError(
+                f"out={str(self.folder)!r} holds files that no run made ({', '.join(taken)}): choose another folder"
+            )
+        if not (resume or overwrite):
+            raise FileExistsError(
+                f"out={str(self.folder)!r} holds another run: go on with it (resume=True, --resume), replace it "
+                "(overwrite=True, --overwrite), or choose another folder"
+            )
+
+    def prepare(self, config: dict[str, Any], *, overwrite: bool) -> None:
+        """Writes the settings. With `overwrite` the old run's own files, and no others, are removed.
+
+        The settings come first: whenever it is killed, the folder is a run's that can be resumed or overwritten.
+        """
+        with replacing(self.config) as temporary:
+            temporary.write_text(yaml.safe_dump({_MARK: "run", **config}, sort_keys=False, allow_unicode=True))
+        if overwrite:
+            for path in self._own_files():
+                path.unlink()
+        for path in self._left_behind():
+            path.unlink(missing_ok=True)
+        self.checkpoints.mkdir(exist_ok=True)
+
+    def forget_after(self, iteration: int) -> list[dict[str, Any]]:
+        """Drops the metrics of later iterations, which a resumed run makes anew; returns those that stay."""
+        if not self.metrics.exists():
+            return []
+        rows = []
+        for line in self.metrics.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:  # the last line of a run that was killed while it wrote
+                break
+        rows = [row for row in rows if row["iteration"] <= iteration]
+        with replacing(self.metrics) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return rows
+
+    def add_rollback(self, record: dict[str, Any]) -> None:
+        with self.rollbacks.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def write_samples(self, x: Tensor, value_range: Range) -> Path:
+        """The picture, or for data that are not images the array; returns its path."""
+        if pictures.is_drawable(x.shape[1:]):
+            pictures.save_grid(x, self.samples, value_range=value_range)
+            return self.samples
+        save_array(x, self.samples_array)
+        return self.samples_array
+
+    def _names(self) -> list[Path]:
+        return [
+            *(self.config, self.metrics, self.rollbacks, self.checkpoints, self.samples, self.samples_array),
+            *(self.training, self.tensorboard),
+        ]
+
+    def _is_ours(self) -> bool:
+        try:
+            config = yaml.safe_load(self.config.read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            return False
+        return isinstance(config, dict) and config.get(_MARK) == "run"
+
+    def _own_files(self) -> list[Path]:
+        """All that a run makes, besides config.yaml."""
+        files = [self.metrics, self.rollbacks, self.samples, self.samples_array, self.training]
+        events = self.tensorboard.glob("events.out.tfevents.*")
+        return [path for path in (*checkpoint.all_in(self.checkpoints), *events, *files) if path.is_file()]
+
+    def _left_behind(self) -> list[Path]:
+        """What a kill in the middle of a write leaves: the temporary files of `replacing`."""
+        patterns = [temporary_pattern(path) for path in self._names() if path.suffix]
+        in_folder = [found for pattern in patterns for found in self.folder.glob(pattern)]
+        return [*in_folder, *self.checkpoints.glob(temporary_pattern(Path("*.safetensors")))]
+
+
+def save_array(x: Tensor, path: Path) -> None:
+    """Samples as an .npz file with one array, "samples"."""
+    save_arrays(path, samples=x)
+
+
+def save_arrays(path: Path, **tensors: Tensor) -> None:
+    """An .npz file of float32 arrays with these names."""
+    arrays = {name: tensor.detach().cpu().float().numpy() for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]

@@ -1,0 +1,97 @@
+"""A trained run, opened again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ..samplers.langevin import Langevin
+from . import checkpoint
+from .folder import Run
+from .settings import Settings
+
+
+def load(
+    run: str | Path,
+    *,
+    model: nn.Module | None = None,
+    sampler: dict[str, Any] | None = None,
+    ema: bool | None = None,
+    device: str | torch.device = "cpu",
+) -> tuple[nn.Module, Langevin]:
+    """The model and the sampler of a run's newest checkpoint, the counter where training left it.
+
+    Args:
+        run: a run's folder, or one checkpoint file.
+        model: of the class that was trained, where that was not `models.ConvNet`; the weights are loaded into it.
+        sampler: options of `Langevin` that replace the run's.
+        ema: True for the averaged weights, False for those that were learned; None for the average where there is one.
+        device: to load to; "auto" as for `train`.
+
+    Raises:
+        FileNotFoundError: no such run, or no checkpoint in it.
+        CheckpointError: a damaged checkpoint, or one of another model.
+        ValueError: ema=True of a run that kept no average.
+    """
+    loaded = open_run(run, model=model, sampler=sampler, ema=ema, device=device)
+    return loaded.model, loaded.sampler
+
+
+class OpenedRun(NamedTuple):
+    """A run's newest checkpoint, ready to sample from."""
+
+    model: nn.Module
+    sampler: Langevin
+    settings: Settings
+
+
+def open_run(
+    run: str | Path,
+    *,
+    model: nn.Module | None = None,
+    sampler: dict[str, Any] | None = None,
+    ema: bool | None = None,
+    device: str | torch.device = "cpu",
+) -> OpenedRun:
+    """What `load` returns, and the run's settings."""
+    path = Path(run)
+    if path.is_dir():
+        newest = checkpoint.newest(Run(path).checkpoints)
+        if newest is None:
+            raise FileNotFoundError(f"run={str(run)!r} holds no checkpoint (checkpoints/*.safetensors)")
+        path = newest
+    if not path.is_file():
+        raise FileNotFoundError(f"run={str(run)!r} is neither a run's folder nor a checkpoint file")
+    tensors, meta = checkpoint.load(path)
+    chosen = Settings.from_dict(meta["settings"])
+    model = (chosen.make_model() if model is None else model).to(resolve_device(device))
+    if ema and not chosen.ema:
+        raise ValueError(f"ema=True needs a run that kept an average of its weights, and run={str(run)!r} kept none")
+    weights = "ema.module." if chosen.ema and ema is not False else "model."
+    checkpoint.load_model(model, checkpoint.part(tensors, weights), path)
+    made = make_sampler(model, chosen, chosen.sample_steps, meta["sampler"], sampler or {})
+    return OpenedRun(model, made, chosen)
+
+
+def make_sampler(
+    model: nn.Module, chosen: Settings, n_steps: int, state: dict[str, int], options: dict[str, Any]
+) -> Langevin:
+    """The run's sampler with another number of steps, and options of its own, standing where `state` says."""
+    sampler = Langevin(log_density=model, seed=0, **{**chosen.sampler, "n_steps": n_steps, **options})
+    sampler.load_state_dict(state)
+    return sampler
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or another of torch's, got {device!r}") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={str(device)!r} was asked for, and torch {torch.__version__} sees no CUDA device")
+    return chosen

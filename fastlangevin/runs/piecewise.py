@@ -1,0 +1,49 @@
+"""Settings that change while a training runs: constant from one iteration to the next change."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+
+from ..validation import check_int, check_positive
+
+Annealed = float | Sequence[Sequence[float]]
+
+
+def check(name: str, value: object, *, positive: bool) -> float | list[list[float]]:
+    """The value as plain numbers: one, or [[iteration, value], …] from iteration 0 on.
+
+    Raises:
+        ValueError: neither, iterations that do not begin at 0 and rise, or a value that is negative, not finite or,
+            where `positive`, zero.
+    """
+    if isinstance(value, Real):
+        return check_number(name, value, positive=positive)
+    wanted = f"{name} must be a number, or pairs (iteration, value) whose first iteration is 0, got {value!r}"
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        raise ValueError(wanted)
+    pairs: list[list[float]] = []
+    for pair in value:
+        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+            raise ValueError(wanted)
+        iteration = check_int(f"{name}'s iteration", pair[0], 0)
+        if (iteration != 0) if not pairs else iteration <= pairs[-1][0]:
+            raise ValueError(f"{name}'s iterations must begin at 0 and rise, got {value!r}")
+        pairs.append([iteration, check_number(f"{name} from iteration {iteration}", pair[1], positive=positive)])
+    return pairs
+
+
+def at(value: float | list[list[float]], iteration: int) -> float:
+    """The value at an iteration, from what `check` returned."""
+    if isinstance(value, list):
+        return next(v for start, v in reversed(value) if start <= iteration)
+    return value
+
+
+def check_number(name: str, value: object, *, positive: bool = False) -> float:
+    if positive:
+        return check_positive(name, value)
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) < math.inf:
+        raise ValueError(f"{name} must be a finite number, not negative, got {value!r}")
+    return float(value)

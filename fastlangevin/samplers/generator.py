@@ -1,0 +1,182 @@
+"""The short run as a generator x = M_θ(z), z ~ p0 (Nijkamp et al., arXiv:1904.09770): reconstruction, interpolation."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, NamedTuple
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from ..chains.divergence import report
+from ..chains.initial import check_state
+from ..validation import check_int, check_positive
+from .langevin import Langevin
+
+
+class Reconstruction(NamedTuple):
+    """What `reconstruct` found for B images.
+
+    Attributes:
+        z: (B, *event) latents, the best met.
+        x: (B, *event) reconstructions M_θ(z).
+        mse: (B,) mean squared errors per pixel, in the square of the data's units.
+    """
+
+    z: Tensor
+    x: Tensor
+    mse: Tensor
+
+
+def reconstruct(
+    sampler: Langevin,
+    x: Tensor,
+    *args: Any,
+    n_iterations: int = 200,
+    lr: float = 0.1,
+    chain_offset: int = 0,
+    progress: bool = False,
+) -> Reconstruction:
+    """Latents z whose short runs end near the images x, and where they end:
+
+        z* = argmin L(z),  L(z) = ‖x - M_θ(z)‖²          (Nijkamp et al., arXiv:1904.09770, Section 3.4)
+
+    M_θ is the sampler's chain, all n_steps of it, with noise_std = 0, and the gradient is the exact one through the
+    chain (`vjp.chain_vjp`). From z ~ p0, `sampler.initial(x.shape, step=0)` whatever the counter, so that a call can be
+    repeated, z takes n_iterations steps of Adam with learning rates that fall linearly from lr to 0, and each image
+    keeps the best z it met. Adam is element-wise, and the length of its steps does not depend on the scale of the
+    gradient, which a chain's Jacobian may shrink or stretch by orders of magnitude; why the rates fall is in
+    docs/generation.md. So an image's result depends on none of its neighbours, but for the rounding of a library's
+    kernels, and unless the network itself mixes a batch (batch norm in train mode).
+
+    z is not constrained: it may leave the support of p0, and bounds of the sampler, which hold from the first step on.
+    Where bounds hold an element, no gradient passes. An image whose chain stops being finite on the way goes back to
+    its best z. The sampler, its counter, its network's gradients and modes stay as they were; what the network itself
+    does at each evaluation (dropout, batch norm's averages in train mode) happens.
+
+    Costs n_iterations + 1 chains of the batch and as many backwards, which for piecewise linear networks without bounds
+    are free.
+
+    Args:
+        sampler: whose chain is the generator; of an energy, a log-density or a score.
+        x: (B, *event) images or points, floating point and finite, B at least 1, on the network's device. Detached.
+            z is of x's type, of 16-bit x float32.
+        args: further inputs of the energy.
+        n_iterations: steps of Adam.
+        lr: Adam's first learning rate, in the data's units: about the most that a pixel of z moves in a step.
+        chain_offset: index of x[0] in a larger batch, whose images then get the latents to start from that they have
+            there.
+        progress: show a live bar.
+
+    Raises:
+        TypeError, ValueError: an argument that is not as above; the message names it.
+        ChainDiverged: an image's very first chain, from p0, is not finite.
+    """
+    _check_sampler(sampler)
+    check_state("x", x, sampler.target)
+    check_int("n_iterations", n_iterations)
+    check_positive("lr", lr)
+    if x.numel() == 0:
+        raise ValueError(f"x must hold at least one image, got shape {tuple(x.shape)}")
+    if x.is_cuda and not torch.isfinite(x).all():  # on a CPU check_state has looked
+        raise ValueError("x must be finite, got NaN or infinity")
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    generator = _Generator(sampler)
+    with torch.inference_mode(False), torch.enable_grad(), _bar(progress) as bar:
+        task = bar.add_task("reconstruct", total=n_iterations, mse="")
+        x = x.detach().to(dtype)
+        z = sampler.initial(x.shape, chain_offset=chain_offset, step=0, device=x.device, dtype=dtype).requires_grad_()
+        optimizer = torch.optim.Adam([z], lr=lr)
+        best = found = _try(generator, z, x, args)
+        _check_finite(best.mse)
+        for i in range(n_iterations):
+            (gradient,) = torch.autograd.grad(found.x, z, 2 * (found.x.detach() - x))
+            usable = found.mse.isfinite() & gradient.isfinite().reshape(len(x), -1).all(dim=1)
+            with torch.no_grad():
+                z.copy_(_where(usable, z, best.z))
+                z.grad = _where(usable, gradient, torch.zeros_like(gradient))
+            optimizer.param_groups[0]["lr"] = lr * (1 - i / n_iterations)
+            optimizer.step()
+            found = _try(generator, z, x, args)
+            better = found.mse < best.mse  # false where it is NaN
+            best = Reconstruction(*(_where(better, new.detach(), old) for new, old in zip(found, best, strict=True)))
+            if progress:
+                bar.update(task, completed=i + 1, mse=f"MSE {best.mse.mean().item():.5f}")
+    return Reconstruction(*(tensor.detach() for tensor in best))
+
+
+def interpolate(sampler: Langevin, z1: Tensor, z2: Tensor, *args: Any, n: int = 8) -> Tensor:
+    """What the generator makes on the way from z2 to z1: n images for each of B pairs of latents.
+
+        x_ρ = M_θ(z_ρ),  z_ρ = ρ·z1 + sqrt(1 - ρ²)·z2,  ρ = 0, 1/(n - 1), …, 1
+                                                      (Nijkamp et al., arXiv:1904.09770, Section 3.3)
+
+    The weights keep the variance of independent z1 and z2. M_θ is the sampler's chain with noise_std = 0, as in
+    `reconstruct`; the sampler stays as it was.
+
+    Args:
+        sampler: whose chain is the generator.
+        z1, z2: (B, *event) latents of one shape and type: draws of `sampler.initial`, or `Reconstruction.z`.
+        args: further inputs of the energy, for a batch of B.
+        n: images a pair, those of z2 (first) and z1 (last) included; at least 2.
+
+    Returns:
+        (B, n, *event).
+
+    Raises:
+        TypeError, ValueError: an argument that is not as above; the message names it.
+        ChainDiverged: a chain is not finite.
+    """
+    _check_sampler(sampler)
+    check_int("n", n, 2)
+    check_state("z1", z1, sampler.target)
+    check_state("z2", z2, sampler.target)
+    if (z1.shape, z1.dtype) != (z2.shape, z2.dtype):
+        raise ValueError(
+            f"z1 and z2 must have one shape and dtype, got {tuple(z1.shape)} {z1.dtype} and "
+            f"{tuple(z2.shape)} {z2.dtype}"
+        )
+    generator = _Generator(sampler)
+    with torch.no_grad():
+        rhos = [i / (n - 1) for i in range(n)]
+        x = torch.stack([generator(rho * z1 + math.sqrt(1 - rho**2) * z2, *args) for rho in rhos], dim=1)
+    _check_finite(x)
+    return x
+
+
+class _Generator:
+    """M_θ: a sampler's chain without noise, from any z. Chains that are not finite are left to the caller to see."""
+
+    def __init__(self, sampler: Langevin) -> None:
+        self._sampler = copy.copy(sampler).replace(noise_std=0.0, temperature=1.0)
+
+    def __call__(self, z: Tensor, *args: Any) -> Tensor:
+        return self._sampler._evolve(z, args, step=0, settle=False)
+
+
+def _check_sampler(sampler: object) -> None:
+    if not isinstance(sampler, Langevin):
+        raise TypeError(f"sampler must be a Langevin, got {type(sampler).__name__}")
+
+
+def _try(generator: _Generator, z: Tensor, x: Tensor, args: tuple[Any, ...]) -> Reconstruction:
+    y = generator(z, *args)
+    mse = (y.detach() - x).square().reshape(len(x), -1).mean(dim=1)
+    return Reconstruction(z.detach().clone(), y, mse)
+
+
+def _where(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """The images of `new` where `chosen`, (B,), else those of `old`."""
+    return torch.where(chosen.reshape(-1, *[1] * (new.dim() - 1)), new, old)
+
+
+def _check_finite(values: Tensor) -> None:
+    if not torch.isfinite(values).all():
+        raise report(values, 0, None)
+
+
+def _bar(show: bool) -> Progress:
+    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn(bar_width=None))
+    return Progress(*columns, TextColumn("{task.fields[mse]}"), TimeRemainingColumn(), disable=not show, expand=True)

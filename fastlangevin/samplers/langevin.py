@@ -1,0 +1,233 @@
+"""`Langevin`: unadjusted Langevin dynamics, and short-run MCMC."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..chains.chain import Chain
+from ..chains.initial import Init, check_state
+from ..chains.langevin_chain import LangevinChain
+from ..chains.last_step import last_step, without_last_step
+from ..chains.schedule import Schedule, check_temperature, langevin_noise, resolve
+from ..chains.vjp import DifferentiableChain
+from ..network.target import make_target
+from ..validation import check_grad_clip, unknown
+from .base import Option, Sampler
+from .noise_counter import NoiseCounter
+
+_STEP_SIZE, _NOISE_STD = 1.0, 0.01  # Nijkamp et al., NeurIPS 2019, Section 3.1
+
+
+class Paper(enum.Enum):
+    """A default that depends on what else is given."""
+
+    DEFAULT = "default"
+
+    def __repr__(self) -> str:
+        return "<default>"
+
+
+class Langevin(Sampler):
+    """Unadjusted Langevin dynamics: n_steps of
+
+        s = clip(∇ log p(x), ±grad_clip)
+        x ← clamp(x + step_size·s + noise_std·z),    z ~ N(0, 1)
+
+    for every chain of a batch, with counter-based noise: one seed gives the same z on every backend, batch split and
+    number of threads. Each call takes n_steps score evaluations.
+
+    step_size and noise_std are given together:
+
+    - Neither: the short-run MCMC of Nijkamp et al. (NeurIPS 2019, arXiv:1904.09770, Eq. 4), step_size 1 and
+      noise_std 0.01, from uniform noise.
+    - step_size and ``noise_std=None``: noise_std = sqrt(2·step_size·temperature), the sampler of Welling and Teh (ICML
+      2011), whose stationary distribution tends to exp(-U / temperature) as the step size goes to 0.
+    - step_size and a number for noise_std: a short run with decoupled noise. The temperature plays no part.
+
+    No side effects: x0, gradients, flags, modes and (given a seed or generator) torch's random state do not change.
+    The network itself does what it does at each evaluation: in train mode, dropout draws from torch's random state and
+    batch norm updates its averages.
+
+    Where x0 requires grad, so does the result of a call. Its gradient is vᵀ ∂x_K/∂x0 with the weights as constants
+    (`vjp.chain_vjp`). It is exact, and free for piecewise linear networks without bounds, where it is v. No gradient
+    flows to the weights, and none through `sample` and `trace`.
+
+    Args:
+        energy: U, low where data is likely; `(x, *args)` with x (B, *event) to (B,) or (B, 1). A module or a function.
+        log_density: f = -U up to a constant, likewise (the network of the paper).
+        score: ∇ log p, `(x, *args)` to x's shape. Exactly one of the three is given.
+        n_steps: K, at least 1.
+        step_size: η: a number, a sequence of n_steps numbers, or a callable of k = 0 … n_steps - 1. Default: 1.
+        noise_std: σ, likewise; None for sqrt(2·step_size·temperature). Default: 0.01, where no step_size is given.
+        temperature: T, for noise_std=None.
+        grad_clip: limit on every element of the score.
+        bounds: (lo, hi), limits on the state after every step.
+        noise_first: True for x̃ = x + σz, x ← clamp(x̃ + η·clip(s(x̃))) (Du and Mordatch, NeurIPS 2019); "clamp" for the
+            same with x̃ clamped too.
+        init: p0 of `sample`: "uniform" over the bounds (else U(-1, 1)), "normal", or a callable
+            `(shape, *, seed, step, chain_offset)`.
+        precision: what the network computes in: "fp32" (strict), "tf32", "bf16" or "fp16". The state keeps its own
+            type.
+        engine: how the score is computed. "autograd": for any energy. "convnet": in closed form, for consecutive known
+            layers (`network.tracing`), whose weights it reads once a call (spectral norm iterates once a call). "mlp"
+            and "analytic": by kernels that run a whole chain, for fully connected networks,
+            `energies.GaussianMixture` and `DoubleWell`. "compiled": by torch.compile, which at the first call for a
+            shape compiles for seconds to minutes. "auto": at each call the fastest of the first four that recognises
+            the energy. `plan` names it, and gives the reasons.
+        backend: of the update: "reference", "cpu", "triton", "cuda", or "auto" for the fastest on the state's device.
+        graph: capture the steps as CUDA graphs and replay them. "auto" does so on CUDA, and runs eagerly, after one
+            warning that gives the reason, where the energy cannot be captured; True raises there; False never captures.
+        unroll: steps in one captured graph, a divisor of n_steps. None measures what is fastest at the first call.
+        seed: 64 bits. None: drawn once, here, from `generator` or else from torch's default generator.
+        generator: where a seed is drawn from; excludes `seed`.
+
+    Options are read-only attributes; `replace` returns a sampler with others.
+
+    The step counter starts at 0. A call, `sample` and `trace` each draw their noise from the counter on and advance it
+    by the number of steps; `step=` overrides the counter for one call, and does not advance it. A copy (deepcopy,
+    pickle, a forked worker) has the counter's value, not the counter, and so draws the same noise. One sampler may be
+    used from several threads.
+
+    Raises:
+        TypeError, ValueError: an argument that is not as above; the message names it.
+        BackendUnavailable: an explicit backend, engine or graph that is not available (at a call).
+    """
+
+    step_size = Option[Schedule]()
+    noise_std = Option["Schedule | None"]()
+    temperature = Option[float]()
+    grad_clip = Option["float | None"]()
+    noise_first = Option["bool | Literal['clamp']"]()
+
+    def __init__(
+        self,
+        energy: Callable[..., Tensor] | None = None,
+        *,
+        log_density: Callable[..., Tensor] | None = None,
+        score: Callable[..., Tensor] | None = None,
+        n_steps: int = 100,
+        step_size: Schedule | Paper = Paper.DEFAULT,
+        noise_std: Schedule | Paper | None = Paper.DEFAULT,
+        temperature: float = 1.0,
+        grad_clip: float | None = None,
+        bounds: tuple[float, float] | None = None,
+        noise_first: bool | Literal["clamp"] = False,
+        init: Init = "uniform",
+        precision: str = "fp32",
+        engine: str = "auto",
+        backend: str = "auto",
+        graph: bool | Literal["auto"] = "auto",
+        unroll: int | None = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            make_target(energy=energy, log_density=log_density, score=score),
+            NoiseCounter(seed, generator),
+            {
+                "n_steps": n_steps,
+                "step_size": step_size,
+                "noise_std": noise_std,
+                "temperature": temperature,
+                "grad_clip": grad_clip,
+                "bounds": bounds,
+                "noise_first": noise_first,
+                "init": init,
+                "precision": precision,
+                "engine": engine,
+                "backend": backend,
+                "graph": graph,
+                "unroll": unroll,
+            },
+        )
+
+    def with_last_step(
+        self, x0: Tensor, *args: Any, n_steps: int | None = None, chain_offset: int = 0, step: int | None = None
+    ) -> Tensor:
+        """The last states of a call, to rounding, with a graph through the last step to the energy's weights θ:
+
+            x_K = clamp(x̃ + step_size·clip(s_θ(x̃)) + noise_std·z),    x̃ a constant
+
+        where x̃ is the state that the last score is taken at: x_{K-1}, with its noise added where noise_first. No
+        gradient flows to x0. The term that contrastive divergence neglects, E_q[U(x)] for the chain's distribution q_θ
+        and U's weights held constant, gets its gradient from it (Du, Li, Tenenbaum and Mordatch, ICML 2021,
+        arXiv:2012.01316). A sampler made from a score differentiates through that.
+
+        Arguments, counter and errors are those of a call. The first n_steps - 1 steps run as there (so `unroll` has to
+        divide their number), the last by autograd, in the sampler's precision. Under torch.no_grad there is no graph.
+        """
+        check_state("x0", x0, self.target)
+        chain = self._start(x0, args, n_steps, chain_offset, step)
+        assert isinstance(chain, LangevinChain)
+        x = self._run(without_last_step(chain), x0) if len(chain) > 1 else x0
+        with self._running(x0.device), torch.enable_grad():
+            x = last_step(chain, x)
+        self._settle(chain, x0, x.detach())
+        return x if torch.is_grad_enabled() else x.detach()
+
+    def _chain(self, n_steps: int, **shared: Any) -> LangevinChain:
+        step_sizes, noise_stds = _coefficients(self._options, n_steps)
+        return LangevinChain(
+            step_sizes=step_sizes,
+            noise_stds=noise_stds,
+            has_noise=self.noise_first is not False or any(noise_stds),
+            grad_clip=self.grad_clip,
+            bounds=self.bounds,
+            noise_first=self.noise_first,
+            **shared,
+        )
+
+    def _differentiable(self, chain: Chain, x0: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+        return DifferentiableChain.apply(x0, chain, run, self._running)
+
+    @classmethod
+    def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        options = super()._check_options(options)
+        options["temperature"] = check_temperature(options["temperature"])
+        options["grad_clip"] = check_grad_clip(options["grad_clip"])
+        noise_first = options["noise_first"]
+        if noise_first not in (True, False, "clamp"):
+            raise unknown("noise_first", noise_first, ("True", "False", "clamp"))
+        if noise_first == "clamp" and options["bounds"] is None:
+            raise ValueError("noise_first='clamp' needs bounds, got None")
+        check_pair(options)
+        for name, default in (("step_size", _STEP_SIZE), ("noise_std", _NOISE_STD)):
+            if options[name] is Paper.DEFAULT:
+                options[name] = default
+        _coefficients(options, options["n_steps"])
+        return options
+
+
+def check_pair(options: Mapping[str, Any]) -> None:
+    """Checks that the options that a user gave decide the noise.
+
+    Raises:
+        ValueError: a step_size without a noise_std, or a temperature other than 1 beside a number for noise_std.
+    """
+    step_size, noise_std = (options.get(name, Paper.DEFAULT) for name in ("step_size", "noise_std"))
+    temperature = options.get("temperature", 1.0)
+    if step_size is not Paper.DEFAULT and noise_std is Paper.DEFAULT:
+        raise ValueError(
+            "noise_std must be given with step_size: noise_std=None for Langevin dynamics at a temperature, with noise "
+            "sqrt(2·step_size·temperature), or a number for a short run whose noise is decoupled from the step size, "
+            f"as the paper's {_NOISE_STD}"
+        )
+    if noise_std is not None and temperature != 1:
+        given = _NOISE_STD if noise_std is Paper.DEFAULT else noise_std
+        raise ValueError(
+            f"temperature is for noise_std=None, where the noise is sqrt(2·step_size·temperature), got "
+            f"temperature={temperature!r} and noise_std={given!r}"
+        )
+
+
+def _coefficients(options: Mapping[str, Any], n_steps: int) -> tuple[list[float], list[float]]:
+    """η_k and σ_k of each step."""
+    step_sizes = resolve("step_size", options["step_size"], n_steps)
+    if options["noise_std"] is None:
+        return step_sizes, langevin_noise(step_sizes, options["temperature"])
+    return step_sizes, resolve("noise_std", options["noise_std"], n_steps)

@@ -1,0 +1,347 @@
+"""A replay buffer of chains: where persistent and replayed Langevin chains start from, and end up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import noise
+from ..chains import initial
+from ..chains.divergence import n_not_finite
+from ..noise import Stream
+from ..validation import check_bounds, check_int, check_shape, check_state_dtype, unknown
+from .noise_counter import NoiseCounter
+
+Storage = Literal["float32", "uint8"]
+Policy = Literal["fifo", "reservoir", "indexed"]
+
+_STORAGES = {"float32": torch.float32, "uint8": torch.uint8}
+_POLICIES = ("fifo", "reservoir", "indexed")
+_LEVELS = 256
+_DITHER = 2**62  # the first index, in a call's stream, of the uniforms that bytes are read back with
+
+
+class Draw(NamedTuple):
+    """What `ReplayBuffer.sample` draws: n states for chains to start from.
+
+    Attributes:
+        x: (n, *shape) float32 states.
+        slots: (n,) int64: the place that each was drawn from, or that a fresh one stands in for.
+        fresh: (n,) bool: which are new draws from p0.
+    """
+
+    x: Tensor
+    slots: Tensor
+    fresh: Tensor
+
+
+class ReplayBuffer:
+    """States of earlier chains, for later ones to start from:
+
+        x0 = buffer.sample(n)            a stored state, or with probability `reinit` a draw from p0
+        x = sampler(x0.x)
+        buffer.store(x)                  buffer.store(x, x0.slots) where the policy is "indexed"
+
+    A stored state is drawn uniformly and with replacement; before anything is stored, all are draws from p0. Policies:
+
+        "fifo": a new state takes the place of the oldest (Du and Mordatch, NeurIPS 2019, arXiv:1903.08689).
+        "reservoir": a uniform sample, without replacement, of all states ever stored (Vitter, ACM TOMS 11(1), 1985,
+            Algorithm R; Du et al., ICML 2021, arXiv:2012.01316): once it is full, the t-th state, counted from 1,
+            takes place ⌊t·u⌋ where that is below the capacity, and is dropped where it is not.
+        "indexed": full of draws from p0 from the start; states are stored in the slots that were drawn (Grathwohl et
+            al., ICLR 2020, arXiv:1912.03263; persistent chains with reinit=0: Tieleman, ICML 2008).
+
+    Everything random is a function of (seed, step, element) alone, as a sampler's noise is (docs/noise.md): the same on
+    every device, and after a reload. The counter starts at 0 and each call takes one step of it (an indexed buffer's
+    first draws do too). Give buffer and sampler seeds of their own where both draw from p0.
+
+    Sampling and storing happen on the device: nothing is copied to the host and nothing waits. One buffer is for one
+    thread at a time.
+
+    Args:
+        capacity: how many states it holds, at least 1.
+        shape: of one state.
+        reinit: probability, of each chain, that it starts anew from p0.
+        storage: "float32", or "uint8" for a quarter of the memory: with v = clip((x - lo) / (hi - lo), 0, 1) the byte
+            is min(⌊256·v⌋, 255), read back as v = (byte + u) / 256 with u uniform in [0, 1). Needs bounds.
+        policy: "fifo", "reservoir" or "indexed", as above.
+        per_class: number of classes. The capacity is divided evenly among them, and `y` says which part is meant.
+        init: p0, as in `Langevin`: "uniform" over the bounds (else U(-1, 1)), "normal", or a callable
+            `(shape, *, seed, step, chain_offset)`.
+        bounds: (lo, hi), finite.
+        seed: 64 bits. None: drawn once, here, from `generator` or else from torch's default generator.
+        generator: where a seed is drawn from; excludes `seed`.
+        device: where the states are kept.
+
+    Raises:
+        TypeError, ValueError: an argument that is not as above; the message names it.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        shape: Sequence[int],
+        *,
+        reinit: float = 0.05,
+        storage: Storage = "float32",
+        policy: Policy = "fifo",
+        per_class: int | None = None,
+        init: initial.Init = "uniform",
+        bounds: tuple[float, float] | None = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.capacity = check_int("capacity", capacity)
+        self.shape = check_shape(shape)
+        self.reinit = _probability("reinit", reinit)
+        if storage not in _STORAGES:
+            raise unknown("storage", storage, _STORAGES)
+        self.storage = storage
+        if policy not in _POLICIES:
+            raise unknown("policy", policy, _POLICIES)
+        self.policy = policy
+        self.per_class = None if per_class is None else check_int("per_class", per_class)
+        self._part, rest = divmod(self.capacity, self.per_class or 1)
+        if rest:
+            raise ValueError(f"per_class must divide capacity = {self.capacity}, got {self.per_class}")
+        self.init = initial.check(init)
+        self.bounds = check_bounds(bounds)
+        if self.bounds is not None and not all(map(math.isfinite, self.bounds)):
+            raise ValueError(f"bounds must be finite, got {self.bounds}")
+        if storage == "uint8" and self.bounds is None:
+            raise ValueError("storage='uint8' needs bounds, got None")
+        self.device = torch.device(device)
+        self._noise = NoiseCounter(seed, generator, owner="buffer")
+        # One row more than there are slots: what is not to be kept is written there, for every device alike.
+        size = (self.capacity + 1, *self.shape)
+        self._values = torch.zeros(size, dtype=_STORAGES[storage], device=self.device)
+        # How many states each class has been given, ever.
+        self._counts = torch.zeros(self.per_class or 1, dtype=torch.int64, device=self.device)
+        if policy == "indexed":
+            with torch.no_grad():
+                self._values[:-1] = self._encoded(self._fresh(self.capacity, self._noise.reserve()[1]))
+            self._counts += self._part
+
+    def sample(self, n: int, y: Tensor | None = None) -> Draw:
+        """n states to start chains from.
+
+        Args:
+            n: how many.
+            y: (n,) int64 classes on the buffer's device, to draw from their parts; None: from the whole buffer.
+
+        Raises:
+            TypeError, ValueError: an argument that is not as above. Off the CPU, classes are not looked at.
+        """
+        n = check_int("n", n, 0)
+        if y is not None:
+            self._check_classes(y, n)
+        with torch.inference_mode(False), torch.no_grad():
+            step = self._noise.reserve()[1]
+            u = self._uniform((n, 3), step)
+            stored = self._counts.clamp(max=self._part)
+            if y is None:
+                ends = stored.cumsum(0)
+                index = _scaled(u, ends[-1])
+                y = torch.searchsorted(ends, index, right=True).clamp_(max=len(ends) - 1)
+                index = index - (ends - stored).gather(0, y)
+                n_stored = ends[-1]
+            else:
+                n_stored = stored.gather(0, y)
+                index = _scaled(u, n_stored)
+            slots = y * self._part + index
+            fresh = (u[:, 2] < self.reinit) | (n_stored == 0)
+            x = torch.where(
+                fresh.view(n, *(1 for _ in self.shape)),
+                self._fresh(n, step),
+                self._decoded(self._values.index_select(0, slots), step),
+            )
+        return Draw(x, slots, fresh)
+
+    def store(self, x: Tensor, slots: Tensor | None = None, y: Tensor | None = None) -> None:
+        """Stores the states that chains ended in. Of several for one slot, the last stays.
+
+        States that are not finite are refused on a CPU, for chains would start from them again; elsewhere that would
+        mean to wait for the device, they are stored, and it is the sampler that raises.
+
+        Args:
+            x: (n, *shape), floating point; kept as float32, or as bytes, and without its graph.
+            slots: (n,) int64, those that `sample` drew. Needed by "indexed", and by no other policy.
+            y: (n,) int64 classes. Needed by a buffer `per_class`, except by "indexed", whose slots belong to classes.
+
+        Raises:
+            TypeError, ValueError: an argument that is not as above. Off the CPU, slots and classes are not looked at.
+        """
+        self._check_states(x)
+        if (slots is None) == (self.policy == "indexed"):
+            wanted = "the slots that sample drew" if slots is None else "None: states find their own places"
+            raise ValueError(f"slots must be {wanted} (policy={self.policy!r})")
+        if slots is not None:
+            if y is not None:
+                raise ValueError("y must be None where policy='indexed': slots belong to classes")
+            self._check_numbers("slots", slots, len(x), self.capacity)
+        elif y is not None:
+            self._check_classes(y, len(x))
+        elif self.per_class is not None:
+            raise ValueError("y must be given to a buffer per_class, got None")
+        with torch.inference_mode(False), torch.no_grad():
+            step = self._noise.reserve()[1]
+            if slots is None:
+                slots = self._places(len(x), y, step)
+            self._values.index_copy_(0, self._last_of_each(slots), self._encoded(x))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that what comes next depends on: the tensors "values" (capacity, *shape) and "counts" (classes,),
+        which are the buffer's own and no copies, and otherwise ints and strings.
+        """
+        return {
+            "values": self._values[:-1],
+            "counts": self._counts,
+            "policy": self.policy,
+            **self._noise.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from `state_dict()` of a buffer made with the same options, on any device: the same calls then draw
+        the same states.
+
+        Raises:
+            ValueError: the state does not fit; the buffer is then as it was.
+        """
+        own = self.state_dict()
+        self._noise.check(state, needed=own)
+        for name in ("values", "counts"):
+            wanted, got = own[name], state[name]
+            if not isinstance(got, Tensor) or got.shape != wanted.shape or got.dtype != wanted.dtype:
+                said = f"{got.dtype} {tuple(got.shape)}" if isinstance(got, Tensor) else type(got).__name__
+                raise ValueError(f"state's {name} must be {wanted.dtype} {tuple(wanted.shape)}, got {said}")
+        if state["policy"] != self.policy:
+            raise ValueError(f"state's policy must be {self.policy!r}, got {state['policy']!r}")
+        with torch.no_grad():
+            self._values[:-1].copy_(state["values"])
+            self._counts.copy_(state["counts"])
+        self._noise.load_state_dict(state)
+
+    @property
+    def seed(self) -> int:
+        return self._noise.seed
+
+    @property
+    def step(self) -> int:
+        """The counter: the noise step of the next call."""
+        return self._noise.step
+
+    def __len__(self) -> int:
+        """How many states are stored. Waits for the device."""
+        return int(self._counts.clamp(max=self._part).sum())
+
+    def __repr__(self) -> str:
+        options = [f"{self.capacity}", f"{self.shape}", f"reinit={self.reinit}", f"policy={self.policy!r}"]
+        for name, default in (("storage", "float32"), ("per_class", None), ("init", "uniform"), ("bounds", None)):
+            if getattr(self, name) != default:
+                options.append(f"{name}={getattr(self, name)!r}")
+        return f"ReplayBuffer({', '.join(options)}, seed={self.seed}, step={self.step})"
+
+    def _uniform(self, shape: Sequence[int], step: int, offset: int = 0) -> Tensor:
+        return noise.uniform(
+            shape, seed=self.seed, step=step, stream=Stream.REPLAY_BUFFER, offset=offset, device=self.device
+        )
+
+    def _fresh(self, n: int, step: int) -> Tensor:
+        return initial.draw(
+            self.init,
+            (n, *self.shape),
+            bounds=self.bounds,
+            seed=self.seed,
+            step=step,
+            chain_offset=0,
+            offset=0,
+            device=self.device,
+            dtype=torch.float32,
+            backend=None,
+        )
+
+    def _places(self, n: int, y: Tensor | None, step: int) -> Tensor:
+        """Where n new states go by a policy that is not told; `capacity` for those that are dropped."""
+        if y is None:
+            y = torch.zeros(n, dtype=torch.int64, device=self.device)
+        is_of_class = y[:, None] == torch.arange(len(self._counts), device=self.device)
+        rank = is_of_class.cumsum(0).gather(1, y[:, None])[:, 0] - 1  # among the states of one class in x
+        count = self._counts.gather(0, y) + rank
+        self._counts += is_of_class.sum(0)
+        if self.policy == "fifo":
+            return y * self._part + count % self._part
+        place = torch.where(count < self._part, count, _scaled(self._uniform((n, 2), step), count + 1))
+        return torch.where(place < self._part, y * self._part + place, self.capacity)
+
+    def _last_of_each(self, slots: Tensor) -> Tensor:
+        """The slots, and `capacity` in place of each that comes again later: an order of writes that are all for
+        different rows has one outcome on every device.
+        """
+        ordered, order = torch.sort(slots, stable=True)
+        is_last = torch.ones_like(ordered, dtype=torch.bool)
+        torch.ne(ordered[1:], ordered[:-1], out=is_last[:-1])
+        return torch.empty_like(slots).scatter_(0, order, torch.where(is_last, ordered, self.capacity))
+
+    def _encoded(self, x: Tensor) -> Tensor:
+        x = x.to(torch.float32)
+        if self.bounds is None or self.storage == "float32":
+            return x
+        lo, hi = self.bounds
+        level = x.sub(lo).div_(hi - lo).nan_to_num_().clamp_(0, 1).mul_(_LEVELS).floor_()
+        return level.clamp_(max=_LEVELS - 1).to(torch.uint8)
+
+    def _decoded(self, values: Tensor, step: int) -> Tensor:
+        if self.bounds is None or self.storage == "float32":
+            return values
+        lo, hi = self.bounds
+        level = values.to(torch.float32).add_(self._uniform(values.shape, step, _DITHER))
+        return level.mul_((hi - lo) / _LEVELS).add_(lo)
+
+    def _check_states(self, x: Tensor) -> None:
+        check_state_dtype("x", x)
+        if x.dim() == 0 or x.shape[1:] != self.shape:
+            raise ValueError(f"x must have the shape (n, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
+        self._check_device("x", x)
+        if x.device.type == "cpu":
+            n_bad = int(n_not_finite(x))
+            if n_bad:
+                raise ValueError(f"x must be finite, got NaN or infinity in {n_bad} of {len(x)} states")
+
+    def _check_classes(self, y: Tensor, n: int) -> None:
+        if self.per_class is None:
+            raise ValueError("y must be None: the buffer was made without per_class")
+        self._check_numbers("y", y, n, self.per_class)
+
+    def _check_numbers(self, name: str, numbers: Tensor, n: int, end: int) -> None:
+        if not isinstance(numbers, Tensor) or numbers.dtype != torch.int64 or tuple(numbers.shape) != (n,):
+            is_tensor = isinstance(numbers, Tensor)
+            got = f"{numbers.dtype} {tuple(numbers.shape)}" if is_tensor else type(numbers).__name__
+            raise ValueError(f"{name} must be an int64 tensor of shape ({n},), got {got}")
+        self._check_device(name, numbers)
+        if numbers.device.type == "cpu" and n:
+            low, high = (int(v) for v in numbers.aminmax())
+            if low < 0 or high >= end:
+                raise ValueError(f"{name} must lie in 0 … {end - 1}, got {low} … {high}")
+
+    def _check_device(self, name: str, given: Tensor) -> None:
+        if given.device != self._values.device:
+            raise ValueError(
+                f"{name} is on {given.device} and the buffer on {self._values.device}: move one to the other"
+            )
+
+
+def _scaled(u: Tensor, end: Tensor) -> Tensor:
+    """⌊end·u⌋ for each row of u, whose first two numbers make a uniform of 48 bits; end: a number, or one a row."""
+    return ((u[:, 0].double() + u[:, 1].double() * 2.0**-24) * end).long()
+
+
+def _probability(name: str, value: object) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) <= 1:
+        raise ValueError(f"{name} must lie in 0 … 1, got {value!r}")
+    return float(value)

@@ -1,0 +1,91 @@
+"""The score of consecutive layers by torch's operators: forward, and input gradients, with no autograd graph."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from ..network import walk
+from ..network.layers import Activation, Conv, Layer, Linear, Reshape
+from ..network.sequential import Sequential
+from .precision import HALF
+from .sequential import SequentialScore
+
+
+class TorchOpsScore(SequentialScore):
+    """Channels last, on any device and in any precision.
+
+    fp16: the constant gradient is multiplied by the power of two that takes its largest magnitude into [1, 2), so that
+    gradients do not underflow, and the score is divided by it in float32.
+    """
+
+    name = "convnet"
+    kernels = "torch operators"
+
+    def __init__(self, network: Sequential, precision: str, x: Tensor) -> None:
+        super().__init__(network, precision, x)
+        self._dtype = network.dtype if network.dtype == torch.float64 else HALF.get(precision, network.dtype)
+        self._layers = [_packed(layer, self._dtype) for layer in network.layers[: network.tail]]
+        last = walk.last_gradient(network, x.device)
+        self._unscale: Tensor | None = None
+        if self._dtype == torch.float16:
+            exponent = torch.frexp(last.abs().amax()).exponent - 1
+            last, self._unscale = torch.ldexp(last, -exponent), torch.ldexp(last.new_ones(()), exponent)
+        self._last = _channels_last(last.to(self._dtype))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            gradient = self._backward(self._forward(x), len(x))
+            score = torch.empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32)).copy_(gradient)
+            if self._unscale is not None:
+                score *= self._unscale
+            if self.network.quadratic:
+                score.add_(x, alpha=2 * self.network.quadratic)
+            return score.to(x.dtype)
+
+    def _forward(self, x: Tensor) -> list[Tensor]:
+        """What each layer's backward needs: the input of an activation, or its output, else a tensor like its input."""
+        h = _channels_last(x.to(self._dtype))
+        overwritable = False  # neither is the state, nor what is kept
+        kept: list[Tensor] = []
+        for i, layer in enumerate(self._layers):
+            if not isinstance(layer, Activation):
+                after = self._layers[i - 1] if i else None
+                smooth = isinstance(after, Activation) and not after.keeps_output
+                kept.append(kept[-1] if smooth else h)  # like h, and kept anyway
+                if i + 1 < len(self._layers):
+                    h = walk.forward(layer, h)
+                overwritable = overwritable or not isinstance(layer, Reshape)
+            elif i + 1 == len(self._layers) and layer.slope is not None:
+                kept.append(h)  # it has its output's sign
+            elif layer.keeps_output:
+                h = walk.forward_(layer, h) if overwritable else walk.forward(layer, h)
+                overwritable = False
+                kept.append(h)
+            else:
+                kept.append(h)
+                if i + 1 < len(self._layers):
+                    h = walk.forward(layer, h)
+                overwritable = True
+        return kept
+
+    def _backward(self, kept: list[Tensor], n_chains: int) -> Tensor:
+        gradient = self._last.expand(n_chains, *self._last.shape[1:])
+        for layer, k in zip(reversed(self._layers), reversed(kept), strict=True):
+            gradient = walk.input_gradient(layer, gradient, k)
+            if isinstance(layer, Reshape):
+                gradient = _channels_last(gradient)
+        return gradient
+
+
+def _packed(layer: Layer, dtype: torch.dtype) -> Layer:
+    if not isinstance(layer, (Conv, Linear)):
+        return layer
+    bias = None if layer.bias is None else layer.bias.to(dtype)
+    return dataclasses.replace(layer, weight=_channels_last(layer.weight.to(dtype)), bias=bias)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x

@@ -1,0 +1,76 @@
+"""Noticing a training that drifts apart, without making a GPU wait."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import torch
+from torch import Tensor
+
+from ..data.ranges import Range
+from ..errors import TrainingDiverged
+from ..transfer import ToHost
+
+_FAR = 10.0  # half-widths of the data's interval, where the state has no bounds
+
+
+class Guard:
+    """Looks at each iteration's energies and samples: on a CPU at once, on CUDA when the next one is under way.
+
+    A training has diverged where an energy is not finite, where |mean U(x⁺) - mean U(x⁻)| exceeds `max_energy_gap`, or
+    where `max_saturation` of all values of the samples, or more, are saturated: on the bounds or, without bounds,
+    farther from the middle of the data's interval than ten times its half-width.
+    """
+
+    def __init__(
+        self, max_energy_gap: float | None, max_saturation: float | None, bounds: Range | None, data_range: Range
+    ) -> None:
+        self._max_gap, self._max_saturation = max_energy_gap, max_saturation
+        middle, half = (data_range[0] + data_range[1]) / 2, (data_range[1] - data_range[0]) / 2
+        self._limits = bounds or (middle - _FAR * half, middle + _FAR * half)
+        self._what = "on the bounds" if bounds else f"outside {self._limits[0]:g} … {self._limits[1]:g}"
+        self._pending: deque[tuple[int, ToHost]] = deque()
+
+    def look(self, iteration: int, energy_data: Tensor, energy_samples: Tensor, x: Tensor) -> None:
+        """Takes an iteration's mean energies and samples, and judges those whose numbers have arrived.
+
+        Raises:
+            TrainingDiverged: with `iteration`, and what to try.
+        """
+        lo, hi = self._limits
+        saturation = ((x <= lo) | (x >= hi)).float().mean()
+        numbers = torch.stack([energy_data.float(), energy_samples.float(), saturation])
+        self._pending.append((iteration, ToHost(numbers)))
+        while len(self._pending) > 1 or (self._pending and self._pending[0][1].arrived()):
+            self._judge_first()
+
+    def look_at_all(self) -> None:
+        """Judges all that is pending, waiting for it."""
+        while self._pending:
+            self._judge_first()
+
+    def forget(self) -> None:
+        self._pending.clear()
+
+    def _judge_first(self) -> None:
+        iteration, numbers = self._pending.popleft()
+        data, samples, saturation = numbers.value().tolist()
+        gap = data - samples
+        if gap != gap or abs(gap) == float("inf"):
+            raise TrainingDiverged(
+                f"the energies are not finite (data {data:g}, samples {samples:g})",
+                "lower lr or the sampler's step_size, or set grad_clip, max_grad_norm or energy_penalty",
+                iteration,
+            )
+        if self._max_gap is not None and abs(gap) > self._max_gap:
+            raise TrainingDiverged(
+                f"the energies of data and samples are {gap:+.4g} apart (max_energy_gap={self._max_gap:g})",
+                "lower lr, raise energy_penalty or data_noise, or raise max_energy_gap if this is as it should be",
+                iteration,
+            )
+        if self._max_saturation is not None and saturation >= self._max_saturation:
+            raise TrainingDiverged(
+                f"{saturation:.1%} of the samples' values are {self._what} (max_saturation={self._max_saturation:g})",
+                "lower the sampler's step_size or lr, or set grad_clip; max_saturation=None if this is as it should be",
+                iteration,
+            )

@@ -1,0 +1,62 @@
+"""Rows of metrics whose numbers are still on their way from the device."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..transfer import ToHost
+
+
+class PendingRows:
+    """Shows rows, in their order, once their numbers are on the host: on a CPU at once, on CUDA some time later."""
+
+    def __init__(self, show: Callable[[dict[str, Any]], None]) -> None:
+        self._show = show
+        self._rows: deque[tuple[int, float, ToHost]] = deque()
+
+    def add(
+        self,
+        iteration: int,
+        seconds: float,
+        energy_data: Tensor,
+        energy_samples: Tensor,
+        score_norm: Tensor,
+        gradient_strength: Tensor,
+    ) -> None:
+        """Queues a row. Its numbers are tensors of no dimension on one device; none is read here."""
+        numbers = torch.stack([energy_data, energy_samples, score_norm, gradient_strength])
+        self._rows.append((iteration, seconds, ToHost(numbers)))
+
+    def show_arrived(self) -> None:
+        """Shows the rows whose numbers have arrived; waits for none."""
+        while self._rows and self._rows[0][2].arrived():
+            self._show_first()
+
+    def show_all(self) -> None:
+        """Shows all rows, waiting for those that have not arrived."""
+        while self._rows:
+            self._show_first()
+
+    def forget(self) -> None:
+        """Drops the rows that have not been shown."""
+        self._rows.clear()
+
+    def _show_first(self) -> None:
+        iteration, seconds, numbers = self._rows.popleft()
+        energy_data, energy_samples, score_norm, gradient_strength = numbers.value().tolist()
+        self._show(
+            {
+                "iteration": iteration,
+                "energy_data": energy_data,
+                "energy_samples": energy_samples,
+                "energy_gap": energy_data - energy_samples,
+                "score_norm": score_norm,
+                "gradient_strength": gradient_strength,
+                "seconds": seconds,
+            }
+        )

@@ -1,0 +1,190 @@
+"""Maximum-likelihood learning of an energy-based model by short-run MCMC (Nijkamp et al., arXiv:1904.09770, Alg. 1)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ..data.sources import load_data
+from ..runs import checkpoint, settings
+from ..runs import piecewise as annealing
+from ..runs.folder import Run
+from ..runs.opening import resolve_device
+from ..runs.piecewise import Annealed
+from ..runs.result import TrainResult
+from ..samplers.preserve import own_randomness
+from ..validation import check_int, unknown
+from .guard import Guard
+from .loop import Fit
+from .state import Trainer
+
+
+def train(
+    data: Any,
+    model: nn.Module | None = None,
+    *,
+    out: str | Path | None = None,
+    n_iterations: int | None = None,
+    batch_size: int | None = None,
+    lr: Annealed | None = None,
+    lr_decay: float | None = None,
+    adam_betas: tuple[float, float] | None = None,
+    max_grad_norm: float | None = None,
+    ema: float | None = None,
+    data_noise: Annealed | None = None,
+    data_range: tuple[float, float] | None = None,
+    clamp_data: bool | None = None,
+    energy_penalty: float | None = None,
+    kl_weight: float | None = None,
+    start: Literal["noise", "data", "buffer"] | None = None,
+    buffer: dict[str, Any] | None = None,
+    features: int | None = None,
+    sampler: dict[str, Any] | None = None,
+    sample_steps: int | None = None,
+    seed: int | None = None,
+    device: str | torch.device = "auto",
+    image_size: int | None = None,
+    value_range: tuple[float, float] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    checkpoint_every: int = 50,
+    keep_checkpoints: int = 3,
+    log_every: int = 10,
+    on_divergence: str = "raise",
+    max_rollbacks: int = 3,
+    max_energy_gap: float | None = 1e4,
+    max_saturation: float | None = 0.99,
+    progress: bool = True,
+) -> TrainResult:
+    """Learns a model of the data. One iteration:
+
+        x⁺ = a batch of data + data_noise · z
+        x⁻ = K Langevin steps of f from p0                      (or from the data, or from a replay buffer: `start`)
+        f descends mean f(x⁻) - mean f(x⁺) + energy_penalty · mean(f(x⁺)² + f(x⁻)²)                        (Adam)
+
+    A setting left None comes from `recipes` (for data known by name), else is the paper's; on resuming, it is the
+    run's own. Everything random follows from `seed`: on one machine with one number of threads, the same call gives
+    the same weights bit for bit, and so does a run that was killed and resumed, however often (except with a Dataset
+    that draws from Python's or NumPy's random state). torch's global random state is left as it was.
+
+    A logged iteration (a line of metrics.jsonl, a dict of `TrainResult.history`) has the mean energies of data and
+    samples and energy_gap, the first less the second (d_s of Nijkamp et al., AAAI 2020, arXiv:1903.12370, Section 3.1);
+    score_norm, mean |∇ log p| at the samples; and gradient_strength, its mean along chains (v there).
+
+    Args:
+        data: "digits"; a tensor or array, `.npy` or `.npz`; a folder of images; a torch Dataset; "cifar10", "celeba" or
+            "lsun" (extra "vision"). Scaled to `data_range`; see `data.load_data`.
+        model: a module (B, *event) to (B,) or (B, 1), read as a log-density f and trained in place. None:
+            `models.ConvNet` for the data's size.
+        out: the run's folder (see `run.Run` for its files); None writes nothing.
+        n_iterations: in all, those before a resume included.
+        batch_size: data, and chains.
+        lr: Adam's: a number, or pairs (iteration, value), the first from iteration 0, of values that hold from that
+            iteration on.
+        lr_decay: the share of the iterations, at the end, over which lr falls linearly towards 0.
+        adam_betas: Adam's.
+        max_grad_norm: the weights' gradient is scaled down to this Euclidean norm where it is greater.
+        ema: decay of an exponential moving average of the weights, from which samples are then drawn; 0 for none.
+        data_noise: standard deviation of the noise added to the data; may change as `lr`.
+        data_range: the interval that data are scaled to; default (-1, 1).
+        clamp_data: clamp the data to the sampler's bounds after the noise.
+        energy_penalty: α of the squared energies' penalty (Du and Mordatch, NeurIPS 2019).
+        kl_weight: weight of the KL term through the last Langevin step (Du et al., ICML 2021).
+        start: where chains start: "noise", p0, short-run MCMC; "data", the batch itself, contrastive divergence
+            (Hinton, 2002); or "buffer", where earlier chains ended (Tieleman, ICML 2008).
+        buffer: options of `ReplayBuffer`, for start="buffer". It is part of checkpoints.
+        features: n_f of the ConvNet.
+        sampler: options of `Langevin`; those not named are the recipe's.
+        sample_steps: Langevin steps of a chain when the model is sampled afterwards: for the picture, by the result's
+            sampler, `load` and `fastlangevin sample`. Default: as many as in training.
+        seed: of the weights' initialisation, data order and noise; default 1.
+        device: "auto" is CUDA where there is one, else the CPU.
+        image_size, value_range: see `data.load_data`.
+        resume: go on from the newest checkpoint in `out`; start anew where there is none.
+        overwrite: replace the run in `out`.
+        checkpoint_every, log_every: in iterations; the first state and the last are always saved.
+        keep_checkpoints: how many of the newest stay.
+        on_divergence: "raise", or "rollback": go back to the newest checkpoint, with a fresh seed and half the lr.
+        max_rollbacks: after so many, a divergence raises.
+        max_energy_gap: a greater |energy_gap| is a divergence; None for no limit.
+        max_saturation: a share of the samples' values, from which on it is one that they lie on the bounds (without
+            bounds: ten times as far out as data may); None for no limit.
+        progress: show it: a live bar on a terminal, plain lines elsewhere.
+
+    Raises:
+        ValueError, TypeError: an argument that is not as above; a resume with other data or settings than the run's.
+        FileExistsError: `out` holds a run and neither resume nor overwrite was said, or files that no run made.
+        BlockingIOError: another process trains into `out` now.
+        TrainingDiverged: (a `ChainDiverged`) within one iteration of chains or energies that are not finite, too far
+            apart or saturated; it says what to try, and the newest checkpoint is from before.
+        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM, after a checkpoint was saved.
+    """
+    asked = {name: value for name, value in locals().items() if name in settings.ASKED}
+    if resume and overwrite:
+        raise ValueError("resume and overwrite exclude each other, got both")
+    if resume and out is None:
+        raise ValueError("resume needs out, the folder of the run to go on with")
+    if on_divergence not in ("raise", "rollback"):
+        raise unknown("on_divergence", on_divergence, ("raise", "rollback"))
+    if on_divergence == "rollback" and out is None:
+        raise ValueError("on_divergence='rollback' goes back to a checkpoint and needs out, the run's folder")
+    for name, value in (("max_energy_gap", max_energy_gap), ("max_saturation", max_saturation)):
+        if value is not None:
+            annealing.check_number(name, value, positive=True)
+    check_int("max_rollbacks", max_rollbacks, 0)
+    check_int("checkpoint_every", checkpoint_every)
+    check_int("keep_checkpoints", keep_checkpoints)
+    check_int("log_every", log_every)
+    if out is not None and not str(out):
+        raise ValueError("out must be a folder's name or None, got an empty string")
+    run = None if out is None else Run(Path(out))
+    if run is not None:
+        _check_outside(run.folder, data)
+        run.check(resume=resume, overwrite=overwrite)
+    where = resolve_device(device)
+    source = load_data(data, image_size=image_size, value_range=value_range)
+    with contextlib.ExitStack() as stack:
+        if run is not None and run.folder.exists():
+            stack.enter_context(run.locked())
+        newest = checkpoint.newest(run.checkpoints) if run is not None and resume else None
+        state = None if newest is None else checkpoint.load(newest)
+        chosen = settings.resolve(asked, source, model, None if state is None else state[1]["settings"])
+        if state is not None and chosen.n_iterations < state[1]["iteration"]:
+            raise ValueError(
+                f"n_iterations counts those before a resume too: got {chosen.n_iterations}, and the run has done "
+                f"{state[1]['iteration']}"
+            )
+        stack.enter_context(own_randomness(where))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        torch.manual_seed(chosen.seed)
+        trainer = Trainer(chosen, source.to(where), chosen.make_model() if model is None else model, where)
+        trainer.check()
+        if run is not None:
+            if not run.folder.exists():
+                stack.enter_context(run.locked())
+            run.prepare(chosen.to_dict(), overwrite=overwrite)
+        if newest is not None and state is not None:
+            trainer.restore(newest, *state)
+        fit = Fit(
+            trainer,
+            run,
+            Guard(max_energy_gap, max_saturation, trainer.sampler.bounds, chosen.range),
+            checkpoint_every=checkpoint_every,
+            keep_checkpoints=keep_checkpoints,
+            log_every=log_every,
+            max_rollbacks=max_rollbacks if on_divergence == "rollback" else 0,
+            progress=progress,
+        )
+        return fit()
+
+
+def _check_outside(out: Path, data: Any) -> None:
+    """A run inside the folder of images that it learns from would take its own pictures for data."""
+    if isinstance(data, (str, os.PathLike)) and Path(data).is_dir() and Path(data).resolve() in out.resolve().parents:
+        raise ValueError(f"out must not lie inside the data's folder, got out={str(out)!r} and data={str(data)!r}")

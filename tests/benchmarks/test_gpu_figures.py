@@ -1,0 +1,71 @@
+"""What surrounds the measurements of benchmarks/gpu; these need a GPU."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from gpu import chains as gpu_chains
+from gpu import figures
+
+
+def test_figures_go_on_where_they_were(tmp_path, monkeypatch):
+    calls = []
+
+    def figure(name, fail):
+        def measure():
+            calls.append(name)
+            if fail(calls.count(name)):
+                raise RuntimeError("first line\nsecond")
+            return [{"what": name, "value": 1.0, "unit": "s"}]
+
+        return name, measure
+
+    made = dict([figure("a", lambda n: False), figure("b", lambda n: n == 1), figure("c", lambda n: False)])
+    monkeypatch.setattr(figures, "FIGURES", made)
+    path = tmp_path / "figures.json"
+    assert figures.main(path, 100.0) == 1
+    assert json.loads(path.read_text())["b"] == [{"what": "b", "failure": "RuntimeError: first line"}]
+    assert figures.main(path, 0.0) == 1 and calls == ["a", "b", "c"]
+    assert figures.main(path, 100.0) == 0 and calls == ["a", "b", "c", "b"]
+
+
+def test_spread():
+    assert figures.spread([5.0, 1.0, 3.0, 2.0, 4.0]) == (3.0, (2.0, 4.0))
+    assert figures.spread([7.0]) == (7.0, (7.0, 7.0))
+
+
+def test_a_sampler_s_row_for_each_peer(monkeypatch):
+    taken = {"eager fp32": [1.0, 2.0, 3.0], "eager fp16": [0.5, 0.5, 0.5], "auto fp16": [0.1, 0.1, 0.1]}
+    monkeypatch.setattr(gpu_chains, "times", lambda calls, rounds, warmup: {name: taken[name] for name in calls})
+    calls = dict.fromkeys(taken, lambda: None)
+    rows = gpu_chains._step_rows("chain n_f=64 32×32 batch 64", calls, {"auto fp16": "its plan"}, rounds=3)
+    assert [(row["what"].split(", ")[1], row.get("ratio_to")) for row in rows] == [
+        ("eager fp32", None),
+        ("eager fp16", None),
+        ("auto fp16", "eager fp32"),
+        ("auto fp16", "eager fp16"),
+    ]
+    assert rows[2]["value"] == pytest.approx(1000.0) and rows[2]["ratio"] == pytest.approx(20.0)
+    assert rows[2]["wanted"] == "7×, at most 95 µs" and rows[2]["plan"] == "its plan"
+
+
+@pytest.mark.parametrize("engine", ["autograd", "auto"])
+def test_a_sampler_that_computes_something_else_is_no_contender(monkeypatch, engine):
+    """With CPU tensors in CUDA's place: the check without noise, and what fails it."""
+    monkeypatch.setattr(torch.nn.Module, "cuda", lambda self: self)
+    monkeypatch.setattr(gpu_chains.Problem, "device", "cpu")
+    problem = gpu_chains.Problem(4, "fp32", image_size=8, batch=2, engine=engine)
+    sampler = problem.sampler
+    problem.sampler = lambda *a: _without_graph(sampler(*a))
+    assert problem.disagreement() is None
+    problem.sampler = lambda *a: _without_graph(sampler(*a), step_size=1.1)
+    assert "away from the eager loop's" in problem.disagreement()
+    rows = []
+    gpu_chains._add({}, {}, rows, "work", problem)
+    assert rows[0]["what"] == f"work, {engine} fp32" and "away from" in rows[0]["failure"]
+
+
+def _without_graph(sampler, **changes):
+    return sampler.replace(graph=False, **changes)

@@ -1,0 +1,77 @@
+"""The page of results."""
+
+from __future__ import annotations
+
+import pytest
+import report
+import works
+from contenders import BASELINE, CONTENDERS, OURS
+
+
+def entry(rows, kind="chain", device="cpu", title="some work, 10,000 chains, K = 5"):
+    return {"kind": kind, "title": title, "device": device, "rows": rows}
+
+
+TIMED = {"status": "timed", "rounds": 9, "seconds": 0.5, "quartiles": [0.4, 0.6], "ratio_quartiles": [1.9, 2.1]}
+ROWS = [
+    {"contender": BASELINE, **TIMED, "ratio": 1.0},
+    {"contender": OURS, **TIMED, "ratio": 2.0, "of_floor": 0.5, "floor": "bytes"},
+    {"contender": "quick", **TIMED, "ratio": 3.0},
+    {"contender": "odd", "status": "failed", "reason": "a|b"},
+    {"contender": "gone", "status": "missing", "reason": "not installed"},
+    {"contender": "away", "status": "missing", "reason": "not installed"},
+]
+
+
+def test_the_table_says_everything():
+    text = report.markdown([entry(ROWS)], []).splitlines()
+    in_table = [line.split(" | ")[1] for line in text if line.startswith("| some work")]
+    assert in_table == ["quick", OURS, BASELINE, "odd", "gone, away"]
+    for line in (
+        "| some work, 10,000 chains, K = 5 | fastlangevin | yes | 2.00× | 1.90, 2.10 | 9 | 50%: bytes |",
+        "| some work, 10,000 chains, K = 5 | quick | yes | 3.00× | 1.90, 2.10 | 9 |  |",
+        "| some work, 10,000 chains, K = 5 | odd | failed | failed: a\\|b |  |  |  |",
+        "| some work, 10,000 chains, K = 5 | gone, away | no | missing: not installed |  |  |  |",
+        "- some work, 10,000 chains, K = 5: quick 3.00×; compared with fastlangevin 2.00×.",
+    ):
+        assert line in text, line
+
+
+def test_times_are_quoted_for_gpus_only():
+    assert "500 ms" in report.markdown([entry(ROWS, device="cuda")], [])
+    assert " ms" not in report.markdown([entry(ROWS)], [])
+
+
+def test_a_busy_machine_is_said_to_be_one():
+    machine = {"date": "2026-01-02", "revision": "abc", "processor": "P", "cores": 2, "threads": 2, "gpu": None}
+    machine |= {"cpu_kernels": "avx2", "versions": {"torch": "2.13"}, "rooflines": {"copy": 2e10}}
+    for loads, busy in (((0.5, 2.9), False), ((0.5, 3.1), True)):
+        text = report.markdown([entry(ROWS)], [machine | {"loads": loads}])
+        assert "- 2026-01-02, revision abc: P, 2 cores, 2 threads, avx2; load 0.5 to" in text
+        assert ("Other programs ran meanwhile" in text) == busy
+
+
+def test_the_plots_show_what_the_table_says():
+    figure = report.plot_times([entry(ROWS)])
+    (axes,) = figure.axes
+    points = {c.get_label(): [(x, round(y)) for x, y in c.get_offsets().tolist()] for c in axes.collections}
+    assert points == {BASELINE: [(1.0, 0)], OURS: [(0.5, 0)], "quick": [(pytest.approx(1 / 3), 0)]}
+    assert len({y for c in axes.collections for _, y in c.get_offsets().tolist()}) == 3, "none hides another"
+    assert axes.get_xscale() == "log" and axes.get_yticklabels()[0].get_text() == "some work, K = 5"
+    (axes,) = report.plot_floors([entry(ROWS)]).axes
+    assert [bar.get_width() for bar in axes.patches] == [0.5]
+
+
+def test_the_page_is_what_the_committed_results_say():
+    entries, machines = report.load(sorted(report.RESULTS.glob("*.json")))
+    assert (report.DOCS / report.NAME).read_text() == report.markdown(entries, machines), "make bench-docs"
+    titles = " ".join(e["title"] for e in entries)
+    for make in works.WORKS.values():
+        assert make().title in titles
+
+
+def test_committed_results_have_a_row_for_every_contender():
+    entries, _ = report.load(sorted(report.RESULTS.glob("*.json")))
+    for chain in (e for e in entries if e["kind"] == "chain"):
+        assert {row["contender"] for row in chain["rows"]} == set(CONTENDERS)
+        assert all(("ratio" in row) == (row["status"] == "timed") for row in chain["rows"])

@@ -1,0 +1,91 @@
+"""The command line, as a user meets it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastlangevin.runs import checkpoint
+
+QUICK = ["--features", "4", "--batch-size", "8", "--steps", "3", "--iterations", "2"]
+
+
+def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "fastlangevin", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli") / "run"
+    done = run("train", "digits", "--out", out, *QUICK)
+    assert "digits: 1,797 of 1×8×8" in done.stdout and "\x1b" not in done.stdout
+    for name in ("samples.png", "training.png", "metrics.jsonl", "checkpoints", "tensorboard"):
+        assert str(out / name) in done.stdout.replace("\n", "")
+    return out
+
+
+def test_sample(trained, tmp_path):
+    run("sample", trained, "-n", 10, "-o", tmp_path / "grid.png")
+    assert Image.open(tmp_path / "grid.png").width >= 640
+    done = run("sample", trained, "-n", 10, "-o", tmp_path / "x.npz", "--seed", 3, "--quiet")
+    assert done.stdout == ""
+    samples = np.load(tmp_path / "x.npz")["samples"]
+    assert samples.shape == (10, 1, 8, 8) and np.isfinite(samples).all()
+    run("sample", trained, "-n", 10, "-o", tmp_path / "y.npz", "--seed", 3)
+    run("sample", trained, "-n", 10, "-o", tmp_path / "z.npz", "--seed", 4)
+    assert (np.load(tmp_path / "y.npz")["samples"] == samples).all()
+    assert (np.load(tmp_path / "z.npz")["samples"] != samples).any()
+
+
+def test_existing_picture_is_not_replaced_unless_told(trained, tmp_path):
+    picture = tmp_path / "grid.png"
+    picture.write_bytes(b"mine")
+    done = run("sample", trained, "-o", picture, code=1)
+    assert "exists: say --overwrite" in done.stderr and picture.read_bytes() == b"mine"
+    run("sample", trained, "-o", picture, "--overwrite")
+    assert picture.read_bytes() != b"mine"
+
+
+def test_resume_and_quiet(trained):
+    done = run("train", "digits", "--out", trained, "--resume", "--iterations", 4, "--quiet")
+    assert done.stdout == ""
+    assert int(checkpoint.newest(trained / "checkpoints").stem) == 4
+
+
+def test_folder_of_images(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "cats").mkdir()
+    for i in range(6):
+        Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(tmp_path / "cats" / f"{i}.png")
+    run("train", tmp_path / "cats", "--image-size", 16, "--out", tmp_path / "run", *QUICK, "--quiet")
+    assert Image.open(tmp_path / "run" / "samples.png").mode == "RGB"
+
+
+def test_info():
+    text = run("info").stdout
+    for part in ("fastlangevin", "torch", "triton", "cpu", "reference", "engine convnet", "passed over"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["train", "digist"], 1, "did you mean 'digits'"),
+        (["train", "digits", "--lr", "-1"], 1, "lr must be"),
+        (["train", "digits", "--iterations", "0"], 2, "--iterations"),
+        (["train", "digits", "--precision", "tf32", "--out", "OUT"], 1, "precision='tf32'"),
+        (["sample", "nowhere"], 1, "run='nowhere' is neither a run's folder nor a checkpoint"),
+        (["sample", "nowhere", "-o", "x.jpg"], 1, "--out must end in .png or .npz"),
+        (["smaple"], 2, "No such command"),
+    ],
+)
+def test_errors_are_one_line_and_exit_codes(arguments, code, words, tmp_path):
+    done = run(*[str(tmp_path / "out") if a == "OUT" else a for a in arguments], code=code)
+    assert words in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,77 @@
+"""FID and the Inception score."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from support.judging import IMAGES, halves, judged, pooled
+from torch import nn
+
+from fastlangevin.evaluation import inception, metrics
+
+
+def test_fid_of_custom_features():
+    result = judged(IMAGES[:700].flip(3), features=pooled, fid=None)
+    expected = metrics.frechet_distance(pooled(IMAGES[:700].flip(3)), [pooled(IMAGES)])
+    assert result["fid"] == {"fid": pytest.approx(expected, rel=1e-4), "features": 16} and expected > 0.5
+    assert "fid" not in result["notes"]
+    assert "a covariance is singular" in judged(IMAGES[:16], features=pooled, fid=None)["notes"]["fid"]
+    assert judged(IMAGES, features=nn.Sequential(nn.Flatten()), fid=True)["fid"]["fid"] == pytest.approx(0, abs=1e-4)
+
+
+def test_inception_score_is_its_formula():
+    logits = IMAGES[:400].flatten(1)[:, 20:26] * 3
+    random = torch.get_rng_state()
+    mean, std = inception.inception_score(lambda x: x, logits.split(64), seed=1)
+    assert torch.equal(torch.get_rng_state(), random)
+    torch.rand(1)  # the caller's random state is another by then
+    assert (mean, std) == inception.inception_score(lambda x: x, logits.split(400), seed=1)
+    assert mean == pytest.approx(metrics.coverage(logits.softmax(1)).score, rel=0.1) and 0 < std < 0.3
+
+
+def test_with_inception_there_are_both(monkeypatch):
+    monkeypatch.setattr(inception, "check_installed", lambda: None)
+    monkeypatch.setattr(inception, "load", lambda device: inception.Networks(pooled, halves))
+    result = judged(IMAGES[:64], fid=True)["fid"]
+    assert result["features"] == 16 and 1 <= result["inception_score"] <= 2 and result["inception_score_std"] >= 0
+
+
+def test_input_of_inception():
+    x = torch.tensor([[-1.5, -1.0, 0.0, 0.999, 3.0]]).reshape(1, 1, 1, 5)
+    shown = inception._bytes(x)
+    assert shown.dtype == torch.uint8 and shown.shape == (1, 3, 1, 5)
+    assert shown[0, :, 0].tolist() == [[0, 0, 128, 255, 255]] * 3
+
+
+@pytest.mark.parametrize(
+    "missing, words", [("torch_fidelity", "[inception]"), ("torchmetrics", "[eval]"), ("weights", "no network")]
+)
+def test_fid_that_is_not_available(monkeypatch, missing, words):
+    real = inception.importlib.util.find_spec
+    there = lambda name, *rest: (
+        None if name == missing else SimpleNamespace() if name == "torch_fidelity" else real(name, *rest)
+    )
+    monkeypatch.setattr(inception.importlib.util, "find_spec", there)
+    if missing == "weights":
+
+        def fails(*arguments):
+            raise OSError("no network")
+
+        monkeypatch.setattr("torchmetrics.image.fid.NoTrainInceptionV3", fails)
+    result = judged(IMAGES[:8], fid=None)
+    assert "fid" not in result and words in result["skipped"]["fid"]
+    with pytest.raises(ImportError) as error:
+        judged(IMAGES[:8], fid=True)
+    assert words in str(error.value)
+    if missing == "torchmetrics":
+        with pytest.raises(ImportError, match="torchmetrics"):
+            judged(IMAGES[:8], features=pooled, fid=None)
+
+
+def test_inception_takes_images():
+    points = torch.rand(30, 3)
+    assert "takes images" in judged(points[:4], points, fid=None)["skipped"]["fid"]
+    with pytest.raises(ValueError, match=r"Inception takes images of 1 or 3 channels, got shape \(3,\)"):
+        judged(points[:4], points, fid=True)

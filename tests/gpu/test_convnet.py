@@ -1,0 +1,84 @@
+"""On a GPU: the fused convnet score against float64, its splits at work together, its step's bits, its capture."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastlangevin.kernels import reference
+from fastlangevin.kernels.arguments import UpdateArgs
+from fastlangevin.models import ConvNet
+from fastlangevin.network.layers import Conv
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+DEVICE = torch.device("cuda")
+SHAPE = (3, 32, 32)
+
+
+def paper(precision: str):
+    """The paper's network, and its score's weights for the kernels."""
+    convnet = pytest.importorskip("fastlangevin.kernels.triton.convnet")
+    torch.manual_seed(3)
+    network = ConvNet(32, 3, 64).to(DEVICE)
+    *convs, last = (m for m in network.net if isinstance(m, torch.nn.Conv2d))
+    layers = [(Conv(c.weight, c.bias, c.stride, c.padding, c.dilation, c.groups), 0.2) for c in convs]
+    assert convnet.unsupported(layers, SHAPE, precision, DEVICE) is None
+    return network, convnet, convnet.pack(layers, last.weight[0], SHAPE, precision)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64, 300])
+@pytest.mark.parametrize(("precision", "cosine"), [("fp16", 0.999), ("tf32", 0.999), ("bf16", 0.99)])
+def test_score_is_autograd_s(precision, cosine, batch):
+    network, convnet, packed = paper(precision)
+    x = torch.rand(batch, *SHAPE, device=DEVICE) * 2 - 1
+    score = convnet.score(packed, x)
+    wide = x.double().requires_grad_()
+    (expected,) = torch.autograd.grad(network.double()(wide).sum(), wide)
+    assert torch.cosine_similarity(score.double().flatten(), expected.flatten(), 0) > cosine
+    assert 0.97 < score.norm() / expected.norm() < 1.03
+    for _ in range(20):  # whichever split is the last
+        assert torch.equal(convnet.score(packed, x), score)
+
+
+def test_a_step_is_the_score_and_the_update():
+    _, convnet, packed = paper("fp16")
+    x = torch.rand(7, *SHAPE, device=DEVICE) * 2 - 1
+    for rest in ((0, 3 * 32 * 32 * 5, None, None, None), (5, 3, 1e-3, -0.9, 0.9)):
+        expected, got = x.cpu(), x.clone()
+        args = UpdateArgs(1.0, 0.01, 5, 16, *rest)
+        reference.update(expected, convnet.score(packed, x).cpu(), args)
+        convnet.step_(packed, got, args)
+        assert torch.equal(got.cpu(), expected)
+
+
+def test_a_captured_chain_packs_the_weights_anew():
+    _, convnet, _ = paper("fp16")
+    x0 = torch.rand(64, *SHAPE, device=DEVICE) * 2 - 1
+    x = x0.clone()
+    numbers = [torch.tensor(v, dtype=torch.float64, device=DEVICE) for v in (1.0, 0.01)]
+    numbers += [torch.tensor(v, device=DEVICE) for v in (5, 16)]
+    network = ConvNet(32, 3, 64).to(DEVICE)
+    *convs, last = (m for m in network.net if isinstance(m, torch.nn.Conv2d))
+
+    def chain() -> None:
+        layers = [(Conv(c.weight, c.bias, c.stride, c.padding, c.dilation, c.groups), 0.2) for c in convs]
+        packed = convnet.pack(layers, last.weight[0], SHAPE, "fp16")
+        for _ in range(3):
+            convnet.step_(packed, x, UpdateArgs(*numbers, 0, 0, None, None, None))
+
+    chain()  # compiles
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(graph):
+        chain()
+    for change in (0.0, 0.01):
+        with torch.no_grad():
+            convs[0].weight.add_(change)
+        x.copy_(x0)
+        graph.replay()
+        replayed = x.clone()
+        x.copy_(x0)
+        chain()
+        assert torch.equal(x, replayed)

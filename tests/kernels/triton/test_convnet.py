@@ -1,0 +1,328 @@
+"""The fused score of convnets, and its Langevin step, in Triton's interpreter: against float64, layer by layer.
+
+Signs are checked where float64 is sure of them. The way back is linear once they are known, and is compared with the
+kernels' own signs: a sign that rounding turned does not hide an error, nor look like one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+if importlib.util.find_spec("triton") is None or torch.cuda.is_available():
+    pytest.skip("needs Triton's interpreter", allow_module_level=True)
+
+from triton.runtime import interpreter
+
+from fastlangevin.kernels import reference
+from fastlangevin.kernels.arguments import UpdateArgs
+from fastlangevin.kernels.triton import convnet
+from fastlangevin.kernels.triton.convnet import plan as convnet_plan
+from fastlangevin.kernels.triton.convnet import tune as convnet_tune
+from fastlangevin.network import walk
+from fastlangevin.network.layers import Conv
+
+CPU = torch.device("cpu")
+EPS = {"fp16": 2.0**-10, "bf16": 2.0**-7, "tf32": 2.0**-10}
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch):
+    """What torch.empty returns holds NaNs, and ones in every bit."""
+    for name in ("empty", "empty_like"):
+        make = getattr(torch, name)
+        fill = lambda t: t.fill_(float("nan") if t.is_floating_point() else -1)
+        monkeypatch.setattr(torch, name, lambda *a, make=make, fill=fill, **k: fill(make(*a, **k)))
+
+
+@pytest.fixture(autouse=True)
+def bfloat16_products(monkeypatch):
+    """The interpreter would multiply the 16 bits as integers."""
+    dot = interpreter.InterpreterBuilder.create_dot
+
+    def widened(self, a, b, *rest):
+        import triton.language as tl
+
+        wide = [self.create_fp_to_fp(v, tl.float32, None) if v.dtype.scalar == tl.bfloat16 else v for v in (a, b)]
+        return dot(self, *wide, *rest)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", widened)
+
+
+def tower(shape: tuple[int, ...], widths: tuple[int, ...], strides: tuple[int, ...], slope=0.2, bias=True):
+    """Layers of pre-activations around 1, slopes from `slope` on, and a last gradient."""
+    torch.manual_seed(7)
+    (planes, height, width), layers = shape, []
+    for i, (channels, stride) in enumerate(zip(widths, strides, strict=True)):
+        side = stride + 2
+        weight = torch.randn(channels, planes, side, side) * (2 / (planes * side * side)) ** 0.5
+        vector = torch.randn(channels) * 0.5 if bias else None
+        layers.append((Conv(weight, vector, (stride, stride), (1, 1), (1, 1), 1), slope + i / 10))
+        planes, height, width = channels, height // stride, width // stride
+    return layers, torch.randn(planes, height, width)
+
+
+def signs(mask: Tensor) -> Tensor:
+    """(B, H, W, C / 32) words as (B, C, H, W) bools."""
+    return ((mask[..., None] >> torch.arange(32)) & 1).bool().flatten(3).permute(0, 3, 1, 2)
+
+
+def nchw(activation: Tensor) -> Tensor:
+    return activation.permute(0, 3, 1, 2).double()
+
+
+def error(got: Tensor, expected: Tensor) -> float:
+    return ((got - expected).norm() / expected.norm()).item()
+
+
+# image, channels, strides, batch, precision, further options
+NETS = {
+    "tail of a tile, one plane": ((1, 8, 8), (32, 64), (1, 2), 1, "fp16", {}),
+    "two images a tile": ((3, 8, 8), (32, 64, 64), (1, 2, 1), 3, "fp16", {}),
+    "96 channels are three tiles": ((2, 8, 8), (64, 96, 32), (1, 1, 2), 1, "fp16", {"slope": 0.0}),
+    "three layers": ((3, 16, 16), (32, 64, 128), (1, 2, 2), 3, "tf32", {}),
+    "bf16": ((3, 8, 8), (32, 64, 128), (1, 2, 2), 3, "bf16", {}),
+    "not square, without bias": ((3, 8, 12), (32, 64), (1, 2), 1, "tf32", {"bias": False}),
+    "halved at once": ((1, 12, 8), (32, 32), (2, 1), 3, "fp16", {"slope": 1.5}),
+    "one layer": ((4, 8, 8), (64,), (1,), 3, "fp16", {}),
+}
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_every_kernel_against_float64(net):
+    shape, widths, strides, batch, precision, options = NETS[net]
+    layers, last = tower(shape, widths, strides, **options)
+    assert convnet.unsupported(layers, shape, precision, CPU) is None or precision == "bf16"
+    packed = convnet.pack(layers, last, shape, precision)
+    x, n, eps = torch.randn(batch, *shape), len(layers), EPS[precision]
+    workspace = packed.workspace(batch)
+
+    for i in range(n):
+        workspace.launches[i](*workspace.arguments(i, x))
+    a, scaled = x.double(), last.double() / packed.unscale
+    for i, (conv, slope) in enumerate(layers):
+        pre = functional.conv2d(
+            a, conv.weight.double(), None if conv.bias is None else conv.bias.double(), conv.stride, 1
+        )
+        sure = pre.abs() > 8 * eps
+        assert sure.float().mean() > 0.9
+        got = nchw(workspace.activations[i])
+        if i < n - 1:
+            assert torch.equal(signs(workspace.masks[i])[sure], (pre > 0)[sure])
+            a = functional.leaky_relu(pre, slope)
+            assert error(got, a) < 2 * eps
+        else:
+            expected = torch.where(pre > 0, scaled, scaled * slope)
+            assert (got - expected)[sure].abs().max() <= eps
+
+    gradient = nchw(workspace.activations[-1])
+    for i in reversed(range(n)):
+        conv, _ = layers[i]
+        like = torch.empty(batch, *(shape if i == 0 else workspace.activations[i - 1].permute(0, 3, 1, 2).shape[1:]))
+        wide = Conv(conv.weight.double(), None, conv.stride, conv.padding, (1, 1), 1)
+        gradient = walk.input_gradient(wide, gradient, like.double())
+        if i > 0:
+            gradient = torch.where(signs(workspace.masks[i - 1]), gradient, gradient * layers[i - 1][1])
+    score = convnet.score(packed, x)
+    assert score.is_contiguous() and score.dtype == torch.float32
+    assert error(score, gradient * packed.unscale) < 2 * eps
+
+
+@pytest.mark.parametrize("precision", convnet.DTYPES)
+def test_score_is_autograd_s(precision):
+    layers, last = tower((3, 8, 8), (32, 64), (1, 2))
+    x = torch.randn(2, 3, 8, 8)
+    wide = a = x.double().requires_grad_()
+    for conv, slope in layers:
+        pre = functional.conv2d(a, conv.weight.double(), conv.bias.double(), conv.stride, 1)
+        a = functional.leaky_relu(pre, slope)
+    (expected,) = torch.autograd.grad((a * last).sum(), wide)
+    score = convnet.score(convnet.pack(layers, last, (3, 8, 8), precision), x)
+    assert error(score, expected) < (0.12 if precision == "bf16" else 0.05)  # a sign that turns is 3 %
+
+
+def test_a_second_call_gives_the_same_bits():
+    """Locks are as they were, whatever the buffers hold; another batch size has buffers of its own."""
+    shape = (3, 8, 8)
+    packed = convnet.pack(*tower(shape, (32, 64), (1, 2)), shape, "fp16")
+    x = torch.randn(3, *shape)
+    first = convnet.score(packed, x)
+    assert packed.workspace(3).launches[1].constants["SPLIT"] > 1
+    assert packed.workspace(3) is packed.workspace(3)
+    assert torch.equal(convnet.score(packed, x), first)
+    assert not packed.workspace(3).locks.any()
+    assert error(convnet.score(packed, x[:1]), first[:1]) < 0.05
+    assert convnet.score(packed, x[:0]).shape == (0, *shape)
+
+
+def test_small_and_large_gradients_do_not_leave_fp16():
+    shape = (1, 8, 8)
+    layers, last = tower(shape, (32, 32), (1, 2))
+    x = torch.randn(1, *shape)
+    score = convnet.score(convnet.pack(layers, last, shape, "fp16"), x)
+    for exponent in (-60, 40):
+        scaled = convnet.score(convnet.pack(layers, last * 2.0**exponent, shape, "fp16"), x)
+        assert torch.equal(scaled, score * 2.0**exponent)
+    assert not convnet.score(convnet.pack(layers, last * 0, shape, "fp16"), x).any()
+
+
+def test_tf32_operands_are_rounded_to_nearest():
+    """All of 1 and three quarters of TF32's last bit: weights, states and activations."""
+    bit = 2.0**-10
+    weight = torch.zeros(32, 2, 3, 3)
+    weight[0, :, 1, 1], weight[1, 1, 1, 1] = 1.0, -1.0
+    bias = torch.zeros(32).index_fill(0, torch.tensor(1), 0.75 * bit)
+    layer = (Conv(weight, bias, (1, 1), (1, 1), (1, 1), 1), 1.0)
+    second = (Conv(torch.zeros(32, 32, 3, 3), None, (1, 1), (1, 1), (1, 1), 1), 1.0)
+    workspace = convnet.pack([layer, second], torch.ones(32, 2, 2), (2, 2, 2), "tf32").workspace(1)
+    x = torch.stack((torch.full((2, 2), 1 + 0.75 * bit), torch.full((2, 2), -1.0)))[None]
+    workspace.launches[0](*workspace.arguments(0, x))
+    assert (workspace.activations[0][..., 0] == bit).all() and (workspace.activations[0][..., 1] == 1 + bit).all()
+    weight = torch.full((32, 1, 3, 3), 1 + 0.75 * bit)
+    packed = convnet.pack(
+        [(Conv(weight, None, (1, 1), (1, 1), (1, 1), 1), 1.0)], torch.ones(32, 2, 2), (1, 2, 2), "tf32"
+    )
+    assert (packed.layers[0].forward[:, :9] == 1 + bit).all()
+    assert torch.equal(convnet.score(packed, torch.ones(1, 1, 2, 2)), torch.full((1, 1, 2, 2), 32 * 4 * (1 + bit)))
+
+
+def test_a_nan_of_any_bits_stays_one_in_tf32():
+    """Rounded as a number, one of all ones would be zero."""
+    nan = torch.tensor([-1, 0x7FFFFFFF], dtype=torch.int32).view(torch.float32)
+    weight = torch.zeros(32, 1, 3, 3)
+    weight[0, 0, 1, 1], weight[1, 0, 0, :2] = 1.0, nan
+    layers = [(Conv(weight, None, (1, 1), (1, 1), (1, 1), 1), 0.2)]
+    packed = convnet.pack(layers, torch.ones(32, 2, 2), (1, 2, 2), "tf32")
+    assert packed.layers[0].forward[1, :2].isnan().all()
+    layers, last = tower((1, 2, 2), (32, 32), (1, 1))
+    workspace = convnet.pack(layers, last, (1, 2, 2), "tf32").workspace(1)
+    workspace.launches[0](*workspace.arguments(0, nan.repeat(2).view(1, 1, 2, 2)))
+    assert workspace.activations[0].isnan().all()
+
+
+# planes, numbers (step_size, noise_std, seed, step, stream, offset, grad_clip, lo, hi)
+STEPS = {
+    "all": (3, (0.7, 0.3, 5, 16, 0, 0, 0.5, -1.0, 1.0)),
+    "no noise": (3, (0.7, None, 0, 0, 0, 0, None, None, None)),
+    "no limits, a later part of a batch": (1, (0.7, 0.3, -3, 1, 5, 8192, None, None, None)),
+    "an offset within a group": (3, (0.7, 0.3, 5, 2**32 - 1, 0, 2**40 + 3, None, None, 0.25)),
+    "two planes": (2, (1e-3, 1.0, 2**62, 3, 1, 2, 1e-3, -0.25, None)),
+    "four planes": (4, (0.1, 1.0, 1, 3, 1, 64, None, None, None)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.parametrize("as_tensors", [False, True], ids=["numbers", "tensors"])
+@pytest.mark.parametrize("case", STEPS)
+def test_a_step_is_the_score_and_the_update(case, as_tensors):
+    planes, (step_size, noise_std, seed, step, *rest) = STEPS[case]
+    shape = (planes, 6, 8)
+    packed = convnet.pack(*tower(shape, (32,), (1,)), shape, "fp16")
+    memory = torch.randn(5 * planes * 48)
+    before = memory.clone()
+    x = memory.view(5, *shape)[1:4]  # three states, 144 pixels: a tile and a part of one, and memory around them
+    x[0, 0, 0, :3] = torch.tensor([float("nan"), float("inf"), -float("inf")])
+    expected, score = x.clone(), convnet.score(packed, x)
+    reference.update(expected, score, UpdateArgs(step_size, noise_std, seed, step, *rest))
+    numbers = (step_size, noise_std, seed, step)
+    if as_tensors:
+        types = (torch.float64, torch.float64, torch.int64, torch.int64)
+        numbers = [None if v is None else torch.tensor(v, dtype=t) for v, t in zip(numbers, types, strict=True)]
+    version = x._version
+    convnet.step_(packed, x, UpdateArgs(*numbers, *rest))
+    assert x._version > version
+    assert torch.equal(x.isnan(), expected.isnan()) and x.isnan().any()
+    assert torch.equal(x.nan_to_num(9.0, 8.0, -8.0), expected.nan_to_num(9.0, 8.0, -8.0))
+    outside = torch.ones(5, dtype=torch.bool).index_fill(0, torch.arange(1, 4), False)
+    assert torch.equal(memory.view(5, -1)[outside], before.view(5, -1)[outside])
+
+
+def test_the_paper_s_network_occupies_an_h100():
+    sizes = ((3, 32, 64, 1), (64, 32, 128, 2), (128, 16, 256, 2), (256, 8, 512, 2))
+    layers = [convnet_plan.Geometry(planes, size, size, channels, stride) for planes, size, channels, stride in sizes]
+    launches = convnet_plan.plan(layers, 64, 2, convnet_plan.Gpu(9, 132))
+    assert len(launches) == 8
+    for launch in launches:
+        x, y, z = launch.grid
+        assert x * y * z >= 120 and (launch.constants.get("SPLIT", 1) == 1 or x * y * z <= 132), launch
+    products = [la.constants for la in launches if "SPLIT" in la.constants]
+    assert [c["SPLIT"] for c in products] == [1, 2, 4, 2, 1, 1]
+    assert all(c["M"] >= 64 and c["N"] >= 64 for c in products)
+
+
+def test_a_measured_tile_is_used(monkeypatch):
+    """Whatever the tile, the score is the same but for rounding; and the fastest is kept for the shape."""
+    monkeypatch.setattr(convnet_plan, "TILES", dict(convnet_plan.TILES))
+    monkeypatch.setattr(convnet_tune, "TILES", convnet_plan.TILES)
+    shape = (1, 8, 8)
+    packed = convnet.pack(*tower(shape, (32, 64), (1, 2)), shape, "fp16")
+    x, times = torch.randn(2, *shape), []
+
+    def time_once(run) -> float:
+        run()
+        times.append(-len(times))
+        return times[-1]
+
+    monkeypatch.setattr(convnet_tune.triton.testing, "do_bench", time_once)
+    before = convnet.score(packed, x)
+    found = convnet_tune.tune(packed, x)
+    launches = packed.workspace(2).launches[1:-1]
+    assert [found[la.key] for la in launches] == [la.tile for la in launches]
+    assert all(la.tile.split == 2 for la in launches)  # the last candidate of each
+    assert error(convnet.score(packed, x), before) < 1e-3
+
+
+def test_what_it_does_not_serve():
+    shape = (3, 8, 8)
+    layers, _ = tower(shape, (32, 64), (1, 2))
+    assert convnet.unsupported(layers, shape, "fp16", CPU) is None
+
+    def why(layers=layers, shape=shape, precision="fp16", device=CPU) -> str:
+        return convnet.unsupported(layers, shape, precision, device) or ""
+
+    def changed(**fields):
+        return [layers[0], (Conv(**{**vars(layers[1][0]), **fields}), 0.2)]
+
+    assert "not in fp32" in why(precision="fp32")
+    assert "multiplies no bfloat16" in why(precision="bf16")
+    assert "not on meta" in why(device=torch.device("meta"))
+    assert "no convolution" in why([])
+    assert "at most 4 planes" in why(shape=(5, 8, 8))
+    assert "even height" in why(shape=(3, 8, 7))
+    assert "halves an image of 3×3" in why(tower((3, 6, 6), (32, 32), (2, 2))[0], (3, 6, 6))
+    assert "slope -0.1" in why([(layers[0][0], -0.1)])
+    assert "no multiple of 32" in why(tower(shape, (48,), (1,))[0])
+    for fields in ({"padding": (0, 0)}, {"stride": (1, 1)}, {"dilation": (2, 2)}, {"groups": 2}):
+        assert "neither 3×3" in why(changed(**fields)), fields
+    packed = convnet.pack(*tower(shape, (32,), (1,)), shape, "fp16")
+    for x in (torch.zeros(1, 3, 8, 6), torch.zeros(1, 3, 8, 8).double(), torch.zeros(1, 8, 8, 3).permute(0, 3, 1, 2)):
+        with pytest.raises(ValueError, match="contiguous float32 of shape"):
+            convnet.score(packed, x)
+
+
+def test_no_number_makes_another_kernel():
+    """Not a step of 1 nor one that 16 divides, which Triton would compile anew for."""
+    code = """
+import json
+from triton.backends.compiler import GPUTarget
+from triton.compiler import make_backend
+from triton.runtime.jit import create_function_from_signature
+from fastlangevin.kernels.triton import update
+from fastlangevin.kernels.triton.convnet import input as convnet_input
+backend = make_backend(GPUTarget("cuda", 90, 32))
+for kernel in (convnet_input.input_kernel, update.update_kernel, update.fill_kernel):
+    bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+    values = [name for name in update.VALUES if name in kernel.arg_names]
+    variants = {str(bind(**dict.fromkeys(kernel.arg_names, 7) | dict.fromkeys(values, v))[1]) for v in (1, 3, 16)}
+    print(len(values), len(variants))
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ["9", "1", "9", "1", "4", "1"], done.stdout + done.stderr[-2000:]

@@ -1,0 +1,169 @@
+"""What an energy reads besides its arguments, and when that has changed."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fastlangevin.network.dependencies import Dependencies
+
+BETA = 1.0
+NET = nn.Linear(3, 1)
+
+
+class Holder:
+    def __init__(self):
+        self.net, self.beta, self.calls, self.offset = nn.Linear(3, 1), 1.0, 0, torch.zeros(1)
+
+    def energy(self, x):
+        self.calls_made = self.calls
+        return self.scaled(x).sum(1)
+
+    def scaled(self, x):
+        return self.beta * self.net(x) + self.offset
+
+
+class Own(nn.Module):
+    shift = torch.zeros(1)
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.scale, self.unread = nn.Linear(3, 1), 2.0, 0
+
+    def forward(self, x):
+        return self.scale * self.net(x) + self.shift
+
+
+def fingerprint(function):
+    return Dependencies(function).fingerprint()
+
+
+def test_closures_globals_defaults_partials_and_attributes_are_found(monkeypatch):
+    net, own, holder = nn.Linear(3, 1), Own(), Holder()
+    scale = [1.0]
+    for function, expected in (
+        (net, [net.weight, net.bias]),
+        (own, [own.net.weight, own.net.bias, Own.shift]),
+        (lambda x: net(x) * scale[0], [net.weight, net.bias]),
+        (lambda x: BETA * NET(x), [NET.weight, NET.bias]),
+        (lambda x, net=net: net(x), [net.weight, net.bias]),
+        (functools.partial(lambda net, x: net(x), net), [net.weight, net.bias]),
+        (holder.energy, [holder.net.weight, holder.net.bias, holder.offset]),
+        (NET.weight.matmul, [NET.weight]),
+        (own.forward, [own.net.weight, own.net.bias, Own.shift]),
+    ):
+        found = Dependencies(function).tensors
+        assert {id(t) for t in found} == {id(t) for t in expected}
+    before = fingerprint(lambda x: net(x) * scale[0])
+    scale[0] = 2.0
+    assert fingerprint(lambda x: net(x) * scale[0]) != before
+    use_beta = lambda x: BETA * NET(x)
+    before = fingerprint(use_beta)
+    assert fingerprint(use_beta) == before
+    monkeypatch.setitem(globals(), "BETA", 2.0)
+    assert fingerprint(use_beta) != before
+
+
+def test_attributes_that_the_energy_reads_count_and_others_do_not():
+    holder, own = Holder(), Own()
+    before = fingerprint(holder.energy), fingerprint(own)
+    own.unread += 1
+    assert fingerprint(own) == before[1]
+    own.scale = 3.0
+    holder.beta = 2.0
+    assert fingerprint(holder.energy) != before[0] and fingerprint(own) != before[1]
+
+
+def test_a_torch_module_s_own_settings_count():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.LeakyReLU(0.2), nn.Dropout(0.1))
+    before = fingerprint(net)
+    assert fingerprint(net) == before and hash(before) is not None
+    for change in (
+        lambda: setattr(net[1], "negative_slope", 0.3),
+        lambda: setattr(net[0], "padding", (1, 1)),
+        lambda: setattr(net[2], "p", 0.5),
+        net.eval,
+    ):
+        change()
+        assert fingerprint(net) != before
+        before = fingerprint(net)
+
+
+class Config:
+    beta = 1.0
+
+    def __init__(self):
+        self.inner = {"t": 1.0}
+
+
+CONFIG = Config()
+SCALE = np.float64(1.0)
+
+
+@pytest.mark.parametrize(
+    ("energy", "change"),
+    [
+        (lambda x: x * Config.beta, lambda patch: patch.setattr(Config, "beta", 2.0)),
+        (lambda x: x * CONFIG.inner["t"], lambda patch: patch.setitem(CONFIG.inner, "t", 2.0)),
+        (lambda x: x * SCALE, lambda patch: patch.setitem(globals(), "SCALE", np.float64(2.0))),
+    ],
+    ids=["class", "nested", "numpy"],
+)
+def test_values_of_classes_objects_and_numpy_count(monkeypatch, energy, change):
+    before = fingerprint(energy)
+    assert fingerprint(energy) == before
+    change(monkeypatch)
+    assert fingerprint(energy) != before
+
+
+class Celsius(float):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(slice(0, 2), slice(0, 3)), (slice(None, None, 1), slice(None, None, 2)), (Celsius(1.0), Celsius(2.0))],
+    ids=["slice", "step", "subclass"],
+)
+def test_plain_values_of_every_kind_count(first, second):
+    holder = {"value": first}
+    energy = lambda x: x * holder["value"]
+    before = fingerprint(energy)
+    assert fingerprint(energy) == before and hash(before) is not None
+    holder["value"] = second
+    assert fingerprint(energy) != before
+
+
+def test_hooks_of_all_modules_count():
+    found = Dependencies(nn.Sequential(nn.Linear(3, 1)))
+    assert found.hooks() is None
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        assert found.hooks() == "Sequential"
+    finally:
+        handle.remove()
+
+
+def test_the_same_objects_under_other_names_count():
+    first, second = nn.Linear(3, 1), nn.Linear(3, 1)
+    chosen = {"networks": (first, second), "z": first}
+    energy = lambda x: chosen["z"](x)
+    before = fingerprint(energy)
+    assert fingerprint(energy) == before
+    chosen["z"] = second
+    assert fingerprint(energy) != before
+
+
+def test_functions_count():
+    holder = {"activation": torch.relu}
+    energy = lambda x: holder["activation"](x).sum(1)
+    seen = [fingerprint(energy)]
+    for activation in (torch.tanh, nn.functional.silu, nn.functional.gelu, lambda x: x, lambda x: -x):
+        holder["activation"] = activation
+        assert fingerprint(energy) == fingerprint(energy) and hash(fingerprint(energy)) is not None
+        assert fingerprint(energy) not in seen
+        seen.append(fingerprint(energy))

@@ -1,0 +1,152 @@
+"""Which energies are recognised as sequences of known layers, and what the reading leaves unchanged."""
+
+from __future__ import annotations
+
+import gc
+import math
+import random
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support.traced_energies import MODEL, Energy, Lambda, body, net, read, why
+from torch import nn
+from torch.nn.utils import parametrizations
+
+import fastlangevin as fl
+from fastlangevin.network.recorder import RecordingTensor
+from fastlangevin.network.tracing import _uncompiled
+from fastlangevin.network.walk import log_density
+
+
+def method_owner():
+    class Owner:
+        def __init__(self):
+            self.net = net()
+            self.sign = -1.0
+
+        def energy(self, x):
+            return self.sign * self.net(x)
+
+    return Owner()
+
+
+RECOGNISED = {
+    "sequential": net(),
+    "nested": nn.Sequential(nn.Sequential(*body()[:2]), nn.Sequential(nn.Sequential(nn.Identity()), *body()[2:])),
+    "in place": nn.Sequential(nn.Conv2d(2, 4, 3), nn.LeakyReLU(0.2, inplace=True), nn.Flatten(), nn.Linear(64, 1)),
+    "dropout in eval": net(nn.Dropout(0.5), nn.Dropout2d(0.5)).eval(),
+    "dropout of 0": net(nn.Dropout(0.0)).train(),
+    "average pool": nn.Sequential(nn.Conv2d(2, 4, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 1)),
+    "same padding": nn.Sequential(nn.Conv2d(2, 4, 3, padding="same"), nn.ReLU(), nn.Flatten(), nn.Linear(144, 1)),
+    "valid padding": nn.Sequential(nn.Conv2d(2, 4, 3, padding="valid"), nn.ReLU(), nn.Flatten(), nn.Linear(64, 1)),
+    "spectral norm": nn.Sequential(parametrizations.spectral_norm(nn.Conv2d(2, 4, 3)), *body()[1:]).eval(),
+    "weight norm": nn.Sequential(parametrizations.weight_norm(nn.Conv2d(2, 4, 3)), *body()[1:]),
+    "own module": Energy(),
+    "lambda": lambda x: -MODEL(x),
+    "lambda of a scale": lambda x: 0.5 * MODEL(x).squeeze(1) / 2,
+    "column": lambda x: MODEL(x)[:, 0],
+    "closure": (lambda model: lambda x: -model(x))(net()),
+    "method": method_owner().energy,
+    "square root": lambda x: MODEL(x) / math.sqrt(2),
+    "functional": lambda x: F.linear(F.relu(x.flatten(1)), torch.ones(1, 72)),
+    "compiled": torch.compile(net(), backend="eager"),
+    "asks where it is": lambda x: MODEL(x) * (1.0 if x.device.type == "cpu" and not x.is_cuda else 2.0),
+    "small list": lambda x, table=(1.0, 2.0): MODEL(x) * table[1],
+    "lambda modules": nn.Sequential(Lambda(lambda h: h), net(), Lambda(lambda h: -h)),
+    "prior": lambda x: MODEL(x).squeeze(1) - 0.5 * x.square().sum(dim=(1, 2, 3)),
+    "prior first": lambda x: -((x**2).flatten(1).sum(-1) / 2 - MODEL(x)[:, 0]),
+    "prior, keepdim": lambda x: 3 * (MODEL(x) + -(x * x).reshape(3, -1).sum(1, keepdim=True) * 0.5),
+    "two priors": lambda x: x.square().sum((1, 2, 3)) - (MODEL(x)[:, 0] + 3 * x.square().flatten(1).sum(1)),
+    "prior before": lambda x: x.square().flatten(1).sum(1) + MODEL(x)[:, 0],
+}
+
+
+@pytest.mark.parametrize("name", RECOGNISED)
+def test_recognised(name):
+    function = RECOGNISED[name]
+    network = read(function)
+    x = torch.randn(3, 2, 6, 6)
+    torch.testing.assert_close(log_density(network, x), function(x).reshape(3))
+    assert network.shapes[0] == (2, 6, 6)
+
+
+def test_the_sign_of_an_energy():
+    x = torch.randn(3, 2, 6, 6)
+    torch.testing.assert_close(log_density(read(MODEL, kind="energy"), x), -MODEL(x).reshape(3))
+
+
+def test_models_of_the_library():
+    for size in (8, 32):
+        model = fl.models.ConvNet(size, 3, 8)
+        x = torch.randn(2, 3, size, size)
+        torch.testing.assert_close(log_density(read(model, x.shape), x), model(x))
+
+
+def test_weights_are_those_of_the_moment():
+    model = net()
+    before = read(model)
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    x = torch.randn(3, 2, 6, 6)
+    torch.testing.assert_close(log_density(before, x), model(x)[:, 0])  # the very tensors
+    model[0].weight = nn.Parameter(torch.randn(4, 2, 3, 3))
+    torch.testing.assert_close(log_density(read(model), x), model(x)[:, 0])
+
+
+def test_no_chains():
+    """A shape of -1 cannot be told from nothing, and one chain stands for none."""
+    assert read(Energy(), shape=(0, 2, 6, 6)).shapes == read(Energy(), shape=(1, 2, 6, 6)).shapes
+
+
+def test_extra_arguments_are_given():
+    def conditional(x, scale):
+        return MODEL(x) * scale
+
+    assert read(conditional, args=(2.0,)).factor == 2.0
+    assert "no plain number" in why(conditional, args=(torch.ones(1),))
+    assert "extra argument 0 is a Random" in why(lambda x, r: MODEL(x) * r.gauss(0, 1), args=(random.Random(0),))
+
+
+def test_state_without_weights_keeps_its_type():
+    network = read(lambda x: F.silu(x[:, 0]), shape=(4, 1), dtype=torch.float64)
+    x = torch.randn(4, 1, dtype=torch.float64)
+    assert network.dtype == torch.float64 and torch.equal(log_density(network, x), F.silu(x[:, 0]))
+
+
+def test_threads_that_read_at_once_leave_torch_compile_on():
+    """Each leaves while another is inside."""
+    inside, leave = threading.Barrier(2), [threading.Event(), threading.Event()]
+
+    def slow(number):
+        with _uncompiled:
+            inside.wait()
+            leave[number].wait()
+
+    RECOGNISED["compiled"](torch.zeros(1, 2, 6, 6))  # loads the compiler
+    threads = [threading.Thread(target=slow, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    runs = []
+
+    def backend(graph, inputs):
+        runs.append(1)
+        return graph.forward
+
+    compiled = torch.compile(lambda x: x + 1, backend=backend)
+    for number, thread in enumerate(threads):
+        leave[number].set()
+        thread.join()
+        compiled(torch.zeros(2))
+        assert len(runs) == number  # as it was written while the second thread is inside
+
+
+def test_nothing_is_held_afterwards():
+    gc.collect()
+    gc.disable()
+    try:
+        read(MODEL)
+        assert not [o for o in gc.get_objects() if type(o) is RecordingTensor]
+    finally:
+        gc.enable()

@@ -1,0 +1,162 @@
+"""A run's folder: what is written into it, and what in it is never touched."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from support.training_runs import SMALL, start
+from torch import nn
+
+import fastlangevin as fl
+from fastlangevin.runs.folder import Run
+
+
+def test_what_a_run_leaves(tmp_path):
+    out = tmp_path / "run"
+    result = fl.train("digits", out=out, n_iterations=25, checkpoint_every=10, keep_checkpoints=2, log_every=5, **SMALL)
+    assert result.out == out and result.sampler.step == 25 * 5
+    assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["00000020.safetensors", "00000025.safetensors"]
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == [5, 10, 15, 20, 25] and rows == result.history
+    for row in rows:
+        assert abs(row["energy_gap"] - (row["energy_data"] - row["energy_samples"])) < 1e-6
+        assert row["score_norm"] > 0
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["data"] == "digits" and config["sampler"]["n_steps"] == 5 and config["batch_size"] == 8
+    picture = Image.open(out / "samples.png")
+    assert picture.width >= 640 and len(set(np.asarray(picture).ravel().tolist())) > 20
+    assert Image.open(out / "training.png").width > 500
+    assert list((out / "tensorboard").glob("events.*"))
+    assert [p.name for p in out.rglob(".*")] == [".lock"]
+
+
+def test_another_run_is_not_touched_unless_told(tmp_path):
+    fl.train("digits", out=tmp_path, n_iterations=2, **SMALL)
+    (tmp_path / "notes.txt").write_text("mine")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(FileExistsError, match="holds another run.*resume.*overwrite"):
+        fl.train("digits", out=tmp_path, n_iterations=2, **SMALL)
+    assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    fl.train("digits", out=tmp_path, n_iterations=1, overwrite=True, **SMALL)
+    assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())] == [
+        "00000000.safetensors",
+        "00000001.safetensors",
+    ]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("option", [{"resume": True}, {"overwrite": True}, {}])
+def test_files_that_no_run_made_are_never_touched(tmp_path, option):
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("config.yaml", "samples.png", "metrics.jsonl", "checkpoints/00000007.safetensors"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(FileExistsError, match="holds files that no run made"):
+        fl.train("digits", out=tmp_path, n_iterations=1, **option, **SMALL)
+    for name in ("config.yaml", "samples.png", "metrics.jsonl", "checkpoints/00000007.safetensors"):
+        assert (tmp_path / name).read_text() == "mine"
+
+
+def test_overwrite_removes_a_run_s_own_files_alone(tmp_path):
+    fl.train("digits", out=tmp_path, n_iterations=1, **SMALL)
+    mine = [tmp_path / "checkpoints" / "thesis.pt", tmp_path / "tensorboard" / "notes", tmp_path / "more.yaml"]
+    for path in mine:
+        path.write_text("mine")
+    fl.train("digits", out=tmp_path, n_iterations=2, overwrite=True, **SMALL)
+    assert all(path.read_text() == "mine" for path in mine)
+
+
+@pytest.mark.parametrize("old", [True, False])
+@pytest.mark.parametrize("operation", ["unlink", "mkdir", "replace"])
+def test_a_run_killed_while_it_makes_its_folder_can_be_resumed(tmp_path, monkeypatch, old, operation):
+    if old:
+        fl.train("digits", out=tmp_path, n_iterations=1, **SMALL)
+        (tmp_path / ".samples.123.part.png").touch()
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    def prepare(*args, **options):
+        with monkeypatch.context() as patch:
+            patch.setattr(os if operation == "replace" else Path, operation, killed)
+            whole(*args, **options)
+
+    whole = Run.prepare
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "prepare", prepare)
+        with pytest.raises(KeyboardInterrupt):
+            fl.train("digits", out=tmp_path, overwrite=True, **SMALL)
+    assert fl.train("digits", out=tmp_path, n_iterations=2, resume=True, **SMALL).history
+    assert not list(tmp_path.glob(".samples.*"))
+
+
+@pytest.mark.parametrize("change", [{"sampler": {"n_steps": 0}}, {"model": nn.Flatten()}, {"lr": -1.0}])
+def test_a_new_run_that_cannot_start_leaves_the_old_one(tmp_path, change):
+    fl.train("digits", out=tmp_path, n_iterations=1, **SMALL)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(ValueError):
+        fl.train("digits", out=tmp_path, overwrite=True, progress=False, **change)
+    assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+
+def test_one_training_a_folder(tmp_path):
+    process = start(tmp_path / "run")
+    try:
+        with pytest.raises(BlockingIOError, match="is being trained into by another process"):
+            fl.train("digits", out=tmp_path / "run", resume=True, progress=False)
+    finally:
+        process.kill()
+        process.wait()
+    fl.train("digits", out=tmp_path / "run", overwrite=True, n_iterations=1, **SMALL)
+
+
+def test_what_a_kill_leaves_half_written_is_cleared_away(tmp_path):
+    fl.train("digits", out=tmp_path, n_iterations=1, **SMALL)
+    halves = [tmp_path / "checkpoints" / ".00000001.123.part.safetensors", tmp_path / ".samples.123.part.png"]
+    for half in halves:
+        half.write_text("half")
+    fl.train("digits", out=tmp_path, n_iterations=2, resume=True, progress=False)
+    assert not any(half.exists() for half in halves)
+
+
+def test_out_may_not_lie_in_the_data(tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="out must not lie inside the data's folder"):
+        fl.train(tmp_path, out=tmp_path / "runs" / "x", n_iterations=1, **SMALL)
+    with pytest.raises(ValueError, match="out must be a folder's name or None, got an empty string"):
+        fl.train("digits", out="", n_iterations=1, **SMALL)
+
+
+def test_out_may_not_be_a_file(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="out must be a folder"):
+        fl.train("digits", out=tmp_path / "file", n_iterations=1, **SMALL)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sampler": {"n_steps": 0}}, "n_steps must be an int"),
+        ({"sampler": {"precision": "tf32"}}, "precision='tf32' is a mode of NVIDIA GPUs"),
+        ({"model": nn.Conv2d(1, 1, 3)}, "log_density must return one number a chain"),
+    ],
+)
+def test_what_cannot_work_leaves_no_folder(tmp_path, change, words):
+    with pytest.raises(ValueError, match=words):
+        fl.train("digits", out=tmp_path / "run", progress=False, **change)
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_of_points_writes_an_array(tmp_path):
+    model = nn.Linear(2, 1)
+    fl.train(
+        torch.randn(50, 2), model, out=tmp_path, n_iterations=1, batch_size=4, sampler={"n_steps": 2}, progress=False
+    )
+    assert np.load(tmp_path / "samples.npz")["samples"].shape == (64, 2)

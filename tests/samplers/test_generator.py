@@ -1,0 +1,195 @@
+"""The short run as a generator: reconstruction, against gradient descent through a plain loop, and interpolation."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from support.differentiable_chain import OPTIONS, piecewise, plain_chain, smooth
+from torch import nn
+
+import fastlangevin as fl
+
+
+def points(n=6, d=4, dtype=torch.float64, seed=5):
+    return torch.randn(n, d, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def sampler_of(net=None, **options):
+    options = {"n_steps": 5, "step_size": 0.6, "noise_std": 0.3, "seed": 3, **options}
+    return fl.Langevin(log_density=net or smooth(), **options)
+
+
+@pytest.mark.parametrize("engine", ["auto", "autograd"])
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("network", [smooth, piecewise])
+def test_reconstruct_is_adam_through_the_plain_chain(network, options, engine):
+    net, options, x, n, lr = network(), OPTIONS[options], 0.7 * points(), 25, 0.2
+
+    def eta(k):
+        return 0.5 + 0.1 * k
+
+    sampler = sampler_of(net, step_size=eta, noise_std=[0.3] * 5, engine=engine, **options)
+    found = fl.reconstruct(sampler, x, n_iterations=n, lr=lr)
+    z = sampler.initial(x.shape, step=0, dtype=torch.float64)
+    best_z, best_mse = z, torch.full((len(x),), math.inf, dtype=torch.float64)
+    first, second = torch.zeros_like(z), torch.zeros_like(z)
+    for i in range(n + 1):
+        z = z.detach().requires_grad_()
+        loss = (x - plain_chain(net, z, 5, eta, 0.0, **options)).square().sum(1)
+        better = loss.detach() / 4 < best_mse
+        best_z, best_mse = torch.where(better[:, None], z, best_z), torch.where(better, loss.detach() / 4, best_mse)
+        (g,) = torch.autograd.grad(loss.sum(), z)
+        first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
+        step = first / (1 - 0.9 ** (i + 1)) / ((second / (1 - 0.999 ** (i + 1))).sqrt() + 1e-8)
+        z = z - lr * (1 - i / n) * step
+    torch.testing.assert_close(found.z, best_z.detach(), rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(found.mse, best_mse, rtol=1e-7, atol=1e-9)
+
+
+def test_what_the_generator_made_is_found_again():
+    sampler = sampler_of(step_size=0.2)
+    quiet = sampler_of(step_size=0.2, noise_std=0.0)
+    made = quiet(0.5 * points())
+    found = fl.reconstruct(sampler, made)
+    assert found.mse.max() < 1e-8
+    assert torch.equal(quiet(found.z), found.x)
+    torch.testing.assert_close(found.mse, (found.x - made).square().mean(1))
+
+
+@pytest.mark.parametrize("lr", [0.1, 30.0])
+def test_the_best_latent_is_kept(lr):
+    """Also where the steps are far too long, and the last latent is the worst."""
+    x, sampler = 0.5 * points(), sampler_of()
+    best = [fl.reconstruct(sampler, x, n_iterations=n, lr=lr).mse for n in (1, 40)]
+    start = (sampler_of(noise_std=0.0)(sampler.initial(x.shape, step=0, dtype=x.dtype)) - x).square().mean(1)
+    assert (best[0] <= start).all() and (best[1] <= start).all()
+    assert lr > 1 or (best[1] < 0.1 * start).all()
+
+
+def test_an_image_does_not_depend_on_its_neighbours():
+    x, sampler = points(7), sampler_of()
+    whole = fl.reconstruct(sampler, x, n_iterations=30)
+    part = fl.reconstruct(sampler, x[4:6], n_iterations=30, chain_offset=4)
+    alone = fl.reconstruct(sampler, x[5:6], n_iterations=30, chain_offset=5)
+    for name in ("z", "x", "mse"):
+        torch.testing.assert_close(getattr(part, name), getattr(whole, name)[4:6])
+        torch.testing.assert_close(getattr(alone, name), getattr(whole, name)[5:6])
+
+
+def test_all_is_left_as_it_was():
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Dropout(0.0), nn.Linear(8, 1)).double().train()
+    sampler, x = sampler_of(net), points().requires_grad_()
+    first = fl.reconstruct(sampler, x, n_iterations=5)
+    sampler(points())
+    state, random, modes = sampler.state_dict(), torch.get_rng_state(), [m.training for m in net.modules()]
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            again = fl.reconstruct(sampler, x, n_iterations=5)
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+        assert not any(tensor.requires_grad or tensor.is_inference() for tensor in again)
+    fl.interpolate(sampler, first.z, again.z)
+    assert sampler.state_dict() == state and sampler.noise_std == 0.3
+    assert torch.equal(torch.get_rng_state(), random) and [m.training for m in net.modules()] == modes
+    assert x.grad is None and x.requires_grad and all(p.grad is None for p in net.parameters())
+    with torch.inference_mode():
+        inside = points()
+    assert torch.equal(fl.reconstruct(sampler, inside, n_iterations=5).mse, first.mse)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_types(dtype):
+    sampler, x = sampler_of(smooth().to(torch.promote_types(dtype, torch.float32))), points(dtype=dtype)
+    found = fl.reconstruct(sampler, x, n_iterations=50)
+    assert {t.dtype for t in found} == {torch.promote_types(dtype, torch.float32)}
+    exact = fl.reconstruct(sampler, x.double(), n_iterations=50)
+    torch.testing.assert_close(found.mse.double(), exact.mse, rtol=0.05, atol=1e-5)
+    assert fl.interpolate(sampler, x, -x).dtype == dtype
+
+
+def test_a_score_alone_and_further_inputs():
+    sampler = fl.Langevin(score=lambda x, label: label - x, n_steps=3, step_size=0.3, noise_std=0.1, seed=1)
+    x, label = points(3), torch.tensor([[0.0], [1.0], [5.0]], dtype=torch.float64)
+    found = fl.reconstruct(sampler, x, label, n_iterations=500, lr=0.5)
+    torch.testing.assert_close(found.z, (x - label * (1 - 0.7**3)) / 0.7**3, rtol=0, atol=1e-4)
+    path = fl.interpolate(sampler, found.z, -found.z, label, n=3)
+    expected = 0.7**3 * (0.5 - math.sqrt(0.75)) * found.z + label * (1 - 0.7**3)
+    torch.testing.assert_close(path[:, 1], expected)
+
+
+def cliff(x):
+    """A score that is 0 below 1.5 and NaN above."""
+    return 0 * torch.log(1.5 - x)
+
+
+class TestDivergence:
+    sampler = fl.Langevin(score=cliff, n_steps=2, noise_std=0.1, seed=1)
+
+    def test_an_image_goes_back_to_its_best(self):
+        x = torch.tensor([[0.3, 0.2], [1.4, -0.2], [-0.1, 0.4]])
+        found = fl.reconstruct(self.sampler, x, lr=1.0)
+        assert found.z.isfinite().all() and found.mse.max() < 1e-3
+        others = fl.reconstruct(self.sampler, torch.where(x == 1.4, 0.5, x), lr=1.0)
+        assert torch.equal(found.z[[0, 2]], others.z[[0, 2]])
+
+    def test_a_chain_from_p0_that_is_not_finite(self):
+        far = fl.Langevin(score=cliff, n_steps=2, seed=1, init=lambda shape, **_: torch.full(shape, 9.0))
+        with pytest.raises(fl.ChainDiverged, match="3 of 3 chains are not finite"):
+            fl.reconstruct(far, torch.zeros(3, 2))
+
+    def test_interpolate(self):
+        z = torch.tensor([[0.1, 0.1], [9.0, 0.1]])
+        with pytest.raises(fl.ChainDiverged, match="1 of 2 chains"):
+            fl.interpolate(self.sampler, z, z)
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "error", "words"),
+    [
+        (torch.zeros(0, 1, 8, 8), {}, ValueError, "x must hold at least one image, got shape"),
+        (torch.zeros(2, 1, 16, 16), {}, ValueError, r"x must be \(B, 1, 8, 8\), got \(2, 1, 16, 16\)"),
+        (torch.full((2, 1, 8, 8), math.nan), {}, ValueError, "x must be finite"),
+        (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), {}, TypeError, "x must be a float32"),
+        (torch.zeros(2, 1, 8, 8, device="meta"), {}, ValueError, "x is on meta and the log_density on cpu"),
+        (torch.zeros(2, 1, 8, 8), {"n_iterations": 0}, ValueError, "n_iterations must be an int of at least 1"),
+        (torch.zeros(2, 1, 8, 8), {"lr": 0}, ValueError, "lr must be positive and finite, got 0"),
+        (torch.zeros(2, 1, 8, 8), {"lr": math.inf}, ValueError, "lr must be positive"),
+        (torch.zeros(2, 1, 8, 8), {"chain_offset": -1}, ValueError, "chain_offset must be"),
+    ],
+)
+def test_errors_of_reconstruct(x, options, error, words):
+    sampler = fl.Langevin(log_density=fl.models.ConvNet(8, 1, 2), n_steps=2, seed=1)
+    with pytest.raises(error, match=words):
+        fl.reconstruct(sampler, x, **options)
+
+
+def test_a_network_is_no_sampler():
+    z, network = torch.zeros(2, 1, 8, 8), fl.models.ConvNet(8, 1, 2)
+    for call in (lambda: fl.reconstruct(network, z), lambda: fl.interpolate(network, z, z)):
+        with pytest.raises(TypeError, match="sampler must be a Langevin, got ConvNet"):
+            call()
+
+
+def test_interpolate():
+    z1, z2, sampler, quiet = points(3, seed=1), points(3, seed=2), sampler_of(), sampler_of(noise_std=0.0)
+    x = fl.interpolate(sampler, z1, z2, n=5)
+    assert x.shape == (3, 5, 4)
+    torch.testing.assert_close(x[:, 0], quiet(z2))
+    torch.testing.assert_close(x[:, 4], quiet(z1))
+    torch.testing.assert_close(x[:, 1], quiet(0.25 * z1 + math.sqrt(0.9375) * z2))
+    torch.testing.assert_close(x[:, 3], quiet(0.75 * z1 + math.sqrt(0.4375) * z2))
+
+
+@pytest.mark.parametrize(
+    ("z1", "z2", "n", "words"),
+    [
+        (points(3), points(2), 8, r"z1 and z2 must have one shape and dtype, got \(3, 4\) torch.float64 and \(2, 4\)"),
+        (points(3), points(3).float(), 8, "z1 and z2 must have one shape and dtype"),
+        (points(3), points(3) / 0, 8, "z2 must be finite"),
+        (points(3), points(3), 1, "n must be an int of at least 2, got 1"),
+    ],
+)
+def test_errors_of_interpolate(z1, z2, n, words):
+    with pytest.raises(ValueError, match=words):
+        fl.interpolate(sampler_of(), z1, z2, n=n)

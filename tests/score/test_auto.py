@@ -1,0 +1,79 @@
+"""engine="auto": which engine it takes, and why not another."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import fastlangevin as fl
+
+
+def test_auto_takes_the_closed_form():
+    sampler = fl.Langevin(log_density=fl.models.ConvNet(16, 3, 8), seed=1)
+    assert sampler.plan.engine == "convnet"
+    assert any("engine 'compiled' passed over" in reason for reason in sampler.plan.reasons)
+
+
+def test_auto_says_what_it_did_not_recognise():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 1)).eval()
+    sampler = fl.Langevin(net, n_steps=2, seed=1)
+    assert sampler.plan.engine == "autograd"
+    assert (
+        "engines 'mlp' and 'convnet' passed over: batch_norm is not an operation that it knows" in sampler.plan.reasons
+    )
+    sampler.sample((2, 1, 4, 4))
+    assert sampler.plan.engine == "autograd"
+
+
+def test_auto_follows_the_mode():
+    net = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.SiLU(), nn.Linear(4, 1))
+    sampler = fl.Langevin(net, n_steps=2, seed=1)
+    assert sampler.plan.engine == "autograd"
+    net.eval()
+    assert sampler.plan.engine == "mlp"
+    assert torch.equal(sampler(torch.zeros(2, 3), step=0), sampler(torch.zeros(2, 3), step=0))
+
+
+def test_auto_learns_the_shape_from_a_call():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 9 * 15, 1))
+    sampler = fl.Langevin(net, n_steps=2, seed=1)
+    assert sampler.plan.engine == "autograd"  # no square image fits
+    sampler.sample((2, 1, 11, 17))
+    assert sampler.plan.engine == "convnet"
+
+
+def test_auto_with_further_inputs():
+    net = nn.Sequential(nn.Linear(3, 4), nn.SiLU(), nn.Linear(4, 1))
+    scaled = fl.Langevin(lambda x, factor: net(x) * factor, n_steps=2, seed=1)
+    scaled(torch.zeros(2, 3), 2.0)
+    tensor = fl.Langevin(lambda x, factor: net(x) * factor, n_steps=2, seed=1)
+    tensor(torch.zeros(2, 3), torch.ones(2, 1))
+    assert tensor.plan.engine == "autograd" and any("no plain number" in reason for reason in tensor.plan.reasons)
+    assert scaled.plan.engine == "mlp"
+
+
+def test_a_class_of_a_classifier_runs_by_autograd():
+    classifier = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.SiLU(), nn.Flatten(), nn.Linear(1800, 10))
+    sampler = fl.Langevin(log_density=lambda x: classifier(x)[:, 3], n_steps=2, seed=1)
+    assert sampler.sample((2, 3, 32, 32)).shape == (2, 3, 32, 32) and sampler.plan.engine == "autograd"
+
+
+def test_a_plan_is_that_of_the_last_call_s_type():
+    net = nn.Sequential(nn.Linear(3, 4), nn.SiLU(), nn.Linear(4, 1)).double()
+    sampler = fl.Langevin(lambda x: net(x), n_steps=2, seed=1)
+    sampler(torch.zeros(2, 3, dtype=torch.float64))
+    assert sampler.plan.engine == "convnet"
+    with pytest.raises(ValueError, match="precision='tf32' is a mode of NVIDIA GPUs"):
+        fl.Langevin(net, precision="tf32", seed=1).plan  # noqa: B018
+
+
+def test_an_explicit_engine_that_cannot_be_had():
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.SiLU(), nn.Linear(4, 1)).eval()
+    sampler = fl.Langevin(net, n_steps=2, engine="convnet", seed=1)
+    with pytest.raises(fl.BackendUnavailable, match="engine='convnet' cannot be used for this energy: batch_norm"):
+        sampler(torch.zeros(2, 3))
+    with pytest.raises(
+        fl.BackendUnavailable, match="engine='convnet' cannot be used for this score: a score was given"
+    ):
+        fl.Langevin(score=lambda x: -x, engine="convnet", seed=1)(torch.zeros(2, 3))

@@ -1,0 +1,150 @@
+"""Which kernels compute the score of a convnet, and chains that run on them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import fastlangevin as fl
+from fastlangevin.kernels import native
+from fastlangevin.network.target import Target
+from fastlangevin.network.tracing import trace
+from fastlangevin.score.convnet import ConvNetEngine, NativeConvNetScore, TritonConvNetScore, as_tower
+from fastlangevin.score.sequential import choose
+from fastlangevin.score.torch_ops import TorchOpsScore
+
+
+def read(net, shape):
+    return trace(Target("log_density", net), shape, torch.float32, torch.device("cpu"), ())
+
+
+def small(features=32, channels=1, slope=0.2):
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(channels, features, 3, 1, 1),
+        nn.LeakyReLU(slope),
+        nn.Conv2d(features, 2 * features, 4, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(2 * features, 1, 2),
+        nn.Flatten(0),
+    )
+
+
+def states(n=3, channels=1):
+    return torch.randn(n, channels, 4, 4, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def native_kernels():
+    why = native.load_cpu()
+    if why is not None:
+        pytest.skip(why)
+
+
+def test_what_a_tower_is():
+    network = read(small(), (2, 1, 4, 4))
+    assert [slope for _, slope in as_tower(network)] == [0.2, 0.0]
+    assert [conv.weight.shape[0] for conv, _ in as_tower(network)] == [32, 64]
+    for layers in (
+        [nn.Conv2d(1, 1, 4), nn.Flatten(0)],  # affine
+        [nn.Conv2d(1, 2, 3), nn.SiLU(), nn.Conv2d(2, 1, 2), nn.Flatten(0)],
+        [nn.ReLU(), nn.Conv2d(1, 1, 4), nn.Flatten(0)],
+        [nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 1), nn.ReLU(), nn.Conv2d(2, 1, 2), nn.Flatten(0)],
+        [nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AvgPool2d(1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 1)],
+    ):
+        assert as_tower(read(nn.Sequential(*layers), (2, 1, 4, 4))) is None
+    net = small()
+    assert as_tower(read(lambda x: net(x) - x.square().flatten(1).sum(1), (2, 1, 4, 4))) is None
+
+
+@pytest.mark.usefixtures("native_kernels")
+def test_the_fastest_that_serves_is_chosen():
+    network, x = read(small(), (2, 1, 4, 4)), states()
+    assert choose(network, "fp32", x, ConvNetEngine.implementations)[0] is NativeConvNetScore
+    smooth = read(nn.Sequential(nn.Conv2d(1, 2, 3), nn.SiLU(), nn.Conv2d(2, 1, 2), nn.Flatten(0)), (2, 1, 4, 4))
+    kind, reasons = choose(smooth, "fp32", x, ConvNetEngine.implementations)
+    assert kind is TorchOpsScore
+    why = "passed over: they are for consecutive convolutions with (leaky) ReLU"
+    assert {f"fused Triton kernels {why}", f"native kernels {why}"} <= set(reasons)
+    assert fl.Langevin(log_density=small(), seed=1).plan.engine == "convnet"
+
+
+@pytest.mark.usefixtures("native_kernels")
+def test_a_plan_names_the_kernels():
+    plan = fl.Langevin(log_density=fl.models.ConvNet(8, 1, 4), seed=1).plan
+    assert "the convnet engine computes with native kernels" in plan.reasons
+    doubled = fl.Langevin(log_density=fl.models.ConvNet(8, 1, 4).double(), seed=1).plan
+    assert "the convnet engine computes with torch operators" in doubled.reasons
+    assert any("native kernels passed over: its weights are float32" in reason for reason in doubled.reasons)
+
+
+@pytest.mark.usefixtures("native_kernels")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_states_of_any_type_and_layout(dtype):
+    net, x = small(channels=3), states(channels=3).to(dtype)
+    native_score = NativeConvNetScore(read(net, x.shape), "fp32", x)
+    expected = TorchOpsScore(read(net, x.shape), "fp32", x)(x)
+    for laid_out in (
+        x,
+        x.contiguous(memory_format=torch.channels_last),
+        x.transpose(2, 3).contiguous().transpose(2, 3),
+    ):
+        score = native_score(laid_out)
+        assert score.dtype == dtype
+        torch.testing.assert_close(score, expected, rtol=1e-5 if dtype.itemsize > 2 else 1e-2, atol=1e-6)
+
+
+@pytest.mark.usefixtures("native_kernels")
+def test_chains_are_the_same_however_the_batch_is_split():
+    """The native kernels compute each chain alone, so that whole chains are equal bit for bit."""
+    sampler = fl.Langevin(log_density=small(), n_steps=6, noise_std=0.1, seed=1)
+    x0 = states(7)
+    whole = sampler(x0, step=0)
+    parts = [sampler(x0[i:j], step=0, chain_offset=i) for i, j in ((0, 1), (1, 5), (5, 7))]
+    assert torch.equal(whole, torch.cat(parts))
+
+
+@pytest.fixture
+def interpreted():
+    """Triton's kernels on CPU tensors, in its interpreter."""
+    why = TritonConvNetScore.unsupported(read(small(), (2, 1, 4, 4)), "fp16", states())
+    if why is not None:
+        pytest.skip(why)
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("options", [{}, {"grad_clip": 0.05, "bounds": (-0.9, 0.9)}, {"noise_first": True}])
+def test_fused_steps_are_the_steps(options):
+    """The update in the last kernel gives the bits of the score followed by a backend's update."""
+    net, x0 = small(), states(2)
+    fused, apart = (
+        fl.Langevin(log_density=net, n_steps=3, noise_std=0.1, precision="fp16", seed=1, backend=backend, **options)
+        for backend in ("auto", "reference")
+    )
+    assert "the convnet engine computes with fused Triton kernels" in fused.plan.reasons
+    x = fused(x0, chain_offset=5)
+    assert torch.equal(x, apart(x0, chain_offset=5))
+    exact = fl.Langevin(log_density=net, n_steps=3, noise_std=0.1, engine="autograd", seed=1, **options)
+    torch.testing.assert_close(x, exact(x0, chain_offset=5), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_an_explicit_backend_does_the_update(monkeypatch):
+    """Whether kernels of the score may do it is asked for by backend="auto" and "triton" alone."""
+    steps = []
+    monkeypatch.setattr(TritonConvNetScore, "fused_step_", lambda self, x, args: steps.append(1) is None and False)
+    for backend, expected in (("auto", 2), ("triton", 2), ("reference", 0)):
+        steps.clear()
+        fl.Langevin(log_density=small(), n_steps=2, precision="fp16", backend=backend, seed=1)(states(1))
+        assert len(steps) == expected
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_states_that_the_fused_step_cannot_take():
+    net, x0 = small(channels=3), states(1, 3)
+    sampler = fl.Langevin(log_density=net, n_steps=2, precision="fp16", seed=1)
+    expected = sampler(x0, step=0)
+    channels_last = sampler(x0.contiguous(memory_format=torch.channels_last), step=0)
+    assert torch.equal(channels_last, expected) and channels_last.is_contiguous(memory_format=torch.channels_last)
+    assert sampler(x0.double(), step=0).dtype == torch.float64

@@ -1,0 +1,115 @@
+"""The types of states and networks, and torch's precision flags around the network."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from support.langevin_reference import plain_loop, quadratic, small_net
+
+import fastlangevin as fl
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_state_keeps_its_dtype(backend, dtype):
+    x0 = torch.randn(4, 3, dtype=torch.float64).to(dtype)
+    sampler = fl.Langevin(quadratic, n_steps=5, step_size=0.1, noise_std=0.1, seed=1, backend=backend)
+    x = sampler(x0)
+    assert x.dtype == dtype
+    expected = plain_loop(x0, lambda v: -v, n_steps=5, eta=0.1, sigma=0.1)
+    tolerance = {torch.float64: 1e-14, torch.bfloat16: 0.1, torch.float16: 0.01}[dtype]
+    assert (x.double() - expected).abs().max() < tolerance
+
+
+def test_network_runs_in_its_parameters_dtype():
+    seen = []
+    net = small_net().double()
+    net[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].dtype))
+    x = fl.Langevin(net, n_steps=2, seed=1)(torch.randn(2, 3))
+    assert x.dtype == torch.float32 and set(seen) == {torch.float64}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_precision_lowers_the_network_only(precision):
+    net = small_net()
+    x0 = torch.randn(64, 3)
+    options = dict(n_steps=3, step_size=0.1, noise_std=0.1, seed=1)
+    exact = fl.Langevin(net, **options)(x0)
+    lower = fl.Langevin(net, precision=precision, **options)(x0)
+    assert lower.dtype == torch.float32
+    assert 0 < (lower - exact).abs().max() < 0.02
+
+
+def test_fp32_is_strict_and_flags_are_restored():
+    seen = []
+
+    def energy(x):
+        seen.append((torch.backends.mkldnn.matmul.fp32_precision, torch.is_autocast_enabled("cpu")))
+        return quadratic(x)
+
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            fl.Langevin(energy, n_steps=1, seed=1)(torch.zeros(1, 2))
+        assert seen == [("ieee", False)]
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before
+
+
+def test_threads_hold_their_precision_together():
+    """A strict chain that ends while another runs must not take the flags away under it."""
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    inside, go_on = threading.Event(), threading.Event()
+    seen = []
+
+    def slow(x):
+        inside.set()
+        go_on.wait(10)
+        seen.append(torch.backends.mkldnn.matmul.fp32_precision)
+        return quadratic(x)
+
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    try:
+        worker = threading.Thread(target=lambda: fl.Langevin(slow, n_steps=1, seed=1)(torch.zeros(1, 2)))
+        worker.start()
+        assert inside.wait(10)
+        fl.Langevin(quadratic, n_steps=1, seed=1)(torch.zeros(1, 2))
+        go_on.set()
+        worker.join()
+        assert seen == ["ieee"] and torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before
+
+
+def test_flags_that_follow_their_parent_still_do():
+    backend = torch.backends.mkldnn
+    before = backend.fp32_precision
+    try:
+        backend.fp32_precision = "bf16"
+        fl.Langevin(quadratic, n_steps=1, seed=1)(torch.zeros(1, 2))
+        assert backend.matmul.fp32_precision == "bf16"
+        backend.fp32_precision = "ieee"
+        assert backend.matmul.fp32_precision == "ieee"
+    finally:
+        backend.fp32_precision = before
+
+
+def test_an_energy_may_read_torch_s_older_flags():
+    def energy(x):
+        with torch.backends.cudnn.flags(enabled=False):
+            assert isinstance(torch.backends.cuda.matmul.allow_tf32, bool)
+            return quadratic(x)
+
+    fl.Langevin(energy, n_steps=1, seed=1)(torch.zeros(1, 2))
+
+
+def test_energy_and_score_run_in_the_sampler_s_precision():
+    net = small_net()
+    x = torch.randn(64, 3)
+    exact, lower = (fl.Langevin(net, precision=p, seed=1) for p in ("fp32", "bf16"))
+    assert lower.energy(x).dtype == torch.bfloat16 and exact.energy(x).dtype == torch.float32
+    assert 0 < (lower.score(x) - exact.score(x)).abs().max() < 0.05
+    assert torch.allclose(exact.energy(x), net(x)[:, 0].detach())

@@ -1,0 +1,171 @@
+"""Compiles every Triton kernel for GPUs that need not be here: `python tests/support/ahead_of_time.py` prints, as JSON,
+one record a kernel and architecture: registers, bytes of local memory and shared memory, the machine's instructions,
+how many asynchronous copies its PTX has, and whether copies of 16 bytes go through L1 where they are asked to.
+
+A script of its own because the tests run Triton's interpreter, and a process has either that or the compiler.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from fastlangevin.kernels.triton import mlp_chain, update
+from fastlangevin.kernels.triton.convnet.plan import Geometry, Gpu, plan
+
+ARCHITECTURES = (80, 90, 100)
+TOOL = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+
+
+def source(kernel, pointers: dict[str, str], constants: dict[str, object]) -> ASTSource:
+    """A kernel with these pointer types, 16-byte aligned, for numbers n of elements and of rows that 16 divides (Triton
+    specializes on both at the launch). Pointers that are not named are absent.
+    """
+    signature, values, attributes = {}, {}, {}
+    for i, name in enumerate(kernel.arg_names):
+        if name in pointers:
+            signature[name] = pointers[name]
+            if not kernel.params[i].do_not_specialize_on_alignment:
+                attributes[(i,)] = [["tt.divisibility", 16]]
+        elif name in constants or name.endswith("_pointer"):
+            signature[name], values[(i,)] = "constexpr", constants.get(name)
+        else:
+            signature[name] = kernel.params[i].annotation_type or "i64"
+            if name in ("n", "rows"):
+                attributes[(i,)] = [["tt.divisibility", 16]]
+    return ASTSource(kernel, signature, constexprs=values, attrs=attributes)
+
+
+NUMBERS = {"step_size_pointer": "*fp64", "noise_std_pointer": "*fp64", "seed_pointer": "*i64", "step_pointer": "*i64"}
+
+
+def sources(architecture: int):
+    """(name, source, options) of every kernel in its variants."""
+    yield from update_sources()
+    yield from chain_sources()
+    yield from convnet_sources("fp16", architecture)
+    if architecture == 90:
+        yield from convnet_sources("bf16", architecture, ("forward-4x4",))
+        yield from convnet_sources("tf32", architecture, ("first-32x32", "backward-4x4", "input-32x32"))
+
+
+def update_sources():
+    common = {"SKIP": 0, "WIDE": False, "BLOCK": update.BLOCK}
+    options = {"num_warps": update.WARPS, "enable_fp_fusion": False}
+    all_parts = {"HAS_SCORE": True, "HAS_NOISE": True, "HAS_CLIP": True, "HAS_BOUNDS": True}
+    for dtype in ("fp32", "fp64", "bf16", "fp16"):
+        pointers = {"x_pointer": f"*{dtype}", "score_pointer": f"*{dtype}"}
+        dense = {**common, **all_parts, "ON_DEVICE": False, "STRIDED": False}
+        yield f"update-{dtype}", source(update.update_kernel, pointers, dense), options
+    pointers = {"x_pointer": "*fp32", "score_pointer": "*fp32"}
+    captured = {**dense, "ON_DEVICE": True, "HAS_CLIP": False, "HAS_BOUNDS": False}
+    yield "update-fp32-captured", source(update.update_kernel, {**pointers, **NUMBERS}, captured), options
+    strided = {**dense, "STRIDED": True}
+    yield "update-fp32-strided", source(update.update_kernel, pointers, strided), options
+    for uniform in (False, True):
+        constants = {**common, "UNIFORM": uniform, "ON_DEVICE": False}
+        name = "uniform" if uniform else "normal"
+        yield f"fill-{name}", source(update.fill_kernel, {"out_pointer": "*fp32"}, constants), options
+
+
+def convnet_sources(precision: str, architecture: int, only: tuple[str, ...] = ()):
+    """The kernels of the paper's network, n_f = 64, for 64 images of 32×32; named by the smaller images."""
+    sizes = ((3, 32, 64, 1), (64, 32, 128, 2), (128, 16, 256, 2), (256, 8, 512, 2))
+    layers = [Geometry(planes, size, size, channels, stride) for planes, size, channels, stride in sizes]
+    compute = {"fp16": "*fp16", "bf16": "*bf16", "tf32": "*fp32"}[precision]
+    parts = dict.fromkeys(("UPDATE", "HAS_NOISE", "HAS_CLIP", "HAS_BOUNDS", "ON_DEVICE", "WHOLE_GROUPS"), True)
+    for launch in plan(layers, 64, 4 if precision == "tf32" else 2, Gpu(architecture // 10, 132)):
+        pointers = dict.fromkeys(("x_pointer", "w_pointer", "y_pointer", "g_pointer"), compute)
+        pointers |= {"bias_pointer": "*fp32", "partial_pointer": "*fp32", "lock_pointer": "*i32"}
+        pointers |= {"unscale_pointer": "*fp32", **NUMBERS}
+        if launch.name in ("first", "input"):
+            pointers["x_pointer"] = "*fp32"
+        pointers |= {"last_pointer": "*fp32"} if launch.constants.get("LAST") else {"mask_pointer": "*i32"}
+        constants = launch.constants | (parts if launch.name == "input" else {})
+        name = f"{launch.name}-{launch.constants['HEIGHT']}x{launch.constants['WIDTH']}"
+        if not only or name in only:
+            yield f"convnet-{precision}-{name}", source(launch.kernel, pointers, constants), launch.options
+
+
+def chain_sources():
+    """Whole chains of 2 → width → width → 1 nets with SiLU."""
+    floats = ("x", "biases", "last", "parameters", "prior", "scale", "limits", "scratch")
+    pointers = {f"{name}_pointer": "*fp32" for name in floats}
+    pointers |= {"step_sizes_pointer": "*fp64", "noise_stds_pointer": "*fp64"}
+    pointers |= {"seed_pointer": "*i64", "step_pointer": "*i64"}
+    constants = dict(HAS_NOISE=True, HAS_CLIP=False, HAS_BOUNDS=False, NOISE_FIRST=0, SKIP=0, LAYERS=2, INPUTS=16)
+    constants |= dict(KINDS=(1, 1), GROUPS=mlp_chain.GROUPS, BLOCK=mlp_chain.BLOCK)
+    options = {"num_warps": mlp_chain.WARPS, "enable_fp_fusion": False}
+    for precision, dtype, how, width in (
+        ("fp16", "fp16", "ieee", 128),
+        ("bf16", "bf16", "ieee", 64),
+        ("tf32", "fp32", "tf32", 64),
+        ("fp32", "fp32", "ieee", 32),
+    ):
+        weights = {"first_pointer": f"*{dtype}", "weights_pointer": f"*{dtype}"}
+        net = {**constants, "WIDTH": width, "HOW": how}
+        yield f"mlp_chain-{precision}-{width}", source(mlp_chain.mlp_chain_kernel, pointers | weights, net), options
+
+
+@triton.jit
+def copying_kernel(x_pointer, y_pointer, STEPS: tl.constexpr):
+    i = tl.arange(0, 64)[:, None] * 64 + tl.arange(0, 64)[None, :]
+    acc = tl.zeros((64, 64), tl.float32)
+    for step in range(STEPS):
+        a = tl.load(x_pointer + step * 4096 + i, cache_modifier=".ca")
+        acc = tl.dot(a, a, acc)
+    tl.store(y_pointer + i, acc)
+
+
+def copies(ptx: str) -> list[str]:
+    return re.findall(r"cp\.async\.c[ag]", ptx)
+
+
+def copies_through_l1(architecture: int) -> bool:
+    """Whether this Triton heeds ".ca" in 16-byte asynchronous copies: seen in a kernel of nothing else."""
+    pointers = {"x_pointer": "*fp16", "y_pointer": "*fp32"}
+    kernel = source(copying_kernel, pointers, {"STEPS": 8})
+    options = {"num_stages": 3, "enable_fp_fusion": False}
+    compiled = triton.compile(kernel, target=GPUTarget("cuda", architecture, 32), options=options)
+    assert copies(compiled.asm["ptx"]), architecture
+    return "cp.async.cg" not in copies(compiled.asm["ptx"])
+
+
+def inspect(cubin: bytes) -> dict[str, object]:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage, code = (
+            subprocess.run([TOOL, kind, file.name], capture_output=True, text=True, check=True).stdout
+            for kind in ("-res-usage", "-sass")
+        )
+    numbers = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
+    assert numbers is not None, usage
+    registers, stack, local = map(int, numbers.groups())
+    instructions = collections.Counter(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+ )?([A-Z][\w.]+)", code, re.M))
+    return {"registers": registers, "local": stack + local, "instructions": instructions}
+
+
+def main() -> None:
+    records = []
+    for architecture in ARCHITECTURES:
+        through_l1 = copies_through_l1(architecture)
+        for name, kernel, options in sources(architecture):
+            compiled = triton.compile(kernel, target=GPUTarget("cuda", architecture, 32), options=options)
+            record = {"kernel": name, "architecture": architecture, "shared": compiled.metadata.shared}
+            record |= {"through_l1": through_l1, "ptx_copies": len(copies(compiled.asm["ptx"]))}
+            records.append(record | inspect(compiled.asm["cubin"]))
+    print(json.dumps(records))
+
+
+if __name__ == "__main__":
+    main()

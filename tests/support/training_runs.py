@@ -1,0 +1,74 @@
+"""Small trainings, in this process or in one of their own, and what they leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import torch
+from torch import nn
+
+import fastlangevin as fl
+from fastlangevin.runs import checkpoint
+
+SMALL = {
+    "features": 4,
+    "batch_size": 8,
+    "lr_decay": 0.0,
+    "sampler": {"n_steps": 5, "noise_std": 0.01},
+    "sample_steps": 5,
+    "progress": False,
+}
+
+
+def weights(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def tensors_of(folder) -> dict[str, torch.Tensor]:
+    return checkpoint.load(checkpoint.newest(folder / "checkpoints"))[0]
+
+
+def assert_same_run(a, b) -> None:
+    expected, got = tensors_of(a), tensors_of(b)
+    assert expected.keys() == got.keys()
+    for name in expected:
+        assert torch.equal(expected[name], got[name]), name
+    meta_a, meta_b = (checkpoint.load(checkpoint.newest(f / "checkpoints"))[1] for f in (a, b))
+    assert meta_a["sampler"] == meta_b["sampler"] and meta_a["iteration"] == meta_b["iteration"]
+    strip = lambda folder: [
+        {k: v for k, v in json.loads(line).items() if k != "seconds"}
+        for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert strip(a) == strip(b)
+    assert (a / "samples.png").read_bytes() == (b / "samples.png").read_bytes()
+
+
+OPTIONS = ["--features", "4", "--batch-size", "8", "--lr-decay", "0", "--steps", "5", "--noise-std", "0.01"]
+OPTIONS += ["--sample-steps", "5"]
+TRAIN = [sys.executable, "-m", "fastlangevin", "train", "digits", *OPTIONS]
+
+
+def start(out, *more) -> subprocess.Popen:
+    """A training in a process of its own, once it has begun to save checkpoints."""
+    command = [*TRAIN, "--iterations", "100000", "--checkpoint-every", "3", "--out", str(out), *more]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    deadline = time.monotonic() + 120
+    while not (newest := checkpoint.newest(out / "checkpoints")) or int(newest.stem) < 6:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.02)
+    return process
+
+
+def finish(out, n_iterations: int) -> None:
+    """Ends a run in this process, with one thread as it began."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        fl.train("digits", out=out, n_iterations=n_iterations, checkpoint_every=3, resume=True, progress=False)
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,85 @@
+"""The public surface as it is written down in `public_api.txt`: names, signatures, operators, commands, checkpoints.
+
+A change that is meant is made in both places: `python tests/test_public_api.py` writes the file anew.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import typer
+
+import fastlangevin as fl
+from fastlangevin import cli, kernels
+
+WRITTEN = Path(__file__).with_name("public_api.txt")
+MODULES = ("energies", "models", "noise", "recipes")
+
+
+def lines() -> Iterator[str]:
+    assert kernels.BACKENDS
+    for name in sorted(fl.__all__):
+        yield from described(f"fl.{name}", getattr(fl, name))
+    for module in MODULES:
+        own = vars(getattr(fl, module))
+        for name, value in sorted(own.items()):
+            if not name.startswith(("_", "check_")) and getattr(value, "__module__", "") == f"fastlangevin.{module}":
+                yield from described(f"fl.{module}.{name}", value)
+            elif module == "recipes" and isinstance(value, dict) and "sampler" in value:
+                yield f"fl.recipes.{name}: {', '.join(value)}"
+    for schema in sorted(map(str, torch._C._jit_get_all_schemas())):
+        if schema.startswith("fastlangevin::"):
+            yield schema
+    for name, command in sorted(typer.main.get_command(cli.app).commands.items()):
+        yield f"fastlangevin {name}: {' '.join(sorted('/'.join(p.opts + p.secondary_opts) for p in command.params))}"
+
+
+def described(name: str, value: object) -> Iterator[str]:
+    if isinstance(value, types.ModuleType):
+        return
+    if isinstance(value, type) and issubclass(value, enum.Enum):
+        yield f"{name}: {', '.join(f'{member.name} = {member.value}' for member in value)}"
+        return
+    yield name + signature(value)
+    if isinstance(value, type):
+        for member in dir(value):
+            if member.startswith("_") and member not in ("__call__", "__len__"):
+                continue
+            owner = next(cls for cls in value.__mro__ if member in vars(cls))
+            found = vars(owner)[member]
+            if member in fields(value):
+                yield f"{name}.{member}"
+            elif not owner.__module__.startswith("fastlangevin"):
+                continue
+            elif isinstance(found, property):
+                yield f"{name}.{member}: property"
+            elif isinstance(found, (types.FunctionType, staticmethod, classmethod)):
+                yield f"{name}.{member}{signature(getattr(value, member))}"
+
+
+def fields(value: type) -> tuple[str, ...]:
+    return tuple(getattr(value, "_fields", ())) + tuple(getattr(value, "__dataclass_fields__", ()))
+
+
+def signature(value: object) -> str:
+    """Names and defaults; annotations read differently in each version of Python."""
+    if not callable(value):
+        return ""
+    if isinstance(value, type) and issubclass(value, BaseException) and "__init__" not in vars(value):
+        return f"({value.__bases__[0].__name__})"
+    found = inspect.signature(value)
+    bare = [parameter.replace(annotation=parameter.empty) for parameter in found.parameters.values()]
+    return str(found.replace(parameters=bare, return_annotation=found.empty))
+
+
+def test_the_public_surface_is_the_written_one():
+    assert list(lines()) == WRITTEN.read_text().splitlines()
+
+
+if __name__ == "__main__":
+    WRITTEN.write_text("".join(f"{line}\n" for line in lines()))
