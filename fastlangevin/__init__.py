@@ -10,10 +10,10 @@ from .errors import BackendUnavailable, ChainDiverged, CheckpointError, Training
 from .evaluation.evaluate import evaluate
 from .reproduction.reproduce import Reproduction, reproduce
 from .runs.opening import load
+from .runs.result import TrainResult
 from .samplers.generator import Reconstruction, interpolate, reconstruct
 from .samplers.langevin import Langevin, Plan, Trace
 from .samplers.replay_buffer import ReplayBuffer
-from .training.loop import TrainResult
 from .training.train import train
 
 __version__ = "0.1.0"

@@ -21,11 +21,11 @@ from ..display.pictures import is_drawable, save_stacked
 from ..display.progress import Stages
 from ..errors import ChainDiverged
 from ..runs.opening import open_run
+from ..runs.result import TrainResult
 from ..runs.settings import Settings
 from ..samplers.generator import reconstruct
 from ..samplers.langevin import Langevin, Trace
 from ..samplers.preserve import aside
-from ..training.loop import TrainResult
 from ..validation import check_int
 from . import classifier as classifiers
 from . import inception, metrics

@@ -22,7 +22,7 @@ from . import checkpoint
 _MARK = "fastlangevin"  # the key of config.yaml that says whose folder this is
 
 
-class Run:
+class RunFolder:
     """The files of one training.
 
     config.yaml      every setting, as it was resolved

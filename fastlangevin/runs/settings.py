@@ -18,7 +18,7 @@ from ..models import ConvNet
 from ..samplers.langevin import Langevin
 from ..samplers.replay_buffer import ReplayBuffer
 from ..validation import check_int, unknown
-from . import piecewise as annealing
+from . import piecewise
 
 _BUFFER = {"capacity": 10_000}  # JEM's and IGEBM's
 _SET_BY_TRAINING = {
@@ -75,10 +75,10 @@ class Settings:
     def lr_at(self, iteration: int) -> float:
         """lr, and over the last lr_decay · n_iterations iterations linearly from there towards 0."""
         left = self.n_iterations - iteration
-        return annealing.at(self.lr, iteration) * min(1.0, left / max(self.lr_decay * self.n_iterations, 1.0))
+        return piecewise.at(self.lr, iteration) * min(1.0, left / max(self.lr_decay * self.n_iterations, 1.0))
 
     def data_noise_at(self, iteration: int) -> float:
-        return annealing.at(self.data_noise, iteration)
+        return piecewise.at(self.data_noise, iteration)
 
     def make_model(self) -> nn.Module:
         arguments = dict(self.model)
@@ -122,9 +122,9 @@ def resolve(asked: Mapping[str, Any], data: Data, model: nn.Module | None, saved
         _model(data, model, plain["features"]),
         check_int("n_iterations", plain["n_iterations"]),
         check_int("batch_size", plain["batch_size"]),
-        annealing.check("lr", plain["lr"], positive=True),
+        piecewise.check("lr", plain["lr"], positive=True),
         _share("lr_decay", plain["lr_decay"]),
-        annealing.check("data_noise", plain["data_noise"], positive=False),
+        piecewise.check("data_noise", plain["data_noise"], positive=False),
         plain["sampler"],
         check_int("sample_steps", plain.get("sample_steps") or plain["sampler"]["n_steps"]),
         _seed(plain.get("seed", 1)),
@@ -132,8 +132,8 @@ def resolve(asked: Mapping[str, Any], data: Data, model: nn.Module | None, saved
         max_grad_norm=_positive_or_none("max_grad_norm", plain.get("max_grad_norm")),
         data_range=list(data_range),
         clamp_data=_clamp_data(plain.get("clamp_data", False), plain["sampler"]),
-        energy_penalty=annealing.check_number("energy_penalty", plain.get("energy_penalty", 0.0)),
-        kl_weight=annealing.check_number("kl_weight", plain.get("kl_weight", 0.0)),
+        energy_penalty=piecewise.check_number("energy_penalty", plain.get("energy_penalty", 0.0)),
+        kl_weight=piecewise.check_number("kl_weight", plain.get("kl_weight", 0.0)),
         start=_start(start),
         buffer=_plain_buffer(plain.get("buffer", {}), start),
         ema=_share("ema", plain.get("ema", 0.0), below_one=True),
@@ -248,11 +248,11 @@ def _betas(betas: Any) -> list[float]:
 
 
 def _positive_or_none(name: str, value: Any) -> float | None:
-    return None if value is None else annealing.check_number(name, value, positive=True)
+    return None if value is None else piecewise.check_number(name, value, positive=True)
 
 
 def _share(name: str, value: Any, below_one: bool = False) -> float:
-    number = annealing.check_number(name, value)
+    number = piecewise.check_number(name, value)
     if number > 1 or (below_one and number == 1):
         raise ValueError(f"{name} must lie in 0 … 1{', and below 1' if below_one else ''}, got {value!r}")
     return number

@@ -11,16 +11,16 @@ import torch
 from torch import nn
 
 from ..data.sources import load_data
-from ..runs import checkpoint, settings
-from ..runs import piecewise as annealing
-from ..runs.folder import Run
+from ..runs import checkpoint, piecewise, settings, training_checkpoint
+from ..runs.folder import RunFolder
 from ..runs.opening import resolve_device
-from ..runs.piecewise import Annealed
+from ..runs.piecewise import PiecewiseConstant
+from ..runs.result import TrainResult
 from ..samplers.preserve import own_randomness
 from ..validation import check_int, unknown
 from .guard import Guard
-from .loop import Fit, TrainResult
-from .state import Trainer
+from .loop import TrainingLoop
+from .state import TrainingState
 
 
 def train(
@@ -30,12 +30,12 @@ def train(
     out: str | Path | None = None,
     n_iterations: int | None = None,
     batch_size: int | None = None,
-    lr: Annealed | None = None,
+    lr: PiecewiseConstant | None = None,
     lr_decay: float | None = None,
     adam_betas: tuple[float, float] | None = None,
     max_grad_norm: float | None = None,
     ema: float | None = None,
-    data_noise: Annealed | None = None,
+    data_noise: PiecewiseConstant | None = None,
     data_range: tuple[float, float] | None = None,
     clamp_data: bool | None = None,
     energy_penalty: float | None = None,
@@ -80,7 +80,7 @@ def train(
             "lsun" (extra "vision"). Scaled to `data_range`; see `data.load_data`.
         model: a module (B, *event) to (B,) or (B, 1), read as a log-density f and trained in place. None:
             `models.ConvNet` for the data's size.
-        out: the run's folder (see `run.Run` for its files); None writes nothing.
+        out: the run's folder (see `runs.folder.RunFolder` for its files); None writes nothing.
         n_iterations: in all, those before a resume included.
         batch_size: data, and chains.
         lr: Adam's: a number, or pairs (iteration, value), the first from iteration 0, of values that hold from that
@@ -134,14 +134,14 @@ def train(
         raise ValueError("on_divergence='rollback' goes back to a checkpoint and needs out, the run's folder")
     for name, value in (("max_energy_gap", max_energy_gap), ("max_saturation", max_saturation)):
         if value is not None:
-            annealing.check_number(name, value, positive=True)
+            piecewise.check_number(name, value, positive=True)
     check_int("max_rollbacks", max_rollbacks, 0)
     check_int("checkpoint_every", checkpoint_every)
     check_int("keep_checkpoints", keep_checkpoints)
     check_int("log_every", log_every)
     if out is not None and not str(out):
         raise ValueError("out must be a folder's name or None, got an empty string")
-    run = None if out is None else Run(Path(out))
+    run = None if out is None else RunFolder(Path(out))
     if run is not None:
         _check_outside(run.folder, data)
         run.check(resume=resume, overwrite=overwrite)
@@ -151,36 +151,36 @@ def train(
         if run is not None and run.folder.exists():
             stack.enter_context(run.locked())
         newest = checkpoint.newest(run.checkpoints) if run is not None and resume else None
-        state = None if newest is None else checkpoint.load(newest)
-        chosen = settings.resolve(asked, source, model, None if state is None else state[1]["settings"])
-        if state is not None and chosen.n_iterations < state[1]["iteration"]:
+        stored = None if newest is None else training_checkpoint.load(newest)
+        chosen = settings.resolve(asked, source, model, None if stored is None else stored.settings.to_dict())
+        if stored is not None and chosen.n_iterations < stored.iteration:
             raise ValueError(
                 f"n_iterations counts those before a resume too: got {chosen.n_iterations}, and the run has done "
-                f"{state[1]['iteration']}"
+                f"{stored.iteration}"
             )
         stack.enter_context(own_randomness(where))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         torch.manual_seed(chosen.seed)
-        trainer = Trainer(chosen, source.to(where), chosen.make_model() if model is None else model, where)
-        trainer.check()
+        state = TrainingState(chosen, source.to(where), chosen.make_model() if model is None else model, where)
+        state.check()
         if run is not None:
             if not run.folder.exists():
                 stack.enter_context(run.locked())
             run.prepare(chosen.to_dict(), overwrite=overwrite)
-        if newest is not None and state is not None:
-            trainer.restore(newest, *state)
-        fit = Fit(
-            trainer,
+        if stored is not None:
+            training_checkpoint.restore(state, stored)
+        loop = TrainingLoop(
+            state,
             run,
-            Guard(max_energy_gap, max_saturation, trainer.sampler.bounds, chosen.range),
+            Guard(max_energy_gap, max_saturation, state.sampler.bounds, chosen.range),
             checkpoint_every=checkpoint_every,
             keep_checkpoints=keep_checkpoints,
             log_every=log_every,
             max_rollbacks=max_rollbacks if on_divergence == "rollback" else 0,
             progress=progress,
         )
-        return fit()
+        return loop.run_to_end()
 
 
 def _check_outside(out: Path, data: Any) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 
 import fastlangevin as fl
 from fastlangevin import cli
+from fastlangevin.data.sources import digits
 from fastlangevin.display import pictures
 
 
@@ -44,7 +45,7 @@ def two_channels(tmp_path_factory):
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     path = tmp_path_factory.mktemp("held-out") / "images.npy"
-    np.save(path, fl.data.digits()[0][:6].numpy())
+    np.save(path, digits()[0][:6].numpy())
     return path
 
 

@@ -10,7 +10,7 @@ from support.training_runs import SMALL, assert_same_run, tensors_of, weights
 from torch import nn
 
 import fastlangevin as fl
-from fastlangevin.runs import checkpoint
+from fastlangevin.runs import checkpoint, training_checkpoint
 
 
 def test_resume_is_bit_for_bit(tmp_path):
@@ -62,7 +62,7 @@ def test_a_checkpoint_written_on_a_cpu_loads_into_a_capturable_optimiser():
     weight.grad = torch.ones(3)
     adam.step()
     on_device = torch.optim.Adam([nn.Parameter(torch.ones(3, device="meta"))], capturable=True)
-    checkpoint.load_optimizer(on_device, *checkpoint.optimizer_tensors(adam))
+    training_checkpoint.load_optimizer(on_device, *training_checkpoint.optimizer_tensors(adam))
     assert on_device.param_groups[0]["capturable"] is True
     (state,) = on_device.state.values()
     assert {name: tensor.device.type for name, tensor in state.items()} == dict.fromkeys(state, "meta")
