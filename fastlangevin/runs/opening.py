@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..samplers.langevin import Langevin
-from . import checkpoint, training_checkpoint
+from . import checkpoint, checks, training_checkpoint
 from .folder import RunFolder
 from .settings import Settings
 
@@ -28,14 +28,16 @@ def load(
     Args:
         run: a run's folder, or one checkpoint file.
         model: of the class that was trained, unless that was `models.ConvNet`; the weights are loaded into it.
-        sampler: options of `Langevin` that replace the run's.
+        sampler: options of `Langevin` that replace the run's. step_size goes with noise_std: a number, or None for
+            sqrt(2·step_size·temperature).
         ema: True for the averaged weights, False for the learned ones; None for the average if there is one.
         device: to load to; "auto" as for `train`.
 
     Raises:
         FileNotFoundError: no such run, or no checkpoint in it.
         CheckpointError: a damaged checkpoint, or one of another model.
-        ValueError: ema=True of a run that kept no average.
+        ValueError: ema=True of a run that kept no average; a step_size without noise_std, or a temperature beside a
+            number for noise_std.
     """
     loaded = open_run(run, model=model, sampler=sampler, ema=ema, device=device)
     return loaded.model, loaded.sampler
@@ -68,6 +70,7 @@ def open_run(
         raise FileNotFoundError(f"run={str(run)!r} is neither a run's folder nor a checkpoint file")
     stored = training_checkpoint.load(path)
     settings = stored.settings
+    checks.check_sampler_pair(sampler or {}, settings.sampler)
     model = (settings.make_model() if model is None else model).to(resolve_device(device))
     if ema and not settings.ema:
         raise ValueError(f"ema=True needs a run that kept an average of its weights, and run={str(run)!r} kept none")
@@ -80,7 +83,7 @@ def make_sampler(
     model: nn.Module, settings: Settings, n_steps: int, state: dict[str, int], options: Mapping[str, Any]
 ) -> Langevin:
     """The run's sampler with another number of steps and other options, its counter as in `state`."""
-    sampler = Langevin(log_density=model, seed=0, **{**settings.sampler, "n_steps": n_steps, **options})
+    sampler = Langevin(log_density=model, seed=0, **settings.langevin_options(**{"n_steps": n_steps, **options}))
     sampler.load_state_dict(state)
     return sampler
 

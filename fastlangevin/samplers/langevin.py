@@ -6,7 +6,7 @@ import contextlib
 import functools
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -499,3 +499,22 @@ class Langevin:
         if device is not None:
             return device
         return next((a.device for a in args if isinstance(a, Tensor)), torch.device("cpu"))
+
+
+def check_pair(options: Mapping[str, Any]) -> None:
+    """Checks that options, as a user gave them, say which noise a step size or a temperature goes with.
+
+    Raises:
+        ValueError: step_size without noise_std; or a temperature other than 1 unless noise_std is None.
+    """
+    if "step_size" in options and "noise_std" not in options:
+        raise ValueError(
+            f"step_size={options['step_size']!r} needs noise_std: None for sqrt(2·step_size·temperature), or a "
+            "number for a decoupled short run"
+        )
+    temperature, noise_std = options.get("temperature", 1.0), options.get("noise_std", 0.01)
+    if temperature != 1 and noise_std is not None:
+        raise ValueError(
+            f"temperature={temperature!r} is read only with noise_std=None, for sqrt(2·step_size·temperature), got "
+            f"noise_std={noise_std!r}"
+        )

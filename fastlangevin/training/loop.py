@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,11 @@ class TrainingLoop:
         log_every: int,
         max_rollbacks: int,
         progress: bool,
+        notes: Sequence[str] = (),
     ) -> None:
         self.state, self.run, self.guard = state, run, guard
         self.checkpoint_every, self.keep_checkpoints, self.log_every = checkpoint_every, keep_checkpoints, log_every
-        self.max_rollbacks = max_rollbacks
+        self.max_rollbacks, self.notes = max_rollbacks, notes
         self.first, self.last = state.iteration, state.settings.n_iterations
         self.saved_at = state.iteration if state.iteration else None
         self.history = [] if run is None else run.forget_after(self.first)
@@ -48,7 +50,8 @@ class TrainingLoop:
         self.rows = PendingRows(self._show)
 
     def run_to_end(self) -> TrainResult:
-        self.reporter.say(describe(self.state))
+        for line in (describe(self.state), *self.notes):
+            self.reporter.say(line)
         with interrupt.listening() as stop:
             try:
                 if self.saved_at is None:

@@ -62,7 +62,7 @@ class TrainingState:
         if not learned:
             raise ValueError(f"model must have parameters that require grad, and {type(self.model).__name__} has none")
         self.dtype = learned[0].dtype
-        self.sampler = Langevin(log_density=self.model, seed=settings.seed, **settings.sampler)
+        self.sampler = Langevin(log_density=self.model, seed=settings.seed, **settings.langevin_options())
         self.buffer = self._make_buffer()
         self.averaged: AveragedModel | None = None
         if settings.ema:

@@ -62,7 +62,7 @@ def test_reconstruct_command(command, trained, images, tmp_path):
     assert f"mean {expected.mse.mean():.3f}" in said and f"(item {worst})" in said
     assert command(*arguments, "-o", tmp_path / "x.png", "--quiet") == ""
     assert Image.open(tmp_path / "x.png").height >= 600
-    assert "exists: say --overwrite" in command(*arguments, "-o", tmp_path / "x.png", code=1)
+    assert "exists: use --overwrite" in command(*arguments, "-o", tmp_path / "x.png", code=1)
 
 
 def test_interpolate_command(command, trained, images, tmp_path):

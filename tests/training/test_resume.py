@@ -115,3 +115,23 @@ def test_resume_by_the_run_s_own_n_steps(tmp_path):
     options = {"out": tmp_path, "batch_size": 2, "features": 2, "progress": False}
     fl.train("digits", n_iterations=1, **options)
     assert fl.train("digits", n_iterations=2, sampler={"n_steps": 10}, resume=True, **options).sampler.n_steps == 14
+
+
+def test_options_of_the_run_may_be_repeated(tmp_path):
+    options = {"capacity": 20, "reinit": 0.3}
+    fl.train("digits", out=tmp_path, n_iterations=1, start="buffer", buffer=options, **SMALL)
+    again = {"buffer": {"reinit": 0.3}, "sampler": {"step_size": 1.0}}
+    fl.train("digits", out=tmp_path, n_iterations=2, resume=True, progress=False, **again)
+    with pytest.raises(ValueError, match="buffer is .*'reinit': 0.5.* now and .*'reinit': 0.3.* in the run"):
+        fl.train("digits", out=tmp_path, n_iterations=2, resume=True, progress=False, buffer={"reinit": 0.5})
+
+
+@pytest.mark.parametrize(("lr_decay", "n_lines"), [(0.5, 1), (0.0, 0)])
+def test_more_iterations_say_that_the_schedule_of_lr_changes(tmp_path, capsys, lr_decay, n_lines):
+    options = {**SMALL, "out": tmp_path, "lr_decay": lr_decay, "progress": True}
+    said = "n_iterations is 4 now and 2 in the run: lr falls over the last 50% of all iterations"
+    fl.train("digits", n_iterations=2, **options)
+    fl.train("digits", n_iterations=2, resume=True, **options)
+    assert "n_iterations is" not in capsys.readouterr().out
+    fl.train("digits", n_iterations=4, resume=True, **options)
+    assert capsys.readouterr().out.count(said) == n_lines
