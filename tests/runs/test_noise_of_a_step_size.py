@@ -14,6 +14,7 @@ from fastlangevin.samplers.langevin import check_pair
 WITHOUT_NOISE = r"step_size=0.01 needs noise_std: None for sqrt\(2·step_size·temperature\), or a number"
 UNREAD = r"temperature=0.5 is read only with noise_std=None"
 ONE = {k: v for k, v in SMALL.items() if k != "sampler"} | {"n_iterations": 1}
+QUICK = ["--features", "2", "--batch-size", "2", "--steps", "2", "--iterations", "1", "--quiet"]
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_a_resume_with_others_is_refused_for_that(run):
 def test_on_the_command_line(capsys, tmp_path, arguments, words, more):
     """A resume too, where there is no run yet."""
     with pytest.raises(SystemExit) as ended:
-        cli.main(["train", "digits", "--out", str(tmp_path / "run"), *arguments, *more])
+        cli.main(["train", "digits", "--out", str(tmp_path / "run"), *QUICK, *arguments, *more])
     message = capsys.readouterr().err
     assert ended.value.code == 1 and words in message
     assert "(here: --noise-std langevin for None, or --noise-std NUMBER)" in message
@@ -113,14 +114,13 @@ def test_on_the_command_line(capsys, tmp_path, arguments, words, more):
 
 def test_on_the_command_line_with_its_noise(tmp_path):
     out = tmp_path / "run"
-    options = ["--features", "2", "--batch-size", "2", "--steps", "2", "--iterations", "1", "--quiet"]
 
     def call(*arguments: str) -> int:
         with pytest.raises(SystemExit) as ended:
             cli.main(["train", "digits", "--out", str(out), *arguments])
         return ended.value.code
 
-    assert call(*options, "--step-size", "0.02", "--noise-std", "langevin", "--temperature", "0.5") == 0
+    assert call(*QUICK, "--step-size", "0.02", "--noise-std", "langevin", "--temperature", "0.5") == 0
     sampler = fl.load(out)[1]
     assert sampler.noise_std is None and sampler.temperature == 0.5 and sampler.step_size == 0.02
     _, noise = sampler._coefficients(2)
