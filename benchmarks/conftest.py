@@ -81,7 +81,7 @@ def pytest_terminal_summary(terminalreporter):
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
-    why = kernels.BACKENDS["cpu"].unavailable()
+    why = kernels.BACKENDS["cpu"].unsupported()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rate, what = rooflines.multiply_adds(device, "fp32")
     machine_info["fastlangevin"] = {

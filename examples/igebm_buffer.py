@@ -1,7 +1,8 @@
-"""IGEBM's chains from a buffer in bytes, both swapped: `python examples/igebm_buffer.py [picture.png]`.
+"""Replaces the sampler and the replay buffer of IGEBM: `python examples/igebm_buffer.py [picture.png]`.
 
 The training loop is that of Du and Mordatch (NeurIPS 2019, arXiv:1903.08689; openai/ebm_code_release, train.py), in
-PyTorch and on the 8×8 digits. `PlainBuffer` and `plain_chain` are its buffer, on the host, and its chain.
+PyTorch and on the 8×8 digits. The states of the buffer are stored as bytes. `PlainBuffer` and `plain_chain` are the
+original buffer, on the host, and the original chain.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 import fastlangevin as fl
-from fastlangevin.display.pictures import save_grid
 
 BATCH, ITERATIONS = 64, 200
 torch.manual_seed(0)
 random.seed(0)
-digits = fl.data.digits()[0] / 2 + 0.5  # in [0, 1]
+digits = fl.digits()[0] / 2 + 0.5  # in [0, 1]
 
 energy = nn.Sequential(
     *(spectral_norm(nn.Conv2d(1, 32, 3, padding=1)), nn.LeakyReLU(0.2)),
@@ -97,10 +96,10 @@ for i in range(ITERATIONS):
 print("engine:", sampler.plan.engine)
 for _ in range(3):
     plain_samples()
-report_speed("60 steps from the buffer and back", plain_samples, samples)
+report_speed("60 steps, with sample and store of the buffer", plain_samples, samples)
 report_speed("an iteration", lambda: iteration(plain_samples), lambda: iteration(samples))
 
 noise = torch.rand(500, 1, 8, 8)
 report_samples(digits, noise=noise, samples=sampler(noise, n_steps=240))
 if len(sys.argv) > 1:
-    save_grid(sampler(noise[:64], n_steps=240), Path(sys.argv[1]), value_range=(0, 1))
+    fl.save_grid(sampler(noise[:64], n_steps=240), sys.argv[1], value_range=(0, 1))

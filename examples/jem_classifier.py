@@ -1,25 +1,26 @@
-"""A classifier that is an energy-based model, its sampler swapped: `python examples/jem_classifier.py [picture.png]`.
+"""Replaces the sampler of JEM, a classifier trained as an energy-based model.
+
+    python examples/jem_classifier.py [picture.png]
 
 The training loop is that of JEM (Grathwohl et al., ICLR 2020, arXiv:1912.03263; wgrathwohl/JEM, train_wrn_ebm.py) on
-the 8×8 digits: log p(x) by SGLD from persistent chains, log p(y | x) by cross-entropy. `plain_chain` is its SGLD loop.
+the 8×8 digits: log p(x) by SGLD from persistent chains, log p(y | x) by cross-entropy. `plain_chain` is the original
+SGLD loop.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from side_by_side import report_samples, report_speed
 from torch import Tensor, nn
 
 import fastlangevin as fl
-from fastlangevin.display.pictures import save_grid
 
 BATCH, ITERATIONS = 64, 200
 torch.manual_seed(0)
-digits, labels = fl.data.digits()
+digits, labels = fl.digits()
 order = torch.randperm(len(digits))
 train, test = order[:1400], order[1400:]
 
@@ -33,7 +34,7 @@ optimizer = torch.optim.Adam(classify.parameters(), lr=1e-3, betas=(0.9, 0.999))
 
 
 def log_density(x: Tensor, y: Tensor | None = None) -> Tensor:
-    """f(x) = logsumexp of the logits, or f(x, y) the logit of a class."""
+    """f(x) = logsumexp of the logits, or f(x, y) = the logit of class y."""
     logits = classify(x)
     return logits.logsumexp(1) if y is None else logits.gather(1, y[:, None])
 
@@ -83,7 +84,7 @@ wanted = torch.arange(10).repeat_interleave(20)
 of_class = sampler(buffer.sample(200, wanted).x, wanted, n_steps=200)
 with torch.no_grad():
     share = (classify(of_class).argmax(1) == wanted).float().mean()
-print(f"chains of f(x, y): {share:.1%} end where the classifier says y")
+print(f"chains of f(x, y): {share:.1%} of the final states are classified as y")
 report_samples(digits, noise=torch.rand(200, 1, 8, 8) * 2 - 1, samples=of_class)
 if len(sys.argv) > 1:
-    save_grid(of_class.clamp(-1, 1), Path(sys.argv[1]))
+    fl.save_grid(of_class.clamp(-1, 1), sys.argv[1])

@@ -1,6 +1,6 @@
-"""A density of two dimensions, learned from points in seconds: `python examples/mixture_2d.py [picture.png]`.
+"""Learns a two-dimensional density from points in seconds: `python examples/mixture_2d.py [picture.png]`.
 
-The picture shows the points, samples of the learned model, and its energy with the chains' paths. Needs matplotlib
+The picture shows the points, samples of the learned model, and its energy with the paths of chains. Requires matplotlib
 (`pip install 'fastlangevin[plots]'`).
 """
 
@@ -23,7 +23,7 @@ truth = fl.energies.GaussianMixture(
     weights=[3, 2, 3, 1],
 )
 data = truth.sample(20_000)
-data = data[(data.abs() <= 1).all(dim=1)]  # models see [-1, 1]
+data = data[(data.abs() <= 1).all(dim=1)]  # data outside [-1, 1] would be rescaled
 
 model = fl.models.MLP(2, hidden=(128, 128), activation="leaky_relu")
 started = time.perf_counter()

@@ -1,27 +1,25 @@
-"""The UvA tutorial's model of digits, its sampler swapped: `python examples/uva_tutorial.py [picture.png]`.
+"""Replaces the sampler of the UvA tutorial on energy-based models: `python examples/uva_tutorial.py [picture.png]`.
 
 The training loop is that of tutorial 8 of the UvA Deep Learning Tutorials (Lippe, phlippe/uvadlc_notebooks,
-Deep_Energy_Models.ipynb) on the 8×8 digits. `plain_chain` is its MCMC loop, kept to compare with.
+Deep_Energy_Models.ipynb) on the 8×8 digits. `plain_chain` is the original MCMC loop, for comparison.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from side_by_side import report_samples, report_speed
 from torch import Tensor, nn
 
 import fastlangevin as fl
-from fastlangevin.display.pictures import save_grid
 
 BATCH, ITERATIONS = 64, 300
 torch.manual_seed(0)
-digits, _ = fl.data.digits()  # in [-1, 1]
+digits, _ = fl.digits()  # in [-1, 1]
 
-# The tutorial's network at the digits' size. Its Swish is nn.SiLU: as x * sigmoid(x) it would run by autograd.
+# The tutorial's network, at the size of the digits. Swish is nn.SiLU: as x * sigmoid(x) it would run by autograd.
 model = nn.Sequential(
     *(nn.Conv2d(1, 16, 3, stride=2, padding=1), nn.SiLU()),
     *(nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.SiLU()),
@@ -73,4 +71,4 @@ report_speed("an iteration", lambda: iteration(plain_chain), lambda: iteration(s
 noise = torch.rand(500, 1, 8, 8) * 2 - 1
 report_samples(digits, noise=noise, samples=sampler(noise, n_steps=256))
 if len(sys.argv) > 1:
-    save_grid(sampler(noise[:64], n_steps=256), Path(sys.argv[1]))
+    fl.save_grid(sampler(noise[:64], n_steps=256), sys.argv[1])

@@ -6,14 +6,18 @@ x = sampler.sample((64, 3, 32, 32))
 
 from . import energies, models, noise, recipes
 from .chains.update import langevin_update_
+from .data import Data, digits, load_data
+from .display.pictures import save_grid
 from .errors import BackendUnavailable, ChainDiverged, CheckpointError, TrainingDiverged
 from .evaluation.evaluate import evaluate
 from .reproduction.reproduce import Reproduction, reproduce
 from .runs.opening import load
 from .runs.result import TrainResult
 from .samplers.generator import Reconstruction, interpolate, reconstruct
-from .samplers.langevin import Langevin, Plan, Trace
+from .samplers.langevin import Langevin
+from .samplers.plan import Plan
 from .samplers.replay_buffer import ReplayBuffer
+from .samplers.trace import Trace
 from .training.train import train
 
 __version__ = "0.1.0"
@@ -22,6 +26,7 @@ __all__ = [
     "BackendUnavailable",
     "ChainDiverged",
     "CheckpointError",
+    "Data",
     "Langevin",
     "Plan",
     "Reconstruction",
@@ -31,15 +36,18 @@ __all__ = [
     "TrainResult",
     "TrainingDiverged",
     "__version__",
+    "digits",
     "energies",
     "evaluate",
     "interpolate",
     "langevin_update_",
     "load",
+    "load_data",
     "models",
     "noise",
     "recipes",
     "reconstruct",
     "reproduce",
+    "save_grid",
     "train",
 ]

@@ -1,7 +1,7 @@
-"""Densities in closed form to sample from: energies U(x), (B, d) to (B,), with p(x) ∝ exp(-U(x)).
+"""Closed-form densities for testing samplers: energies U(x), (B, d) to (B,), with p(x) ∝ exp(-U(x)).
 
-Each knows the exact `mean` (d,) and `covariance` (d, d) of its density, and most draw exact samples. Their numbers are
-buffers: `.to(device)` moves them, and nothing is learned.
+Each has the exact `mean` (d,) and `covariance` (d, d) of its density, and most can draw exact samples. Parameters are
+buffers: `.to(device)` moves them, and there is nothing to learn.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Gaussian(nn.Module):
         return 0.5 * (away @ self.precision * away).sum(dim=1)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """(n, d) exact samples."""
+        """Draws n exact samples, (n, d)."""
         return self.mean + _normal(self.mean, n, len(self.mean), generator) @ torch.linalg.cholesky(self.covariance).T
 
 
@@ -54,7 +54,7 @@ class GaussianMixture(nn.Module):
     Args:
         means: μ, (K, d).
         variances: v: a number, (K,) for isotropic components, or (K, d).
-        weights: w, (K,), positive; scaled to a sum of 1. None: all equal.
+        weights: w, (K,), positive; normalised to a sum of 1. Default: equal.
     """
 
     means: Tensor
@@ -102,13 +102,13 @@ class GaussianMixture(nn.Module):
         return torch.diag(self.weights @ (1 / self.precisions)) + away.T @ (self.weights[:, None] * away)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """(n, d) exact samples."""
+        """Draws n exact samples, (n, d)."""
         k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         return self.means[k] + _normal(self.means, n, self.means.shape[1], generator) / self.precisions[k].sqrt()
 
 
 class DoubleWell(nn.Module):
-    """U(x) = barrier · Σ_i ((x_i / width)² - 1)²: in each dimension two wells, at ±width, `barrier` deep."""
+    """U(x) = barrier · Σ_i ((x_i / width)² - 1)²: in each dimension two wells at ±width, `barrier` deep."""
 
     mean: Tensor
 
@@ -122,20 +122,20 @@ class DoubleWell(nn.Module):
 
     @property
     def covariance(self) -> Tensor:
-        """By quadrature, which float64's precision limits."""
+        """By quadrature, accurate to the precision of float64."""
         end = math.sqrt(1 + math.sqrt(745 / self.barrier))  # exp(-745) is 0
         square = _mean_square(lambda u: -self.barrier * (u.square() - 1).square(), -end, end)
         return torch.diag(torch.full_like(self.mean, self.width**2 * square))
 
 
 class Rosenbrock(nn.Module):
-    """U(x) = ((x_1 - a)² + b (x_2 - x_1²)²) / scale, a narrow bent valley.
+    """U(x) = ((x_1 - a)² + b (x_2 - x_1²)²) / scale, a narrow curved valley.
 
-    Goodman and Weare, Comm. App. Math. Comp. Sci. 5 (2010), Section 4, have a = 1, b = 100, scale = 20.
+    The defaults are those of Goodman and Weare, Comm. App. Math. Comp. Sci. 5 (2010), Section 4. Exactly,
     x_1 ~ N(a, scale / 2), and x_2 given x_1 ~ N(x_1², scale / (2 b)).
     """
 
-    _like: Tensor  # of the type and on the device of what is asked for
+    _like: Tensor  # has the dtype and device of the results
 
     def __init__(self, a: float = 1.0, b: float = 100.0, scale: float = 20.0) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class Rosenbrock(nn.Module):
         return self._like.new_tensor([[v, 2 * self.a * v], [2 * self.a * v, second]])
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """(n, 2) exact samples."""
+        """Draws n exact samples, (n, 2)."""
         z = _normal(self._like, n, 2, generator) * math.sqrt(self.scale / 2)
         first = self.a + z[:, 0]
         return torch.stack([first, first.square() + z[:, 1] / math.sqrt(self.b)], dim=1)
@@ -166,7 +166,7 @@ class Rosenbrock(nn.Module):
 class Funnel(nn.Module):
     """v = x_1 ~ N(0, scale²), and x_2 … x_d given v ~ N(0, e^v): U(x) = ½ (v / scale)² + Σ_i (½ x_i² e^-v + ½ v).
 
-    Neal, "Slice sampling", Ann. Statist. 31 (2003), Section 8, has d = 10 and scale = 3.
+    The defaults, d = 10 and scale = 3, are those of Neal, "Slice sampling", Ann. Statist. 31 (2003), Section 8.
     """
 
     mean: Tensor
@@ -187,14 +187,14 @@ class Funnel(nn.Module):
         return torch.diag(variances)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """(n, d) exact samples."""
+        """Draws n exact samples, (n, d)."""
         z = _normal(self.mean, n, len(self.mean), generator)
         v = self.scale * z[:, :1]
         return torch.cat([v, z[:, 1:] * torch.exp(v / 2)], dim=1)
 
 
 class Rings(nn.Module):
-    """Rings about the origin of the plane: U(x) = -log Σ_k exp(-½ ((|x| - r_k) / width)²).
+    """Rings around the origin of the plane: U(x) = -log Σ_k exp(-½ ((|x| - r_k) / width)²).
 
     Args:
         radii: r, positive.
@@ -218,7 +218,7 @@ class Rings(nn.Module):
 
     @property
     def covariance(self) -> Tensor:
-        """By quadrature over the radius, whose density is |x| exp(-U)."""
+        """By quadrature over the radius, which has density ∝ |x| exp(-U)."""
         radii = self.radii.double().cpu()
         end = float(radii.max()) + 12 * self.width
         square = _mean_square(lambda r: r.log() - _rings(r, radii, self.width), 1e-9 * end, end)
@@ -251,7 +251,7 @@ def _normal(like: Tensor, n: int, dimension: int, generator: torch.Generator | N
 
 
 def _mean_square(log_density: Callable[[Tensor], Tensor], lo: float, hi: float) -> float:
-    """E u² of a smooth density of one dimension that is all but 0 at lo and hi, by the trapezoidal rule."""
+    """E u² of a smooth one-dimensional density that is negligible at lo and hi, by the trapezoidal rule."""
     u = torch.linspace(lo, hi, 200_001, dtype=torch.float64)
     log_p = log_density(u)
     p = torch.exp(log_p - log_p.max())

@@ -1,4 +1,4 @@
-"""Networks to learn."""
+"""Networks to train."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 class ConvNet(nn.Module):
-    """The network of Nijkamp et al. (arXiv:1904.09770, Appendix: network structures), a log-density f.
+    """The log-density f of Nijkamp et al. (arXiv:1904.09770, Appendix: network structures), a convolutional network.
 
-    A 3×3 convolution to n_f channels; 4×4 convolutions of stride 2, each halving the image and doubling the channels,
-    down to 4×4; LeakyReLU(0.2) after each; and a 4×4 convolution to one number. For 32×32 images and n_f = 64:
-    channels 64, 128, 256, 512, and 2.76 M parameters.
+    A 3×3 convolution to n_f channels is followed by 4×4 convolutions of stride 2, each halving the image and doubling
+    the channels, down to 4×4, with LeakyReLU(0.2) after each, and a 4×4 convolution to one number. For 32×32 images
+    and n_f = 64 there are 64, 128, 256 and 512 channels and 2.76 M parameters.
 
     Args:
         image_size: 8, 16, 32, 64, 128 or 256.
-        channels: of the images.
-        features: n_f.
+        channels: number of channels of the images.
+        features: n_f, number of channels after the first convolution.
 
     Shape: (B, channels, image_size, image_size) to (B,).
     """
@@ -50,7 +50,7 @@ class ConvNet(nn.Module):
 
     @staticmethod
     def check(image_size: int, channels: int, features: int) -> None:
-        """Raises ValueError for arguments that are not as above."""
+        """Raises ValueError for arguments that the constructor does not accept."""
         if image_size not in (8, 16, 32, 64, 128, 256):
             raise ValueError(f"image_size must be a power of two from 8 to 256, got {image_size!r}")
         check_int("channels", channels)
@@ -64,17 +64,17 @@ class ConvNet(nn.Module):
 
 
 class MLP(nn.Module):
-    """A log-density of vectors: f(x) = net(x) - ½ prior ‖x‖², net fully connected.
+    """A log-density of vectors, f(x) = net(x) - ½ prior ‖x‖² with a fully connected net.
 
-    With prior 1 it tilts a standard normal by exp(net(x)), the latent-space EBM prior of Pang et al. (NeurIPS 2020,
+    With prior=1 it tilts a standard normal by exp(net(x)), the latent-space EBM prior of Pang et al. (NeurIPS 2020,
     arXiv:2006.08205).
 
     Args:
         in_features: d.
-        hidden: widths of the hidden layers, one or more.
-        activation: after each hidden layer: "leaky_relu" (of slope 0.2), "relu", "silu", "gelu", "tanh", "softplus" or
+        hidden: widths of the hidden layers, at least one.
+        activation: after each hidden layer: "leaky_relu" (slope 0.2), "relu", "silu", "gelu", "tanh", "softplus" or
             "elu".
-        prior: precision of the normal, not negative.
+        prior: precision of the normal factor, not negative.
 
     Shape: (B, in_features) to (B,).
     """
@@ -84,7 +84,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(hidden, Sequence) or not hidden:
-            raise ValueError(f"hidden must be a sequence of one width or more, got {hidden!r}")
+            raise ValueError(f"hidden must be a sequence of at least one width, got {hidden!r}")
         widths = [check_int("in_features", in_features), *(check_int("each of hidden", n) for n in hidden)]
         if activation not in _ACTIVATIONS:
             raise unknown("activation", activation, _ACTIVATIONS)

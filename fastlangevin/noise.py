@@ -1,8 +1,8 @@
-"""The noise stream: normal and uniform deviates that depend on (seed, step, stream, element index) and on nothing else.
+"""Counter-based noise: normal and uniform deviates that depend only on (seed, step, stream, element index).
 
-Counter-based (Philox4x32-10, Salmon et al., SC 2011, and Box-Muller in float32 with every rounding fixed), so one seed
-gives the same bits on every backend, batch split, number of threads, rank and replay. `docs/noise.md` has the
-definition; a checkpoint stores `STREAM_VERSION`.
+The generator is Philox4x32-10 (Salmon et al., SC 2011), and Box-Muller in float32 with every rounding fixed, so a seed
+gives the same bits for any backend, split into batches, number of threads, rank and replay. `docs/noise.md` has the
+definition. Checkpoints store `STREAM_VERSION`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from . import kernels
-from .validation import check_shape
+from .validation import check_scalar_tensor, check_shape
 
 STREAM_VERSION = 1
 
 
 class Stream(enum.IntEnum):
-    """What the library draws from each stream. 16 and up are the user's own."""
+    """The streams that the library uses, by purpose. Streams from 16 on are reserved for users."""
 
     LANGEVIN = 0
     INITIAL_STATE = 1
@@ -40,23 +40,24 @@ def normal(
     device: torch.device | str = "cpu",
     backend: str | None = None,
 ) -> Tensor:
-    """Standard normal deviates, float32; the largest magnitude is 5.887.
+    """Draws standard normal deviates, float32, of magnitude at most 5.887.
 
-    Element i of the row-major flattened result is a function of (seed, step, stream, offset + i) alone.
+    Element i of the result, flattened in row-major order, is a function of (seed, step, stream, offset + i) alone.
 
     Args:
         shape: of the result.
         seed: 64 bits: an int in [-2^63, 2^64), or an int64 tensor of one element (torch.compile needs the tensor for
             seeds of 2^63 and more that change from call to call).
         step: 32 bits: an int in [0, 2^32), or an int64 tensor of one element.
-        stream: 32 bits, see `Stream`.
-        offset: index of the result's first element in the whole stream, for a shard or a micro-batch.
+        stream: 32 bits: an int in [0, 2^32); see `Stream`.
+        offset: index of the result's first element in the stream, an int in [0, 2^63), for a shard or a micro-batch.
         device: of the result.
-        backend: "reference", "cpu", "triton", "cuda", or None for the fastest on `device`.
+        backend: "reference", "cpu", "triton", "cuda", or None for the fastest one on `device`.
 
     Raises:
-        ValueError: an argument out of its range, or no such backend.
-        BackendUnavailable: the backend asked for cannot serve `device`.
+        ValueError: an argument out of its range, or an unknown backend.
+        TypeError: seed, step, stream or offset of another type.
+        BackendUnavailable: the named backend is not available for `device`.
     """
     return _fill(shape, seed, step, stream, offset, device, backend, uniform=False)
 
@@ -71,7 +72,7 @@ def uniform(
     device: torch.device | str = "cpu",
     backend: str | None = None,
 ) -> Tensor:
-    """Uniform deviates in [0, 1), multiples of 2^-24, float32. Arguments and errors as for `normal`."""
+    """Draws uniform deviates in [0, 1), multiples of 2^-24, float32. Arguments and errors are those of `normal`."""
     return _fill(shape, seed, step, stream, offset, device, backend, uniform=True)
 
 
@@ -94,9 +95,9 @@ def _fill(
 
 
 def check_seed(seed: int | Tensor) -> int | Tensor:
-    """The seed in two's complement: -2^63 … 2^63 - 1, or the tensor itself."""
+    """Returns the seed in two's complement, -2^63 … 2^63 - 1, or a tensor unchanged."""
     if isinstance(seed, Tensor):
-        return _check_tensor("seed", seed)
+        return check_scalar_tensor("seed", seed, torch.int64)
     seed = _integer("seed", seed)
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed must fit 64 bits (0 … 2^64 - 1), got {seed}")
@@ -105,7 +106,7 @@ def check_seed(seed: int | Tensor) -> int | Tensor:
 
 def check_step(step: int | Tensor) -> int | Tensor:
     if isinstance(step, Tensor):
-        return _check_tensor("step", step)
+        return check_scalar_tensor("step", step, torch.int64)
     return _in_range("step", _integer("step", step), 2**32)
 
 
@@ -119,7 +120,7 @@ def check_offset(offset: int) -> int:
 
 def _integer(name: str, value: object) -> int:
     if isinstance(value, int):
-        return value  # before operator.index, which would make a constant of a traced graph's symbolic int
+        return value  # before operator.index, which would turn the symbolic int of a traced graph into a constant
     try:
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -129,10 +130,4 @@ def _integer(name: str, value: object) -> int:
 def _in_range(name: str, value: int, end: int) -> int:
     if not 0 <= value < end:
         raise ValueError(f"{name} must lie in 0 … 2^{end.bit_length() - 1} - 1, got {value}")
-    return value
-
-
-def _check_tensor(name: str, value: Tensor) -> Tensor:
-    if value.dtype != torch.int64 or value.numel() != 1:
-        raise TypeError(f"{name} as a tensor must be int64 with one element, got {value.dtype} {tuple(value.shape)}")
     return value

@@ -55,6 +55,19 @@ def unknown(argument: str, got: object, names: Iterable[str]) -> ValueError:
     return ValueError(f"{argument} must be one of {', '.join(map(repr, names))}, got {got!r}{nearest(got, names)}")
 
 
+def dtype_and_shape(value: object) -> str:
+    """What came, for an error: `torch.float32 (2, 3)` for a tensor, the name of the type for any other value."""
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def check_scalar_tensor(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+    """Raises TypeError unless a tensor that stands for a Python number has this dtype and one element."""
+    if value.dtype != dtype or value.numel() != 1:
+        wanted = str(dtype).removeprefix("torch.")
+        raise TypeError(f"{name} as a tensor must be {wanted} with one element, got {dtype_and_shape(value)}")
+    return value
+
+
 def check_state_dtype(name: str, x: object) -> None:
     """Raises unless x is a tensor of a type that a chain's state may have."""
     if not isinstance(x, Tensor) or x.dtype not in STATE_DTYPES:
@@ -86,11 +99,7 @@ def check_scale(name: str, value: float | Tensor | None) -> float | Tensor | Non
     if value is None or isinstance(value, torch.SymFloat):
         return value
     if isinstance(value, Tensor):
-        if value.dtype != torch.float64 or value.numel() != 1:
-            raise TypeError(
-                f"{name} as a tensor must be float64 with one element, got {value.dtype} {tuple(value.shape)}"
-            )
-        return value
+        return check_scalar_tensor(name, value, torch.float64)
     if not _is_number(value):
         raise TypeError(f"{name} must be a float or a float64 tensor, got {type(value).__name__} {value!r}")
     if not 0 <= value < math.inf:

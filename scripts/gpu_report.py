@@ -217,7 +217,7 @@ def build() -> dict[str, str | None]:
     """Every backend by name, with why it is unavailable or None; compiles what is not compiled yet."""
     from fastlangevin import kernels
 
-    found = {name: backend.unavailable() for name, backend in kernels.BACKENDS.items()}
+    found = {name: backend.unsupported() for name, backend in kernels.BACKENDS.items()}
     return {**dict.fromkeys(("cpu", "cuda", "triton"), "no such backend"), **found}
 
 

@@ -2,11 +2,11 @@
 
     python scripts/judge_digits.py runs/demo [another run …]        (needs the extra "eval": scikit-learn)
 
-A classifier (`fastlangevin.classifier.fit`) is fitted on 1,200 of the 1,797 real digits, and gives the score of
-`fastlangevin.metrics.coverage`: 1 for noise, 10 for ten equally frequent and unmistakable classes. Beside it
-`fastlangevin.metrics.frechet_distance` of the pixels, here in [0, 1], of samples and of all real digits: 0 for the same
-mean and covariance. `fastlangevin evaluate` says more of one run; here each is judged at two numbers of steps, by four
-draws, which show how far the score varies.
+A classifier (`fastlangevin.evaluation.classifier.fit`) is fitted on 1,200 of the 1,797 real digits. It gives the score
+of `fastlangevin.evaluation.metrics.coverage`: 1 for noise, 10 for ten equally frequent and unmistakable classes.
+`frechet_distance`, of the pixels in [0, 1] of samples and of all real digits, is 0 for the same mean and covariance.
+`fastlangevin evaluate` reports more of one run; here each is judged at two numbers of steps, by four draws, which show
+how far the score varies.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import fastlangevin as fl
-from fastlangevin.data.sources import digits
+from fastlangevin.data import digits
 from fastlangevin.evaluation import classifier, metrics
 
 N_SAMPLES, N_DRAWS = 512, 4

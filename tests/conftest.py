@@ -59,7 +59,7 @@ def backend(request):
     interpreter. `gpu/` has the others.
     """
     name, _, capability = request.param.partition("-")
-    why = kernels.BACKENDS[name].refuses(torch.device("cpu"))
+    why = kernels.BACKENDS[name].unsupported(torch.device("cpu"))
     if why:
         pytest.skip(f"backend {name}: {why}")
     with forced(capability) if capability else nullcontext():

@@ -122,8 +122,8 @@ def test_exact_samples_have_a_mean_score_of_zero(name):
 
 def test_double_well_moments_of_long_chains():
     """Steps so small that their bias is far below the standard error of 40,000 chains."""
-    if BACKENDS["cpu"].unavailable():
-        pytest.skip(str(BACKENDS["cpu"].unavailable()))
+    if BACKENDS["cpu"].unsupported():
+        pytest.skip(str(BACKENDS["cpu"].unsupported()))
     u, n = energies.DoubleWell(2, 1.5, 0.8), 1500
     x = 0.8 * torch.randn(40_000, 2, generator=torch.Generator().manual_seed(1)).sign()
     numbers = ([0.002] * n, [math.sqrt(0.004)] * n, True, 1, range(n), 0, None, None, None, False)
@@ -150,8 +150,8 @@ def test_rings_covariance_by_a_plain_sum():
 
 
 def test_mixture_moments_of_long_chains():
-    if BACKENDS["cpu"].unavailable():
-        pytest.skip(str(BACKENDS["cpu"].unavailable()))
+    if BACKENDS["cpu"].unsupported():
+        pytest.skip(str(BACKENDS["cpu"].unsupported()))
     u, n = energies.GaussianMixture([[0.9, 0.0], [-0.6, 0.4]], [[0.3, 0.5], [0.4, 0.2]], [1, 2]), 2000
     x = torch.zeros(40_000, 2)
     numbers = ([0.002] * n, [math.sqrt(0.004)] * n, True, 2, range(n), 0, None, None, None, False)

@@ -62,8 +62,8 @@ def test_mlp_s_layers_and_prior():
     ("arguments", "words"),
     [
         ((0,), "in_features must be an int of at least 1, got 0"),
-        ((2, ()), "hidden must be a sequence of one width or more"),
-        ((2, 64), "hidden must be a sequence of one width or more, got 64"),
+        ((2, ()), "hidden must be a sequence of at least one width"),
+        ((2, 64), "hidden must be a sequence of at least one width, got 64"),
         ((2, (3, 0)), "each of hidden must be an int of at least 1, got 0"),
         ((2, (3,), "silo"), "activation must be one of .* did you mean 'silu'"),
         ((2, (3,), "silu", -1.0), "prior must be finite and not negative, got -1.0"),

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # a script finds benchmarks/ as pytest does
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch

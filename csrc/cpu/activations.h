@@ -1,4 +1,4 @@
-// Activations and their derivatives, accurate to a few units in the last place (tests/test_mlp_chain.py has the
+// Activations and their derivatives, accurate to a few units in the last place (test_mlp_chain.py has the
 // bounds). Each is value(z, h, d): h = f(z), d = f'(z). NaN stays NaN.
 #pragma once
 

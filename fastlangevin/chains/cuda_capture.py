@@ -32,7 +32,7 @@ class CudaCapture:
 
     def warm_up(self, step: Callable[[], None], buffers: list[Tensor]) -> None:
         """Runs the work a few times on the stream of the capture: libraries choose algorithms, Triton and inductor
-        compile. Leaves `buffers` as they were.
+        compile. Leaves `buffers` unchanged.
 
         Raises:
             NotCapturable: the work makes the host wait for the device, or changes `buffers`.

@@ -1,6 +1,6 @@
 """A chain's steps captured as CUDA graphs and replayed: which graphs are kept, and how a chain is laid out in them.
 
-Everything that changes from call to call lies in device memory that a replay reads: the state, further inputs, seed,
+Everything that changes from call to call lies in device memory that a replay reads: the state, extra arguments, seed,
 noise steps, step sizes and noise levels. What cannot change is the key under which a graph is kept.
 """
 
@@ -169,7 +169,7 @@ class GraphCache:
         self._misses = 0
         self._lock = threading.Lock()
 
-    def refuses(self, device: torch.device) -> str | None:
+    def unsupported(self, device: torch.device) -> str | None:
         """Why chains on `device` are not captured, or None where they are."""
         if self._mode is False:
             return "switched off by graph=False"
@@ -195,7 +195,7 @@ class GraphCache:
                 key = _key(chain, x0, dependencies)
                 self._misses = 0 if key in self._chains else self._misses + 1
                 if self._misses > _KEPT:
-                    raise NotCapturable(f"what a graph is kept under was another at each of {_KEPT} calls in a row")
+                    raise NotCapturable(f"what a graph is kept under was another at each of {_KEPT} consecutive calls")
                 if key not in self._chains:
                     self._make_room()
                     # Dropout's random state stays: a resumed training, which captures anew, draws the same.
@@ -234,9 +234,9 @@ def _check(chain: Chain, x: Tensor, dependencies: Dependencies) -> None:
     for i, a in enumerate(chain.args):
         if isinstance(a, Tensor):
             if a.device != x.device:
-                raise NotCapturable(f"further input {i} is on {a.device} and the chain on {x.device}")
+                raise NotCapturable(f"extra argument {i} is on {a.device} and the chain on {x.device}")
         elif not isinstance(a, (int, float, bool, str, type(None))):
-            raise NotCapturable(f"further input {i} is neither a tensor nor a plain number: {type(a).__name__}")
+            raise NotCapturable(f"extra argument {i} is neither a tensor nor a plain number: {type(a).__name__}")
 
 
 def _key(chain: Chain, x: Tensor, dependencies: Dependencies) -> tuple[Any, ...]:
@@ -247,5 +247,8 @@ def _key(chain: Chain, x: Tensor, dependencies: Dependencies) -> tuple[Any, ...]
         torch.backends.cudnn.deterministic,
         torch.are_deterministic_algorithms_enabled(),
     )
-    options = (len(chain), chain.has_noise, chain.offset, chain.backend.name)
+    engine = (chain.score.name, chain.score.precision, chain.score.target.kind)
+    update = (chain.backend.name, chain.update, chain.has_noise, chain.offset)
+    limits = (chain.grad_clip, chain.bounds, chain.noise_first)
+    options = (len(chain), *engine, *update, *limits)
     return (x.shape, layout, x.dtype, x.device, options, args, flags, dependencies.fingerprint())

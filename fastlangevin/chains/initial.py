@@ -1,4 +1,4 @@
-"""The distribution p0 that short-run chains start from."""
+"""Where chains start: the distribution p0 of short runs, and which states are accepted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from .. import noise
-from ..validation import unknown
+from ..network.target import Target
+from ..validation import check_state_dtype, unknown
+from .divergence import n_not_finite
 
 Init = Literal["uniform", "normal"] | Callable[..., Tensor]
 _NAMES = ("uniform", "normal")
@@ -38,7 +40,7 @@ def draw(
 
     "uniform" is lo + (hi - lo)·u over the bounds, U(-1, 1) where there are none; "normal" is N(0, 1), clamped to the
     bounds where there are any; a callable is given the shape and keywords seed, step and chain_offset, and its result
-    is used as it is.
+    is used unchanged.
     """
     if callable(init):
         x0 = init(tuple(shape), seed=seed, step=step, chain_offset=chain_offset)
@@ -64,3 +66,17 @@ def draw(
     if bounds is None:
         return x0
     return x0.clamp_(*(torch.tensor(bound, dtype=dtype).item() for bound in bounds))
+
+
+def check_state(name: str, x: Tensor, target: Target) -> None:
+    """Raises for a state that chains of `target` cannot start from."""
+    check_state_dtype(name, x)
+    if x.dim() == 0:
+        raise ValueError(f"{name} must have a first dimension of chains, (B, *event), got a scalar")
+    device = target.device()
+    if device is not None and device != x.device:
+        raise ValueError(f"{name} is on {x.device} and the {target.kind} on {device}: move one to the other")
+    if not x.is_cuda:  # there it would wait for the device; the chain's own check sees it
+        n_bad = int(n_not_finite(x))
+        if n_bad:
+            raise ValueError(f"{name} must be finite, got NaN or infinity in {n_bad} of {len(x)} chains")

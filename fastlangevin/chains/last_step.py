@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..noise import Stream, normal
-from ..score import BoundScore
+from ..score import AutogradScore
 from .chain import Chain
 
 
@@ -30,7 +30,7 @@ def last_step(chain: Chain, x: Tensor) -> Tensor:
 
     Args:
         chain: its kernels take no part; the score is autograd's.
-        x: (B, *event), left as it is.
+        x: (B, *event), not modified.
 
     Returns:
         (B, *event), of x's dtype.
@@ -39,7 +39,7 @@ def last_step(chain: Chain, x: Tensor) -> Tensor:
     if chain.noise_first:
         x = x.clone()
         chain.add_noise_(x, k)
-    score = BoundScore(chain.score.target, chain.score.precision, chain.args).with_graph(x)
+    score = AutogradScore(chain.score.target, chain.score.precision, chain.args).with_graph(x)
     compute = torch.promote_types(x.dtype, torch.float32)
     s, moved = score.to(compute), x.to(compute)
     if chain.grad_clip is not None:

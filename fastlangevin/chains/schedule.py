@@ -54,3 +54,10 @@ def _check(name: str, value: object) -> float:
     if not 0 <= number < math.inf:
         raise ValueError(f"{name} must be finite and not negative, got {number}")
     return number
+
+
+def check_temperature(temperature: float) -> float:
+    """The temperature as a float, or the error that says what came instead."""
+    if not isinstance(temperature, Real) or isinstance(temperature, bool) or not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature must be finite and not negative, got {temperature!r}")
+    return float(temperature)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
+from ..kernels.arguments import UpdateArgs
 from ..noise import check_offset, check_seed, check_step, check_stream
 from ..validation import check_bounds, check_grad_clip, check_scale, check_state_dtype
 
@@ -55,15 +56,20 @@ def langevin_update_(
     if score is not None and step_size is None:
         raise ValueError("step_size must be given with a score, got None")
     lo, hi = check_bounds(bounds) or (None, None)
-    arguments = (
+    args = UpdateArgs(
         check_scale("step_size", step_size),
         check_scale("noise_std", noise_std),
-        *(check_seed(seed), check_step(step), check_stream(stream), check_offset(offset)),
-        *(check_grad_clip(grad_clip), lo, hi),
+        check_seed(seed),
+        check_step(step),
+        check_stream(stream),
+        check_offset(offset),
+        check_grad_clip(grad_clip),
+        lo,
+        hi,
     )
     chosen = kernels.select(backend, x.device)
     if x.numel():
-        chosen.update(x, score, *arguments)
+        chosen.update(x, score, args)
     return x
 
 

@@ -65,7 +65,7 @@ def _through_all_steps(chain: Chain, score: BoundScore, x0: Tensor, v: Tensor) -
             states.append(states[-1].clone())
             steps.run_(states[-1], k)
         for k in reversed(ks):
-            v = steps.pull(states.pop(), k, v)
+            v = steps.vjp(states.pop(), k, v)
     return v
 
 
@@ -82,16 +82,16 @@ class _Steps:
         self._free.move_(x, self._score(x), k)
         return [*masks, *self._limit_(x)]
 
-    def pull(self, x: Tensor, k: int, v: Tensor) -> Tensor:
+    def vjp(self, x: Tensor, k: int, v: Tensor) -> Tensor:
         """vᵀ times the Jacobian of step k at x, which may be overwritten."""
         before = self._before_score_(x, k)
-        score, pull = self._score.linearize(x)
+        score, score_vjp = self._score.linearize(x)
         after = x.clone()
         self._free.move_(after, score, k)
         for mask in self._limit_(after):
             v = v * mask
         clip = self._chain.grad_clip
-        curved = pull((v if clip is None else v * (score.abs() <= clip)).to(score.dtype))
+        curved = score_vjp((v if clip is None else v * (score.abs() <= clip)).to(score.dtype))
         if curved is not None:
             v = torch.add(v, curved, alpha=float(self._chain.step_sizes[k]))
         for mask in before:

@@ -13,9 +13,8 @@ from rich.table import Table
 
 import fastlangevin
 
-from ..display.pictures import save_chain_plot
+from ..display.plots import has_plots, save_chain_plot
 from ..files import replacing
-from ..runs.folder import has_plots
 from . import common
 
 

@@ -27,10 +27,10 @@ def info() -> None:
     console.print(versions)
     backends = Table("backend", "state", title="backends, in the order in which they are tried", title_justify="left")
     for backend in kernels.BACKENDS.values():
-        why = backend.unavailable()
+        why = backend.unsupported()
         backends.add_row(backend.name, "ready" if why is None else f"not here: {why}")
     console.print(backends)
-    if kernels.BACKENDS["cpu"].unavailable() is None:
+    if kernels.BACKENDS["cpu"].unsupported() is None:
         console.print(f"instruction set of the cpu kernels: {native.cpu_capability()}", highlight=False)
     plan = fastlangevin.Langevin(log_density=fastlangevin.models.ConvNet(32, 3), seed=0).plan
     console.print(f"chains of the paper's network on {plan.device}: engine {plan.engine}, backend {plan.backend}")

@@ -1,4 +1,4 @@
-"""Pictures in files, and Pillow's images, as uint8 tensors."""
+"""Image files and PIL images as uint8 tensors."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+TORCHVISION_SIZES = {"cifar10": 32, "celeba": 64, "lsun": 64}  # image sizes by default of torchvision's data sets
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 def files_in(path: Path) -> list[Path]:
-    """All images of a folder and its subfolders, hidden files left out, in the order of their paths."""
+    """All images in a folder and its subfolders, sorted by path, without hidden files."""
     files = [p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()]
     if not files:
         raise ValueError(f"the folder {path} holds no images ({', '.join(s[1:] for s in SUFFIXES)})")
@@ -24,7 +25,7 @@ def files_in(path: Path) -> list[Path]:
 
 
 def read(files: Sequence[Path], image_size: int | None) -> Tensor:
-    """The images in these files, uint8 (N, C, H, W); one channel where all are grey."""
+    """Reads image files to uint8 (N, C, H, W), with one channel if all are grey."""
     grey = all(map(_is_grey, files))
     with _image(files[0]) as image:
         first = pixels_of(image, grey, image_size)
@@ -36,7 +37,7 @@ def read(files: Sequence[Path], image_size: int | None) -> Tensor:
             (_, h0, w0), (_, h, w) = first.shape, pixels.shape
             raise ValueError(
                 f"images must have one size (width x height), but {files[0]} is {w0}x{h0} and {file} is {w}x{h}: "
-                "image_size= makes them equal"
+                "use image_size= to resize them"
             )
         images[i] = pixels
     return images
@@ -47,7 +48,7 @@ def _image(file: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(file) as image:
             yield image
-    except Exception as error:  # Pillow's decoders fail with errors of every kind
+    except Exception as error:  # Pillow's decoders raise errors of many kinds
         raise ValueError(f"{file} cannot be read as an image: {error}") from error
 
 
@@ -57,10 +58,10 @@ def _is_grey(file: Path) -> bool:
 
 
 def pixels_of(image: Image.Image, grey: bool, size: int | None) -> Tensor:
-    """An image as uint8 (1 or 3, H, W), upright as its EXIF data say."""
+    """Converts an image to uint8 (1 or 3, H, W), rotated as its EXIF data specify."""
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
-        raise ValueError("its values are floats of unknown range; save it as .npy and give value_range=")
+        raise ValueError("its values are floats of unknown range; save it as .npy and pass value_range=")
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
@@ -76,3 +77,12 @@ def pixels_of(image: Image.Image, grey: bool, size: int | None) -> Tensor:
         image = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
     pixels = torch.from_numpy(np.array(image))
     return pixels.unsqueeze(0) if grey else pixels.permute(2, 0, 1)
+
+
+def check_no_size(image_size: int | None, source: str) -> None:
+    """Raises ValueError if an image size is given for a source that is not resized."""
+    if image_size is not None:
+        raise ValueError(
+            f"image_size must be None for {source}, got {image_size}: it is for folders of images, Datasets of PIL "
+            f"images, and {', '.join(map(repr, TORCHVISION_SIZES))}"
+        )

@@ -1,4 +1,4 @@
-"""Class labels of data: what they must be, and where files, folders and Datasets keep them."""
+"""Class labels of data: their checks, and where files, folders and Datasets keep them."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
-NAMES = ("labels", "y")  # of the array that lies beside the images in an .npz
+NAMES = ("labels", "y")  # of the array beside the images in an .npz
 
 
-def check(labels: Any, n: int, what: str = "labels") -> Tensor:
-    """The labels as int64 (n,) on the CPU.
+def check(labels: Any, n: int, name: str = "labels") -> Tensor:
+    """Converts labels to int64 (n,) on the CPU.
 
     Args:
-        labels: a tensor, an array or a sequence of n whole numbers of any integer type, (n,) or (n, 1), none negative.
-        n: how many items there are.
-        what: the labels' name in an error.
+        labels: a tensor, an array or a sequence of n non-negative integers of any integer type, (n,) or (n, 1).
+        n: number of items.
+        name: of the labels in an error.
 
     Raises:
-        TypeError: not integers (floats are refused, whole or not: they are a sign of something else).
-        ValueError: another number of them than n, or negative ones.
+        TypeError: not integers. Floats are refused even if whole: they are probably not labels.
+        ValueError: not n labels, or negative ones.
     """
     try:
         values = labels.detach().cpu() if isinstance(labels, Tensor) else torch.from_numpy(_writable(labels))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{what} must be whole numbers, got {type(labels).__name__} ({error})") from error
+        raise TypeError(f"{name} must be integers, got {type(labels).__name__} ({error})") from error
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-        raise TypeError(f"{what} must be whole numbers, got dtype {values.dtype}")
+        raise TypeError(f"{name} must be integers, got dtype {values.dtype}")
     if tuple(values.shape) not in ((n,), (n, 1)):
-        raise ValueError(f"{what} must be one an item, shape ({n},), got {tuple(values.shape)}")
+        raise ValueError(f"{name} must have shape ({n},), one per item, got {tuple(values.shape)}")
     values = values.reshape(n).to(torch.int64)
     if n and values.min() < 0:
-        raise ValueError(f"{what} must not be negative, got {int(values.min())} for item {int(values.argmin())}")
+        raise ValueError(f"{name} must not be negative, got {int(values.min())} for item {int(values.argmin())}")
     return values
 
 
 def read(path: Path) -> np.ndarray:
-    """The array of an .npy file of labels.
+    """Reads the array of an .npy file of labels.
 
     Raises:
         FileNotFoundError: no such file.
@@ -50,7 +50,7 @@ def read(path: Path) -> np.ndarray:
         raise FileNotFoundError(f"labels={str(path)!r}: no such file")
     try:
         values = np.load(path, allow_pickle=False)
-    except Exception as error:  # a damaged file fails with errors of every kind
+    except Exception as error:  # a damaged file raises errors of many kinds
         raise ValueError(f"{path} cannot be read as a plain array (pickled objects are refused): {error}") from error
     if not isinstance(values, np.ndarray):
         raise ValueError(f"labels must be an .npy file, got {str(path)!r}, which holds several arrays")
@@ -58,10 +58,7 @@ def read(path: Path) -> np.ndarray:
 
 
 def of_files(files: Sequence[Path], root: Path) -> Tensor | None:
-    """The number of each file's class, where every file lies in root/CLASS/, the classes in the order of their names.
-
-    None where any lies elsewhere.
-    """
+    """The class index of each file if every file lies in root/CLASS/, classes sorted by name; else None."""
     parts = [file.relative_to(root).parts for file in files]
     if any(len(p) != 2 for p in parts):
         return None
@@ -70,13 +67,13 @@ def of_files(files: Sequence[Path], root: Path) -> Tensor | None:
 
 
 def of_dataset(dataset: object, n: int) -> Tensor | None:
-    """A Dataset's `targets` or `labels`, as torchvision's have them; None where there are none that `check` takes."""
+    """A Dataset's `targets` or `labels`, as in torchvision; None if it has none that `check` accepts."""
     for name in ("targets", "labels"):
         values = getattr(dataset, name, None)
         if isinstance(values, (Tensor, np.ndarray, list, tuple)):
             try:
                 return check(values, n)
-            except (TypeError, ValueError):  # a Dataset's own business: regression targets, -1 for "not known"
+            except (TypeError, ValueError):  # may mean something else: regression targets, -1 for "unknown"
                 continue
     return None
 

@@ -1,4 +1,4 @@
-"""The intervals that values of data lie in."""
+"""Intervals of values, and the linear map between them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ UNIT: Range = (-1.0, 1.0)  # what `load_data` scales to and pictures are drawn f
 
 
 def rescaled(x: Tensor, source: Range, target: Range) -> Tensor:
-    """x mapped linearly from one interval to another: x itself where they are the same."""
+    """Maps x linearly from one interval to another. Returns x itself if the intervals are equal."""
     if source == target:
         return x
     (a, b), (lo, hi) = source, target

@@ -1,0 +1,1 @@
+"""Grids of images, plots, and progress on a terminal."""

@@ -1,4 +1,4 @@
-"""What long work says while it runs: a live bar on a terminal, plain lines elsewhere."""
+"""Progress of long work: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 
 
 class _Console(Console):
-    """A console whose reader may go away: the training goes on, and is saved, without it."""
+    """A console whose output pipe may be closed by its reader; the training then continues silently."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -27,7 +27,7 @@ class _Console(Console):
 
 
 class Reporter:
-    """Shows rows of metrics as they come, if `show`: a bar on a terminal, a line now and then elsewhere."""
+    """Shows rows of metrics if `show`: in a bar on a terminal, elsewhere on a line at most every 10 seconds."""
 
     def __init__(self, n_iterations: int, first: int, n_steps: int, show: bool) -> None:
         self._console = _Console(file=sys.stdout, quiet=not show, highlight=False)
@@ -75,7 +75,7 @@ class Reporter:
 
 
 class Stages:
-    """Shows what is being done, if `show`: a bar for each stage on a terminal, its name on a line elsewhere."""
+    """Shows the stages of an evaluation if `show`: a bar for each on a terminal, elsewhere its name on a line."""
 
     def __init__(self, show: bool) -> None:
         self._console = _Console(file=sys.stdout, quiet=not show, highlight=False)
@@ -84,7 +84,7 @@ class Stages:
         self._console.print(stage, markup=False, soft_wrap=True)
 
     def track(self, stage: str, items: Iterable[_T], total: int) -> Iterable[_T]:
-        """The items, `total` of them, and how many have been taken."""
+        """Returns the items, `total` in number, and shows how many have been taken."""
         if self._console.is_terminal and not self._console.quiet:
             return rich.progress.track(items, stage, total=total, console=self._console, transient=True)
         self.say(stage)

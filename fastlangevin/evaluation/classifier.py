@@ -1,4 +1,4 @@
-"""A classifier of the data's labels, by which samples are judged."""
+"""A classifier fitted on the labels of data, and probabilities by any classifier."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _BATCH = 256
 
 class FittedClassifier(NamedTuple):
     """Attributes:
-    predict: images, (n, *event) in [-1, 1], to p(y|x), (n, C) float32 on the CPU.
-    classes: the C labels that there are, in the order of p's columns.
-    held_out: the numbers of the items that it was not fitted on, int64.
-    accuracy: share of those that it names right, 0 … 1.
+    predict: maps images in [-1, 1], (n, *event), to p(y|x), (n, C) float32 on the CPU.
+    classes: the C distinct labels, in the order of the columns of p(y|x).
+    held_out: int64 indices of the items that it was not fitted on.
+    accuracy: share of these items that it classifies correctly, 0 … 1.
     """
 
     predict: Callable[[Tensor], Tensor]
@@ -27,13 +27,13 @@ class FittedClassifier(NamedTuple):
 
 
 def fit(images: Tensor, labels: Tensor, n_fit: int, seed: int = 0) -> FittedClassifier:
-    """scikit-learn's MLPClassifier((128, 64)) on pixels scaled to [0, 1], fitted on n_fit items drawn at random.
+    """Fits scikit-learn's MLPClassifier((128, 64)) to pixels scaled to [0, 1] of n_fit random items.
 
     Args:
         images: (n, *event) in [-1, 1].
-        labels: (n,), whole numbers of 2 classes at least.
-        n_fit: at least 2, below n; the others are held out.
-        seed: of the draw and of the weights.
+        labels: (n,) integers of at least 2 classes.
+        n_fit: at least 2 and less than n; the other items are held out.
+        seed: of the choice of items and of the weights.
 
     Raises:
         ImportError: no scikit-learn (extra "eval").
@@ -50,19 +50,18 @@ def fit(images: Tensor, labels: Tensor, n_fit: int, seed: int = 0) -> FittedClas
     if len(classes) < 2:
         raise ValueError(f"labels must name at least 2 classes, got {classes.tolist()} for every item")
     if not 2 <= n_fit < len(images):
-        raise ValueError(f"n_fit must lie in 2 … {len(images) - 1}, one less than there are items, got {n_fit}")
+        raise ValueError(f"n_fit must be at least 2 and less than the {len(images)} items, got {n_fit}")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     fitted, held_out = order[:n_fit], order[n_fit:]
     model = MLPClassifier((128, 64), random_state=seed % 2**32, max_iter=500)
-    with threadpool_limits(1):  # products so small that a second thread makes them slower, tenfold on a busy machine
+    with threadpool_limits(1):  # for products this small a second thread is slower, tenfold on a busy machine
         model.fit(_pixels(images[fitted]), labels[fitted].numpy())
-    known = torch.searchsorted(
-        classes, torch.from_numpy(model.classes_)
-    )  # a rare class may be in the held-out part only
+    # A rare class may be in the held-out part only.
+    fitted_columns = torch.searchsorted(classes, torch.from_numpy(model.classes_))
 
     def predict(x: Tensor) -> Tensor:
         p = torch.zeros(len(x), len(classes))
-        p[:, known] = torch.from_numpy(model.predict_proba(_pixels(x))).float()
+        p[:, fitted_columns] = torch.from_numpy(model.predict_proba(_pixels(x))).float()
         return p
 
     right = classes[predict(images[held_out]).argmax(1)] == labels[held_out]
@@ -70,13 +69,13 @@ def fit(images: Tensor, labels: Tensor, n_fit: int, seed: int = 0) -> FittedClas
 
 
 def probabilities(classifier: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """p(y|x), (n, C) on the CPU, of images (n, *event), by a classifier that gives logits or probabilities.
+    """p(y|x), (n, C) on the CPU, of images (n, *event), by a classifier that returns logits or probabilities.
 
-    Rows that are not negative and sum to 1 (to 1e-3) are probabilities; else a softmax makes them so.
+    If all rows are non-negative and sum to 1 within 1e-3 they are taken as probabilities, else a softmax is applied.
 
     Raises:
-        TypeError: the classifier gives no tensor.
-        ValueError: it gives another shape than (n, C) with C at least 2, or values that are not finite.
+        TypeError: the classifier does not return a tensor.
+        ValueError: it returns another shape than (n, C) with C at least 2, or values that are not finite.
     """
     with torch.no_grad():
         p = torch.cat([_checked(classifier(x), len(x)) for x in _batches(images)])

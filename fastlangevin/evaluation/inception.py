@@ -1,7 +1,7 @@
-"""FID and Inception Score as torchmetrics computes them, on Inception's features or a network's of one's own.
+"""FID and Inception Score by torchmetrics, on the features of Inception v3 or of a user-defined network.
 
-torchmetrics (extra "eval") needs nothing but torch. Inception v3 with the weights of the original FID code is
-torch-fidelity's (extra "inception"), which needs a torchvision built for the installed torch, and fetches 91 MB once
+torchmetrics (extra "eval") needs only torch. Inception v3 with the weights of the original FID code is part of
+torch-fidelity (extra "inception"), which needs a torchvision built for the installed torch and downloads 91 MB once
 into torch.hub's folder (TORCH_HOME).
 """
 
@@ -21,29 +21,29 @@ Network = Callable[[Tensor], Tensor]
 
 
 class Unavailable(ImportError):
-    """A library, or Inception's weights, that cannot be had here; the message says why."""
+    """A library or the weights of Inception are not available; the message is the reason."""
 
 
 class Networks(NamedTuple):
-    """Inception v3, twice: images in [-1, 1], (n, 1 or 3, H, W), to its features and to its logits without bias."""
+    """Inception v3 up to its features and up to its logits without bias, of images in [-1, 1], (n, 1 or 3, H, W)."""
 
     features: Network
     logits: Network
 
 
 def check_torchmetrics() -> None:
-    """Raises `Unavailable` where torchmetrics is not installed, or cannot be imported."""
+    """Raises `Unavailable` if torchmetrics is not installed or cannot be imported."""
     if importlib.util.find_spec("torchmetrics") is None:
         raise Unavailable("FID needs torchmetrics, which is not installed: pip install 'fastlangevin[eval]'")
     try:
         import torchmetrics.image.fid
         import torchmetrics.image.inception  # noqa: F401
-    except Exception as error:  # a torchvision built for another torch fails with other errors than ImportError
+    except Exception as error:  # a torchvision built for another torch raises other errors than ImportError
         raise Unavailable(f"torchmetrics cannot be imported ({type(error).__name__}: {error})") from error
 
 
 def check_installed() -> None:
-    """Raises `Unavailable` where torchmetrics or torch-fidelity (which has Inception) is not installed."""
+    """Raises `Unavailable` if torchmetrics or torch-fidelity (which has Inception) is not installed."""
     if importlib.util.find_spec("torch_fidelity") is None:
         raise Unavailable(
             "Inception needs torch-fidelity, which is not installed: pip install 'fastlangevin[inception]'"
@@ -52,16 +52,16 @@ def check_installed() -> None:
 
 
 def load(device: torch.device) -> Networks:
-    """Inception v3 on a device.
+    """Loads Inception v3 to a device.
 
     Raises:
-        Unavailable: the weights cannot be fetched.
+        Unavailable: the weights cannot be downloaded.
     """
     try:
         from torchmetrics.image.fid import NoTrainInceptionV3
 
         made = [NoTrainInceptionV3("inception-v3-compat", [name]) for name in (str(N_FEATURES), "logits_unbiased")]
-    except Exception as error:  # no network, a server's answer, a damaged file: each fails with errors of its own
+    except Exception as error:  # no network, a server's answer, a damaged file: each raises other errors
         raise Unavailable(f"Inception cannot be loaded ({type(error).__name__}: {error})") from error
     features, logits = (network.to(device) for network in made)
     return Networks(lambda x: features(_bytes(x)), lambda x: logits(_bytes(x)))
@@ -72,11 +72,11 @@ def frechet_inception_distance(
 ) -> float:
     """The FID (Heusel et al., NeurIPS 2017) between batches of images: `metrics.frechet_distance` of features.
 
-    Squared units of the features; 0 for equal means and covariances. The number depends on how many images there are,
-    on both sides, and means little with fewer than there are features.
+    In squared units of the features; 0 for equal means and covariances. The value depends on the number of images on
+    both sides and means little unless both exceed the number of features.
 
     Args:
-        features: images as the batches hold them, (n, *event), to (n, n_features).
+        features: maps a batch of images, (n, *event), to (n, n_features).
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -90,7 +90,7 @@ def frechet_inception_distance(
 def inception_score(logits: Network, samples: Iterable[Tensor], seed: int) -> tuple[float, float]:
     """The Inception Score (Salimans et al., NeurIPS 2016), exp(mean KL(p(y|x) || p(y))): mean and std of 10 splits.
 
-    1 where every image looks alike to the network, the number of classes at most. Needs 2 samples at least.
+    It is 1 if the network does not distinguish the images, and at most the number of classes. Needs at least 2 samples.
     """
     from torchmetrics.image.inception import InceptionScore
 
@@ -106,11 +106,11 @@ def inception_score(logits: Network, samples: Iterable[Tensor], seed: int) -> tu
 
 
 class _Module(nn.Module):
-    """A function as the module that torchmetrics takes."""
+    """Wraps a function in the module that torchmetrics needs."""
 
     def __init__(self, function: Network, n_features: int) -> None:
         super().__init__()
-        self.function = [function]  # in a list: a module's modes and device stay its owner's
+        self.function = [function]  # in a list, so that a module's mode and device are not changed from here
         self.num_features = n_features
 
     def forward(self, x: Tensor) -> Tensor:
@@ -119,5 +119,5 @@ class _Module(nn.Module):
 
 
 def _bytes(x: Tensor) -> Tensor:
-    """Images in [-1, 1] as uint8 of three channels, rounded as in a picture's file."""
+    """Images in [-1, 1] as uint8 with three channels, rounded as in an image file."""
     return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).expand(-1, 3, -1, -1)

@@ -1,4 +1,4 @@
-"""Measures of samples: functions of tensors alone. `evaluation` says what they are given."""
+"""Measures of samples as functions of tensors. `parts` defines what they are applied to."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor
 
 
 def frechet_distance(a: Tensor, batches: Iterable[Tensor]) -> float:
-    """The squared Fréchet (2-Wasserstein) distance between Gaussians of the means and covariances of two sets:
+    """The squared Fréchet (2-Wasserstein) distance between Gaussians with the means and covariances of two sets:
 
         |μ_a - μ_b|² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^½)
 
     (Dowson and Landau, J. Multivariate Analysis 12, 1982; of Inception's features it is the FID of Heusel et al.,
-    NeurIPS 2017). In squared units of the elements, at least 0, in float64. Covariances are unbiased. With
-    Σ_a = FᵀF the trace of the root is Σ sqrt(λ(F Σ_b Fᵀ)), a symmetric eigenproblem of min(n, D) rows, so that no D×D
-    matrix is made where n < D; Σ_b is met batch by batch.
+    NeurIPS 2017). In squared units of the elements, at least 0, computed in float64 with unbiased covariances. With
+    Σ_a = FᵀF the trace of the root is Σ sqrt(λ(F Σ_b Fᵀ)), a symmetric eigenproblem with min(n, D) rows, so no D×D
+    matrix is formed if n < D. Σ_b is accumulated batch by batch.
 
     Args:
         a: (n, D), n at least 2.
-        batches: of the other set, (m, D) each, 2 items at least in all; read once.
+        batches: of the other set, (m, D) each, at least 2 items in total; read once.
     """
     _check_matrix("a", a)
     a = a.double()
@@ -30,12 +30,12 @@ def frechet_distance(a: Tensor, batches: Iterable[Tensor]) -> float:
     trace_a = factor.square().sum()
     if len(factor) > factor.shape[1]:
         factor = torch.linalg.qr(factor, mode="r").R
-    # Moments of b about a's mean, and of its projections F b: about a near point, they lose no digits.
+    # Moments of b and of its projections F b about a's mean: about a point near b they do not lose digits.
     count, total, squares = 0, torch.zeros_like(mean), mean.new_zeros(())
     gram = mean.new_zeros((len(factor), len(factor)))
     for batch in batches:
         if batch.dim() != 2 or batch.shape[1] != a.shape[1]:
-            raise ValueError(f"batches must be (m, {a.shape[1]}) as a is, got {tuple(batch.shape)}")
+            raise ValueError(f"batches must be (m, {a.shape[1]}) like a, got {tuple(batch.shape)}")
         b = batch.to(a.device, torch.float64) - mean
         projected = b @ factor.T
         count, total, squares = count + len(b), total + b.sum(0), squares + b.square().sum()
@@ -53,7 +53,7 @@ def frechet_distance(a: Tensor, batches: Iterable[Tensor]) -> float:
 class Neighbours(NamedTuple):
     """Attributes:
     distance: (n,) Euclidean distances to the nearest item, in units of an element, float32.
-    item: (n,) that item's number in the set, int64.
+    item: (n,) int64 index of that item in the set.
     """
 
     distance: Tensor
@@ -61,45 +61,45 @@ class Neighbours(NamedTuple):
 
 
 def nearest_neighbours(queries: Tensor, batches: Iterable[Tensor], own: Tensor | None = None) -> Neighbours:
-    """Each query's nearest item of a set. Memory: n × (the largest batch), never n × N × D.
+    """The nearest item of a set to each query. Uses memory for n × (the largest batch), not for n × N × D.
 
     Args:
         queries: (n, D).
-        batches: the set, (m, D) each, read once; at least 1 item that is not a query's own.
-        own: (n,) the number in the set of each query itself, which is left out (leave-one-out).
+        batches: of the set, (m, D) each, read once; at least 1 item other than the query's own.
+        own: (n,) index in the set of each query itself, which is excluded (leave-one-out); -1 for none.
     """
     _check_matrix("queries", queries, least=1)
     best = queries.new_full((len(queries),), torch.inf)
     index = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
-    centre, begin = queries.mean(0), 0
+    centre, start = queries.mean(0), 0
     centred = queries - centre
     for batch in batches:
         items = batch.to(queries.device, queries.dtype)
-        # Products find the nearest; its distance is taken of the difference, which for a copy is 0 exactly.
+        # Products find the nearest item; its distance is computed from the difference, exactly 0 for a copy.
         far = torch.cdist(centred, items - centre, compute_mode="use_mm_for_euclid_dist")
         if own is not None:
-            column = own.to(queries.device) - begin
+            column = own.to(queries.device) - start
             rows = ((column >= 0) & (column < len(items))).nonzero().squeeze(1)
             far[rows, column[rows]] = torch.inf
         found, nearest = far.min(1)
         exact = torch.linalg.vector_norm(queries - items[nearest], dim=1).masked_fill(found.isinf(), torch.inf)
         closer = exact < best
-        best, index = torch.where(closer, exact, best), torch.where(closer, nearest + begin, index)
-        begin += len(items)
+        best, index = torch.where(closer, exact, best), torch.where(closer, nearest + start, index)
+        start += len(items)
     if not torch.isfinite(best).all():
-        raise ValueError(f"batches must hold an item other than a query's own, and finite values, got {begin} items")
+        raise ValueError(f"batches must hold an item other than a query's own, and finite values, got {start} items")
     return Neighbours(best, index)
 
 
 class Coverage(NamedTuple):
-    """What a classifier sees in images, over C classes.
+    """The classes of images according to a classifier, of C classes.
 
     Attributes:
-        classes_hit: how many classes have an image, by the likeliest class of each.
-        rarest_share: the share of images in the class that has fewest, 0 … 1/C.
+        classes_hit: number of classes that are the most likely class of an image.
+        rarest_share: share of images in the class with the fewest, 0 … 1/C.
         entropy: of the shares, in nats, 0 … log C.
         score: exp(mean KL(p(y|x) || p(y))), 1 … C.
-        shares: (C,) of the images, by their likeliest class.
+        shares: (C,) of the images, by their most likely class.
     """
 
     classes_hit: int
@@ -112,8 +112,9 @@ class Coverage(NamedTuple):
 def coverage(p: Tensor) -> Coverage:
     """Coverage of the classes from the probabilities p(y|x), (n, C), C at least 2.
 
-    The score is the formula of the Inception Score (Salimans et al., NeurIPS 2016) with this classifier: 1 where every
-    image looks alike to it, C for C equally frequent and unmistakable classes. It is exp(H(p(y)) - mean H(p(y|x))).
+    The score is the formula of the Inception Score (Salimans et al., NeurIPS 2016) with this classifier: 1 if it does
+    not distinguish the images, C for C equally frequent classes of which it is certain. It equals
+    exp(H(p(y)) - mean H(p(y|x))).
     """
     _check_matrix("p", p, least=1)
     p = p.double()
@@ -123,9 +124,9 @@ def coverage(p: Tensor) -> Coverage:
 
 
 def auroc(low: Tensor, high: Tensor) -> float:
-    """P(low < high) + ½ P(low = high) for a random pair: the area under the curve of "smaller is low", 0 … 1.
+    """P(low < high) + ½ P(low = high) for a random pair: the area under the ROC curve of "smaller is low", 0 … 1.
 
-    ½ where the two cannot be told apart (Mann and Whitney, Ann. Math. Statist. 18, 1947).
+    It is ½ for equal distributions (Mann and Whitney, Ann. Math. Statist. 18, 1947).
     """
     if len(low) == 0 or len(high) == 0:
         raise ValueError(f"low and high must hold at least 1 value, got {len(low)} and {len(high)}")

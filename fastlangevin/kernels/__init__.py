@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ..errors import BackendUnavailable
 from ..validation import unknown
 from . import native, reference, triton
-from .schemas import Operators
+from .arguments import UpdateArgs
+from .operators import Operators
 
 
 @dataclass(frozen=True)
@@ -19,22 +21,23 @@ class Backend:
 
     Attributes:
         device: the device type that its kernels run on, or None for any.
-        unavailable: why it cannot run here, or None; may compile or load a library at its first call.
-        update: `(x, score, step_size, noise_std, seed, step, stream, offset, grad_clip, lo, hi) -> None`, in place.
+        load: makes its kernels ready, at the first call by compiling or loading a library; why they cannot run, or
+            None.
+        update: `(x, score, args) -> None`, in place.
         fill: `(out, seed, step, stream, offset, uniform) -> None`, into contiguous float32.
     """
 
     name: str
     device: str | None
-    unavailable: Callable[[], str | None]
-    update: Callable[..., None]
+    load: Callable[[], str | None]
+    update: Callable[[Tensor, Tensor | None, UpdateArgs], None]
     fill: Callable[..., None]
 
-    def refuses(self, device: torch.device) -> str | None:
-        """Why it cannot serve tensors on `device`, or None where it can."""
-        if self.device not in (None, device.type):
+    def unsupported(self, device: torch.device | None = None) -> str | None:
+        """Why it cannot serve tensors on `device` (None: on its own), or None where it can."""
+        if device is not None and self.device not in (None, device.type):
             return f"its kernels run on {self.device} tensors, not on {device.type}"
-        return self.unavailable()
+        return self.load()
 
 
 _cpu, _cuda = Operators("cpu"), Operators("cuda")
@@ -45,7 +48,7 @@ BACKENDS = {
     for backend in (
         Backend("cuda", "cuda", native.load_cuda, _cuda.update, _cuda.fill),
         Backend("cpu", "cpu", native.load_cpu, _cpu.update, _cpu.fill),
-        Backend("triton", triton.DEVICE, triton.unavailable, triton.operators.update, triton.operators.fill),
+        Backend("triton", triton.DEVICE, triton.unsupported, triton.operators.update, triton.operators.fill),
         Backend("reference", None, lambda: None, reference.update, reference.fill),
     )
 }
@@ -59,10 +62,10 @@ def select(name: str | None, device: torch.device) -> Backend:
         BackendUnavailable: the one asked for cannot serve `device`; the message says why.
     """
     if name in (None, "auto"):
-        return next(b for b in BACKENDS.values() if b.refuses(device) is None)
+        return next(b for b in BACKENDS.values() if b.unsupported(device) is None)
     if name not in BACKENDS:
         raise unknown("backend", name, ("auto", *BACKENDS))
-    why = BACKENDS[name].refuses(device)
+    why = BACKENDS[name].unsupported(device)
     if why:
         raise BackendUnavailable(f"backend={name!r} cannot be used: {why}")
     return BACKENDS[name]

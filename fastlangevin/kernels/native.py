@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from . import build
-from .schemas import constant_when_traced
+from .operators import constant_when_traced
 
 CAPABILITY_VARIABLE = "FASTLANGEVIN_CPU_CAPABILITY"
 
@@ -124,6 +124,7 @@ def _find_or_build(library: build.Library) -> Path:
     )
 
 
+@functools.cache  # to find it all sources are read
 def _library() -> ctypes.CDLL:
     return ctypes.CDLL(str(_find(build.CPU)))
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from .arguments import UpdateArgs
+
 _MASK = 0xFFFFFFFF
 
 # Groups of four elements worked on at a time. On a CPU they stay in the cache, and below the size at which torch would
@@ -155,20 +157,9 @@ def fill(out: Tensor, seed: Tensor | int, step: Tensor | int, stream: int, offse
         flat[start : start + length] = _deviates(offset + start, length, seed, step, stream, out.device, uniform)
 
 
-def update(
-    x: Tensor,
-    score: Tensor | None,
-    step_size: Tensor | float | None,
-    noise_std: Tensor | float | None,
-    seed: Tensor | int,
-    step: Tensor | int,
-    stream: int,
-    offset: int,
-    grad_clip: float | None,
-    lo: float | None,
-    hi: float | None,
-) -> None:
+def update(x: Tensor, score: Tensor | None, args: UpdateArgs) -> None:
     """The fused update, in place: see `fastlangevin.langevin_update_`."""
+    step_size, noise_std, seed, step, stream, offset, grad_clip, lo, hi = args
     wide = x.dtype == torch.float64
     compute = torch.float64 if wide else torch.float32
 

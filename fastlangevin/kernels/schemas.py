@@ -1,89 +1,37 @@
-"""The operators of a native backend: schemas, fakes, and the way in. Implementations are a library's, or Python's."""
+"""All operators of the package: schemas and fakes. Implementations are a native library's, or Triton's in Python."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-_F = TypeVar("_F", bound=Callable[..., object])
 LIBRARY = torch.library.Library("fastlangevin", "FRAGMENT")
+BACKENDS = ("cpu", "cuda", "triton")
+
 _UPDATE_TAIL = "SymInt stream, SymInt offset, float? grad_clip, float? lo, float? hi) -> ()"
 _FILL_TAIL = "SymInt stream, SymInt offset, bool uniform) -> ()"
+_CHAIN_TAIL = (
+    "float[] step_sizes, float[] noise_stds, bool has_noise, SymInt seed, SymInt step, SymInt offset, "
+    "float? grad_clip, float? lo, float? hi, int noise_first) -> ()"
+)
+_CHAINS = {
+    "mlp_chain_cpu_": "Tensor[] weights, Tensor?[] biases, int[] activations, float[] parameters, Tensor last, "
+    "float prior",
+    "mixture_chain_cpu_": "Tensor constants, Tensor means, Tensor precisions",
+    "double_well_chain_cpu_": "float barrier, float width",
+}
 
 
-def constant_when_traced(function: _F) -> _F:
-    """What torch.compiler.assume_constant_result does, without its import of all of torch's compiler."""
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
+def update_name(backend: str) -> str:
+    return f"langevin_update_{backend}_"
 
 
-class Operators:
-    """`fastlangevin::langevin_update_NAME_` and `noise_NAME_`, each taking its numbers as scalars or (`.tensor`) from
-    tensors on the device of the tensor that is written to.
-    """
+def fill_name(backend: str) -> str:
+    return f"noise_{backend}_"
 
-    def __init__(self, name: str) -> None:
-        self._names = (f"langevin_update_{name}_", f"noise_{name}_")
-        update, fill = self._names
-        for schema in (
-            f"{update}(Tensor(a!) x, Tensor? score, float? step_size, float? noise_std, SymInt seed, SymInt step, "
-            + _UPDATE_TAIL,
-            f"{update}.tensor(Tensor(a!) x, Tensor? score, Tensor? step_size, Tensor? noise_std, Tensor seed, "
-            "Tensor step, " + _UPDATE_TAIL,
-            f"{fill}(Tensor(a!) out, SymInt seed, SymInt step, " + _FILL_TAIL,
-            f"{fill}.tensor(Tensor(a!) out, Tensor seed, Tensor step, " + _FILL_TAIL,
-        ):
-            LIBRARY.define(schema, tags=torch.Tag.pt2_compliant_tag)
-        for overload in ("", ".tensor"):
-            torch.library.register_fake(f"fastlangevin::{update}{overload}", _fake_update, lib=LIBRARY)
-            torch.library.register_fake(f"fastlangevin::{fill}{overload}", _fake_fill, lib=LIBRARY)
-        packets = torch.ops.fastlangevin
-        self._update, self._fill = getattr(packets, update), getattr(packets, fill)
 
-    def implement(self, device: str, *, update: Callable[..., None], fill: Callable[..., None]) -> None:
-        """Registers Python functions for tensors on `device`; both overloads have the same parameters."""
-        for name, function in zip(self._names, (update, fill), strict=True):
-            for overload in ("", ".tensor"):
-                LIBRARY.impl(f"{name}{overload}", function, device.upper())
-
-    def update(
-        self,
-        x: Tensor,
-        score: Tensor | None,
-        step_size: Tensor | float | None,
-        noise_std: Tensor | float | None,
-        seed: Tensor | int,
-        step: Tensor | int,
-        stream: int,
-        offset: int,
-        grad_clip: float | None,
-        lo: float | None,
-        hi: float | None,
-    ) -> None:
-        """The fused update, in place: see `fastlangevin.langevin_update_`."""
-        if score is not None and _overlaps(x, score):
-            score = score.clone()  # the kernel would read elements that it has already moved
-        tail = (stream, offset, grad_clip, lo, hi)
-        numbers = (step_size, noise_std, seed, step)
-        if _as_tensors(*numbers):
-            step_size, noise_std = _float(step_size, x), _float(noise_std, x)
-            self._update.tensor(x, score, step_size, noise_std, _int(seed, x), _int(step, x), *tail)
-        else:
-            self._update.default(x, score, *numbers, *tail)
-        written(x)
-
-    def fill(
-        self, out: Tensor, seed: Tensor | int, step: Tensor | int, stream: int, offset: int, uniform: bool
-    ) -> None:
-        """Fills a contiguous float32 tensor with the stream's deviates."""
-        if _as_tensors(seed, step):
-            self._fill.tensor(out, _int(seed, out), _int(step, out), stream, offset, uniform)
-        else:
-            self._fill.default(out, seed, step, stream, offset, uniform)
-        written(out)
+def _define(schema: str) -> None:
+    LIBRARY.define(schema, tags=torch.Tag.pt2_compliant_tag)
 
 
 def _fake_update(x: Tensor, score: Tensor | None, *_: object) -> None:
@@ -91,36 +39,37 @@ def _fake_update(x: Tensor, score: Tensor | None, *_: object) -> None:
         torch._check(score.shape == x.shape, lambda: f"score has shape {tuple(score.shape)}, x {tuple(x.shape)}")
 
 
-def _fake_fill(out: Tensor, *_: object) -> None:
+def _fake_nothing(*_: object) -> None:
     return None
 
 
-def _as_tensors(*numbers: object) -> bool:
-    # Inside torch.compile a float argument would be a constant of the graph, and each new value a recompile.
-    return torch.compiler.is_compiling() or any(isinstance(n, Tensor) for n in numbers)
+def _fake_score(x: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _overlaps(x: Tensor, score: Tensor) -> bool:
-    """Whether the two may share memory other than element by element. A traced graph sees to that by itself."""
-    if torch.compiler.is_compiling() or x.untyped_storage()._cdata != score.untyped_storage()._cdata:
-        return False
-    return x.storage_offset() != score.storage_offset() or x.stride() != score.stride()
+for _backend in BACKENDS:
+    _update, _fill = update_name(_backend), fill_name(_backend)
+    _define(
+        f"{_update}(Tensor(a!) x, Tensor? score, float? step_size, float? noise_std, SymInt seed, SymInt step, "
+        + _UPDATE_TAIL
+    )
+    _define(
+        f"{_update}.tensor(Tensor(a!) x, Tensor? score, Tensor? step_size, Tensor? noise_std, Tensor seed, "
+        "Tensor step, " + _UPDATE_TAIL
+    )
+    _define(f"{_fill}(Tensor(a!) out, SymInt seed, SymInt step, " + _FILL_TAIL)
+    _define(f"{_fill}.tensor(Tensor(a!) out, Tensor seed, Tensor step, " + _FILL_TAIL)
+    for _overload in ("", ".tensor"):
+        torch.library.register_fake(f"fastlangevin::{_update}{_overload}", _fake_update, lib=LIBRARY)
+        torch.library.register_fake(f"fastlangevin::{_fill}{_overload}", _fake_nothing, lib=LIBRARY)
 
+for _name, _energy in _CHAINS.items():
+    _define(f"{_name}(Tensor(a!) x, {_energy}, {_CHAIN_TAIL}")
+    torch.library.register_fake(f"fastlangevin::{_name}", _fake_nothing, lib=LIBRARY)
 
-def written(x: Tensor) -> None:
-    """Tells autograd what operators of the stable ABI do not: that x was written to."""
-    if not torch.compiler.is_compiling():
-        torch.autograd.graph.increment_version(x)
-
-
-def _float(value: Tensor | float | None, like: Tensor) -> Tensor | None:
-    if value is None or isinstance(value, Tensor):
-        return value if value is None else value.to(like.device)
-    # Added, not filled in: inductor makes a constant of a fill value, and so each new one a recompile.
-    return torch.zeros((), dtype=torch.float64, device=like.device) + value
-
-
-def _int(value: Tensor | int, like: Tensor) -> Tensor:
-    if isinstance(value, Tensor):
-        return value.to(like.device)
-    return torch.full((), value, dtype=torch.int64, device=like.device)
+_define(
+    "convnet_pack_cpu(Tensor[] weights, Tensor?[] biases, Tensor last, int[] geometry, float[] slopes, bool bfloat16) "
+    "-> Tensor"
+)
+_define("convnet_score_cpu(Tensor x, Tensor packed, int[] geometry, float[] slopes, bool bfloat16) -> Tensor")
+torch.library.register_fake("fastlangevin::convnet_score_cpu", _fake_score, lib=LIBRARY)

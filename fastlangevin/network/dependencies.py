@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-_PLAIN = {int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.memory_format}
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+from .inspection import PLAIN, has_hooks, is_torch
 
 
 class Dependencies:
@@ -25,14 +23,15 @@ class Dependencies:
     Attributes:
         tensors: parameters, buffers and all other tensors, each once.
         modules: every module, submodules included.
-        constants: plain Python values in the order they were met.
+        constants: plain Python values and the code of functions, in the order in which they were met.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.tensors: list[Tensor] = []
         self.modules: list[nn.Module] = []
         self.constants: list[Any] = []
-        self._seen: set[int] = set()
+        # By id: the object's number, and the object itself, so that no other gets its id meanwhile.
+        self._seen: dict[int, tuple[int, object]] = {}
         self._visit(function)
 
     def fingerprint(self) -> tuple[Any, ...]:
@@ -41,26 +40,37 @@ class Dependencies:
         return (*addresses, *self.constants)
 
     def hooks(self) -> str | None:
-        """The first module with hooks, by its class's name: Python that has to run at each evaluation."""
-        return next((type(m).__name__ for m in self.modules if any(getattr(m, name, None) for name in _HOOKS)), None)
+        """The class name of the first module with hooks, which have to run at each evaluation; None without one."""
+        return next((type(m).__name__ for m in self.modules if has_hooks(m)), None)
 
     def buffers(self) -> list[Tensor]:
         """The tensors that no optimizer learns: what an evaluation might change."""
         return [t for t in self.tensors if not isinstance(t, nn.Parameter)]
 
     def _visit(self, value: Any) -> None:
-        if type(value) in _PLAIN:
-            self.constants.append(value)
-            return
         if isinstance(value, np.generic):
             self.constants.append(value.item())
+            return
+        if isinstance(value, PLAIN):
+            self.constants.append(value)
+            if not hasattr(value, "__dict__"):  # an instance of a subclass may have attributes
+                return
+        if isinstance(value, slice):  # not hashable before Python 3.12
+            self._visit_all((value.start, value.stop, value.step))
             return
         if isinstance(value, np.ndarray):
             self.constants.append((value.dtype.str, value.shape, value.tobytes()))
             return
-        if id(value) in self._seen or isinstance(value, (type, types.ModuleType, types.BuiltinFunctionType)):
+        if isinstance(value, (type, types.ModuleType)):
             return
-        self._seen.add(id(value))
+        if isinstance(value, types.BuiltinFunctionType):
+            self.constants.append(value)
+            self._visit(value.__self__)  # of a bound method
+            return
+        if id(value) in self._seen:
+            self.constants.append(self._seen[id(value)][0])
+            return
+        self._seen[id(value)] = len(self._seen), value
         if isinstance(value, Tensor):
             self.tensors.append(value)
         elif isinstance(value, nn.Module):
@@ -90,7 +100,7 @@ class Dependencies:
         self.constants += [type(module).__qualname__, module.training]
         for part in (module._parameters, module._buffers, module._modules):
             self._visit_all(part.values())
-        if _is_torch(type(module)):
+        if is_torch(type(module)):
             self.constants.append(tuple([v for v in module.__dict__.values() if _is_plain(v)]))
         else:
             self._visit_object(module, type(module).forward)
@@ -103,7 +113,7 @@ class Dependencies:
         read: set[str] = set()
         while functions:
             function = functions.pop()
-            if not isinstance(function, types.FunctionType) or _is_torch(function):
+            if not isinstance(function, types.FunctionType) or is_torch(function):
                 continue
             self._visit_function(function)
             for name in _names(function.__code__):
@@ -118,7 +128,8 @@ class Dependencies:
         self._visit_all(attributes[name] for name in sorted(read) if name in attributes)
 
     def _visit_function(self, function: types.FunctionType) -> None:
-        if _is_torch(function):
+        self.constants.append(function.__code__)
+        if is_torch(function):
             return
         for cell in function.__closure__ or ():
             try:
@@ -129,25 +140,20 @@ class Dependencies:
         names = _names(function.__code__)
         for name in names:
             found = function.__globals__.get(name)
-            if isinstance(found, (type, types.ModuleType)) and not _is_torch(found) and not _is_library(found):
+            if isinstance(found, (type, types.ModuleType)) and not is_torch(found) and not _is_library(found):
                 self._visit_all(vars(found)[n] for n in names if n in vars(found))  # what it reads of it by name
             elif name in function.__globals__:
                 self._visit(found)
 
 
 def _is_plain(value: Any) -> bool:
-    return type(value) in _PLAIN or (type(value) is tuple and all(type(v) in _PLAIN for v in value))
+    return isinstance(value, PLAIN) or (type(value) is tuple and all(isinstance(v, PLAIN) for v in value))
 
 
 def _is_library(thing: Any) -> bool:
     """Whether a class or module is Python's own or NumPy's: nothing in it steers an energy."""
     name = thing.__name__ if isinstance(thing, types.ModuleType) else thing.__module__
     return name.split(".")[0] in {*sys.stdlib_module_names, "numpy"} - {"__main__"}
-
-
-def _is_torch(thing: Any) -> bool:
-    name = getattr(thing, "__name__" if isinstance(thing, types.ModuleType) else "__module__", None)
-    return (name or "").split(".")[0] == "torch"
 
 
 def _names(code: types.CodeType) -> list[str]:

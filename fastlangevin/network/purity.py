@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .inspection import PLAIN, has_hooks, is_torch, is_torch_name
+
 _WRITES = {"STORE_ATTR", "STORE_GLOBAL", "STORE_SUBSCR", "STORE_SLICE", "DELETE_ATTR", "DELETE_GLOBAL", "DELETE_SUBSCR"}
 _OTHERWISE_IMPURE = {"IMPORT_NAME", "YIELD_VALUE", "RETURN_GENERATOR", "GET_AWAITABLE"}
 _MUTATORS = {
@@ -26,29 +28,12 @@ _MUTATORS = {
 }
 _RANDOM = {"bernoulli", "multinomial", "poisson", "normal", "manual_seed"}
 _PURE_BUILTINS = {
-    *(
-        "abs",
-        "all",
-        "any",
-        "bool",
-        "dict",
-        "enumerate",
-        "float",
-        "int",
-        "isinstance",
-        "len",
-        "list",
-        "map",
-        "max",
-        "min",
-        "range",
-    ),
-    *("reversed", "str", "sum", "super", "tuple", "type", "zip"),
+    *("abs", "all", "any", "bool", "dict", "enumerate", "float", "int", "isinstance", "len", "list", "map", "max"),
+    *("min", "range", "reversed", "str", "sum", "super", "tuple", "type", "zip"),
 }
-_PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.memory_format, slice)
+_VALUES = (Tensor, *PLAIN, slice)
 _PURE_PARAMETRIZATIONS = (parametrizations._SpectralNorm, parametrizations._WeightNorm, parametrizations._Orthogonal)
 _MOST_VALUES = 1000  # looked at in a container, at every call
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _CALL = nn.Module._call_impl.__code__
 _POWER_ITERATION = inspect.unwrap(parametrizations._SpectralNorm._power_method).__code__
 
@@ -61,7 +46,7 @@ class Purity:
     """Looks at the Python code that an energy runs, before it does and from each operation on the state.
 
     Refused are hooks, parametrizations other than spectral, weight and orthogonal norms, autocast and no_grad regions,
-    and code of the energy's own that writes outside its locals, draws random numbers, or reads anything but tensors,
+    and user-defined code that writes outside its locals, draws random numbers, or reads anything but tensors,
     modules, plain values and functions of which the same is true.
     """
 
@@ -99,7 +84,7 @@ class Purity:
             code = frame.f_code
             if code is _CALL:
                 self._check_module(frame.f_locals["self"])
-            elif not _is_torch_name(frame.f_globals.get("__name__")):
+            elif not is_torch_name(frame.f_globals.get("__name__")):
                 self._check_code(code, frame.f_locals, frame.f_globals)
             frame = frame.f_back
 
@@ -120,10 +105,10 @@ class Purity:
             raise Impure(f"it is {_description(function)}, of which it is not known what it does")
 
     def check_inputs(self, args: Sequence[object]) -> None:
-        """Raises Impure for further inputs of the energy that are more than tensors and plain values."""
+        """Raises Impure for extra arguments of the energy that are more than tensors and plain values."""
         for i, value in enumerate(args):
             if not _is_harmless(value):
-                raise Impure(f"further input {i} is {_description(value)}")
+                raise Impure(f"extra argument {i} is {_description(value)}")
 
     def _current_mode(self) -> tuple[bool, bool, bool]:
         autocast = torch.is_autocast_enabled(self._device_type)
@@ -146,7 +131,7 @@ class Purity:
             self.check_callable(own)
 
     def _check_function(self, function: Any, owner: Any = None) -> None:
-        if _is_torch(function):
+        if is_torch(function):
             return
         code = function.__code__
         local = {}
@@ -166,7 +151,7 @@ class Purity:
             raise Impure(f"{_place(code)} {found.impure}")
         names = (*code.co_varnames[: code.co_argcount + code.co_kwonlyargcount], *code.co_freevars)
         values = {name: local[name] for name in names if name in local and name != "__class__"}
-        held = [value for value in values.values() if not isinstance(value, (Tensor, *_PLAIN))]
+        held = [value for value in values.values() if not isinstance(value, _VALUES)]
         key = (code, *map(id, held))
         if key in self._seen:
             return
@@ -175,7 +160,7 @@ class Purity:
             values[name] = outer.get(name, getattr(builtins, name, None))
         owners: list[Any] = []
         first = code.co_varnames[0] if code.co_argcount else None
-        if first in values and not isinstance(values[first], (Tensor, *_PLAIN)):
+        if first in values and not isinstance(values[first], _VALUES):
             owners.append(values.pop(first))
         self._check_values(values, owners, code)
         for owner in owners:  # grows by what attributes hold
@@ -234,11 +219,6 @@ def _iterates_a_norm() -> bool:
     return frame is not None
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether the module has hooks of its own, or all modules have."""
-    return any(getattr(module, hooks, None) for hooks in _HOOKS) or nn.modules.module._has_any_global_hook()
-
-
 class _Read(NamedTuple):
     """What a code object names, and what makes it impure by itself."""
 
@@ -276,27 +256,12 @@ def _read(code: types.CodeType) -> _Read:
 
 
 def _is_harmless(value: Any) -> bool:
-    if isinstance(value, (Tensor, *_PLAIN)) or _is_torch(value) or value is math:
+    if isinstance(value, _VALUES) or is_torch(value) or value is math:
         return True
     if isinstance(value, type) and issubclass(value, BaseException):
         return True
     name = getattr(value, "__name__", None)
     return name in _PURE_BUILTINS and getattr(builtins, name) is value
-
-
-def _is_torch(thing: Any) -> bool:
-    """Whether it is torch's own module, class or function (an object of a class of torch's is not)."""
-    if isinstance(thing, types.ModuleType):
-        name = thing.__name__
-    elif isinstance(thing, (type, types.FunctionType, types.BuiltinFunctionType)):
-        name = thing.__module__ or ""
-    else:
-        return False
-    return _is_torch_name(name)
-
-
-def _is_torch_name(name: str | None) -> bool:
-    return (name or "").split(".")[0] == "torch"
 
 
 def _place(code: types.CodeType) -> str:

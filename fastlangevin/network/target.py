@@ -50,3 +50,17 @@ class Target:
                 f"got {tuple(output.shape)}"
             )
         return output.reshape(n_chains)
+
+
+def make_target(**given: Callable[..., Tensor] | None) -> Target:
+    """The target of exactly one of energy, log_density and score."""
+    kinds = [kind for kind, function in given.items() if function is not None]
+    if len(kinds) != 1:
+        got = " and ".join(kinds) if kinds else "none"
+        raise ValueError(f"exactly one of energy, log_density and score must be given, got {got}")
+    function = given[kinds[0]]
+    if not callable(function):
+        raise TypeError(f"{kinds[0]} must be callable, got {type(function).__name__}")
+    if isinstance(function, nn.parallel.DistributedDataParallel):
+        function = function.module  # its hooks are for the weights' gradients
+    return Target(kinds[0], function)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The paper's tables on any data: every cell trained, evaluated and written down, and taken up where it was left."""
+"""`reproduce`: trains and evaluates each row of a table of the paper, and continues where it was interrupted."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,43 +15,48 @@ import torch
 from torch import Tensor, nn
 
 from .. import recipes
-from ..data.sources import Data, load_data
-from ..display.pictures import save_table_plot
+from ..data.dataset import Data, with_labels
+from ..data.sources import load_data
+from ..display.plots import has_plots, save_table_plot
 from ..errors import TrainingDiverged
 from ..evaluation import inception
-from ..evaluation.evaluate import evaluate, with_labels
+from ..evaluation.evaluate import evaluate
 from ..files import replacing
 from ..models import ConvNet
-from ..runs.folder import has_plots
 from ..runs.opening import load, resolve_device
 from ..training.train import train
 from ..validation import check_int, check_positive
-from .tables import PAPER, Cell, Table, annealed, table
+from .tables import REPORTED, Experiment, Table, annealed_settings, paper_table
 
-_MEASURED = 5  # iterations of each third of those that tell how long one takes, the first third left out
-_FEWEST = 25
+_N_TIMED = 5  # iterations in each third of those that measure the time of one; the first third is not counted
+_MIN_ITERATIONS = 25
+_PAPER_ITERATIONS = 250_000
 _SHARE_OF_TRAINING = 0.8  # of a budget; evaluation has the rest
-_HEADINGS = {
-    "n_steps": "K",
-    "data_noise": "σ",
-    "features": "n_f",
-    "n_iterations": "iterations",
+_METRICS = {
     "frechet": "pixels' Fréchet distance",
     "classifier_score": "classifier score",
     "fid": "FID",
     "inception_score": "IS",
     "score_norm": "‖∂f/∂x‖",
     "mse": "reconstruction MSE",
+}
+_SETTINGS = {"n_steps": "K", "data_noise": "σ", "features": "n_f"}
+_HEADINGS = {
+    **_SETTINGS,
+    "n_iterations": "iterations",
+    **_METRICS,
     "paper_fid": "FID in the paper",
     "remark": "",
 }
 
 
-_FIGURES = ("frechet", "classifier_score", "fid", "inception_score", "score_norm", "mse")
-
-
 class Reproduction(NamedTuple):
-    """What `reproduce` made: one dict a cell, and the folder with table.md, table.csv and table.png."""
+    """The result of `reproduce`.
+
+    Attributes:
+        rows: one dict per training, with its settings and metrics.
+        out: the folder with table.md, table.csv and, with the extra "plots", table.png.
+    """
 
     rows: list[dict[str, Any]]
     out: Path
@@ -72,37 +78,41 @@ def reproduce(
     value_range: tuple[float, float] | None = None,
     progress: bool = True,
 ) -> Reproduction:
-    """Trains every cell of one of the tables of Nijkamp et al. (NeurIPS 2019, arXiv:1904.09770) on data, and tabulates:
+    """Trains and evaluates each row of a table of Nijkamp et al. (NeurIPS 2019, arXiv:1904.09770) on any images.
 
         "1"  quality of samples and of reconstructions, K = 100, σ = 0.03
         "2"  K = 5, 10, 25, 50, 75, 100 with σ = 0.15, 0.1, 0.05, 0.04, 0.03, 0.03
         "3"  σ = 0.10 … 0.03, and n_f = 32, 64, 128
 
-    with σ the noise on the data and n_f the network's width. A cell is a run (`train`) in its own folder, out/NAME, and
-    an evaluation (`evaluate`), NAME.json. Where `out` has some of either, they are kept, and an unfinished training
-    goes on; an evaluation by another n, fid or labels is made again. The table is written anew after each cell. What
-    the recipe for the data says of lr, batch size and the Langevin noise holds in every cell; lr and σ fall in the last
-    fifth of the iterations (`experiments.annealed`).
+    K is the number of Langevin steps, σ the standard deviation of the noise added to the data, and n_f the network's
+    width. Each row is a run (`train`) in the folder out/NAME and an evaluation (`evaluate`) in out/NAME.json. Existing
+    ones are kept, and an unfinished training is resumed; an evaluation with another n, fid or labels is repeated. The
+    table is written after each row. The recipe for the data determines lr, batch size and the Langevin noise of all
+    rows; lr and σ fall in the last fifth of the iterations (`tables.annealed_settings`).
 
-    A training that diverges is rolled back up to three times, and then is a row that says so.
+    A training that diverges is rolled back at most three times, and then its row has a remark instead of metrics.
 
     Args:
-        name: "1", "2" or "3".
-        data: square images, as for `train`, of 8 to 256 pixels.
+        name: of the table: "1", "2" or "3".
+        data: square images of 8 to 256 pixels, as for `train`.
         out: the folder.
-        budget: minutes for all cells that this call begins, shared out in equal parts: the number of iterations is then
-            what fits, but at least 25, measured by a few at the start of a cell, and kept. None: the paper's 200,000,
-            and 50,000 in which lr and σ fall.
-        features: n_f where the table does not vary it; None: 128 for CIFAR-10, 64 else.
-        n, fid, labels: of `evaluate`.
-        seed, device, image_size, value_range, progress: of `train`.
+        budget: minutes for all rows that this call starts, shared equally. The number of iterations that fits, at least
+            25, is measured at the start of a row and kept. Default: 250,000 as in the paper, with lr and σ falling in
+            the last 50,000.
+        features: n_f of rows that do not vary it. Default: 128 for CIFAR-10, 64 for other data.
+        n, fid, labels: as for `evaluate`.
+        seed, device, image_size, value_range, progress: as for `train`.
+
+    Returns:
+        The rows and the folder.
 
     Raises:
-        ValueError, TypeError, FileNotFoundError: an argument that is not as above, or data that `train` would refuse.
+        ValueError, TypeError, FileNotFoundError: an argument that is not as above, or data that `train` refuses.
+        FileExistsError: `out` holds files that are not of a reproduction.
         ImportError: fid=True without the libraries (extra "inception").
     """
     source = load_data(data, image_size=image_size, value_range=value_range)
-    chosen = table(name, source.name, features)
+    table = paper_table(name, source.name, features)
     if budget is not None:
         check_positive("budget", budget)
     check_int("n", n, 2)
@@ -118,49 +128,55 @@ def reproduce(
     ConvNet.check(size, channels, 1)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder, {"table": name, "data": source.fingerprint, "features": features, "seed": seed})
+    _claim_folder(folder, {"table": name, "data": source.fingerprint, "features": features, "seed": seed})
     deadline = None if budget is None else time.monotonic() + 60 * budget
     rows = []
-    for i, cell in enumerate(chosen.cells):
+    for i, experiment in enumerate(table.experiments):
         if progress:
-            print(f"table {name}, {cell.name}: K {cell.n_steps}, σ {cell.data_noise}, n_f {cell.features}", flush=True)
+            settings = f"K {experiment.n_steps}, σ {experiment.data_noise}, n_f {experiment.features}"
+            print(f"table {name}, {experiment.name}: {settings}", flush=True)
         shared: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
-        seconds = None if deadline is None else (deadline - time.monotonic()) / (len(chosen.cells) - i)
-        row = _trained(folder, cell, source, seconds, **shared)
+        seconds = None if deadline is None else (deadline - time.monotonic()) / (len(table.experiments) - i)
+        row = _train(folder, experiment, source, seconds, **shared)
         if "remark" not in row:
-            options = {"n": n, "fid": fid, "n_reconstruct": 64 if chosen.reconstructs else 0}
-            row.update(_evaluated(folder, cell, source, options, **shared))
-        paper = PAPER.get(source.name, {}).get((cell.n_steps, cell.data_noise, cell.features), {})
-        rows.append({**row, **{f"paper_{key}": value for key, value in paper.items()}})
-        _write(folder, name, chosen, source, rows)
+            options = {"n": n, "fid": fid, "n_reconstruct": 64 if table.has_reconstructions else 0}
+            row.update(_evaluate(folder, experiment, source, options, **shared))
+        key = (experiment.n_steps, experiment.data_noise, experiment.features)
+        reported = REPORTED.get(source.name, {}).get(key, {})
+        rows.append({**row, **{f"paper_{metric}": value for metric, value in reported.items()}})
+        _write_table(folder, name, table, source, rows)
     return Reproduction(rows, folder)
 
 
-def _trained(
-    folder: Path, cell: Cell, data: Data, seconds: float | None, *, seed: int, device: Any, progress: bool
+def _train(
+    folder: Path, experiment: Experiment, data: Data, seconds: float | None, *, seed: int, device: Any, progress: bool
 ) -> dict[str, Any]:
-    """Trains the cell to its end, and returns the begin of its row."""
-    usual = {**recipes.short_run, **recipes.BY_DATA.get(data.name, {})}
+    """Trains to the end, and returns the settings of the row, with a remark if the training diverged."""
+    defaults = {**recipes.short_run, **recipes.BY_DATA.get(data.name, {})}
     settings: dict[str, Any] = {
-        "features": cell.features,
-        "batch_size": usual["batch_size"],
+        "features": experiment.features,
+        "batch_size": defaults["batch_size"],
         "lr_decay": 0.0,
-        "sampler": {**usual["sampler"], "n_steps": cell.n_steps},
-        "sample_steps": cell.n_steps,
+        "sampler": {**defaults["sampler"], "n_steps": experiment.n_steps},
+        "sample_steps": experiment.n_steps,
         "seed": seed,
         "device": device,
     }
-    row = {"name": cell.name, "n_steps": cell.n_steps, "data_noise": cell.data_noise, "features": cell.features}
-    plan = folder / f"{cell.name}.plan.json"
+    row: dict[str, Any] = asdict(experiment)
+    plan = folder / f"{experiment.name}.plan.json"
+    lr, data_noise = defaults["lr"], experiment.data_noise
     try:
         if not plan.exists():
-            n_iterations = 250_000 if seconds is None else _affordable(data, seconds, usual["lr"], cell, settings)
+            n_iterations = _PAPER_ITERATIONS
+            if seconds is not None:
+                constant = {**settings, "lr": lr, "data_noise": data_noise}
+                n_iterations = _n_iterations_within(seconds, data, constant)
             _write_json(plan, {"n_iterations": n_iterations})
         row["n_iterations"] = n_iterations = json.loads(plan.read_text())["n_iterations"]
-        settings |= annealed(usual["lr"], cell.data_noise, n_iterations)
+        settings |= annealed_settings(lr, data_noise, n_iterations)
         train(
             data,
-            out=folder / cell.name,
+            out=folder / experiment.name,
             n_iterations=n_iterations,
             resume=True,
             on_divergence="rollback",
@@ -174,28 +190,27 @@ def _trained(
     return row
 
 
-def _affordable(data: Data, seconds: float, lr: float, cell: Cell, settings: dict[str, Any]) -> int:
-    """How many iterations fit the time, from the time of a few."""
-    options = {**settings, "lr": lr, "data_noise": cell.data_noise, "progress": False}
-    history = train(data, n_iterations=3 * _MEASURED, log_every=_MEASURED, **options).history
-    an_iteration = (history[-1]["seconds"] - history[0]["seconds"]) / (2 * _MEASURED)
-    return max(_FEWEST, int(seconds * _SHARE_OF_TRAINING / max(an_iteration, 1e-4)))
+def _n_iterations_within(seconds: float, data: Data, settings: dict[str, Any]) -> int:
+    """The number of iterations that fit a time, from the measured time of a few."""
+    history = train(data, n_iterations=3 * _N_TIMED, log_every=_N_TIMED, progress=False, **settings).history
+    per_iteration = (history[-1]["seconds"] - history[0]["seconds"]) / (2 * _N_TIMED)
+    return max(_MIN_ITERATIONS, int(seconds * _SHARE_OF_TRAINING / max(per_iteration, 1e-4)))
 
 
-def _evaluated(
-    folder: Path, cell: Cell, data: Data, options: dict[str, Any], *, seed: int, device: Any, progress: bool
+def _evaluate(
+    folder: Path, experiment: Experiment, data: Data, options: dict[str, Any], *, seed: int, device: Any, progress: bool
 ) -> dict[str, Any]:
-    """The figures of the cell's row, from its evaluation, which is made where there is none by these options."""
-    path = folder / f"{cell.name}.json"
-    asked = {**options, "labels": None if data.labels is None else _digest(data.labels)}
-    if not path.exists() or json.loads(path.read_text()).get("asked") != asked:
-        where = resolve_device(device)
-        result = evaluate(folder / cell.name, data, seed=seed, device=where, n_chains=0, progress=progress, **options)
-        model, sampler = load(folder / cell.name, device=where)
-        result |= {"score_norm": _score_norm(model, sampler, data), "asked": asked}
+    """The metrics of the row, from its evaluation, which is made unless there is one with these options."""
+    path = folder / f"{experiment.name}.json"
+    made_with = {**options, "labels": None if data.labels is None else _digest(data.labels)}
+    if not path.exists() or json.loads(path.read_text()).get("asked") != made_with:
+        run, on = folder / experiment.name, resolve_device(device)
+        result = evaluate(run, data, seed=seed, device=on, n_chains=0, progress=progress, **options)
+        model, sampler = load(run, device=on)
+        result |= {"score_norm": _score_norm(model, sampler, data), "asked": made_with}
         _write_json(path, result)
     result = json.loads(path.read_text())
-    figures = {
+    metrics = {
         "frechet": result["pixels"]["frechet_distance"],
         "classifier_score": result.get("coverage", {}).get("score"),
         "fid": result.get("fid", {}).get("fid"),
@@ -203,11 +218,11 @@ def _evaluated(
         "score_norm": result["score_norm"],
         "mse": result.get("reconstruction", {}).get("mse_mean"),
     }
-    return {name: value for name, value in figures.items() if value is not None}
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
 def _score_norm(model: nn.Module, sampler: Any, data: Data) -> float:
-    """mean ‖∂f/∂x‖ at the ends of 64 chains."""
+    """Mean ‖∂f/∂x‖ at the ends of 64 chains."""
     x = sampler.sample((64, *data.event_shape), step=0, device=next(model.parameters()).device)
     return float(torch.linalg.vector_norm(sampler.score(x).flatten(1), dim=1).mean())
 
@@ -216,39 +231,44 @@ def _digest(labels: Tensor) -> str:
     return hashlib.blake2b(labels.numpy().tobytes(), digest_size=8).hexdigest()
 
 
-def _claim(folder: Path, identity: dict[str, Any]) -> None:
-    """Says what the folder is for, or raises where it is for something else."""
+def _claim_folder(folder: Path, identity: dict[str, Any]) -> None:
+    """Marks the folder with what it is for.
+
+    Raises:
+        ValueError: it is marked for something else.
+        FileExistsError: it is not marked, and holds files.
+    """
     path = folder / "table.json"
     if path.exists():
         try:
             found = json.loads(path.read_text())
         except json.JSONDecodeError as error:
-            raise ValueError(f"out={str(folder)!r} holds a table.json that no reproduction made: {error}") from None
+            raise ValueError(f"out={str(folder)!r} holds a table.json that is not of a reproduction: {error}") from None
         if found != identity:
-            raise ValueError(f"out={str(folder)!r} is another reproduction's: {found}, and this is {identity}")
+            raise ValueError(f"out={str(folder)!r} holds another reproduction: {found}, and this is {identity}")
     elif any(folder.iterdir()):
-        raise FileExistsError(f"out={str(folder)!r} holds files that no reproduction made: choose another folder")
+        raise FileExistsError(f"out={str(folder)!r} holds files that are not of a reproduction: choose another folder")
     else:
         _write_json(path, identity)
 
 
-def _write(folder: Path, name: str, chosen: Table, data: Data, rows: Sequence[dict[str, Any]]) -> None:
+def _write_table(folder: Path, name: str, table: Table, data: Data, rows: Sequence[dict[str, Any]]) -> None:
     columns = [c for c in _HEADINGS if any(c in row for row in rows)]
-    lines = [f"# Table {name}: {chosen.title}", "", f"{data.name}, {len(data):,} items of {data.event_shape}", ""]
+    lines = [f"# Table {name}: {table.title}", "", f"{data.name}, {len(data):,} items of {data.event_shape}", ""]
     lines += ["| " + " | ".join(_HEADINGS[c] for c in columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
-    lines += ["| " + " | ".join(_shown(row.get(c)) for c in columns) + " |" for row in rows]
+    lines += ["| " + " | ".join(_formatted(row.get(c)) for c in columns) + " |" for row in rows]
     with replacing(folder / "table.md") as temporary:
         temporary.write_text("\n".join(lines) + "\n")
     with replacing(folder / "table.csv") as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, ["name", *columns], restval="", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-    if has_plots() and chosen.axes:
-        figures = {c: _HEADINGS[c] for c in _FIGURES if c in columns}
-        save_table_plot(rows, {axis: _HEADINGS[axis] for axis in chosen.axes}, figures, folder / "table.png")
+    if has_plots() and table.axes:
+        metrics = {c: heading for c, heading in _METRICS.items() if c in columns}
+        save_table_plot(rows, {axis: _SETTINGS[axis] for axis in table.axes}, metrics, folder / "table.png")
 
 
-def _shown(value: Any) -> str:
+def _formatted(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

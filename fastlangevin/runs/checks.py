@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from ..chains.schedule import resolve as resolve_schedule
-from ..data.sources import check_value_range
+from ..data.values import check_value_range
 from ..samplers.langevin import Langevin, check_pair
 from ..samplers.replay_buffer import ReplayBuffer
 from ..validation import check_int, unknown
@@ -90,26 +90,13 @@ def sampler(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     _check_names(name, options, "sampler", Langevin)
     if callable(options.get("init")):
         raise ValueError(f"{name}'s init must be 'uniform' or 'normal' in training: a function cannot be saved")
-    checked = check_sampler_options(without_unread_temperature(options))
+    checked = Langevin.check_options(without_unread_temperature(options))
     plain = {option: _plain(value) for option, value in options.items()}
     for option in ("step_size", "noise_std"):
         value = plain.get(option)
         if value is not None and not isinstance(value, (int, float)):
             plain[option] = resolve_schedule(option, value, checked["n_steps"])
     return plain
-
-
-def check_sampler_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """`Langevin`'s options with its defaults filled in; raises for a bad one.
-
-    To be replaced by `Langevin.check_options`, which needs no energy.
-    """
-
-    def unused(x: Any) -> Any:
-        raise AssertionError("only the options are checked")
-
-    checked = Langevin(energy=unused, seed=0, **options)
-    return {name: getattr(checked, name) for name in _option_names("sampler", Langevin)}
 
 
 def check_sampler_pair(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,8 +158,3 @@ def save_arrays(path: Path, **tensors: Tensor) -> None:
     arrays = {name: tensor.detach().cpu().float().numpy() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
-
-
-def has_plots() -> bool:
-    """Whether the extra "plots" is installed."""
-    return all(importlib.util.find_spec(name) is not None for name in ("matplotlib", "tensorboard"))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .folder import RunFolder, has_plots
+from ..display.plots import has_plots
+from .folder import RunFolder
 
 
 class MetricsLog:

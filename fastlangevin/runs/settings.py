@@ -11,8 +11,8 @@ from typing import Any, Literal, TypedDict, TypeVar, get_type_hints
 
 from torch import nn
 
+from ..data.dataset import Data
 from ..data.ranges import Range
-from ..data.sources import Data
 from ..models import ConvNet
 from ..validation import check_int, nearest
 from . import checks, flags, piecewise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any, NamedTuple
 
@@ -10,8 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from ..chains.divergence import report
+from ..chains.initial import check_state
 from ..validation import check_int, check_positive
-from .checks import check_state
 from .langevin import Langevin
 
 
@@ -145,14 +146,14 @@ def interpolate(sampler: Langevin, z1: Tensor, z2: Tensor, *args: Any, n: int = 
     return x
 
 
-class _Generator(Langevin):
-    """M_θ: a sampler's chain with noise off. Chains that are not finite are left to the caller to see."""
+class _Generator:
+    """M_θ: a sampler's chain without noise, from any z. Chains that are not finite are left to the caller to see."""
 
     def __init__(self, sampler: Langevin) -> None:
-        self.__setstate__({**sampler.__getstate__(), "noise_std": 0.0, "_step": 0})
+        self._sampler = copy.copy(sampler).replace(noise_std=0.0, temperature=1.0)
 
-    def _settle(self, *_: Any) -> None:
-        pass
+    def __call__(self, z: Tensor, *args: Any) -> Tensor:
+        return self._sampler._evolve(z, args, step=0, settle=False)
 
 
 def _check_sampler(sampler: object) -> None:
@@ -161,7 +162,7 @@ def _check_sampler(sampler: object) -> None:
 
 
 def _try(generator: _Generator, z: Tensor, x: Tensor, args: tuple[Any, ...]) -> Reconstruction:
-    y = generator(z, *args, step=0)
+    y = generator(z, *args)
     mse = (y.detach() - x).square().reshape(len(x), -1).mean(dim=1)
     return Reconstruction(z.detach().clone(), y, mse)
 

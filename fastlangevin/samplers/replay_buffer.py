@@ -13,9 +13,9 @@ from torch import Tensor
 from .. import noise
 from ..chains import initial
 from ..chains.divergence import n_not_finite
-from ..noise import STREAM_VERSION, Stream
+from ..noise import Stream
 from ..validation import check_bounds, check_int, check_shape, check_state_dtype, unknown
-from .checks import COUNTER_END, check_noise_position, make_seed
+from .noise_counter import NoiseCounter
 
 Storage = Literal["float32", "uint8"]
 Policy = Literal["fifo", "reservoir", "indexed"]
@@ -117,8 +117,7 @@ class ReplayBuffer:
         if storage == "uint8" and self.bounds is None:
             raise ValueError("storage='uint8' needs bounds, got None")
         self.device = torch.device(device)
-        self._seed = make_seed(seed, generator)
-        self._step = 0
+        self._noise = NoiseCounter(seed, generator, owner="buffer")
         # One row more than there are slots: what is not to be kept is written there, for every device alike.
         size = (self.capacity + 1, *self.shape)
         self._values = torch.zeros(size, dtype=_STORAGES[storage], device=self.device)
@@ -126,7 +125,7 @@ class ReplayBuffer:
         self._counts = torch.zeros(self.per_class or 1, dtype=torch.int64, device=self.device)
         if policy == "indexed":
             with torch.no_grad():
-                self._values[:-1] = self._encoded(self._fresh(self.capacity, self._next_step()))
+                self._values[:-1] = self._encoded(self._fresh(self.capacity, self._noise.reserve()[1]))
             self._counts += self._part
 
     def sample(self, n: int, y: Tensor | None = None) -> Draw:
@@ -143,7 +142,7 @@ class ReplayBuffer:
         if y is not None:
             self._check_classes(y, n)
         with torch.inference_mode(False), torch.no_grad():
-            step = self._next_step()
+            step = self._noise.reserve()[1]
             u = self._uniform((n, 3), step)
             stored = self._counts.clamp(max=self._part)
             if y is None:
@@ -191,7 +190,7 @@ class ReplayBuffer:
         elif self.per_class is not None:
             raise ValueError("y must be given to a buffer per_class, got None")
         with torch.inference_mode(False), torch.no_grad():
-            step = self._next_step()
+            step = self._noise.reserve()[1]
             if slots is None:
                 slots = self._places(len(x), y, step)
             self._values.index_copy_(0, self._last_of_each(slots), self._encoded(x))
@@ -204,9 +203,7 @@ class ReplayBuffer:
             "values": self._values[:-1],
             "counts": self._counts,
             "policy": self.policy,
-            "seed": self._seed,
-            "step": self._step,
-            "stream_version": STREAM_VERSION,
+            **self._noise.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -217,7 +214,7 @@ class ReplayBuffer:
             ValueError: the state does not fit; the buffer is then as it was.
         """
         own = self.state_dict()
-        seed, step = check_noise_position(state, needed=own)
+        self._noise.check(state, needed=own)
         for name in ("values", "counts"):
             wanted, got = own[name], state[name]
             if not isinstance(got, Tensor) or got.shape != wanted.shape or got.dtype != wanted.dtype:
@@ -228,16 +225,16 @@ class ReplayBuffer:
         with torch.no_grad():
             self._values[:-1].copy_(state["values"])
             self._counts.copy_(state["counts"])
-        self._seed, self._step = seed, step
+        self._noise.load_state_dict(state)
 
     @property
     def seed(self) -> int:
-        return self._seed
+        return self._noise.seed
 
     @property
     def step(self) -> int:
         """The counter: the noise step of the next call."""
-        return self._step
+        return self._noise.step
 
     def __len__(self) -> int:
         """How many states are stored. Waits for the device."""
@@ -248,17 +245,11 @@ class ReplayBuffer:
         for name, default in (("storage", "float32"), ("per_class", None), ("init", "uniform"), ("bounds", None)):
             if getattr(self, name) != default:
                 options.append(f"{name}={getattr(self, name)!r}")
-        return f"ReplayBuffer({', '.join(options)}, seed={self._seed}, step={self._step})"
-
-    def _next_step(self) -> int:
-        if self._step >= COUNTER_END:
-            raise OverflowError("the step counter would pass 2^32: make a buffer with another seed")
-        self._step += 1
-        return self._step - 1
+        return f"ReplayBuffer({', '.join(options)}, seed={self.seed}, step={self.step})"
 
     def _uniform(self, shape: Sequence[int], step: int, offset: int = 0) -> Tensor:
         return noise.uniform(
-            shape, seed=self._seed, step=step, stream=Stream.REPLAY_BUFFER, offset=offset, device=self.device
+            shape, seed=self.seed, step=step, stream=Stream.REPLAY_BUFFER, offset=offset, device=self.device
         )
 
     def _fresh(self, n: int, step: int) -> Tensor:
@@ -266,7 +257,7 @@ class ReplayBuffer:
             self.init,
             (n, *self.shape),
             bounds=self.bounds,
-            seed=self._seed,
+            seed=self.seed,
             step=step,
             chain_offset=0,
             offset=0,

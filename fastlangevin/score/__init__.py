@@ -1,21 +1,23 @@
-"""Score engines: one file each. An engine binds to the states and further inputs of a call, and the bound score is what
-the steps of a chain call.
+"""Score engines: one file each. An engine binds to the states and extra arguments of a call, and the steps of a chain
+call the bound score.
 """
 
 from __future__ import annotations
 
 from ..network.target import Target
 from ..validation import unknown
-from .analytic import AnalyticScore
-from .auto import AutoScore
-from .autograd import AutogradScore, BoundScore
-from .compiled import CompiledScore
-from .stack_engines import ConvNetScore, MlpEngine
+from .analytic import AnalyticEngine
+from .auto import AutoEngine
+from .autograd import AutogradEngine, AutogradScore
+from .base import BoundScore, ScoreEngine
+from .compiled import CompiledEngine
+from .convnet import ConvNetEngine
+from .mlp import MlpEngine
 
-_ALL = (AutoScore, AutogradScore, CompiledScore, ConvNetScore, MlpEngine, AnalyticScore)
-ENGINES: dict[str, type[AutogradScore]] = {engine.name: engine for engine in _ALL}
+_ALL = (AutoEngine, AutogradEngine, CompiledEngine, ConvNetEngine, MlpEngine, AnalyticEngine)
+ENGINES: dict[str, type[ScoreEngine]] = {engine.name: engine for engine in _ALL}
 
-__all__ = ["ENGINES", "AutogradScore", "BoundScore", "Target", "check_engine", "make_score"]
+__all__ = ["ENGINES", "AutogradScore", "BoundScore", "ScoreEngine", "Target", "check_engine", "make_engine"]
 
 
 def check_engine(engine: str) -> str:
@@ -24,6 +26,6 @@ def check_engine(engine: str) -> str:
     return engine
 
 
-def make_score(target: Target, engine: str, precision: str) -> AutogradScore:
+def make_engine(target: Target, engine: str, precision: str) -> ScoreEngine:
     """The engine called `engine`; "auto" is the fastest that recognises the target."""
     return ENGINES[check_engine(engine)](target, precision)

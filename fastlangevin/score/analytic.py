@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from ..energies import DoubleWell, GaussianMixture
 from ..errors import BackendUnavailable
 from ..kernels import native
+from ..kernels.arguments import ChainArgs
 from ..kernels.cpu import analytic_chain
-from ..network.purity import has_hooks
+from ..network.inspection import has_hooks
 from ..network.target import Target
-from .autograd import AutogradScore, BoundScore
+from .autograd import AutogradScore
+from .base import BoundScore, ScoreEngine
 
 
-class AnalyticScore(AutogradScore):
-    """All steps of `fl.energies.GaussianMixture` and `DoubleWell` in one call on a CPU (`kernels/analytic_chain.py`),
+class AnalyticEngine(ScoreEngine):
+    """All steps of `fl.energies.GaussianMixture` and `DoubleWell` in one call on a CPU (`kernels/cpu/analytic_chain`),
     in float32. Single scores are autograd's.
 
     Raises (by `bind`):
@@ -28,38 +30,40 @@ class AnalyticScore(AutogradScore):
     name = "analytic"
 
     def bind(self, x: Tensor, args: Sequence[object]) -> BoundScore:
-        why = unsupported(self.target, self.precision, x)
+        why = self.unsupported(self.target, self.precision, x)
         if why is not None:
             raise BackendUnavailable(f"engine='analytic' cannot be used for this {self.target.kind}: {why}")
-        return BoundAnalytic(self.target, self.precision, args)
+        return AnalyticScore(self.target, self.precision, args)
+
+    @staticmethod
+    def unsupported(target: Target, precision: str, x: Tensor) -> str | None:
+        """Why it cannot serve a target at states like x, or None where it can; may load the native library."""
+        energy = target.function
+        if target.kind != "energy" or type(energy) not in (GaussianMixture, DoubleWell):
+            return "it is for fl.energies.GaussianMixture and DoubleWell, given as energy"
+        assert isinstance(energy, nn.Module)
+        if has_hooks(energy) or "forward" in vars(energy):
+            return "the energy has hooks or a user-defined forward, which have to run at each evaluation"
+        if x.device.type != "cpu" or precision != "fp32":
+            return f"its kernels compute in fp32 on the CPU, not in {precision} on {x.device.type}"
+        if any(b.dtype != torch.float32 for b in (x, *energy.buffers())):
+            return "its kernels take float32 states and parameters"
+        return native.load_cpu()
 
 
-def unsupported(target: Target, precision: str, x: Tensor) -> str | None:
-    """Why the engine cannot serve a target at states like x, or None where it can; may load the native library."""
-    energy = target.function
-    if target.kind != "energy" or type(energy) not in (GaussianMixture, DoubleWell):
-        return "it is for fl.energies.GaussianMixture and DoubleWell, given as energy"
-    assert isinstance(energy, nn.Module)
-    if has_hooks(energy) or "forward" in vars(energy):
-        return "the energy has hooks or a forward of its own, which have to run at each evaluation"
-    if x.device.type != "cpu" or precision != "fp32":
-        return f"its kernels compute in fp32 on the CPU, not in {precision} on {x.device.type}"
-    if any(b.dtype != torch.float32 for b in (x, *energy.buffers())):
-        return "its kernels take float32 states and parameters"
-    return native.load_cpu()
+class AnalyticScore(AutogradScore):
+    """Whole chains by a kernel; single scores by autograd."""
 
-
-class BoundAnalytic(BoundScore):
     name = "analytic"
     updates_with = "cpu"
 
-    def run_chain_(self, x: Tensor, *numbers: Any) -> bool:
+    def run_chain_(self, x: Tensor, args: ChainArgs) -> bool:
         energy: Any = self.target.function
         if x.dim() != 2 or x.shape[1] != energy.mean.numel() or x.dtype != torch.float32 or not x.is_contiguous():
             return False  # step by step, where the energy itself says what is wrong
         if isinstance(energy, GaussianMixture):
-            parts = (energy.constants, energy.means, energy.precisions)
-            analytic_chain.mixture_(*(p.contiguous() for p in parts), x, *numbers)
+            constants, means, precisions = energy.constants, energy.means, energy.precisions
+            analytic_chain.mixture_(constants.contiguous(), means.contiguous(), precisions.contiguous(), x, args)
         else:
-            analytic_chain.double_well_(energy.barrier, energy.width, x, *numbers)
+            analytic_chain.double_well_(energy.barrier, energy.width, x, args)
         return True

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..network.dependencies import Dependencies
+from ..network.errors import NotRecognised, WrongShape
+from ..network.sequential import Sequential
 from ..network.target import Target
-from ..network.tracing import NotRecognised, trace
-from . import analytic
-from .autograd import AutogradScore, BoundScore
-from .examine import examine
-from .stack_engines import choose
+from ..network.tracing import trace
+from .analytic import AnalyticEngine, AnalyticScore
+from .autograd import AutogradEngine
+from .base import BoundScore
+from .convnet import ConvNetEngine
+from .mlp import MlpEngine
+from .sequential import choose
+
+_IMPLEMENTATIONS = (*MlpEngine.implementations, *ConvNetEngine.implementations)
+_LIKELY_SIZES = (32, 28, 64, 8, 16, 128)
+_LARGEST_SIZE = 256
 
 
 class _Call(NamedTuple):
@@ -26,7 +36,7 @@ class _Call(NamedTuple):
     reasons: list[str]
 
 
-class AutoScore(AutogradScore):
+class AutoEngine(AutogradEngine):
     """At each call "analytic", "mlp" or "convnet", where one recognises the energy as it then is, else "autograd"."""
 
     name = "auto"
@@ -46,24 +56,67 @@ class AutoScore(AutogradScore):
         if last is not None and last.with_inputs:
             return last.engine, [*last.reasons, compiled]
         event, dtype = (None, torch.float32) if last is None else (last.event, last.dtype)
-        if analytic.unsupported(self.target, self.precision, torch.empty(0, dtype=dtype, device=device)) is None:
+        if AnalyticEngine.unsupported(self.target, self.precision, torch.empty(0, dtype=dtype, device=device)) is None:
             return "analytic", [compiled]
         try:
-            name, reasons = examine(self.target, self.precision, device, event, dtype)
+            name, reasons = self._examine(device, event, dtype)
         except NotRecognised as error:
             name, reasons = "autograd", [_not_recognised(error)]
         return name, [*reasons, compiled]
 
     def _choose(self, x: Tensor, args: Sequence[object]) -> tuple[BoundScore, list[str]]:
-        if analytic.unsupported(self.target, self.precision, x) is None:
-            return analytic.BoundAnalytic(self.target, self.precision, args), []
+        if AnalyticEngine.unsupported(self.target, self.precision, x) is None:
+            return AnalyticScore(self.target, self.precision, args), []
         try:
-            stack = trace(self.target, x.shape, x.dtype, x.device, args)
-            way, reasons = choose(stack, self.precision, x)
-            return way(stack, self.precision, x), reasons
+            network = trace(self.target, x.shape, x.dtype, x.device, args)
+            implementation, reasons = choose(network, self.precision, x, _IMPLEMENTATIONS)
+            return implementation(network, self.precision, x), reasons
         except NotRecognised as error:
             return super().bind(x, args), [_not_recognised(error)]
+
+    def _examine(
+        self, device: torch.device, event: tuple[int, ...] | None, dtype: torch.dtype
+    ) -> tuple[str, list[str]]:
+        """The engine that recognises the energy for states of shape (B, *event), and what a plan says of its kernels.
+
+        Without an event shape it is guessed from the first layer. Leaves the network's buffers unchanged.
+
+        Raises:
+            NotRecognised: none does.
+        """
+        network = _recognised(self.target, device, event, dtype)
+        x = torch.empty((0, *network.shapes[0]), dtype=dtype, device=device)
+        found, passed_over = choose(network, self.precision, x, _IMPLEMENTATIONS)
+        return found.name, [f"the {found.name} engine computes with {found.kernels}", *passed_over]
 
 
 def _not_recognised(error: NotRecognised) -> str:
     return f"engines 'mlp' and 'convnet' passed over: {error}"
+
+
+def _recognised(target: Target, device: torch.device, event: tuple[int, ...] | None, dtype: torch.dtype) -> Sequential:
+    dependencies = Dependencies(target.function)
+    before = [(b, b.clone()) for b in dependencies.buffers()]
+    try:
+        if event is not None:
+            return trace(target, (2, *event), dtype, device, ())
+        for guess in _events(dependencies.modules):
+            with contextlib.suppress(WrongShape):
+                return trace(target, (2, *guess), dtype, device, ())
+        raise NotRecognised("the shape of its states is not known before the first call, and no square image fits")
+    finally:
+        for buffer, value in before:
+            if not torch.equal(buffer, value):
+                buffer.copy_(value)
+
+
+def _events(modules: Sequence[nn.Module]) -> Iterator[tuple[int, ...]]:
+    """Shapes of a state that a network's first layer would take."""
+    first = next((m for m in modules if isinstance(m, (nn.Conv2d, nn.Linear))), None)
+    if isinstance(first, nn.Linear):
+        yield (first.in_features,)
+    elif first is not None:
+        own = (getattr(m, "image_size", None) for m in modules)
+        sizes = (*(size for size in own if isinstance(size, int)), *_LIKELY_SIZES, *range(1, _LARGEST_SIZE + 1))
+        for size in dict.fromkeys(sizes):
+            yield (first.in_channels, size, size)

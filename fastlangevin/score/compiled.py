@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from ..network.target import Target
-from .autograd import AutogradScore, BoundScore
+from .autograd import AutogradScore
+from .base import BoundScore, ScoreEngine
 
 
-class CompiledScore(AutogradScore):
+class CompiledEngine(ScoreEngine):
     """∇ log-density by `torch.compile(torch.func.grad(f))`: inductor's code for the forward and for the gradient with
     respect to the state, and for nothing else. Compiled at the first call for a shape, which takes seconds to minutes.
 
-    Energies alone, and second derivatives, are computed as by `AutogradScore`.
+    Energies alone, and second derivatives, are computed as by `AutogradEngine`.
 
     Raises:
         ValueError: the target is a score; or (at the first call) torch.compile cannot trace the energy whole.
@@ -33,20 +34,22 @@ class CompiledScore(AutogradScore):
     def bind(self, x: Tensor, args: Sequence[object]) -> BoundScore:
         if self._gradient is None:
             self._gradient = torch.compile(torch.func.grad(self._log_density, has_aux=True), fullgraph=True)
-        return _BoundCompiled(self, self._gradient, args)
+        return CompiledScore(self, self._gradient, args)
 
     def _log_density(self, x: Tensor, *args: object) -> tuple[Tensor, Tensor]:
-        energies = BoundScore(self.target, self.precision, args)._energies(x)
+        energies = AutogradScore(self.target, self.precision, args)._energies(x)
         return -energies.sum(), energies
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_gradient": None}
 
 
-class _BoundCompiled(BoundScore):
+class CompiledScore(AutogradScore):
+    """Energies and scores by what the engine has compiled."""
+
     name = "compiled"
 
-    def __init__(self, engine: CompiledScore, gradient: Callable[..., Any], args: Sequence[object]) -> None:
+    def __init__(self, engine: CompiledEngine, gradient: Callable[..., Any], args: Sequence[object]) -> None:
         super().__init__(engine.target, engine.precision, args)
         self._gradient = gradient
 

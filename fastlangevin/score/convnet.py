@@ -1,26 +1,26 @@
-"""The score of convolutions with (leaky) ReLU in a row, by kernels of our own that run all layers."""
+"""The engine of convnets. For consecutive convolutions with (leaky) ReLU it has custom kernels that run all layers."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..kernels.arguments import UpdateArgs
 from ..kernels.cpu import convnet as convnet_cpu
 from ..kernels.triton import convnet as convnet_triton
-from ..network.sequential import Activation, Conv, Stack
-from .sequential import BoundStack
+from ..network import walk
+from ..network.layers import Activation, Conv, ConvTower
+from ..network.sequential import Sequential
+from .sequential import SequentialEngine, SequentialScore
+from .torch_ops import TorchOpsScore
 
-Tower = list[tuple[Conv, float]]
 
-
-def as_tower(stack: Stack) -> Tower | None:
+def as_tower(network: Sequential) -> ConvTower | None:
     """The convolutions before the affine tail, each with the slope below zero of what follows it; None for any other
-    kind of stack.
+    kind of network.
     """
-    layers = stack.layers[: stack.tail]
-    if stack.quadratic:
+    layers = network.layers[: network.tail]
+    if network.quadratic:
         return None
     tower = []
     for conv, activation in zip(layers[::2], layers[1::2], strict=False):
@@ -30,52 +30,66 @@ def as_tower(stack: Stack) -> Tower | None:
     return tower if 2 * len(tower) == len(layers) > 0 else None
 
 
-class NativeScore(BoundStack):
-    """One C++ call a step for small images on a CPU (`kernels/convnet_cpu.py`)."""
+class NativeConvNetScore(SequentialScore):
+    """One C++ call a step for small images on a CPU (`kernels/cpu/convnet`)."""
 
+    name = "convnet"
     kernels = "native kernels"
 
-    def __init__(self, stack: Stack, precision: str, x: Tensor) -> None:
-        super().__init__(stack, precision, x)
-        last = stack.last_gradient(x.device)[0]
-        self._packed = convnet_cpu.pack(as_tower(stack) or [], last, x.shape[1:], precision)
+    def __init__(self, network: Sequential, precision: str, x: Tensor) -> None:
+        super().__init__(network, precision, x)
+        last = walk.last_gradient(network, x.device)[0]
+        self._packed = convnet_cpu.pack(as_tower(network) or [], last, x.shape[1:], precision)
 
     @staticmethod
-    def unsupported(stack: Stack, precision: str, x: Tensor) -> str | None:
-        tower = as_tower(stack)
+    def unsupported(network: Sequential, precision: str, x: Tensor) -> str | None:
+        tower = as_tower(network)
         if x.device.type != "cpu":
             return f"they run on the CPU, not on {x.device.type}"
         if tower is None:
-            return "they are for convolutions with (leaky) ReLU in a row"
+            return "they are for consecutive convolutions with (leaky) ReLU"
         return convnet_cpu.unsupported(tower, x.shape[1:], precision)
 
     def __call__(self, x: Tensor) -> Tensor:
         return convnet_cpu.score(self._packed, x.to(torch.float32)).to(x.dtype)
 
 
-class FusedScore(BoundStack):
-    """Two Triton kernels a layer and step on a GPU, the Langevin update in the last (`kernels/triton/convnet.py`)."""
+class TritonConvNetScore(SequentialScore):
+    """Two Triton kernels a layer and step on a GPU, the Langevin update in the last (`kernels/triton/convnet`)."""
 
+    name = "convnet"
     kernels = "fused Triton kernels"
     updates_with = "triton"
 
-    def __init__(self, stack: Stack, precision: str, x: Tensor) -> None:
-        super().__init__(stack, precision, x)
-        last = stack.last_gradient(x.device)[0]
-        self._packed = convnet_triton.pack(as_tower(stack) or [], last, tuple(x.shape[1:]), precision)
+    def __init__(self, network: Sequential, precision: str, x: Tensor) -> None:
+        super().__init__(network, precision, x)
+        last = walk.last_gradient(network, x.device)[0]
+        self._packed = convnet_triton.pack(as_tower(network) or [], last, tuple(x.shape[1:]), precision)
 
     @staticmethod
-    def unsupported(stack: Stack, precision: str, x: Tensor) -> str | None:
-        tower = as_tower(stack)
+    def unsupported(network: Sequential, precision: str, x: Tensor) -> str | None:
+        tower = as_tower(network)
         if tower is None:
-            return "they are for convolutions with (leaky) ReLU in a row"
+            return "they are for consecutive convolutions with (leaky) ReLU"
         return convnet_triton.unsupported(tower, tuple(x.shape[1:]), precision, x.device)
 
     def __call__(self, x: Tensor) -> Tensor:
         return convnet_triton.score(self._packed, x.to(torch.float32).contiguous()).to(x.dtype)
 
-    def fused_step_(self, x: Tensor, *numbers: Any) -> bool:
+    def fused_step_(self, x: Tensor, args: UpdateArgs) -> bool:
         if x.dtype != torch.float32 or not x.is_contiguous():
             return False
-        convnet_triton.step_(self._packed, x, *numbers)
+        convnet_triton.step_(self._packed, x, args)
         return True
+
+
+class ConvNetEngine(SequentialEngine):
+    """Consecutive convolutions, linear layers, average pools, element-wise functions and reshapes, down to one number.
+
+    With h_i = layer_i(h_{i-1}), h_0 = x, the score is J_1ᵀ ⋯ J_nᵀ (±1). What follows the last activation is affine, so
+    its product of Jacobians is one constant a chain: neither that part's forward nor its backward is computed. Weights
+    are read, and brought into the precision and layout that they are used in, once a call.
+    """
+
+    name = "convnet"
+    implementations = (TritonConvNetScore, NativeConvNetScore, TorchOpsScore)

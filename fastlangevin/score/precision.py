@@ -47,7 +47,7 @@ class _Float32Flags:
     """torch's float32 precision flags of one device type. They belong to the process, so its threads share them.
 
     The first to hold a mode sets the flags and the last restores them; a thread that wants another mode meanwhile
-    waits, unless it is itself inside (an energy that runs a chain of its own), where the flags change for that while.
+    waits, unless it is itself inside (an energy that runs a chain itself), where the flags change for that time.
     """
 
     def __init__(self, switches: tuple[Any, ...]) -> None:

@@ -1,39 +1,45 @@
-"""What all ways to compute the score of a stack have in common."""
+"""The engines of energies that are consecutive known layers, and what the implementations of their scores share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from torch import Tensor
 
-from ..network.sequential import Stack
+from ..errors import BackendUnavailable
+from ..network import walk
+from ..network.errors import NotRecognised
+from ..network.sequential import Sequential
 from ..network.target import Target
-from .autograd import BoundScore
+from ..network.tracing import trace
+from .autograd import AutogradScore
+from .base import ScoreEngine
 
 
-class BoundStack(BoundScore):
-    """The score of a `Stack`, by the kernels of a subclass; energies, and second derivatives, by autograd.
+class SequentialScore(AutogradScore):
+    """The score of a `Sequential`, by the kernels of a subclass; energies, and second derivatives, by autograd.
 
     Attributes:
         kernels: what the subclass computes with, for people to read.
     """
 
-    name = "convnet"
     kernels: ClassVar[str]
 
-    def __init__(self, stack: Stack, precision: str, x: Tensor) -> None:
-        super().__init__(Target("log_density", stack), precision, ())
-        self.stack = stack
-        self.is_piecewise_linear = stack.is_piecewise_linear
+    def __init__(self, network: Sequential, precision: str, x: Tensor) -> None:
+        super().__init__(Target("log_density", functools.partial(walk.log_density, network)), precision, ())
+        self.network = network
+        self.is_piecewise_linear = network.is_piecewise_linear
 
     @staticmethod
-    def unsupported(stack: Stack, precision: str, x: Tensor) -> str | None:
-        """Why the kernels cannot serve a stack at states like x, or None where they can; may load a kernel library."""
+    def unsupported(network: Sequential, precision: str, x: Tensor) -> str | None:
+        """Why the kernels cannot serve a network at states like x, or None where they can; may load a library."""
         return None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor: ...
 
     def energy_and_score(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
         return self.energy(x), self(x)
@@ -42,3 +48,47 @@ class BoundStack(BoundScore):
         if self.is_piecewise_linear:
             return self(x), lambda v: None
         return super().linearize(x)
+
+
+Implementations = tuple[type[SequentialScore], ...]
+
+
+class SequentialEngine(ScoreEngine):
+    """An engine for energies that `tracing.trace` recognises.
+
+    Attributes:
+        implementations: of the score, the fastest first.
+
+    Raises (by `bind`):
+        BackendUnavailable: the energy is not seen to be a sequence of known layers, or no implementation serves it; the
+            message says what is in the way.
+    """
+
+    implementations: ClassVar[Implementations]
+
+    def bind(self, x: Tensor, args: Sequence[object]) -> SequentialScore:
+        try:
+            network = trace(self.target, x.shape, x.dtype, x.device, args)
+            implementation, _ = choose(network, self.precision, x, self.implementations)
+            return implementation(network, self.precision, x)
+        except NotRecognised as error:
+            raise BackendUnavailable(
+                f"engine={self.name!r} cannot be used for this {self.target.kind}: {error}"
+            ) from None
+
+
+def choose(
+    network: Sequential, precision: str, x: Tensor, implementations: Implementations
+) -> tuple[type[SequentialScore], list[str]]:
+    """The first implementation that serves a network at states like x, and why those before it are passed over.
+
+    Raises:
+        NotRecognised: none does.
+    """
+    reasons: list[str] = []
+    for implementation in implementations:
+        why = implementation.unsupported(network, precision, x)
+        if why is None:
+            return implementation, reasons
+        reasons.append(f"{implementation.kernels} passed over: {why}")
+    raise NotRecognised("; ".join(reasons))

@@ -1,4 +1,4 @@
-"""The score of a stack by torch's own operators: forward, and input gradients, with no autograd graph."""
+"""The score of consecutive layers by torch's operators: forward, and input gradients, with no autograd graph."""
 
 from __future__ import annotations
 
@@ -7,25 +7,28 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from ..network.sequential import Activation, Conv, Layer, Linear, Reshape, Stack
+from ..network import walk
+from ..network.layers import Activation, Conv, Layer, Linear, Reshape
+from ..network.sequential import Sequential
 from .precision import HALF
-from .sequential import BoundStack
+from .sequential import SequentialScore
 
 
-class OperatorScore(BoundStack):
+class TorchOpsScore(SequentialScore):
     """Channels last, on any device and in any precision.
 
     fp16: the constant gradient is multiplied by the power of two that takes its largest magnitude into [1, 2), so that
     gradients do not underflow, and the score is divided by it in float32.
     """
 
+    name = "convnet"
     kernels = "torch operators"
 
-    def __init__(self, stack: Stack, precision: str, x: Tensor) -> None:
-        super().__init__(stack, precision, x)
-        self._dtype = stack.dtype if stack.dtype == torch.float64 else HALF.get(precision, stack.dtype)
-        self._layers = [_packed(layer, self._dtype) for layer in stack.layers[: stack.tail]]
-        last = stack.last_gradient(x.device)
+    def __init__(self, network: Sequential, precision: str, x: Tensor) -> None:
+        super().__init__(network, precision, x)
+        self._dtype = network.dtype if network.dtype == torch.float64 else HALF.get(precision, network.dtype)
+        self._layers = [_packed(layer, self._dtype) for layer in network.layers[: network.tail]]
+        last = walk.last_gradient(network, x.device)
         self._unscale: Tensor | None = None
         if self._dtype == torch.float16:
             exponent = torch.frexp(last.abs().amax()).exponent - 1
@@ -38,8 +41,8 @@ class OperatorScore(BoundStack):
             score = torch.empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32)).copy_(gradient)
             if self._unscale is not None:
                 score *= self._unscale
-            if self.stack.quadratic:
-                score.add_(x, alpha=2 * self.stack.quadratic)
+            if self.network.quadratic:
+                score.add_(x, alpha=2 * self.network.quadratic)
             return score.to(x.dtype)
 
     def _forward(self, x: Tensor) -> list[Tensor]:
@@ -53,25 +56,25 @@ class OperatorScore(BoundStack):
                 smooth = isinstance(after, Activation) and not after.keeps_output
                 kept.append(kept[-1] if smooth else h)  # like h, and kept anyway
                 if i + 1 < len(self._layers):
-                    h = layer.forward(h)
+                    h = walk.forward(layer, h)
                 overwritable = overwritable or not isinstance(layer, Reshape)
             elif i + 1 == len(self._layers) and layer.slope is not None:
                 kept.append(h)  # it has its output's sign
             elif layer.keeps_output:
-                h = layer.forward_(h) if overwritable else layer.forward(h)
+                h = walk.forward_(layer, h) if overwritable else walk.forward(layer, h)
                 overwritable = False
                 kept.append(h)
             else:
                 kept.append(h)
                 if i + 1 < len(self._layers):
-                    h = layer.forward(h)
+                    h = walk.forward(layer, h)
                 overwritable = True
         return kept
 
     def _backward(self, kept: list[Tensor], n_chains: int) -> Tensor:
         gradient = self._last.expand(n_chains, *self._last.shape[1:])
         for layer, k in zip(reversed(self._layers), reversed(kept), strict=True):
-            gradient = layer.backward(gradient, k)
+            gradient = walk.input_gradient(layer, gradient, k)
             if isinstance(layer, Reshape):
                 gradient = _channels_last(gradient)
         return gradient

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..display.pictures import save_training_plot
+from ..display.plots import has_plots, save_training_plot
 from ..display.progress import Reporter
 from ..errors import ChainDiverged, TrainingDiverged
 from ..runs import checkpoint, training_checkpoint
-from ..runs.folder import RunFolder, has_plots
+from ..runs.folder import RunFolder
 from ..runs.metrics_log import MetricsLog
 from ..runs.result import TrainResult
 from . import interrupt

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .. import noise
+from ..data.dataset import Data
 from ..data.order import batch_indices
 from ..data.ranges import UNIT, rescaled
-from ..data.sources import Data
 from ..runs import training_checkpoint
 from ..runs.folder import RunFolder
 from ..runs.opening import make_sampler

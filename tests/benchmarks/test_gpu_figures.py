@@ -68,7 +68,4 @@ def test_a_sampler_that_computes_something_else_is_no_contender(monkeypatch, eng
 
 
 def _without_graph(sampler, **changes):
-    sampler.graph = False
-    sampler._graphs = type(sampler._graphs)(False)
-    vars(sampler).update(changes)
-    return sampler
+    return sampler.replace(graph=False, **changes)

@@ -32,7 +32,7 @@ def test_the_table_says_everything():
         "| some work, 10,000 chains, K = 5 | quick | yes | 3.00× | 1.90, 2.10 | 9 |  |",
         "| some work, 10,000 chains, K = 5 | odd | failed | failed: a\\|b |  |  |  |",
         "| some work, 10,000 chains, K = 5 | gone, away | no | missing: not installed |  |  |  |",
-        "- some work, 10,000 chains, K = 5: quick 3.00×; beside fastlangevin 2.00×.",
+        "- some work, 10,000 chains, K = 5: quick 3.00×; compared with fastlangevin 2.00×.",
     ):
         assert line in text, line
 

@@ -69,8 +69,8 @@ def test_changed_weights_schedules_and_seeds_need_no_capture(made):
     eager.target.function(X).sum().backward()
     optimizer.step()
     assert torch.equal(replayed(X), eager(X))
+    eager, replayed = (s.replace(step_size=0.3, noise_std=[0.1 * k for k in range(6)]) for s in (eager, replayed))
     for sampler in (eager, replayed):
-        sampler.step_size, sampler.noise_std = 0.3, [0.1 * k for k in range(6)]
         sampler.load_state_dict({**sampler.state_dict(), "seed": 2**64 - 7, "step": 99})
     assert torch.equal(replayed(X), eager(X))
     assert len(made) == 1
@@ -86,7 +86,7 @@ def test_changed_weights_schedules_and_seeds_need_no_capture(made):
         lambda s, x: s(x, chain_offset=1),
         lambda s, x: (s.target.function.eval(), s(x)),
         lambda s, x: (s.target.function.float().double(), s(x)),
-        lambda s, x: (setattr(s, "noise_std", 0.0), s(x)),
+        lambda s, x: s.replace(noise_std=0.0)(x),
         lambda s, x: (s.target.function[0].weight.requires_grad_(False), s(x)),
     ],
     ids=["shape", "dtype", "layout", "n_steps", "offset", "eval", "storage", "noise", "requires_grad"],
@@ -102,7 +102,7 @@ def test_what_a_graph_cannot_follow_is_captured_anew(change, made):
     change(again, X)
 
 
-def test_further_inputs_are_read_at_each_call(made):
+def test_extra_arguments_are_read_at_each_call(made):
     energy = lambda x, y, scale: ((x - y[:, None]) ** 2).sum(1) * scale
     eager, replayed = fl.Langevin(energy, n_steps=4, seed=1), captured(fl.Langevin(energy, n_steps=4, seed=1))
     for y in (torch.zeros(4), torch.arange(4.0)):
@@ -151,6 +151,45 @@ def test_the_cache_is_bounded_and_forgets_the_least_recently_used(made):
     assert len(made) == 10
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"grad_clip": 0.01},
+        {"bounds": (-0.1, 0.1)},
+        {"noise_first": True},
+        {"noise_first": "clamp"},
+        {"precision": "bf16"},
+        {"engine": "autograd"},
+        {"backend": "reference"},
+        {"backend": "cpu"},
+    ],
+    ids=str,
+)
+def test_samplers_that_share_graphs_replay_their_own_options(options, made):
+    """Each option that a graph has built in makes another key."""
+    net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
+    sampler = lambda **more: fl.Langevin(
+        net, **{"n_steps": 6, "seed": 3, "step_size": 0.3, "noise_std": 0.2, "bounds": (-1, 1), **more}
+    )
+    first, second, eager = captured(sampler()), sampler(**options), sampler(**options)
+    second._graphs = first._graphs
+    first(X, step=0)
+    assert torch.equal(second(X, step=0), eager(X, step=0))
+    assert len(made) == 2
+    second(X, step=0), first(X, step=0)
+    assert len(made) == 2
+
+
+def test_kinds_of_targets_that_share_graphs(made):
+    net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
+    energy = captured(fl.Langevin(net, n_steps=3, seed=1))
+    log_density = captured(fl.Langevin(log_density=net, n_steps=3, seed=1))
+    log_density._graphs = energy._graphs
+    energy(X)
+    assert torch.equal(log_density(X), fl.Langevin(log_density=net, n_steps=3, seed=1)(X))
+    assert len(made) == 2
+
+
 def test_copies_capture_for_themselves(made):
     _, replayed = pair()
     replayed(X)
@@ -163,7 +202,7 @@ def test_what_cannot_be_captured_runs_eagerly_after_one_warning():
     with pytest.warns(RuntimeWarning, match="runs eagerly, without a CUDA graph: an evaluation makes the host wait"):
         assert torch.equal(replayed(X), eager(X))
     assert torch.equal(replayed(X), eager(X))
-    assert "an evaluation makes the host wait" in str(replayed._graphs.refuses(torch.device("cpu")))
+    assert "an evaluation makes the host wait" in str(replayed._graphs.unsupported(torch.device("cpu")))
 
 
 def test_true_raises_where_it_cannot_be_captured():
@@ -183,13 +222,13 @@ def test_hooks_and_strange_inputs_are_declined():
     handle.remove()
     replayed(X)
     energy = lambda x, more: x.sum(1)
-    with pytest.raises(fl.BackendUnavailable, match="further input 0 is neither a tensor nor a plain number: list"):
+    with pytest.raises(fl.BackendUnavailable, match="extra argument 0 is neither a tensor nor a plain number: list"):
         captured(fl.Langevin(energy, n_steps=2, seed=1), True)(X, [1.0])
 
 
 def test_what_changes_at_every_call_is_not_captured_for_ever(made):
     _, replayed = pair()
-    with pytest.warns(RuntimeWarning, match="was another at each of 8 calls in a row"):
+    with pytest.warns(RuntimeWarning, match="was another at each of 8 consecutive calls"):
         for k in range(12):
             replayed(X, chain_offset=k)
     assert len(made) == 8

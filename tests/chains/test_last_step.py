@@ -83,7 +83,7 @@ def test_value_and_weight_gradients_are_the_plain_loop_s(n_steps, options, activ
 def test_nothing_reaches_the_states_before():
     net, x0 = network(), start().requires_grad_()
     before = x0.detach().clone()
-    sampler = fl.Langevin(net, n_steps=3, step_size=0.5, seed=SEED)
+    sampler = fl.Langevin(net, n_steps=3, step_size=0.5, noise_std=0.01, seed=SEED)
     sampler.with_last_step(x0).sum().backward()
     assert x0.grad is None and torch.equal(x0.detach(), before)
     assert all(p.grad is not None for p in list(net.parameters())[:-1])
@@ -145,7 +145,9 @@ def test_the_network_runs_in_the_sampler_s_precision(precision):
         ran_in.append(net[0](x).dtype)
         return net(x)
 
-    sampler = fl.Langevin(log_density=log_density, n_steps=3, step_size=0.5, precision=precision, seed=SEED)
+    sampler = fl.Langevin(
+        log_density=log_density, n_steps=3, step_size=0.5, noise_std=0.01, precision=precision, seed=SEED
+    )
     with torch.autocast("cpu", dtype=torch.bfloat16):  # the caller's own, which is left out
         x = sampler.with_last_step(start(torch.float32))
     assert ran_in[-3:] == [torch.bfloat16 if precision == "bf16" else torch.float32] * 3
@@ -189,6 +191,6 @@ def test_divergence(at):
         calls.append(1)
         return (x * (math.nan if len(calls) == at else 1.0)).square().sum(1)
 
-    sampler = fl.Langevin(energy, n_steps=3, step_size=0.1, seed=SEED, engine="autograd")
+    sampler = fl.Langevin(energy, n_steps=3, step_size=0.1, noise_std=0.01, seed=SEED, engine="autograd")
     with pytest.raises(fl.ChainDiverged, match="5 of 5 chains are not finite"):
         sampler.with_last_step(start())

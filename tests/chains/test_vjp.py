@@ -13,7 +13,7 @@ from torch import nn
 import fastlangevin as fl
 from fastlangevin.chains import vjp
 from fastlangevin.noise import Stream
-from fastlangevin.score.torch_ops import OperatorScore
+from fastlangevin.score.torch_ops import TorchOpsScore
 
 
 def with_a_prior():
@@ -51,7 +51,7 @@ def test_without_bounds_a_piecewise_linear_chain_s_jacobian_is_the_identity(monk
     """No score is evaluated in the backward; with bounds, one a step."""
     evaluated = []
     monkeypatch.setattr(
-        OperatorScore, "_forward", lambda *_, forward=OperatorScore._forward: evaluated.append(1) or forward(*_)
+        TorchOpsScore, "_forward", lambda *_, forward=TorchOpsScore._forward: evaluated.append(1) or forward(*_)
     )
     for bounds, expected in ((None, 0), ((-1, 1), 20)):
         x0 = torch.zeros(3, 4, requires_grad=True)
@@ -96,14 +96,14 @@ def test_few_states_are_held_at_a_time(monkeypatch):
     """About 2·√100 of 100."""
     held = []
 
-    def pull(self, x, k, v, pull=vjp._Steps.pull):
+    def spied(self, x, k, v, unspied=vjp._Steps.vjp):
         if k % 7 == 0:
             held.append(sum(type(o) is torch.Tensor and o.shape == (5, 37) for o in gc.get_objects()))
-        return pull(self, x, k, v)
+        return unspied(self, x, k, v)
 
-    monkeypatch.setattr(vjp._Steps, "pull", pull)
+    monkeypatch.setattr(vjp._Steps, "vjp", spied)
     x0 = torch.full((5, 37), 0.5, requires_grad=True)
-    fl.Langevin(lambda x: (x**4).sum(1), n_steps=100, step_size=0.01, seed=1)(x0).sum().backward()
+    fl.Langevin(lambda x: (x**4).sum(1), n_steps=100, step_size=0.01, noise_std=0.01, seed=1)(x0).sum().backward()
     assert len(held) == 15 and 15 <= max(held) < 30
 
 

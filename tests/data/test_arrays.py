@@ -7,8 +7,8 @@ import pytest
 import torch
 from support.data_sources import bytes_, everything, rand
 
+from fastlangevin.data import load_data
 from fastlangevin.data import sources as data
-from fastlangevin.data.sources import load_data
 
 
 def test_digits_are_those_of_scikit_learn():
@@ -26,7 +26,7 @@ def test_digits_by_name(name):
     assert torch.equal(everything(loaded), data.digits()[0])
 
 
-def test_digits_in_a_range_of_ones_own():
+def test_digits_in_a_custom_range():
     assert torch.equal(everything(load_data("digits", value_range=(0, 32))), (data.digits()[0] - 1) / 2)
 
 
@@ -40,7 +40,7 @@ def test_uint8_is_scaled_at_the_batch():
     assert everything(loaded).min() == -1 and everything(loaded).max() == 1
 
 
-def test_uint8_within_a_range_of_ones_own():
+def test_uint8_in_a_custom_range():
     values = torch.tensor([[0, 1], [1, 0]], dtype=torch.uint8)
     assert torch.equal(everything(load_data(values, value_range=(0, 1))), values.float() * 2 - 1)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from support.data_sources import Items, Stream, bytes_, everything, rand, scaled
 from torch.utils.data import Dataset, TensorDataset
 
-from fastlangevin.data.sources import load_data
+from fastlangevin.data import load_data
 
 # Datasets
 
@@ -83,8 +83,8 @@ def odd_one(odd, usual, n=1000):
 @pytest.mark.parametrize(
     "odd, words",
     [
-        (rand(1, 3, 3), r"item 0 is \(1, 2, 2\).* item 1 is \(1, 3, 3\)"),
-        (bytes_(1, 2, 2), r"float32 and item 1 is \(1, 2, 2\) torch.uint8"),
+        (rand(1, 3, 3), r"item 0 is torch.float32 \(1, 2, 2\) and item 1 is torch.float32 \(1, 3, 3\)"),
+        (bytes_(1, 2, 2), r"float32 \(1, 2, 2\) and item 1 is torch.uint8 \(1, 2, 2\)"),
         (rand(1, 2, 2) * 3, r"0 … 1, got 0 … 3; value_range="),
         (torch.full((1, 2, 2), float("nan")), "finite.*item 1"),
         (torch.tensor(3.0), r"item 1 must have items of shape .* got \(\)"),
@@ -104,7 +104,7 @@ def test_items_that_are_unlike_the_others(odd, words):
 @pytest.mark.parametrize(
     "odd, words",
     [
-        (rand(1, 3, 3), r"item 0 is \(1, 2, 2\).* item 1 is \(1, 3, 3\)"),
+        (rand(1, 3, 3), r"item 0 is torch.float32 \(1, 2, 2\) and item 1 is torch.float32 \(1, 3, 3\)"),
         (torch.full((1, 2, 2), float("nan")), "finite.*item 1"),
         ("text", "item 1 must be.* got str"),
     ],

@@ -9,8 +9,8 @@ import pytest
 import torch
 from support.data_sources import bytes_, everything, picture, rand, scaled
 
+from fastlangevin.data import load_data
 from fastlangevin.data import sources as data
-from fastlangevin.data.sources import load_data
 
 
 @pytest.mark.parametrize("kind", [str, lambda path: path], ids=["str", "Path"])
@@ -73,5 +73,5 @@ def test_errors_about_a_files_content_name_it(tmp_path):
 
 def test_files_of_other_kinds(tmp_path):
     picture(tmp_path / "cat.png")
-    with pytest.raises(ValueError, match=r"folder of images, a .npy or a .npz .* got .*cat.png"):
+    with pytest.raises(ValueError, match=r"folder of images, a .npy or a .npz file, got .*cat.png"):
         load_data(tmp_path / "cat.png")

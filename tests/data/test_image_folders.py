@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 from support.data_sources import everything, picture, scaled
 
-from fastlangevin.data import images
-from fastlangevin.data.sources import load_data
+from fastlangevin.data import images, load_data
 
 
 def test_a_folder(tmp_path):
@@ -116,7 +115,7 @@ def test_image_size_antialiases(tmp_path):
 def test_unequal_images(tmp_path):
     picture(tmp_path / "a.png")
     picture(tmp_path / "b.png", size=(7, 6))
-    with pytest.raises(ValueError, match=r"a\.png is 5x4 and .*b\.png is 7x6: image_size="):
+    with pytest.raises(ValueError, match=r"a\.png is 5x4 and .*b\.png is 7x6: use image_size="):
         load_data(tmp_path)
 
 

@@ -6,8 +6,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from fastlangevin.data import labels
-from fastlangevin.data.sources import digits, load_data
+from fastlangevin.data import digits, labels, load_data
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 4, 4), dtype=np.uint8)
 NUMBERS = [3, 0, 1, 1, 0, 2]
@@ -49,10 +48,10 @@ def test_an_array_named_as_labels_are_that_is_alone_is_the_data(tmp_path):
 @pytest.mark.parametrize(
     "wrong, kind, words",
     [
-        (np.array(NUMBERS[:5]), ValueError, "must be one an item, shape (6,), got (5,)"),
-        (np.array(NUMBERS, float), TypeError, "must be whole numbers, got"),
+        (np.array(NUMBERS[:5]), ValueError, "must have shape (6,), one per item, got (5,)"),
+        (np.array(NUMBERS, float), TypeError, "must be integers, got"),
         (np.array(NUMBERS) - 1, ValueError, "must not be negative, got -1 for item 1"),
-        (np.array(list("abcdef")), TypeError, "must be whole numbers"),
+        (np.array(list("abcdef")), TypeError, "must be integers"),
         (np.eye(6, dtype=int), ValueError, "got (6, 6)"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What every source has in common: batches, devices, fingerprints, refused options."""
+"""Properties of all sources: batches, devices, fingerprints, refused options."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 from support.data_sources import Items, Stream, bytes_, everything, rand
 from torch.utils.data import TensorDataset
 
+from fastlangevin.data import load_data
 from fastlangevin.data import sources as data
-from fastlangevin.data.sources import load_data
 
 
 def test_a_batch_is_the_callers_own():

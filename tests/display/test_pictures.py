@@ -3,9 +3,68 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
+from PIL import Image
 
+import fastlangevin as fl
 from fastlangevin.display import pictures
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", [str, lambda path: path], ids=["str", "Path"])
+def test_save_grid(tmp_path, kind, channels):
+    """Black at lo, white at hi, clipped outside, in rows of `columns` with gaps of 2 pixels of grey 128."""
+    lo, hi = -2.0, 6.0
+    images = torch.randint(0, 256, (3, channels, 4, 5), generator=torch.Generator().manual_seed(0))
+    values = images / 255 * (hi - lo) + lo
+    values[0, :, 0, 0], values[1, :, 0, 0] = -7.0, torch.inf
+    images[0, :, 0, 0], images[1, :, 0, 0] = 0, 255
+    fl.save_grid(values.double(), kind(tmp_path / "a.png"), columns=2, value_range=(lo, hi))
+    factor = -(-640 // 16)  # 2 images of 5 pixels and 3 gaps
+    expected = np.full((14, 16, channels), 128)
+    for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
+        top, left = 2 + i // 2 * 6, 2 + i % 2 * 7
+        expected[top : top + 4, left : left + 5] = image
+    drawn = np.asarray(Image.open(tmp_path / "a.png"))
+    assert np.array_equal(
+        drawn.reshape(14 * factor, 16 * factor, channels), expected.repeat(factor, 0).repeat(factor, 1)
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("n, columns", [(1, 1), (4, 2), (5, 3)])
+def test_columns_by_default(n, columns):
+    width = pictures.grid(torch.zeros(n, 1, 4, 4)).width
+    assert width == -(-640 // (6 * columns + 2)) * (6 * columns + 2)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (
+            dict(images=torch.zeros(2, 2, 4, 4)),
+            r"images must be \(N, 1 or 3, H, W\) .*, got \(2, 2, 4, 4\)",
+        ),
+        (dict(images=torch.zeros(1, 4, 4)), r"got \(1, 4, 4\)"),
+        (dict(images=torch.zeros(0, 1, 4, 4)), r"got \(0, 1, 4, 4\)"),
+        (dict(images=torch.full((1, 1, 2, 2), torch.nan)), "images must not hold NaN"),
+        (dict(columns=0), "columns must be an int of at least 1, got 0"),
+        (dict(value_range=(1, 0)), "value_range must be two finite numbers"),
+        (dict(path="a.txt"), "path must end in the extension of an image format, such as .png, got 'a.txt'"),
+        (dict(path="a"), "path must end in"),
+    ],
+)
+def test_bad_arguments(tmp_path, monkeypatch, change, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        fl.save_grid(**{"images": torch.zeros(2, 1, 4, 4), "path": "a.png", **change})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.a\.png could not be written"):
+        fl.save_grid(torch.zeros(2, 1, 4, 4), tmp_path / "nowhere" / "a.png")
 
 
 def test_stacked():

@@ -1,4 +1,4 @@
-"""Which classes the samples cover, by a classifier fitted here or one's own."""
+"""Coverage of classes, by a fitted or a user-defined classifier."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from support.judging import IMAGES, LABELS, halves, judged
 from fastlangevin.evaluation import classifier, metrics
 
 
-def test_a_classifier_of_ones_own_gives_logits_or_probabilities():
+def test_a_custom_classifier_returns_logits_or_probabilities():
     seen = judged(IMAGES[:300], classifier=halves, coverage=None)["coverage"]
     expected = metrics.coverage(halves(IMAGES[:300]).double().softmax(1))
     assert seen["score"] == pytest.approx(expected.score) and seen["shares"] == expected.shares.tolist()
@@ -20,7 +20,7 @@ def test_a_classifier_of_ones_own_gives_logits_or_probabilities():
     )
 
 
-def test_labels_of_ones_own(tmp_path):
+def test_custom_labels(tmp_path):
     halved = (LABELS >= 5).long() * 7 + 2
     np.save(tmp_path / "y.npy", halved.numpy())
     for labels in (halved, halved.tolist(), tmp_path / "y.npy", str(tmp_path / "y.npy")):
@@ -36,7 +36,7 @@ def test_a_class_that_was_not_drawn_is_counted():
     assert len(drawn) == 20 and 58 not in drawn and (fitted.predict(IMAGES[:60])[:, 1] == 0).all()
 
 
-def test_without_labels_coverage_is_left_out():
+def test_coverage_is_skipped_without_labels():
     assert judged(IMAGES[:20], IMAGES, coverage=None)["skipped"]["coverage"] == "tensor has no labels"
     one = judged(IMAGES[:20], IMAGES[:50], labels=[4] * 50, coverage=None)["skipped"]["coverage"]
     assert "at least 2 classes, got [4]" in one

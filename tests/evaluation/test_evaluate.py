@@ -10,10 +10,10 @@ from support.judging import IMAGES, LABELS, OFF, brightness, gives, halves, judg
 from torch import nn
 
 import fastlangevin as fl
+from fastlangevin.data.order import epoch_order
 from fastlangevin.errors import ChainDiverged
-from fastlangevin.evaluation import evaluate as evaluation
-from fastlangevin.evaluation import metrics
-from fastlangevin.samplers.langevin import Trace
+from fastlangevin.evaluation import metrics, parts
+from fastlangevin.samplers.trace import Trace
 
 # what the numbers are
 
@@ -75,14 +75,14 @@ def test_energies_are_the_samplers(run):
     assert result["n_steps"] == 5 and result["trained_on_data"] is None
 
 
-def test_a_models_own_interval_changes_nothing():
+def test_results_do_not_depend_on_the_models_interval():
     samples, shift = IMAGES[:200].flip(3), 7.0
     plain = judged(samples, n_chains=8)
     _, sampler = gives(samples * shift, lambda x: brightness(x / shift))
     other = fl.evaluate(
         (None, sampler), "digits", n=200, data_range=(-shift, shift), **{**OFF, "n_chains": 8, "n_reconstruct": 2}
     )
-    mse = fl.reconstruct(sampler, IMAGES[evaluation.epoch_order(len(IMAGES), seed=0, epoch=0)[:2]] * shift).mse
+    mse = fl.reconstruct(sampler, IMAGES[epoch_order(len(IMAGES), seed=0, epoch=0)[:2]] * shift).mse
     assert other["reconstruction"]["mse_mean"] == pytest.approx(float(mse.mean()) / shift**2, rel=1e-4)
     for part in ("pixels", "neighbours", "energy"):
         assert other[part] == pytest.approx(plain[part], rel=1e-4, abs=1e-6)
@@ -93,7 +93,7 @@ def test_reconstruction_is_reconstructs(run):
     result = fl.evaluate(run, "digits", n=4, seed=2, **{**OFF, "n_reconstruct": 3})
     _, sampler = fl.load(run)
     sampler.load_state_dict({**sampler.state_dict(), "seed": 2, "step": 0})
-    items = evaluation.epoch_order(len(IMAGES), seed=2, epoch=0)[:3]
+    items = epoch_order(len(IMAGES), seed=2, epoch=0)[:3]
     mse = fl.reconstruct(sampler, IMAGES[items]).mse
     assert result["reconstruction"] == pytest.approx(
         {"n": 3, "mse_mean": float(mse.mean()), "mse_median": float(mse.median()), "mse_max": float(mse.max())}
@@ -120,7 +120,7 @@ def test_the_same_again_and_nothing_moved(run):
     assert fl.evaluate((model, sampler), "digits", **{**options, "seed": 1})["energy"] != first["energy"]
 
 
-def test_steps_of_ones_own(run):
+def test_custom_number_of_steps(run):
     result = fl.evaluate(run, IMAGES[:100], n=8, n_steps=7, **{**OFF, "n_chains": 2})
     assert result["n_steps"] == result["chain"]["n_steps"] == 7 and result["chain"]["steps"][-1] == 70
     assert result["trained_on_data"] is False
@@ -179,9 +179,7 @@ def test_divergence_that_is_learnt_late_as_on_a_gpu():
     def check():
         raise ChainDiverged("", step=None, n_chains=1)
 
-    records, at = evaluation.trace_until_divergence(
-        SimpleNamespace(trace=lambda *a, **k: trace, check=check), x[0], 15, 5
-    )
+    records, at = parts.trace_until_divergence(SimpleNamespace(trace=lambda *a, **k: trace, check=check), x[0], 15, 5)
     assert at == 10 and records.steps.tolist() == [0, 5] and len(records.x) == len(records.energy) == 2
 
 
@@ -193,18 +191,20 @@ def test_divergence_within_k_is_an_error():
 
 @pytest.mark.parametrize("step_size, reaches", [([0.1, 0.2], False), (lambda k: 0.1 / (1 + k), True)])
 def test_schedules_past_k(step_size, reaches):
-    sampler = fl.Langevin(lambda x: x.square().flatten(1).sum(1), n_steps=2, step_size=step_size, seed=0)
+    sampler = fl.Langevin(
+        lambda x: x.square().flatten(1).sum(1), n_steps=2, step_size=step_size, noise_std=0.01, seed=0
+    )
     result = fl.evaluate((None, sampler), "digits", n=2, **{**OFF, "n_chains": 2})
     if reaches:
         assert result["chain"]["steps"] == list(range(21))
     else:
-        assert "does not reach to 20 steps: step_size" in result["skipped"]["chain"]
+        assert "does not cover 20 steps: step_size" in result["skipped"]["chain"]
 
 
 def test_a_score_has_no_energy():
-    sampler = fl.Langevin(score=lambda x: -x, n_steps=2, step_size=0.1, seed=0)
+    sampler = fl.Langevin(score=lambda x: -x, n_steps=2, step_size=0.1, noise_std=0.01, seed=0)
     result = fl.evaluate((None, sampler), "digits", n=8, **{**OFF, "n_chains": 2})
-    assert "no energy is known" in result["skipped"]["energy"]
+    assert "the energy is unknown" in result["skipped"]["energy"]
     assert result["chain"]["energy"] is None and len(result["chain"]["score_norm"]) == 21
 
 
@@ -222,9 +222,10 @@ class Restless(nn.Module):
         return self.layers(x)
 
 
-def test_a_restless_network_of_one_s_own(tmp_path):
-    """Its averages and torch's random state stay, and the same call gives the same numbers, from a run as from a result
-    that knows the interval of its data."""
+def test_a_network_with_random_numbers_and_buffers(tmp_path):
+    """Its averages and torch's random state are unchanged, and the same call gives the same numbers, for a run as for a
+    `TrainResult`, which has the interval of its data.
+    """
     options = dict(batch_size=8, ema=0.9, data_range=(0, 1), sampler={"n_steps": 2}, n_iterations=2, progress=False)
     result = fl.train("digits", Restless(), out=tmp_path / "run", **options)
     before = {name: value.clone() for name, value in result.ema.state_dict().items()}
@@ -242,11 +243,11 @@ def test_a_restless_network_of_one_s_own(tmp_path):
     "options, kind, words",
     [
         (dict(n=1), ValueError, "n must be an int of at least 2, got 1"),
-        (dict(data=torch.rand(5, 3, 8, 8)), ValueError, "data must be of the run's shape (1, 8, 8), got (3, 8, 8)"),
+        (dict(data=torch.rand(5, 3, 8, 8)), ValueError, "data must have the run's shape (1, 8, 8), got (3, 8, 8)"),
         (dict(data=IMAGES[:1]), ValueError, "data must hold at least 2 items to compare with, got 1"),
-        (dict(data=IMAGES, coverage=True), ValueError, "coverage=True needs labels or a classifier, and tensor has no"),
-        (dict(labels=[1, 2, 3]), ValueError, "labels must be one an item, shape (1797,), got (3,)"),
-        (dict(labels=LABELS.double()), TypeError, "labels must be whole numbers, got dtype torch.float64"),
+        (dict(data=IMAGES, coverage=True), ValueError, "coverage=True needs labels or a classifier, but tensor has no"),
+        (dict(labels=[1, 2, 3]), ValueError, "labels must have shape (1797,), one per item, got (3,)"),
+        (dict(labels=LABELS.double()), TypeError, "labels must be integers, got dtype torch.float64"),
         (dict(labels=LABELS - 1), ValueError, "labels must not be negative, got -1 for item 0"),
         (dict(labels="nowhere.npy"), FileNotFoundError, "labels='nowhere.npy': no such file"),
         (dict(labels=[0] * 1797, coverage=True), ValueError, "at least 2 classes, got [0]"),
@@ -254,31 +255,31 @@ def test_a_restless_network_of_one_s_own(tmp_path):
         (dict(coverage=True, classifier=lambda x: 1), TypeError, "classifier must return a tensor of logits"),
         (dict(coverage=True, classifier=lambda x: halves(x) / 0), ValueError, "classifier must return finite values"),
         (dict(coverage=True, classifier=5), TypeError, "classifier must be callable, got int"),
-        (dict(coverage=False, classifier=halves), ValueError, "coverage=False leaves it out"),
+        (dict(coverage=False, classifier=halves), ValueError, "coverage only, which coverage=False disables"),
         (dict(coverage="yes"), ValueError, "coverage must be True, False or None, got 'yes'"),
-        (dict(fid=True, features=brightness), ValueError, "features must return (2, D) for 2 images, got (2,)"),
-        (dict(fid=False, features=pooled), ValueError, "features is for fid, and fid=False leaves it out"),
+        (dict(fid=True, features=brightness), ValueError, "features must return (2, D) for 2 images, got torch.flo"),
+        (dict(fid=False, features=pooled), ValueError, "features is used for fid only, which fid=False disables"),
         (dict(n_steps=0), ValueError, "n_steps must be an int of at least 1, got 0"),
         (dict(data_range=(1, 0)), ValueError, "data_range must be two finite numbers"),
         (
             dict(run=(None, fl.Langevin(brightness, bounds=(0, 1)))),
             ValueError,
-            "data_range must say what interval the model learned its data in",
+            "data_range must be given, the interval of the data that the model was trained on",
         ),
         (
             dict(run=gives(IMAGES), model=nn.Flatten()),
             ValueError,
-            "model is for a run that is loaded, and run is a tuple",
+            "model must be None unless run is a path, got a tuple",
         ),
         (dict(run="nowhere"), FileNotFoundError, "run='nowhere' is neither a run's folder nor a checkpoint"),
         (dict(run=nn.Linear(2, 2)), TypeError, "run must be a run's folder or checkpoint, a TrainResult, or a pair"),
         (dict(run=(1, 2)), TypeError, "run must be a run's folder"),
-        (dict(run=gives(IMAGES), device="cpu"), ValueError, "device='cpu' is for a run that is loaded"),
+        (dict(run=gives(IMAGES), device="cpu"), ValueError, "device must be 'auto' unless run is a path, got 'cpu'"),
         (dict(seed=-1), ValueError, "seed must be an int of at least 0, got -1"),
         (
             dict(run=gives(torch.rand(9, 3)), data=torch.rand(9, 3), neighbours="x.png"),
             ValueError,
-            "neighbours draws images of 1 or 3 channels, and the data are (3,)",
+            "neighbours needs images of 1 or 3 channels, got data of shape (3,)",
         ),
     ],
 )

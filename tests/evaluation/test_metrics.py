@@ -59,7 +59,7 @@ def test_frechet_distance_to_itself_is_zero_far_from_the_origin(n, d):
     [
         (torch.zeros(1, 3), [torch.zeros(5, 3)], "a must be (n, D) with n at least 2"),
         (torch.zeros(4, 3, 2), [torch.zeros(5, 3)], "got (4, 3, 2)"),
-        (torch.zeros(4, 3), [torch.zeros(5, 4)], "batches must be (m, 3) as a is, got (5, 4)"),
+        (torch.zeros(4, 3), [torch.zeros(5, 4)], "batches must be (m, 3) like a, got (5, 4)"),
         (torch.zeros(4, 3), [torch.zeros(1, 3)], "at least 2 items, got 1"),
     ],
 )

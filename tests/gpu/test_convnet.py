@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from fastlangevin.kernels import reference
+from fastlangevin.kernels.arguments import UpdateArgs
 from fastlangevin.models import ConvNet
-from fastlangevin.network.sequential import Conv
+from fastlangevin.network.layers import Conv
 
 pytestmark = [
     pytest.mark.gpu,
@@ -47,8 +48,9 @@ def test_a_step_is_the_score_and_the_update():
     x = torch.rand(7, *SHAPE, device=DEVICE) * 2 - 1
     for rest in ((0, 3 * 32 * 32 * 5, None, None, None), (5, 3, 1e-3, -0.9, 0.9)):
         expected, got = x.cpu(), x.clone()
-        reference.update(expected, convnet.score(packed, x).cpu(), 1.0, 0.01, 5, 16, *rest)
-        convnet.step_(packed, got, 1.0, 0.01, 5, 16, *rest)
+        args = UpdateArgs(1.0, 0.01, 5, 16, *rest)
+        reference.update(expected, convnet.score(packed, x).cpu(), args)
+        convnet.step_(packed, got, args)
         assert torch.equal(got.cpu(), expected)
 
 
@@ -65,7 +67,7 @@ def test_a_captured_chain_packs_the_weights_anew():
         layers = [(Conv(c.weight, c.bias, c.stride, c.padding, c.dilation, c.groups), 0.2) for c in convs]
         packed = convnet.pack(layers, last.weight[0], SHAPE, "fp16")
         for _ in range(3):
-            convnet.step_(packed, x, *numbers, 0, 0, None, None, None)
+            convnet.step_(packed, x, UpdateArgs(*numbers, 0, 0, None, None, None))
 
     chain()  # compiles
     graph = torch.cuda.CUDAGraph()

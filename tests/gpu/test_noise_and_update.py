@@ -17,7 +17,7 @@ pytestmark = [
 
 @pytest.fixture(params=["cuda", "triton", "reference"])
 def backend(request):
-    why = kernels.BACKENDS[request.param].refuses(torch.device("cuda"))
+    why = kernels.BACKENDS[request.param].unsupported(torch.device("cuda"))
     if why:
         pytest.skip(f"backend {request.param}: {why}")
     return request.param
@@ -25,7 +25,7 @@ def backend(request):
 
 def test_the_kernels_of_this_project_serve_a_gpu():
     for name in ("cuda", "triton"):
-        assert kernels.BACKENDS[name].unavailable() is None, name
+        assert kernels.BACKENDS[name].unsupported() is None, name
 
 
 @pytest.mark.parametrize("draw", [fl.noise.normal, fl.noise.uniform])

@@ -7,7 +7,7 @@ import torch
 
 import fastlangevin as fl
 from fastlangevin import kernels
-from fastlangevin.data.sources import digits
+from fastlangevin.data import digits
 from fastlangevin.runs import checkpoint
 from fastlangevin.training.state import TrainingState
 

@@ -53,6 +53,7 @@ def test_closures_globals_defaults_partials_and_attributes_are_found(monkeypatch
         (lambda x, net=net: net(x), [net.weight, net.bias]),
         (functools.partial(lambda net, x: net(x), net), [net.weight, net.bias]),
         (holder.energy, [holder.net.weight, holder.net.bias, holder.offset]),
+        (NET.weight.matmul, [NET.weight]),
         (own.forward, [own.net.weight, own.net.bias, Own.shift]),
     ):
         found = Dependencies(function).tensors
@@ -117,3 +118,52 @@ def test_values_of_classes_objects_and_numpy_count(monkeypatch, energy, change):
     assert fingerprint(energy) == before
     change(monkeypatch)
     assert fingerprint(energy) != before
+
+
+class Celsius(float):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(slice(0, 2), slice(0, 3)), (slice(None, None, 1), slice(None, None, 2)), (Celsius(1.0), Celsius(2.0))],
+    ids=["slice", "step", "subclass"],
+)
+def test_plain_values_of_every_kind_count(first, second):
+    holder = {"value": first}
+    energy = lambda x: x * holder["value"]
+    before = fingerprint(energy)
+    assert fingerprint(energy) == before and hash(before) is not None
+    holder["value"] = second
+    assert fingerprint(energy) != before
+
+
+def test_hooks_of_all_modules_count():
+    found = Dependencies(nn.Sequential(nn.Linear(3, 1)))
+    assert found.hooks() is None
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        assert found.hooks() == "Sequential"
+    finally:
+        handle.remove()
+
+
+def test_the_same_objects_under_other_names_count():
+    first, second = nn.Linear(3, 1), nn.Linear(3, 1)
+    chosen = {"networks": (first, second), "z": first}
+    energy = lambda x: chosen["z"](x)
+    before = fingerprint(energy)
+    assert fingerprint(energy) == before
+    chosen["z"] = second
+    assert fingerprint(energy) != before
+
+
+def test_functions_count():
+    holder = {"activation": torch.relu}
+    energy = lambda x: holder["activation"](x).sum(1)
+    seen = [fingerprint(energy)]
+    for activation in (torch.tanh, nn.functional.silu, nn.functional.gelu, lambda x: x, lambda x: -x):
+        holder["activation"] = activation
+        assert fingerprint(energy) == fingerprint(energy) and hash(fingerprint(energy)) is not None
+        assert fingerprint(energy) not in seen
+        seen.append(fingerprint(energy))

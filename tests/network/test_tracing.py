@@ -1,4 +1,4 @@
-"""Which energies are recognised as stacks of known layers, and what the reading leaves as it was."""
+"""Which energies are recognised as sequences of known layers, and what the reading leaves unchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import fastlangevin as fl
-from fastlangevin.network.tracing import _Traced, _uncompiled
+from fastlangevin.network.recorder import RecordingTensor
+from fastlangevin.network.tracing import _uncompiled
+from fastlangevin.network.walk import log_density
 
 
 def method_owner():
@@ -64,22 +66,22 @@ RECOGNISED = {
 @pytest.mark.parametrize("name", RECOGNISED)
 def test_recognised(name):
     function = RECOGNISED[name]
-    stack = read(function)
+    network = read(function)
     x = torch.randn(3, 2, 6, 6)
-    torch.testing.assert_close(stack(x), function(x).reshape(3))
-    assert stack.shapes[0] == (2, 6, 6)
+    torch.testing.assert_close(log_density(network, x), function(x).reshape(3))
+    assert network.shapes[0] == (2, 6, 6)
 
 
 def test_the_sign_of_an_energy():
     x = torch.randn(3, 2, 6, 6)
-    torch.testing.assert_close(read(MODEL, kind="energy")(x), -MODEL(x).reshape(3))
+    torch.testing.assert_close(log_density(read(MODEL, kind="energy"), x), -MODEL(x).reshape(3))
 
 
 def test_models_of_the_library():
     for size in (8, 32):
         model = fl.models.ConvNet(size, 3, 8)
         x = torch.randn(2, 3, size, size)
-        torch.testing.assert_close(read(model, x.shape)(x), model(x))
+        torch.testing.assert_close(log_density(read(model, x.shape), x), model(x))
 
 
 def test_weights_are_those_of_the_moment():
@@ -88,9 +90,9 @@ def test_weights_are_those_of_the_moment():
     with torch.no_grad():
         model[0].weight.mul_(2)
     x = torch.randn(3, 2, 6, 6)
-    torch.testing.assert_close(before(x), model(x)[:, 0])  # the very tensors
+    torch.testing.assert_close(log_density(before, x), model(x)[:, 0])  # the very tensors
     model[0].weight = nn.Parameter(torch.randn(4, 2, 3, 3))
-    torch.testing.assert_close(read(model)(x), model(x)[:, 0])
+    torch.testing.assert_close(log_density(read(model), x), model(x)[:, 0])
 
 
 def test_no_chains():
@@ -98,19 +100,19 @@ def test_no_chains():
     assert read(Energy(), shape=(0, 2, 6, 6)).shapes == read(Energy(), shape=(1, 2, 6, 6)).shapes
 
 
-def test_further_inputs_are_given():
+def test_extra_arguments_are_given():
     def conditional(x, scale):
         return MODEL(x) * scale
 
     assert read(conditional, args=(2.0,)).factor == 2.0
     assert "no plain number" in why(conditional, args=(torch.ones(1),))
-    assert "further input 0 is a Random" in why(lambda x, r: MODEL(x) * r.gauss(0, 1), args=(random.Random(0),))
+    assert "extra argument 0 is a Random" in why(lambda x, r: MODEL(x) * r.gauss(0, 1), args=(random.Random(0),))
 
 
 def test_state_without_weights_keeps_its_type():
-    stack = read(lambda x: F.silu(x[:, 0]), shape=(4, 1), dtype=torch.float64)
+    network = read(lambda x: F.silu(x[:, 0]), shape=(4, 1), dtype=torch.float64)
     x = torch.randn(4, 1, dtype=torch.float64)
-    assert stack.dtype == torch.float64 and torch.equal(stack(x), F.silu(x[:, 0]))
+    assert network.dtype == torch.float64 and torch.equal(log_density(network, x), F.silu(x[:, 0]))
 
 
 def test_threads_that_read_at_once_leave_torch_compile_on():
@@ -145,6 +147,6 @@ def test_nothing_is_held_afterwards():
     gc.disable()
     try:
         read(MODEL)
-        assert not [o for o in gc.get_objects() if type(o) is _Traced]
+        assert not [o for o in gc.get_objects() if type(o) is RecordingTensor]
     finally:
         gc.enable()

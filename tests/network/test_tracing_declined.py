@@ -1,4 +1,4 @@
-"""Which energies are not recognised as stacks of known layers, and why."""
+"""Which energies are not recognised as sequences of known layers, and why."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.traced_energies import MODEL, Energy, Lambda, Scaled, body, net, re
 from torch import nn
 from torch.nn.utils import parametrize
 
-from fastlangevin.network.tracing import NotRecognised
+from fastlangevin.network.errors import NotRecognised
 
 
 class Stateful(Energy):

@@ -1,4 +1,4 @@
-"""The paper's tables on small data: what is trained, that nothing is done twice, and what is refused."""
+"""The paper's tables on small data: settings, resuming without repeated work, and errors."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import yaml
 from PIL import Image
 
 import fastlangevin as fl
-from fastlangevin.data.sources import digits
+from fastlangevin.data import digits
 from fastlangevin.reproduction import reproduce as module
-from fastlangevin.reproduction import tables as experiments
+from fastlangevin.reproduction import tables
 from fastlangevin.runs import piecewise
 
 OPTIONS = {"budget": 1e-6, "features": 4, "n": 32, "progress": False}
@@ -24,7 +24,7 @@ def small_digits() -> torch.Tensor:
 
 
 def test_tables_are_the_paper_s():
-    two = experiments.table("2", "tensor").cells
+    two = tables.paper_table("2", "tensor").experiments
     assert [(c.n_steps, c.data_noise, c.features) for c in two] == [
         (5, 0.15, 64),
         (10, 0.1, 64),
@@ -33,33 +33,33 @@ def test_tables_are_the_paper_s():
         (75, 0.03, 64),
         (100, 0.03, 64),
     ]
-    three = {(c.n_steps, c.data_noise, c.features) for c in experiments.table("3", "celeba").cells}
+    three = {(c.n_steps, c.data_noise, c.features) for c in tables.paper_table("3", "celeba").experiments}
     assert three == {(100, s, 64) for s in (0.1, 0.08, 0.06, 0.05, 0.04, 0.03)} | {(100, 0.03, n) for n in (32, 128)}
-    (one,) = experiments.table("1", "cifar10").cells
+    (one,) = tables.paper_table("1", "cifar10").experiments
     assert (one.n_steps, one.data_noise, one.features) == (100, 0.03, 128)
     for name in ("1", "2", "3"):
-        names = [cell.name for cell in experiments.table(name, "tensor").cells]
+        names = [experiment.name for experiment in tables.paper_table(name, "tensor").experiments]
         assert len(set(names)) == len(names)
 
 
 def test_annealing_is_late_and_ends_low():
-    settings = experiments.annealed(1e-4, 0.03, 250_000)
+    settings = tables.annealed_settings(1e-4, 0.03, 250_000)
     lr, noise = (piecewise.check(name, settings[name], positive=True) for name in ("lr", "data_noise"))
     assert piecewise.at(lr, 199_999) == 1e-4 and piecewise.at(noise, 199_999) == 0.03
     assert piecewise.at(lr, 200_000) < 1e-4 and piecewise.at(noise, 200_000) < 0.03
     assert piecewise.at(lr, 249_999) == pytest.approx(1e-5) and piecewise.at(noise, 249_999) == pytest.approx(0.015)
-    assert experiments.annealed(1e-4, 0.03, 3) == {"lr": 1e-4, "data_noise": 0.03}
+    assert tables.annealed_settings(1e-4, 0.03, 3) == {"lr": 1e-4, "data_noise": 0.03}
 
 
 @pytest.fixture(scope="module")
-def three_cells():
+def three_experiments():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments, "_STEPS", {5: 0.15, 10: 0.1, 25: 0.05})
+        patch.setattr(tables, "_STEPS", {5: 0.15, 10: 0.1, 25: 0.05})
         yield
 
 
 @pytest.fixture(scope="module")
-def table_2(three_cells, tmp_path_factory):
+def table_2(three_experiments, tmp_path_factory):
     out = tmp_path_factory.mktemp("table") / "two"
     return fl.reproduce("2", small_digits(), out=out, **OPTIONS)
 
@@ -92,7 +92,7 @@ def test_what_is_there_is_kept(table_2, monkeypatch):
     rows, out = table_2
     (out / "K25.json").write_text(json.dumps({**json.loads((out / "K25.json").read_text()), "score_norm": 7.0}))
     monkeypatch.setattr(module, "evaluate", None)
-    monkeypatch.setattr(module, "_affordable", None)
+    monkeypatch.setattr(module, "_n_iterations_within", None)
     again = fl.reproduce("2", small_digits(), out=out, **{**OPTIONS, "budget": 50.0})
     assert again.rows[2] == {**rows[2], "score_norm": 7.0}
     assert [r for i, r in enumerate(again.rows) if i != 2] == [r for i, r in enumerate(rows) if i != 2]
@@ -100,16 +100,16 @@ def test_what_is_there_is_kept(table_2, monkeypatch):
 
 def test_what_is_asked_anew_is_evaluated_anew(tmp_path, monkeypatch):
     """Without a training: by more samples, and by labels."""
-    monkeypatch.setattr(experiments, "_STEPS", {5: 0.15})
+    monkeypatch.setattr(tables, "_STEPS", {5: 0.15})
     first = fl.reproduce("2", small_digits(), out=tmp_path, **OPTIONS).rows[0]
-    monkeypatch.setattr(module, "_affordable", None)
+    monkeypatch.setattr(module, "_n_iterations_within", None)
     more = fl.reproduce("2", small_digits(), out=tmp_path, **{**OPTIONS, "n": 48}).rows[0]
     assert more["frechet"] != first["frechet"] and json.loads((tmp_path / "K5.json").read_text())["n"] == 48
     labels = digits()[1][:64]
     assert fl.reproduce("2", small_digits(), out=tmp_path, labels=labels, **OPTIONS).rows[0]["classifier_score"] >= 1
 
 
-def test_fid_that_cannot_be_had_is_an_error_before_any_training(tmp_path, monkeypatch):
+def test_fid_that_is_not_available_is_an_error_before_any_training(tmp_path, monkeypatch):
     def missing():
         raise module.inception.Unavailable("Inception needs torch-fidelity")
 
@@ -137,7 +137,7 @@ def test_an_interrupted_table_goes_on(table_2, tmp_path, monkeypatch):
 
 
 def test_reconstruction_and_paper_s_figures(tmp_path, monkeypatch):
-    monkeypatch.setitem(experiments.PAPER, "tensor", {(100, 0.03, 4): {"fid": 12.5}})
+    monkeypatch.setitem(tables.REPORTED, "tensor", {(100, 0.03, 4): {"fid": 12.5}})
     (row,) = fl.reproduce("1", small_digits(), out=tmp_path, **OPTIONS).rows
     assert row["mse"] > 0 and row["paper_fid"] == 12.5
     assert "| FID in the paper |" in (tmp_path / "table.md").read_text()
@@ -150,7 +150,7 @@ def test_a_training_that_diverges_is_a_row(tmp_path, monkeypatch, measured):
 
     monkeypatch.setattr(module, "train", diverges)
     if measured:
-        monkeypatch.setattr(module, "_affordable", lambda *_: 25)
+        monkeypatch.setattr(module, "_n_iterations_within", lambda *_: 25)
     (row,) = fl.reproduce("1", small_digits(), out=tmp_path, **OPTIONS).rows
     assert row["remark"] == "diverged: the energies are not finite"
     assert "diverged: the energies" in (tmp_path / "table.md").read_text()
@@ -166,7 +166,7 @@ def test_a_training_that_diverges_is_a_row(tmp_path, monkeypatch, measured):
         ("2", {"features": 0}, ValueError, "features must be an int of at least 1"),
         ("2", {"n": 1}, ValueError, "n must be an int of at least 2, got 1"),
         ("2", {"data": small_digits()[:1]}, ValueError, "data must hold at least 2 items to compare with, got 1"),
-        ("2", {"labels": [0, 1]}, ValueError, r"labels must be one an item, shape \(64,\), got \(2,\)"),
+        ("2", {"labels": [0, 1]}, ValueError, r"labels must have shape \(64,\), one per item, got \(2,\)"),
     ],
 )
 def test_bad_arguments(tmp_path, name, change, error, words):
@@ -177,10 +177,10 @@ def test_bad_arguments(tmp_path, name, change, error, words):
 
 def test_folders_of_others_are_not_touched(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="holds files that no reproduction made"):
+    with pytest.raises(FileExistsError, match="holds files that are not of a reproduction"):
         fl.reproduce("1", small_digits(), out=tmp_path, **OPTIONS)
     other = tmp_path / "other"
     other.mkdir()
     (other / "table.json").write_text(json.dumps({"table": "2"}))
-    with pytest.raises(ValueError, match="is another reproduction's"):
+    with pytest.raises(ValueError, match="holds another reproduction"):
         fl.reproduce("1", small_digits(), out=other, **OPTIONS)

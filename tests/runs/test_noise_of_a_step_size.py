@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 from support.training_runs import SMALL
 
@@ -11,8 +9,8 @@ import fastlangevin as fl
 from fastlangevin import cli
 from fastlangevin.samplers.langevin import check_pair
 
-WITHOUT_NOISE = r"step_size=0.01 needs noise_std: None for sqrt\(2·step_size·temperature\), or a number"
-UNREAD = r"temperature=0.5 is read only with noise_std=None"
+WITHOUT_NOISE = "noise_std must be given with step_size: noise_std=None .* or a number"
+UNREAD = "temperature is for noise_std=None, .* got temperature=0.5"
 ONE = {k: v for k, v in SMALL.items() if k != "sampler"} | {"n_iterations": 1}
 QUICK = ["--features", "2", "--batch-size", "2", "--steps", "2", "--iterations", "1", "--quiet"]
 
@@ -98,9 +96,9 @@ def test_a_resume_with_others_is_refused_for_that(run):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--step-size", "0.01"], "step_size=0.01 needs noise_std"),
-        (["--temperature", "0.5"], "temperature=0.5 is read only with noise_std=None"),
-        (["--step-size", "0.01", "--resume"], "step_size=0.01 needs noise_std"),
+        (["--step-size", "0.01"], "noise_std must be given with step_size"),
+        (["--temperature", "0.5"], "temperature is for noise_std=None"),
+        (["--step-size", "0.01", "--resume"], "noise_std must be given with step_size"),
     ],
 )
 def test_on_the_command_line(capsys, tmp_path, arguments, words, more):
@@ -123,6 +121,4 @@ def test_on_the_command_line_with_its_noise(tmp_path):
     assert call(*QUICK, "--step-size", "0.02", "--noise-std", "langevin", "--temperature", "0.5") == 0
     sampler = fl.load(out)[1]
     assert sampler.noise_std is None and sampler.temperature == 0.5 and sampler.step_size == 0.02
-    _, noise = sampler._coefficients(2)
-    assert noise == [math.sqrt(2 * 0.02 * 0.5)] * 2
     assert call("--resume", "--step-size", "0.02", "--quiet") == 0

@@ -13,7 +13,6 @@ def test_auto_takes_the_closed_form():
     sampler = fl.Langevin(log_density=fl.models.ConvNet(16, 3, 8), seed=1)
     assert sampler.plan.engine == "convnet"
     assert any("engine 'compiled' passed over" in reason for reason in sampler.plan.reasons)
-    assert "engine='convnet'" in repr(sampler)
 
 
 def test_auto_says_what_it_did_not_recognise():
@@ -23,7 +22,6 @@ def test_auto_says_what_it_did_not_recognise():
     assert (
         "engines 'mlp' and 'convnet' passed over: batch_norm is not an operation that it knows" in sampler.plan.reasons
     )
-    assert "engine='autograd'" in repr(sampler)
     sampler.sample((2, 1, 4, 4))
     assert sampler.plan.engine == "autograd"
 

@@ -1,5 +1,6 @@
-"""Compiles every Triton kernel for GPUs that need not be here: `python tests/support/ahead_of_time.py` prints JSON,
-one record a kernel and architecture: registers, bytes of local and of shared memory, and the machine's instructions.
+"""Compiles every Triton kernel for GPUs that need not be here: `python tests/support/ahead_of_time.py` prints, as JSON,
+one record a kernel and architecture: registers, bytes of local memory and shared memory, and the machine's
+instructions.
 
 A script of its own because the tests run Triton's interpreter, and a process has either that or the compiler.
 """

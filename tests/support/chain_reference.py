@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import fastlangevin as fl
+from fastlangevin.kernels.arguments import ChainArgs
 
 OPTIONS = {
     "plain": {},
@@ -35,9 +36,8 @@ def arguments(
     lo=None,
     hi=None,
     noise_first=False,
-) -> tuple:
-    """What follows x in the kernels' `run_`."""
-    return (list(step_sizes), list(noise_stds), has_noise, seed, steps, offset, grad_clip, lo, hi, noise_first)
+) -> ChainArgs:
+    return ChainArgs(list(step_sizes), list(noise_stds), has_noise, seed, steps, offset, grad_clip, lo, hi, noise_first)
 
 
 def score(log_density: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -45,9 +45,9 @@ def score(log_density: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return torch.autograd.grad(log_density(x).sum(), x)[0]
 
 
-def chain(log_density: Callable[[Tensor], Tensor], x: Tensor, *arguments) -> Tensor:
+def chain(log_density: Callable[[Tensor], Tensor], x: Tensor, args: ChainArgs) -> Tensor:
     """log_density takes and gives float64."""
-    step_sizes, noise_stds, has_noise, seed, steps, offset, clip, lo, hi, noise_first = arguments
+    step_sizes, noise_stds, has_noise, seed, steps, offset, clip, lo, hi, noise_first = args
     clamp = (lambda y: y) if lo is None and hi is None else (lambda y: y.clamp(lo, hi))
     x = x.double()
     for eta, sigma, step in zip(step_sizes, noise_stds, steps, strict=True):

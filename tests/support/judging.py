@@ -1,4 +1,4 @@
-"""Samplers whose samples are given, and what `fl.evaluate` says of them."""
+"""Samplers that return given samples, and their evaluation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import fastlangevin as fl
-from fastlangevin.data.sources import digits
+from fastlangevin.data import digits
 
 IMAGES, LABELS = digits()
 OFF = dict(fid=False, coverage=False, n_reconstruct=0, n_chains=0, progress=False)

@@ -6,8 +6,10 @@ import math
 
 import torch
 
+from fastlangevin.kernels.arguments import ChainArgs
 from fastlangevin.kernels.cpu import mlp_chain
-from fastlangevin.network.sequential import Activation, Linear
+from fastlangevin.network import walk
+from fastlangevin.network.layers import Activation, Linear
 
 ACTIVATIONS = [
     Activation("leaky_relu", (0.2,)),
@@ -46,13 +48,13 @@ class Net:
         for layer in self.layers:
             if isinstance(layer, Linear):
                 layer = Linear(layer.weight.to(dtype), None if layer.bias is None else layer.bias.to(dtype))
-            h = layer.forward(h)
+            h = walk.forward(layer, h)
         return h @ self.last.to(dtype) - 0.5 * self.prior * x.square().sum(dim=1)
 
-    def run(self, x: torch.Tensor, *arguments) -> torch.Tensor:
+    def run(self, x: torch.Tensor, args: ChainArgs) -> torch.Tensor:
         assert mlp_chain.unsupported(self.layers, x.shape[1]) is None
         got = x.clone()
-        mlp_chain.run_(self.layers, self.last, self.prior, got, *arguments)
+        mlp_chain.run_(self.layers, self.last, self.prior, got, args)
         return got
 
 

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fastlangevin.network.errors import NotRecognised
 from fastlangevin.network.target import Target
-from fastlangevin.network.tracing import NotRecognised, trace
+from fastlangevin.network.tracing import trace
 
 CPU = torch.device("cpu")
 

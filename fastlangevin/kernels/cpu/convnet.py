@@ -12,16 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...network.layers import ConvTower
 from .. import native
-from ..schemas import LIBRARY
-from ..tower import Layers
 
 PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A tower's weights in the kernel's order, and what it needs to know besides.
+    """A tower's weights in the kernel's order, and what else it needs to know.
 
     Attributes:
         words: int32, opaque; bfloat16 weights lie in pairs.
@@ -35,20 +34,7 @@ class Packed:
     precision: str
 
 
-for _schema in (
-    "convnet_pack_cpu(Tensor[] weights, Tensor?[] biases, Tensor last, int[] geometry, float[] slopes, bool bfloat16) "
-    "-> Tensor",
-    "convnet_score_cpu(Tensor x, Tensor packed, int[] geometry, float[] slopes, bool bfloat16) -> Tensor",
-):
-    LIBRARY.define(_schema, tags=torch.Tag.pt2_compliant_tag)
-
-
-@torch.library.register_fake("fastlangevin::convnet_score_cpu", lib=LIBRARY)
-def _fake_score(x: Tensor, *_: object) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
-def unsupported(layers: Layers, x_shape: Sequence[int], precision: str) -> str | None:
+def unsupported(layers: ConvTower, x_shape: Sequence[int], precision: str) -> str | None:
     """Why the kernel cannot serve a tower, or None where it can; may compile or load the native library.
 
     Args:
@@ -83,7 +69,7 @@ def unsupported(layers: Layers, x_shape: Sequence[int], precision: str) -> str |
     return why
 
 
-def pack(layers: Layers, last: Tensor, x_shape: Sequence[int], precision: str) -> Packed:
+def pack(layers: ConvTower, last: Tensor, x_shape: Sequence[int], precision: str) -> Packed:
     """Packs the weights; call it again when they have changed.
 
     Args:

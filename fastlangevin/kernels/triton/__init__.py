@@ -11,14 +11,16 @@ import os
 import torch
 from torch import Tensor
 
-from ..schemas import Operators, constant_when_traced
+from ..arguments import UpdateArgs
+from ..operators import Operators, constant_when_traced
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if _INTERPRETED else "cuda"
 
 
 @constant_when_traced
-def unavailable() -> str | None:
+def unsupported() -> str | None:
+    """Why its kernels cannot run here, or None where they can."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if not _INTERPRETED and not torch.cuda.is_available():
@@ -26,10 +28,10 @@ def unavailable() -> str | None:
     return None
 
 
-def _update(x: Tensor, *arguments: object) -> None:
+def _update(x: Tensor, score: Tensor | None, *arguments: object) -> None:
     from . import update
 
-    update.update(x, *arguments)  # type: ignore[arg-type]
+    update.update(x, score, UpdateArgs(*arguments))  # type: ignore[arg-type]
 
 
 def _fill(out: Tensor, *arguments: object) -> None:

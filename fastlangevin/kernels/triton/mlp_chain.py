@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...network.layers import Layer
+from ..arguments import ChainArgs
 from ..cpu import mlp_chain as cpu
-from ..schemas import written
+from ..operators import written
 from .noise import normals
 from .update import clamp, on
 
@@ -190,14 +191,14 @@ def mlp_chain_kernel(
     tl.store(x_pointer + place, x, mask=inside)
 
 
-def unsupported(layers: Sequence[Any], n_inputs: int, precision: str = "fp32") -> str | None:
-    """As `fastlangevin.kernels.mlp_chain.unsupported`, for these kernels: the weights must fit into shared memory, in
+def unsupported(layers: Sequence[Layer], n_inputs: int, precision: str = "fp32") -> str | None:
+    """As `kernels.cpu.mlp_chain.unsupported`, for these kernels: the weights must fit into shared memory, in
     two layouts at worst.
     """
     why = cpu.unsupported(layers, n_inputs)
     if why is not None:
         return why
-    widest = max(n_inputs, *(len(layer.weight) for layer in layers[::2]))
+    widest = max(n_inputs, *(len(linear.weight) for linear in cpu.split(layers)[0]))
     if widest > MOST_WIDTH:
         return f"a layer is {widest} wide, more than {MOST_WIDTH}"
     inputs, width = _widths(layers, n_inputs)
@@ -208,35 +209,30 @@ def unsupported(layers: Sequence[Any], n_inputs: int, precision: str = "fp32") -
 
 
 def run_(
-    layers: Sequence[Any],
+    layers: Sequence[Layer],
     last: Tensor,
     prior: float,
     x: Tensor,
-    step_sizes: Tensor,  # (K,) float64
-    noise_stds: Tensor,  # (K,) float64
-    has_noise: bool,
-    seed: Tensor,  # int64
-    step: Tensor,  # int64
-    offset: int,
-    grad_clip: float | None,
-    lo: float | None,
-    hi: float | None,
-    noise_first: bool | Literal["clamp"],
+    args: ChainArgs,
     precision: str = "fp32",
 ) -> None:
-    """As `fastlangevin.kernels.mlp_chain.run_`, with the numbers in the memory of x's device and `step` the first of
-    the noise's steps. The weights are packed by operations of torch's: within a captured graph they are read anew.
+    """As `kernels.cpu.mlp_chain.run_`, with numbers of either kind.
+
+    The weights are packed by torch operators, so that a captured graph reads them at each replay.
     """
     dtype, how = _PRECISIONS[precision]
-    linears, kinds = layers[::2], [cpu.known(activation) for activation in layers[1::2]]
+    linears, activations = cpu.split(layers)
+    arguments = [cpu.activation_args(activation) for activation in activations]
     inputs, width = _widths(layers, x.shape[1])
     first = _pad(linears[0].weight, width, inputs).to(dtype)
     weights = [_pad(layer.weight, width, width).to(dtype) for layer in linears[1:]]
     biases = [_pad(x.new_zeros(1, 1) if la.bias is None else la.bias[None], 1, width) for la in linears]
     # The gradient begins between 1 and 2 at its largest, whatever its scale, lest 16 bits lose it.
     scale = torch.exp2(torch.floor(torch.log2(last.detach().abs().max().clamp_min(1e-30)))).float()
-    noise = has_noise or noise_first is not False
-    skip = offset % 4
+    step_sizes, noise_stds = (_on(x, values, torch.float64) for values in (args.step_sizes, args.noise_stds))
+    seed, step = _on(x, [args.seed, args.steps[0]], torch.int64)
+    noise = args.has_noise or args.noise_first is not False
+    skip = args.offset % 4
     programs, passes = triton.cdiv(len(x), BLOCK), triton.cdiv(BLOCK * x.shape[1] + skip, 4 * GROUPS)
     with on(x.device):
         mlp_chain_kernel[(programs,)](
@@ -245,7 +241,7 @@ def run_(
             torch.stack(weights) if weights else first,
             torch.cat(biases).float(),
             _pad((last.detach() / scale)[None], 1, width)[0].float(),
-            _filled(x, *(value for _, pair in kinds for value in pair)),
+            _filled(x, *(value for each in arguments for value in each.parameters)),
             _filled(x, prior),
             scale,
             step_sizes,
@@ -254,22 +250,22 @@ def run_(
             step,
             _filled(
                 x,
-                math.inf if grad_clip is None else grad_clip,
-                -math.inf if lo is None else lo,
-                math.inf if hi is None else hi,
+                math.inf if args.grad_clip is None else args.grad_clip,
+                -math.inf if args.lo is None else args.lo,
+                math.inf if args.hi is None else args.hi,
             ),
             x.new_empty(programs * passes * 4 * GROUPS if noise else 1),
-            offset - skip,
+            args.offset - skip,
             *(len(x), x.shape[1], len(step_sizes)),
             HAS_NOISE=noise,
-            HAS_CLIP=grad_clip is not None,
-            HAS_BOUNDS=lo is not None or hi is not None,
-            NOISE_FIRST=2 if noise_first == "clamp" else int(noise_first),
+            HAS_CLIP=args.grad_clip is not None,
+            HAS_BOUNDS=args.lo is not None or args.hi is not None,
+            NOISE_FIRST=int(args.order),
             SKIP=skip,
             LAYERS=len(linears),
             INPUTS=inputs,
             WIDTH=width,
-            KINDS=tuple(kind for kind, _ in kinds),
+            KINDS=tuple(int(each.kind) for each in arguments),
             HOW=how,
             GROUPS=GROUPS,
             BLOCK=BLOCK,
@@ -279,10 +275,17 @@ def run_(
     written(x)
 
 
-def _widths(layers: Sequence[Any], n_inputs: int) -> tuple[int, int]:
+def _widths(layers: Sequence[Layer], n_inputs: int) -> tuple[int, int]:
     """The padded widths of the input and of all hidden layers: powers of two of at least 16, which a product takes."""
-    widest = max(len(layer.weight) for layer in layers[::2])
+    widest = max(len(linear.weight) for linear in cpu.split(layers)[0])
     return max(16, triton.next_power_of_2(n_inputs)), max(16, triton.next_power_of_2(widest))
+
+
+def _on(x: Tensor, numbers: Sequence[float | Tensor], dtype: torch.dtype) -> Tensor:
+    """Numbers, Python's or on the device already, as one tensor on x's device."""
+    if isinstance(numbers[0], Tensor):
+        return torch.stack(list(numbers))  # type: ignore[arg-type]
+    return torch.tensor([int(n) if dtype == torch.int64 else n for n in numbers], dtype=dtype, device=x.device)
 
 
 def _filled(like: Tensor, *values: float) -> Tensor:

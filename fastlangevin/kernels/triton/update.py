@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..arguments import UpdateArgs
 from .noise import normals, uniforms
 
 # Where these lie must not make another kernel: a captured chain's numbers are neighbours, and only the first one's
@@ -166,33 +167,21 @@ def fill_kernel(
     tl.store(out_pointer + index, z, mask=inside)
 
 
-def update(
-    x: Tensor,
-    score: Tensor | None,
-    step_size: Tensor | float | None,
-    noise_std: Tensor | float | None,
-    seed: Tensor | int,
-    step: Tensor | int,
-    stream: int,
-    offset: int,
-    grad_clip: float | None,
-    lo: float | None,
-    hi: float | None,
-) -> None:
-    """Launches the update of x. The four numbers are Python's, or tensors on x's device: all of one kind."""
+def update(x: Tensor, score: Tensor | None, args: UpdateArgs) -> None:
+    """Launches the update of x. The first four of `args` are of one kind."""
     layout = _layout(x, x if score is None else score)
     if layout is None:
         dense = x.contiguous()
         if score is not None:
             score = score.contiguous()
-        update(dense, score, step_size, noise_std, seed, step, stream, offset, grad_clip, lo, hi)
+        update(dense, score, args)
         x.copy_(dense)
         return
-    skip, n = offset % 4, x.numel()
-    arguments, parts = numbers(step_size, noise_std, seed, step, grad_clip, lo, hi)
+    skip, n = args.offset % 4, x.numel()
+    numbers, parts = kernel_arguments(args)
     with on(x.device):
         update_kernel[(triton.cdiv(n + skip, 4 * BLOCK),)](
-            *(x, score, *arguments, stream, offset // 4, n, *layout),
+            *(x, score, *numbers, args.stream, args.offset // 4, n, *layout),
             HAS_SCORE=score is not None,
             **parts,
             STRIDED=layout != _DENSE,
@@ -250,16 +239,9 @@ def _merged(
     return (*sizes[1:], *x_strides, *score_strides)
 
 
-def numbers(
-    step_size: Tensor | float | None,
-    noise_std: Tensor | float | None,
-    seed: Tensor | int,
-    step: Tensor | int,
-    grad_clip: float | None,
-    lo: float | None,
-    hi: float | None,
-) -> tuple[tuple[object, ...], dict[str, bool]]:
+def kernel_arguments(args: UpdateArgs) -> tuple[tuple[object, ...], dict[str, bool]]:
     """A kernel's arguments from `step_size` to `hi`, and which of the update's parts they ask for."""
+    step_size, noise_std, seed, step, _, _, grad_clip, lo, hi = args
     on_device = isinstance(seed, Tensor)
     four = (step_size, noise_std, seed, step)
     by_value = (0,) * 4 if on_device else (_bits(step_size or 0.0), _bits(noise_std or 0.0), seed, step)

@@ -1,15 +1,15 @@
 // f(z) and f'(z) of every activation, for the floats on the standard input: activations in the order of ActivationKind,
 // for each all values and then all derivatives.
-#include "../../csrc/cpu/activations.h"
+#include "../../../csrc/cpu/activations.h"
 
 #include <algorithm>
 #include <cstdio>
 #include <vector>
 #if defined(__AVX512F__)
-#include "../../csrc/cpu/arithmetic_avx512.h"
+#include "../../../csrc/cpu/arithmetic_avx512.h"
 using V = fastlangevin::Avx512Arithmetic;
 #elif defined(__AVX2__)
-#include "../../csrc/cpu/arithmetic_avx2.h"
+#include "../../../csrc/cpu/arithmetic_avx2.h"
 using V = fastlangevin::Avx2Arithmetic;
 #else
 using V = fastlangevin::PortableVectors;

@@ -5,7 +5,7 @@
 #include <limits>
 #include <vector>
 
-#include "../../csrc/cpu/kernels.h"
+#include "../../../csrc/cpu/kernels.h"
 
 using namespace fastlangevin;
 

@@ -12,6 +12,7 @@ import torch
 from support.chain_reference import OPTIONS, arguments, chain
 
 import fastlangevin as fl
+from fastlangevin.kernels.arguments import ChainArgs
 from fastlangevin.kernels.cpu import analytic_chain
 
 
@@ -22,12 +23,12 @@ def mixture(n_components: int, dimension: int) -> fl.energies.GaussianMixture:
     return fl.energies.GaussianMixture(2 * means, 0.3 + variances.square(), weights)
 
 
-def run(energy, x: torch.Tensor, *tail) -> torch.Tensor:
+def run(energy, x: torch.Tensor, args: ChainArgs) -> torch.Tensor:
     got = x.clone()
     if isinstance(energy, fl.energies.DoubleWell):
-        analytic_chain.double_well_(energy.barrier, energy.width, got, *tail)
+        analytic_chain.double_well_(energy.barrier, energy.width, got, args)
     else:
-        analytic_chain.mixture_(energy.constants, energy.means, energy.precisions, got, *tail)
+        analytic_chain.mixture_(energy.constants, energy.means, energy.precisions, got, args)
     return got
 
 
@@ -49,21 +50,21 @@ ENERGIES = {
 def test_against_float64(capability, name, options):
     energy, dimension = ENERGIES[name]()
     x, tail = states(300, dimension), arguments(**{"step_sizes": [0.05] * 4, **OPTIONS[options]})
-    expected = chain(lambda y: -energy.double()(y), x, *tail)
+    expected = chain(lambda y: -energy.double()(y), x, tail)
     # A double well's cubic force takes some chains far out, where a unit in the last place is larger.
-    assert ((run(energy.float(), x, *tail) - expected).abs() < 2e-6 * (1 + expected.abs().square())).all()
+    assert ((run(energy.float(), x, tail) - expected).abs() < 2e-6 * (1 + expected.abs().square())).all()
 
 
 @pytest.mark.parametrize("name", ENERGIES)
 def test_neither_threads_nor_batches_matter(capability, threads, name):
     energy, d = ENERGIES[name]()
     x = states(1001, d)
-    whole = run(energy, x, *arguments(offset=0))
+    whole = run(energy, x, arguments(offset=0))
     threads(3)
-    assert torch.equal(run(energy, x, *arguments(offset=0)), whole)
+    assert torch.equal(run(energy, x, arguments(offset=0)), whole)
     threads(1)
     cuts = (0, 1, 3, 300, 701, 1001)
-    parts = [run(energy, x[a:b], *arguments(offset=a * d)) for a, b in itertools.pairwise(cuts)]
+    parts = [run(energy, x[a:b], arguments(offset=a * d)) for a, b in itertools.pairwise(cuts)]
     assert torch.equal(torch.cat(parts), whole)
 
 
@@ -71,7 +72,7 @@ def test_far_from_every_component(capability):
     """Where every component's density underflows the nearest still pulls; what is not finite stays so."""
     energy = fl.energies.GaussianMixture([[-1.0, 0.0], [1.0, 0.0]], 0.01)
     x = torch.tensor([[30.0, 0.0], [-30.0, 0.0], [math.nan, 0.0], [math.inf, 0.0], [0.5, 0.0]])
-    got = run(energy, x, *arguments(step_sizes=[0.005], noise_stds=[0.0], steps=[0]))
+    got = run(energy, x, arguments(step_sizes=[0.005], noise_stds=[0.0], steps=[0]))
     assert torch.allclose(got[[0, 1, 4], 0], torch.tensor([15.5, -15.5, 0.75]))
     assert not torch.isfinite(got[2:4, 0]).any()
 
@@ -83,9 +84,9 @@ def test_memory_around_the_state_is_left_alone(capability):
         x.fill_(0.1)
         before = x._version
         if isinstance(energy, fl.energies.DoubleWell):
-            analytic_chain.double_well_(2.0, 1.0, x, *arguments())
+            analytic_chain.double_well_(2.0, 1.0, x, arguments())
         else:
-            analytic_chain.mixture_(energy.constants, energy.means, energy.precisions, x, *arguments())
+            analytic_chain.mixture_(energy.constants, energy.means, energy.precisions, x, arguments())
         assert (whole[:7] == 99).all() and (whole[50:] == 99).all() and (x != 0.1).all()
         assert x._version > before
 
@@ -93,9 +94,9 @@ def test_memory_around_the_state_is_left_alone(capability):
 def test_arguments_that_do_not_fit():
     energy = mixture(2, 3)
     with pytest.raises(RuntimeError, match=r"means and precisions must be \(components, dimension\)"):
-        run(energy, states(4, 2), *arguments())
+        run(energy, states(4, 2), arguments())
     with pytest.raises(ValueError, match="contiguous and float32"):
-        run(energy, states(4, 3).double(), *arguments())
+        run(energy, states(4, 3).double(), arguments())
 
 
 def test_operators_pass_opcheck():

@@ -14,7 +14,8 @@ from torch.nn.functional import conv2d, leaky_relu
 
 from fastlangevin.kernels import native
 from fastlangevin.kernels.cpu import convnet as convnet_cpu
-from fastlangevin.network.sequential import Conv
+from fastlangevin.network import walk
+from fastlangevin.network.layers import Conv
 
 pytestmark = pytest.mark.skipif(native.load_cpu() is not None, reason="no cpu kernels here")
 
@@ -56,7 +57,7 @@ def build(shape, rows):
     for i, (outs, kernel, stride, padding, slope, bias) in enumerate(rows):
         layer = conv(outs, channels, kernel, stride, padding, bias, seed=i)
         layers.append((layer, slope))
-        h, channels = layer.forward(h), outs
+        h, channels = walk.forward(layer, h), outs
     return layers, torch.randn(h.shape[1:], generator=torch.Generator().manual_seed(99))
 
 
@@ -81,12 +82,12 @@ def rounded(layers, last, x):
     for layer, slope in layers:
         bias = None if layer.bias is None else layer.bias.double()
         convs.append(dataclasses.replace(layer, weight=bf16(layer.weight), bias=bias))
-        h = convs[-1].forward(hidden[-1])
+        h = walk.forward(convs[-1], hidden[-1])
         derivatives.append(torch.where(h > 0, 1.0, slope).double())
         hidden.append(bf16(h * derivatives[-1]))
     g = last.double()
     for layer, before, d in zip(convs[::-1], hidden[-2::-1], derivatives[::-1], strict=True):
-        g = layer.backward(bf16(g * d), before)
+        g = walk.input_gradient(layer, bf16(g * d), before)
     return g
 
 

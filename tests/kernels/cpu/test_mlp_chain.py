@@ -17,9 +17,10 @@ from support.mlp_nets import ACTIVATIONS, SILU, Net, states
 from torch import nn
 
 import fastlangevin as fl
-from fastlangevin.kernels import build
+from fastlangevin.kernels import build, native
+from fastlangevin.kernels.arguments import UpdateArgs
 from fastlangevin.kernels.cpu import mlp_chain
-from fastlangevin.network.sequential import Activation, Linear
+from fastlangevin.network.layers import Activation, Linear
 
 ROOT = Path(__file__).parents[3]
 NETS = [(1, 1), (2, 3, 17), (3, 64, 65), (5, 200, 3), (2, 512, 1, 3), (128, 65, 33, 17, 9), (256, 8)]
@@ -34,7 +35,7 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 def test_score_against_float64(capability, widths, activation):
     """One step of size 1 without noise, to some times the error that torch's own float32 has."""
     net, x = Net(widths, activation), states(37, widths[0])
-    got = net.run(x, *arguments(step_sizes=[1.0], noise_stds=[0.0], steps=[0], has_noise=False)) - x
+    got = net.run(x, arguments(step_sizes=[1.0], noise_stds=[0.0], steps=[0], has_noise=False)) - x
     expected = score(net.log_density, x.double())
     usual = (score(lambda y: net.log_density(y, torch.float32), x) - expected).abs().max()
     assert (got - expected).abs().max() < 4 * usual + 1e-7 * (expected.abs().max() + x.abs().max())
@@ -47,7 +48,7 @@ def test_score_against_float64(capability, widths, activation):
 def test_options_against_float64(capability, activation, options):
     net, x = Net((3, 20, 9), activation, prior=0.3, gain=1.0), states(71, 3)
     tail = arguments(**OPTIONS[options])
-    assert (net.run(x, *tail) - chain(net.log_density, x, *tail)).abs().max() < 2e-6
+    assert (net.run(x, tail) - chain(net.log_density, x, tail)).abs().max() < 2e-6
 
 
 def test_layers_without_bias_and_of_different_activations(capability):
@@ -55,14 +56,14 @@ def test_layers_without_bias_and_of_different_activations(capability):
     x = states(40, 2)
     for bias in (True, False):
         net = Net((2, 17, 9, 5, 3), [SILU, *ACTIVATIONS[3:6]], bias=bias, gain=1.0)
-        assert (net.run(x, *tail) - chain(net.log_density, x, *tail)).abs().max() < 2e-6
+        assert (net.run(x, tail) - chain(net.log_density, x, tail)).abs().max() < 2e-6
 
 
 def test_prior(capability):
     tail = arguments(step_sizes=[0.5], noise_stds=[0.0], steps=[0])
     x = states(40, 7)
     net, with_prior = Net((7, 9), SILU), Net((7, 9), SILU, prior=0.75)
-    difference = with_prior.run(x, *tail) - net.run(x, *tail)
+    difference = with_prior.run(x, tail) - net.run(x, tail)
     assert torch.allclose(difference, -0.5 * 0.75 * x, atol=1e-6)
 
 
@@ -70,21 +71,22 @@ def test_prior(capability):
 @pytest.mark.parametrize("dimension", [1, 2, 3, 7])
 def test_noise_and_update_are_the_contract_s_bit_for_bit(capability, dimension, options):
     """A linear net, whose score is exactly the weights of its only unit."""
-    pull = states(1, dimension, seed=5)
-    layers = [Linear(pull, None), Activation("leaky_relu", (1.0,))]
+    force = states(1, dimension, seed=5)
+    layers = [Linear(force, None), Activation("leaky_relu", (1.0,))]
     x = states(101, dimension)
     tail = arguments(**OPTIONS[options])
     got, expected = x.clone(), x.clone()
-    mlp_chain.run_(layers, torch.ones(1), 0.0, got, *tail)
+    mlp_chain.run_(layers, torch.ones(1), 0.0, got, tail)
     step_sizes, noise_stds, has_noise, seed, steps, offset, clip, lo, hi, noise_first = tail
-    forces = pull.expand_as(x).contiguous()
+    forces = force.expand_as(x).contiguous()
     for eta, sigma, step in zip(step_sizes, noise_stds, steps, strict=True):
-        place = (seed, step, 0, offset)
         if noise_first:
             limits = (lo, hi) if noise_first == "clamp" else (None, None)
-            fl.kernels.reference.update(expected, None, None, sigma, *place, None, *limits)
+            args = UpdateArgs(None, sigma, seed, step, 0, offset, None, *limits)
+            fl.kernels.reference.update(expected, None, args)
         noise = sigma if has_noise and not noise_first else None
-        fl.kernels.reference.update(expected, forces, eta, noise, *place, clip, lo, hi)
+        args = UpdateArgs(eta, noise, seed, step, 0, offset, clip, lo, hi)
+        fl.kernels.reference.update(expected, forces, args)
     assert same_bits(got, expected)
     assert not torch.equal(got, x)
 
@@ -93,15 +95,15 @@ def test_noise_and_update_are_the_contract_s_bit_for_bit(capability, dimension, 
 def test_neither_threads_nor_batches_matter(capability, threads, widths):
     net, d = Net(widths, SILU), widths[0]
     x = states(131, d)
-    whole = net.run(x, *arguments(offset=0))
+    whole = net.run(x, arguments(offset=0))
     for n in (2, 5):
         threads(n)
-        assert same_bits(net.run(x, *arguments(offset=0)), whole)
+        assert same_bits(net.run(x, arguments(offset=0)), whole)
     threads(1)
     for cuts in ((1, 2, 3, 131), (31, 64, 129, 131), (50, 131)):
         parts, first = [], 0
         for end in cuts:
-            parts.append(net.run(x[first:end], *arguments(offset=first * d)))
+            parts.append(net.run(x[first:end], arguments(offset=first * d)))
             first = end
         assert same_bits(torch.cat(parts), whole)
 
@@ -111,12 +113,12 @@ def test_steps_in_one_call_are_the_steps_one_by_one(capability):
     for noise_first in (False, True, "clamp"):
         options = dict(lo=-1.0, hi=1.0, noise_first=noise_first)
         whole = net.run(
-            x, *arguments(step_sizes=[0.1, 0.2, 0.3], noise_stds=[0.3, 0.2, 0.1], steps=[4, 5, 6], **options)
+            x, arguments(step_sizes=[0.1, 0.2, 0.3], noise_stds=[0.3, 0.2, 0.1], steps=[4, 5, 6], **options)
         )
         one_by_one = x
         for k in range(3):
             one = arguments(step_sizes=[0.1 * (k + 1)], noise_stds=[0.1 * (3 - k)], steps=[4 + k], **options)
-            one_by_one = net.run(one_by_one, *one)
+            one_by_one = net.run(one_by_one, one)
         # 0.1 * 3 is not the float64 nearest to 0.3, but the float32 is the same.
         assert same_bits(whole, one_by_one)
 
@@ -124,14 +126,14 @@ def test_steps_in_one_call_are_the_steps_one_by_one(capability):
 def test_avx2_and_avx512_agree_bit_for_bit():
     from conftest import forced
 
-    if mlp_chain.native.load_cpu():
-        pytest.skip(mlp_chain.native.load_cpu())
+    if native.load_cpu():
+        pytest.skip(native.load_cpu())
     for activation in ACTIVATIONS:
         net, x = Net((3, 20, 9), activation), states(70, 3)
         results = []
         for capability in ("avx2", "avx512"):
             with forced(capability):
-                results.append(net.run(x, *arguments()))
+                results.append(net.run(x, arguments()))
         assert same_bits(*results)
 
 
@@ -139,11 +141,11 @@ def test_a_chain_that_is_not_finite_stays_so_and_disturbs_no_other(capability):
     x = states(40, 2)
     for activation in ACTIVATIONS:
         net = Net((2, 9, 5), activation)
-        expected = net.run(x, *arguments())
+        expected = net.run(x, arguments())
         for value in (math.nan, math.inf, -math.inf):
             broken = x.clone()
             broken[17, 1] = value
-            got = net.run(broken, *arguments())
+            got = net.run(broken, arguments())
             assert not torch.isfinite(got[17]).all()
             others = torch.arange(40) != 17
             assert same_bits(got[others], expected[others])
@@ -153,25 +155,25 @@ def test_memory_around_the_state_is_left_alone(capability):
     whole = torch.full((60, 3), 99.0)
     x = whole[7:50]
     net = Net((3, 5), SILU)
-    mlp_chain.run_(net.layers, net.last, 0.0, x, *arguments())
+    mlp_chain.run_(net.layers, net.last, 0.0, x, arguments())
     assert (whole[:7] == 99).all() and (whole[50:] == 99).all() and (x != 99).all()
 
 
 def test_autograd_is_told_and_weights_that_require_grad_are_taken():
     net, x = Net((3, 5), SILU), states(4, 3)
-    expected = net.run(x, *arguments())
+    expected = net.run(x, arguments())
     net.layers[0] = Linear(nn.Parameter(net.layers[0].weight.t().contiguous().t()), nn.Parameter(net.layers[0].bias))
-    assert same_bits(net.run(x, *arguments()), expected)
+    assert same_bits(net.run(x, arguments()), expected)
     before = x._version
-    mlp_chain.run_(net.layers, nn.Parameter(net.last), 0.0, x, *arguments())
+    mlp_chain.run_(net.layers, nn.Parameter(net.last), 0.0, x, arguments())
     assert x._version > before and not x.requires_grad
 
 
 def test_nothing_to_do():
     net = Net((3, 5), SILU)
-    net.run(torch.empty(0, 3), *arguments())
+    net.run(torch.empty(0, 3), arguments())
     x = states(4, 3)
-    assert torch.equal(net.run(x, *arguments(step_sizes=[], noise_stds=[], steps=[])), x)
+    assert torch.equal(net.run(x, arguments(step_sizes=[], noise_stds=[], steps=[])), x)
 
 
 def test_operator_passes_opcheck():
@@ -188,7 +190,7 @@ def test_operator_passes_opcheck():
         ([], 3, "0 linear layers"),
         (Net((3, 4), SILU).layers[:1], 3, "1 linear layers and 0 activations"),
         (Net((3, 4, 4, 4, 4, 4), SILU).layers, 3, "5 linear layers"),
-        (Net((3, 4), SILU).layers[::-1], 3, "not linear ones and activations by turns"),
+        (Net((3, 4), SILU).layers[::-1], 3, "not alternating linear layers and activations"),
         (Net((257, 4), SILU).layers, 257, "257 inputs"),
         (Net((3, 513), SILU).layers, 3, "513 wide"),
         ([Linear(torch.zeros(4, 3, dtype=torch.float64), None), SILU], 3, "float64"),
@@ -205,13 +207,13 @@ def test_what_is_not_supported(layers, n_inputs, words):
 def test_arguments_that_do_not_fit():
     net, x = Net((3, 5), SILU), states(4, 3)
     with pytest.raises(ValueError, match="contiguous and float32"):
-        mlp_chain.run_(net.layers, net.last, 0.0, x.double(), *arguments())
+        mlp_chain.run_(net.layers, net.last, 0.0, x.double(), arguments())
     with pytest.raises(ValueError, match="of one length"):
-        mlp_chain.run_(net.layers, net.last, 0.0, x, *arguments(step_sizes=[0.1]))
+        mlp_chain.run_(net.layers, net.last, 0.0, x, arguments(step_sizes=[0.1]))
     with pytest.raises(RuntimeError, match="do not follow each other"):
-        mlp_chain.run_(net.layers, net.last, 0.0, states(4, 2), *arguments())
+        mlp_chain.run_(net.layers, net.last, 0.0, states(4, 2), arguments())
     with pytest.raises(RuntimeError, match="last is not of the last layer's width"):
-        mlp_chain.run_(net.layers, net.last[:4].contiguous(), 0.0, x, *arguments())
+        mlp_chain.run_(net.layers, net.last[:4].contiguous(), 0.0, x, arguments())
 
 
 FLAGS = {"portable": (), "avx2": build._AVX2, "avx512": build._AVX512}

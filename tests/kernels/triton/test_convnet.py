@@ -22,10 +22,12 @@ if importlib.util.find_spec("triton") is None or torch.cuda.is_available():
 from triton.runtime import interpreter
 
 from fastlangevin.kernels import reference
+from fastlangevin.kernels.arguments import UpdateArgs
 from fastlangevin.kernels.triton import convnet
 from fastlangevin.kernels.triton.convnet import plan as convnet_plan
 from fastlangevin.kernels.triton.convnet import tune as convnet_tune
-from fastlangevin.network.sequential import Conv
+from fastlangevin.network import walk
+from fastlangevin.network.layers import Conv
 
 CPU = torch.device("cpu")
 EPS = {"fp16": 2.0**-10, "bf16": 2.0**-7, "tf32": 2.0**-10}
@@ -125,7 +127,7 @@ def test_every_kernel_against_float64(net):
         conv, _ = layers[i]
         like = torch.empty(batch, *(shape if i == 0 else workspace.activations[i - 1].permute(0, 3, 1, 2).shape[1:]))
         wide = Conv(conv.weight.double(), None, conv.stride, conv.padding, (1, 1), 1)
-        gradient = wide.backward(gradient, like.double())
+        gradient = walk.input_gradient(wide, gradient, like.double())
         if i > 0:
             gradient = torch.where(signs(workspace.masks[i - 1]), gradient, gradient * layers[i - 1][1])
     score = convnet.score(packed, x)
@@ -228,13 +230,13 @@ def test_a_step_is_the_score_and_the_update(case, as_tensors):
     x = memory.view(5, *shape)[1:4]  # three states, 144 pixels: a tile and a part of one, and memory around them
     x[0, 0, 0, :3] = torch.tensor([float("nan"), float("inf"), -float("inf")])
     expected, score = x.clone(), convnet.score(packed, x)
-    reference.update(expected, score, step_size, noise_std, seed, step, *rest)
+    reference.update(expected, score, UpdateArgs(step_size, noise_std, seed, step, *rest))
     numbers = (step_size, noise_std, seed, step)
     if as_tensors:
         types = (torch.float64, torch.float64, torch.int64, torch.int64)
         numbers = [None if v is None else torch.tensor(v, dtype=t) for v, t in zip(numbers, types, strict=True)]
     version = x._version
-    convnet.step_(packed, x, *numbers, *rest)
+    convnet.step_(packed, x, UpdateArgs(*numbers, *rest))
     assert x._version > version
     assert torch.equal(x.isnan(), expected.isnan()) and x.isnan().any()
     assert torch.equal(x.nan_to_num(9.0, 8.0, -8.0), expected.nan_to_num(9.0, 8.0, -8.0))
@@ -312,7 +314,8 @@ import json
 from triton.backends.compiler import GPUTarget
 from triton.compiler import make_backend
 from triton.runtime.jit import create_function_from_signature
-from fastlangevin.kernels.triton import convnet_input, update
+from fastlangevin.kernels.triton import update
+from fastlangevin.kernels.triton.convnet import input as convnet_input
 backend = make_backend(GPUTarget("cuda", 90, 32))
 for kernel in (convnet_input.input_kernel, update.update_kernel, update.fill_kernel):
     bind = create_function_from_signature(kernel.signature, kernel.params, backend)

@@ -13,27 +13,25 @@ from support.instructions import count
 from support.mlp_nets import ACTIVATIONS, SILU, Net, states
 
 from fastlangevin.kernels import triton as backend
-from fastlangevin.network.sequential import Activation
+from fastlangevin.kernels.arguments import ChainArgs
+from fastlangevin.network.layers import Activation
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 
 @pytest.fixture
 def kernels():
-    if backend.unavailable() or backend.DEVICE != "cpu":
+    if backend.unsupported() or backend.DEVICE != "cpu":
         pytest.skip("needs the interpreter")
     from fastlangevin.kernels.triton import mlp_chain
 
     return mlp_chain
 
 
-def run(kernels, net: Net, x: torch.Tensor, tail: tuple, precision="fp32") -> torch.Tensor:
-    step_sizes, noise_stds, has_noise, seed, steps, *rest = tail
-    numbers = (torch.tensor(v, dtype=torch.float64) for v in (step_sizes, noise_stds))
+def run(kernels, net: Net, x: torch.Tensor, args: ChainArgs, precision="fp32") -> torch.Tensor:
     assert kernels.unsupported(net.layers, x.shape[1], precision) is None
     got = x.clone()
-    place = (torch.tensor(seed), torch.tensor(steps[0]))
-    kernels.run_(net.layers, net.last, net.prior, got, *numbers, has_noise, *place, *rest, precision=precision)
+    kernels.run_(net.layers, net.last, net.prior, got, args, precision)
     return got
 
 
@@ -41,13 +39,13 @@ def run(kernels, net: Net, x: torch.Tensor, tail: tuple, precision="fp32") -> to
 @pytest.mark.parametrize("widths", [(2, 17, 9), (5, 3), (3, 5, 4, 9, 2)], ids=str)
 def test_against_float64(kernels, widths, activation):
     net, x, tail = Net(widths, activation, prior=0.3, gain=1.0), states(67, widths[0]), arguments()
-    assert (run(kernels, net, x, tail) - chain(net.log_density, x, *tail)).abs().max() < 1e-6
+    assert (run(kernels, net, x, tail) - chain(net.log_density, x, tail)).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_options_as_on_the_cpu(kernels, options):
     net, x, tail = Net((3, 20, 9), SILU, gain=1.0), states(67, 3), arguments(**OPTIONS[options])
-    assert (run(kernels, net, x, tail) - chain(net.log_density, x, *tail)).abs().max() < 1e-6
+    assert (run(kernels, net, x, tail) - chain(net.log_density, x, tail)).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-6])
@@ -56,13 +54,24 @@ def test_16_bits(kernels, scale):
     net, x = Net((3, 20, 9), SILU, gain=1.0), states(67, 3)
     net.last = net.last * scale
     tail = arguments(step_sizes=[1 / scale], noise_stds=[0.0], steps=[0])
-    expected = chain(net.log_density, x, *tail)
+    expected = chain(net.log_density, x, tail)
     assert (run(kernels, net, x, tail, "fp16") - expected).abs().max() < 4e-3 * (expected - x).abs().max()
+
+
+def test_numbers_on_the_device_are_those_of_python(kernels):
+    net, x, args = Net((3, 20, 9), SILU), states(10, 3), arguments(seed=-3)
+    on_device = args._replace(
+        step_sizes=torch.tensor(args.step_sizes, dtype=torch.float64).unbind(),
+        noise_stds=torch.tensor(args.noise_stds, dtype=torch.float64).unbind(),
+        seed=torch.tensor(args.seed),
+        steps=torch.tensor(args.steps).unbind(),
+    )
+    assert torch.equal(run(kernels, net, x, on_device), run(kernels, net, x, args))
 
 
 def test_net_without_bias(kernels):
     net, x, tail = Net((3, 20, 9), SILU, bias=False, gain=1.0), states(10, 3), arguments()
-    assert (run(kernels, net, x, tail) - chain(net.log_density, x, *tail)).abs().max() < 1e-6
+    assert (run(kernels, net, x, tail) - chain(net.log_density, x, tail)).abs().max() < 1e-6
 
 
 def test_what_is_not_supported(kernels):

@@ -24,7 +24,7 @@ def test_operators_pass_opcheck():
 
 
 def test_more_dimensions_than_the_kernel_walks():
-    if kernels.BACKENDS["triton"].refuses(torch.device("cpu")):
+    if kernels.BACKENDS["triton"].unsupported(torch.device("cpu")):
         pytest.skip("needs the interpreter")
     make = lambda: torch.arange(2.0**6).reshape(2, 2, 2, 2, 2, 2).permute(5, 3, 1, 4, 2, 0)
     got, expected = make(), make()
@@ -34,7 +34,7 @@ def test_more_dimensions_than_the_kernel_walks():
 
 
 def test_without_the_interpreter_it_needs_a_gpu():
-    code = "import fastlangevin.kernels as k; print(k.BACKENDS['triton'].unavailable(), k.BACKENDS['triton'].device)"
+    code = "import fastlangevin.kernels as k; print(k.BACKENDS['triton'].unsupported(), k.BACKENDS['triton'].device)"
     environment = {**os.environ, "TRITON_INTERPRET": "0", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.stdout.strip() == "no GPU is visible cuda", done.stderr

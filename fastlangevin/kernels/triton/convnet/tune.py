@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 
 from ..update import on
-from . import Packed, Workspace
+from .launches import Packed, Workspace
 from .plan import TILES, Launch, Tile
 
 

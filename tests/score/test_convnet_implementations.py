@@ -10,9 +10,9 @@ import fastlangevin as fl
 from fastlangevin.kernels import native
 from fastlangevin.network.target import Target
 from fastlangevin.network.tracing import trace
-from fastlangevin.score.convnet import FusedScore, NativeScore, as_tower
-from fastlangevin.score.stack_engines import choose
-from fastlangevin.score.torch_ops import OperatorScore
+from fastlangevin.score.convnet import ConvNetEngine, NativeConvNetScore, TritonConvNetScore, as_tower
+from fastlangevin.score.sequential import choose
+from fastlangevin.score.torch_ops import TorchOpsScore
 
 
 def read(net, shape):
@@ -43,9 +43,9 @@ def native_kernels():
 
 
 def test_what_a_tower_is():
-    stack = read(small(), (2, 1, 4, 4))
-    assert [slope for _, slope in as_tower(stack)] == [0.2, 0.0]
-    assert [conv.weight.shape[0] for conv, _ in as_tower(stack)] == [32, 64]
+    network = read(small(), (2, 1, 4, 4))
+    assert [slope for _, slope in as_tower(network)] == [0.2, 0.0]
+    assert [conv.weight.shape[0] for conv, _ in as_tower(network)] == [32, 64]
     for layers in (
         [nn.Conv2d(1, 1, 4), nn.Flatten(0)],  # affine
         [nn.Conv2d(1, 2, 3), nn.SiLU(), nn.Conv2d(2, 1, 2), nn.Flatten(0)],
@@ -60,12 +60,12 @@ def test_what_a_tower_is():
 
 @pytest.mark.usefixtures("native_kernels")
 def test_the_fastest_that_serves_is_chosen():
-    stack, x = read(small(), (2, 1, 4, 4)), states()
-    assert choose(stack, "fp32", x)[0] is NativeScore
+    network, x = read(small(), (2, 1, 4, 4)), states()
+    assert choose(network, "fp32", x, ConvNetEngine.implementations)[0] is NativeConvNetScore
     smooth = read(nn.Sequential(nn.Conv2d(1, 2, 3), nn.SiLU(), nn.Conv2d(2, 1, 2), nn.Flatten(0)), (2, 1, 4, 4))
-    kind, reasons = choose(smooth, "fp32", x)
-    assert kind is OperatorScore
-    why = "passed over: they are for convolutions with (leaky) ReLU in a row"
+    kind, reasons = choose(smooth, "fp32", x, ConvNetEngine.implementations)
+    assert kind is TorchOpsScore
+    why = "passed over: they are for consecutive convolutions with (leaky) ReLU"
     assert {f"fused Triton kernels {why}", f"native kernels {why}"} <= set(reasons)
     assert fl.Langevin(log_density=small(), seed=1).plan.engine == "convnet"
 
@@ -83,8 +83,8 @@ def test_a_plan_names_the_kernels():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_states_of_any_type_and_layout(dtype):
     net, x = small(channels=3), states(channels=3).to(dtype)
-    native_score = NativeScore(read(net, x.shape), "fp32", x)
-    expected = OperatorScore(read(net, x.shape), "fp32", x)(x)
+    native_score = NativeConvNetScore(read(net, x.shape), "fp32", x)
+    expected = TorchOpsScore(read(net, x.shape), "fp32", x)(x)
     for laid_out in (
         x,
         x.contiguous(memory_format=torch.channels_last),
@@ -108,7 +108,7 @@ def test_chains_are_the_same_however_the_batch_is_split():
 @pytest.fixture
 def interpreted():
     """Triton's kernels on CPU tensors, in its interpreter."""
-    why = FusedScore.unsupported(read(small(), (2, 1, 4, 4)), "fp16", states())
+    why = TritonConvNetScore.unsupported(read(small(), (2, 1, 4, 4)), "fp16", states())
     if why is not None:
         pytest.skip(why)
 
@@ -133,7 +133,7 @@ def test_fused_steps_are_the_steps(options):
 def test_an_explicit_backend_does_the_update(monkeypatch):
     """Whether kernels of the score may do it is asked for by backend="auto" and "triton" alone."""
     steps = []
-    monkeypatch.setattr(FusedScore, "fused_step_", lambda self, x, *_: steps.append(1) is None and False)
+    monkeypatch.setattr(TritonConvNetScore, "fused_step_", lambda self, x, args: steps.append(1) is None and False)
     for backend, expected in (("auto", 2), ("triton", 2), ("reference", 0)):
         steps.clear()
         fl.Langevin(log_density=small(), n_steps=2, precision="fp16", backend=backend, seed=1)(states(1))

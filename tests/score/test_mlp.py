@@ -1,4 +1,4 @@
-"""engine="mlp" and "analytic": whole chains in one call, beside the step-by-step chain of the same noise."""
+"""engine="mlp": whole chains in one call, beside the step-by-step chain of the same noise."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import functools
 import pytest
 import torch
 from support.fake_capture import FakeCapture
+from support.whole_chains import OPTIONS, pair, states
 from torch import nn
 
 import fastlangevin as fl
 from fastlangevin.chains.cuda_graph import GraphCache
-from fastlangevin.kernels import chain_operators, native, triton
+from fastlangevin.kernels import native, triton
+from fastlangevin.kernels.cpu import whole_chain
 from fastlangevin.score import mlp
 from fastlangevin.score.mlp import NativeMlpScore, TritonMlpScore
 
@@ -26,26 +28,6 @@ def native_kernels():
 def network(activation=nn.SiLU, inputs=5):
     torch.manual_seed(2)
     return nn.Sequential(nn.Linear(inputs, 17), activation(), nn.Linear(17, 12), activation(), nn.Linear(12, 1))
-
-
-def states(n=11, inputs=5):
-    return torch.randn(n, inputs, generator=torch.Generator().manual_seed(3))
-
-
-OPTIONS = {
-    "plain": {},
-    "schedules": {"step_size": lambda k: 0.03 * (k + 1), "noise_std": [0.1, 0.0, 0.2, 0.05, 0.0, 0.1, 0.3]},
-    "limits": {"grad_clip": 0.04, "bounds": (-0.9, 1.1), "noise_std": 0.2},
-    "noise first": {"noise_first": True, "bounds": (-0.9, 1.1), "noise_std": 0.2},
-    "noise first, clamped": {"noise_first": "clamp", "bounds": (-0.9, 1.1), "noise_std": 0.2},
-    "no noise": {"noise_std": 0.0},
-    "temperature": {"noise_std": None, "step_size": 0.1, "temperature": 0.5},
-}
-
-
-def pair(energy, kind="log_density", engines=("auto", "autograd"), **options):
-    given = {"n_steps": 7, "seed": 5, kind: energy, **options}
-    return [fl.Langevin(**given, engine=engine) for engine in engines]
 
 
 @pytest.mark.parametrize("kind", ["energy", "log_density"])
@@ -63,13 +45,13 @@ def test_the_chain_is_the_step_by_step_one(options, kind):
 @pytest.mark.parametrize("scale", [1.0, -2.5])
 def test_a_prior_and_a_factor(scale):
     net = network()
-    whole, steps = pair(lambda x: scale * (net(x)[:, 0] - 0.4 * x.square().sum(1)), step_size=0.1)
+    whole, steps = pair(lambda x: scale * (net(x)[:, 0] - 0.4 * x.square().sum(1)), step_size=0.1, noise_std=0.01)
     assert whole.plan.engine == "mlp"
     torch.testing.assert_close(whole(states()), steps(states()), rtol=1e-5, atol=1e-6)
 
 
 def test_the_library_s_own_network():
-    whole, steps = pair(fl.models.MLP(6, (20, 20), "gelu", prior=1.0), step_size=0.1)
+    whole, steps = pair(fl.models.MLP(6, (20, 20), "gelu", prior=1.0), step_size=0.1, noise_std=0.01)
     assert whole.plan.engine == "mlp"
     torch.testing.assert_close(whole.sample((8, 6)), steps.sample((8, 6)), rtol=1e-5, atol=1e-6)
 
@@ -108,7 +90,7 @@ def test_one_call_runs_all_steps(monkeypatch):
 
 def test_a_plan_says_that_a_backend_takes_the_steps():
     plan = fl.Langevin(log_density=network(), backend="reference", seed=1).plan
-    assert "steps are taken one by one: backend='reference' was asked for" in plan.reasons
+    assert "steps are taken one by one: backend='reference' was requested" in plan.reasons
     assert not any("one by one" in reason for reason in fl.Langevin(log_density=network(), seed=1).plan.reasons)
 
 
@@ -131,7 +113,7 @@ def test_traces_are_of_the_same_chain():
 def test_a_gradient_flows_through_the_chain():
     x0 = states().requires_grad_()
     gradients = []
-    for sampler in pair(network(), step_size=0.3):
+    for sampler in pair(network(), step_size=0.3, noise_std=0.01):
         (gradient,) = torch.autograd.grad(sampler(x0).square().sum(), x0)
         gradients.append(gradient)
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
@@ -147,7 +129,7 @@ def test_divergence_names_its_step():
 
 def test_what_the_engine_declines():
     for net, words in (
-        (nn.Sequential(nn.Linear(5, 1)), "linear layers and activations by turns"),
+        (nn.Sequential(nn.Linear(5, 1)), "alternating linear layers and activations"),
         (nn.Sequential(nn.Linear(5, 4), nn.LeakyReLU(-0.1), nn.Linear(4, 1)), "activation leaky_relu"),
         (nn.Sequential(nn.Linear(5, 513), nn.SiLU(), nn.Linear(513, 1)), "513 wide"),
         (network().double(), "float64"),
@@ -167,8 +149,8 @@ def test_what_the_engine_declines():
 @pytest.fixture
 def interpreted(monkeypatch):
     x = states()
-    stack = fl.Langevin(log_density=network(), seed=1)._score.bind(x, ()).stack
-    why = TritonMlpScore.unsupported(stack, "fp32", x)
+    traced = fl.Langevin(log_density=network(), seed=1)._score.bind(x, ()).network
+    why = TritonMlpScore.unsupported(traced, "fp32", x)
     if why is not None:
         pytest.skip(why)
     monkeypatch.setattr(mlp.NativeMlpScore, "unsupported", staticmethod(lambda *_: "left out"))
@@ -193,54 +175,9 @@ def test_captured_triton_chains(unroll):
         torch.testing.assert_close(whole(states()), steps(states()), rtol=1e-4, atol=1e-5)
     with torch.no_grad():
         net[0].weight.mul_(0.5)
-    for sampler in (whole, steps):
-        sampler.step_size = [0.1 * k for k in range(7)]
+    whole, steps = (sampler.replace(step_size=[0.1 * k for k in range(7)]) for sampler in (whole, steps))
     torch.testing.assert_close(whole(states()), steps(states()), rtol=1e-4, atol=1e-5)
     assert len(whole._graphs.captured) == 1
-
-
-# Energies in closed form
-
-MIXTURE = fl.energies.GaussianMixture([[0.0, 1.0, 0.5], [1.0, -1.0, 2.0], [-2.0, 0.0, 0.0]], [0.5, 1.0, 2.0], [1, 2, 3])
-WELL = fl.energies.DoubleWell(3, barrier=1.5, width=1.2)
-
-
-@pytest.mark.parametrize("energy", [MIXTURE, WELL], ids=["mixture", "double well"])
-@pytest.mark.parametrize("options", OPTIONS)
-def test_analytic_chains(energy, options):
-    whole, steps = pair(energy, "energy", **{"step_size": 0.05, **OPTIONS[options]})
-    assert whole.plan.engine == "analytic"
-    x0 = states(inputs=3)
-    torch.testing.assert_close(whole(x0, chain_offset=2), steps(x0, chain_offset=2), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(whole.energy(x0), energy(x0))
-
-
-def test_what_the_analytic_engine_declines():
-    class Own(fl.energies.DoubleWell):
-        pass
-
-    hooked = fl.energies.DoubleWell(3)
-    hooked.register_forward_hook(lambda *_: None)
-    replaced = fl.energies.DoubleWell(3)
-    replaced.forward = lambda x: x.square().sum(1)
-    for options, words in (
-        ({"energy": replaced}, "forward of its own"),
-        ({"energy": Own(3)}, "GaussianMixture and DoubleWell"),
-        ({"log_density": fl.energies.DoubleWell(3)}, "given as energy"),
-        ({"energy": hooked}, "hooks"),
-        ({"energy": fl.energies.DoubleWell(3), "precision": "bf16"}, "fp32 on the CPU"),
-        ({"energy": fl.energies.DoubleWell(3).double()}, "float32"),
-    ):
-        with pytest.raises(fl.BackendUnavailable, match=f"engine='analytic' cannot be used for this .*{words}"):
-            fl.Langevin(**options, engine="analytic", seed=1)(states(inputs=3))
-        assert fl.Langevin(**options, seed=1).plan.engine == "autograd"
-    with pytest.raises(ValueError, match="x must be"):
-        fl.Langevin(WELL, seed=1)(states(inputs=4))
-    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
-    try:
-        assert fl.Langevin(WELL, seed=1).plan.engine == "autograd"
-    finally:
-        handle.remove()
 
 
 def test_long_calls_are_cut_in_slices(monkeypatch):
@@ -249,7 +186,7 @@ def test_long_calls_are_cut_in_slices(monkeypatch):
     whole, _ = pair(network(), noise_std=0.1)
     expected = whole(states(), step=0)
     run = torch.ops.fastlangevin.mlp_chain_cpu_.default
-    monkeypatch.setattr(chain_operators, "_MOST_UPDATES", 2 * states().numel())
+    monkeypatch.setattr(whole_chain, "_MOST_UPDATES", 2 * states().numel())
     monkeypatch.setattr(
         torch.ops.fastlangevin.mlp_chain_cpu_, "default", lambda *a: (calls.append(len(a[7])), run(*a))[1]
     )

@@ -1,0 +1,48 @@
+"""Calls of the operators that run whole chains on the CPU: all Langevin steps in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import native
+from ..arguments import ChainArgs
+from ..operators import written
+
+_MOST_UPDATES = 2**24  # of single elements in one call: a second or so
+
+
+def run_(
+    operator: str,
+    x: Tensor,  # (B, d), contiguous float32
+    energy: Sequence[object],
+    args: ChainArgs,
+) -> None:
+    """Runs an operator of `schemas` on x, in place.
+
+    The noise and the update are those of `langevin_update_`, bit for bit, and a chain's result depends neither on the
+    number of threads nor on the other chains.
+
+    Args:
+        operator: its name.
+        energy: its arguments between the state and those of the chain.
+        args: with Python numbers.
+    """
+    why = native.load_cpu()
+    if why:
+        raise RuntimeError(why)
+    if x.dim() != 2 or x.dtype != torch.float32 or not x.is_contiguous():
+        raise ValueError(f"x must be (B, d), contiguous and float32, got {x.dtype} {tuple(x.shape)}")
+    step_sizes, noise_stds, has_noise, seed, steps, *tail, _ = args
+    if not len(steps) == len(step_sizes) == len(noise_stds):
+        raise ValueError("steps, step_sizes and noise_stds must be of one length")
+    if not steps or not len(x):
+        return
+    call = getattr(torch.ops.fastlangevin, operator).default
+    n_steps = max(1, _MOST_UPDATES // max(1, x.numel()))
+    for k in range(0, len(steps), n_steps):  # Python meets signals between calls
+        eta, sigma = list(step_sizes[k : k + n_steps]), list(noise_stds[k : k + n_steps])
+        call(x, *energy, eta, sigma, has_noise, seed, int(steps[k]), *tail, int(args.order))
+    written(x)

@@ -1,0 +1,250 @@
+"""Packing a convnet's weights, and launching its kernels in their order."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ....network.layers import ConvTower
+from ...arguments import UpdateArgs
+from .. import DEVICE
+from .. import unsupported as triton_unsupported
+
+if TYPE_CHECKING:
+    from .plan import Geometry, Gpu
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32}
+_NO_UPDATE = UpdateArgs(None, None, 0, 0, 0, 0, None, None, None)
+_SHAPES = {((3, 3), (1, 1), (1, 1)), ((4, 4), (2, 2), (1, 1))}  # kernel, stride, padding
+
+
+def unsupported(layers: ConvTower, x_shape: tuple[int, ...], precision: str, device: torch.device) -> str | None:
+    """Why these kernels cannot serve a network, or None where they can.
+
+    Args:
+        layers: convolutions, each followed by a LeakyReLU of the slope beside it.
+        x_shape: (C, H, W), of one state.
+    """
+    if precision not in DTYPES:
+        return f"its kernels compute in {', '.join(DTYPES)}, not in {precision}"
+    if device.type != DEVICE:
+        return f"its kernels run on {DEVICE} tensors, not on {device.type}"
+    if why := triton_unsupported():
+        return why
+    if device.type == "cpu" and precision == "bf16":
+        return "Triton's interpreter multiplies no bfloat16"
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        return "its kernels need a GPU of compute capability 8.0 or later"
+    if not layers or len(x_shape) != 3:
+        return "there is no convolution of images"
+    planes, height, width = x_shape
+    if planes > 4 or height % 2 or width % 2:
+        return f"the state must have at most 4 planes of even height and width, and has shape {tuple(x_shape)}"
+    for conv, slope in layers:
+        kernel = tuple(conv.weight.shape[2:])
+        if (kernel, conv.stride, conv.padding) not in _SHAPES or conv.dilation != (1, 1) or conv.groups != 1:
+            return "a convolution is neither 3×3 of stride 1 nor 4×4 of stride 2, with padding 1"
+        if len(conv.weight) % 32:
+            return f"a convolution has {len(conv.weight)} channels, no multiple of 32"
+        if not 0 <= slope < math.inf:
+            return f"an activation has slope {slope}"
+        if conv.stride == (2, 2):
+            if height % 2 or width % 2:
+                return f"a convolution halves an image of {height}×{width}"
+            height, width = height // 2, width // 2
+    return None
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer's weights as its two kernels read them.
+
+    Attributes:
+        forward: (O, taps, I), of the first layer (O, products of an output) with zeros to a power of two.
+        backward: (I, taps, O), of the first layer with zeros to 16 planes.
+        bias: (O,) float32.
+    """
+
+    geometry: Geometry
+    forward: Tensor
+    backward: Tensor
+    bias: Tensor
+    slope: float
+
+
+@dataclass
+class Packed:
+    """A network's weights for the kernels, and the buffers of the batch size that was last asked for.
+
+    Attributes:
+        last: (H, W, C) float32, the gradient at the last activation's output, scaled to a magnitude of 1/2 to 1.
+        unscale: one float32, the power of two that takes the scale back.
+    """
+
+    x_shape: tuple[int, ...]
+    dtype: torch.dtype
+    layers: tuple[_Layer, ...]
+    last: Tensor
+    unscale: Tensor
+    _workspace: Workspace | None = field(default=None, repr=False)
+
+    def workspace(self, batch: int) -> Workspace:
+        if self._workspace is None or self._workspace.batch != batch:
+            self._workspace = Workspace(self, batch)
+        return self._workspace
+
+    def forget_workspace(self) -> None:
+        """The next one is planned anew."""
+        self._workspace = None
+
+
+def pack(layers: ConvTower, last: Tensor, x_shape: tuple[int, ...], precision: str) -> Packed:
+    """The network as the kernels read it: a few small operations on its device, which nothing waits for.
+
+    Args:
+        layers, x_shape, precision: such that `unsupported` has nothing against them.
+        last: (C, H, W), the gradient of the log-density with respect to the last activation's output.
+    """
+    from .plan import Geometry, first_depth
+
+    dtype = DTYPES[precision]
+    planes, height, width = x_shape
+    packed: list[_Layer] = []
+    for conv, slope in layers:
+        weight = _to_compute(conv.weight.detach().float(), dtype)
+        channels = len(weight)
+        geometry = Geometry(planes, height, width, channels, conv.stride[0])
+        if packed:
+            forward = weight.permute(0, 2, 3, 1).contiguous()
+            backward = weight.permute(1, 2, 3, 0).contiguous()
+        else:
+            forward = functional.pad(weight.flatten(1), (0, first_depth(geometry) - weight[0].numel()))
+            backward = functional.pad(weight.permute(1, 2, 3, 0), (0, 0) * 3 + (0, 16 - planes))
+        bias = weight.new_zeros(channels, dtype=torch.float32) if conv.bias is None else conv.bias.detach().float()
+        packed.append(_Layer(geometry, forward, backward, bias.contiguous(), slope))
+        planes, (height, width) = channels, geometry.out
+    last = last.detach().float()
+    # fp16 would lose small gradients. A power of two changes no digit, and its exponent is kept to float32's.
+    exponent = torch.frexp(last.abs().amax()).exponent.clamp(-125, 126)
+    scaled = last * _power_of_two(-exponent)
+    return Packed(tuple(x_shape), dtype, tuple(packed), scaled.permute(1, 2, 0).contiguous(), _power_of_two(exponent))
+
+
+class Workspace:
+    """The buffers of a batch, and the launches that fill them.
+
+    Attributes:
+        activations: of each layer (B, H, W, C); of the last, and of all on the way back, the gradient.
+        masks: of each layer but the last (B, H, W, C / 32) int32.
+        launches: the score's kernels in their order.
+    """
+
+    def __init__(self, packed: Packed, batch: int) -> None:
+        from .plan import plan
+
+        self.batch, self._packed = batch, packed
+        device = packed.last.device
+        geometries = [layer.geometry for layer in packed.layers]
+        self.launches = plan(geometries, batch, packed.dtype.itemsize, _gpu(device))
+        self.activations = [
+            torch.empty(batch, *g.out, g.channels, dtype=packed.dtype, device=device) for g in geometries
+        ]
+        self.masks = [
+            torch.empty(batch, *g.out, g.channels // 32, dtype=torch.int32, device=device) for g in geometries[:-1]
+        ]
+        self.locks = torch.zeros(max(la.locks for la in self.launches), dtype=torch.int32, device=device)
+        self.partial = torch.empty(max(la.partial for la in self.launches), device=device)
+
+    def arguments(self, i: int, x: Tensor) -> tuple[object, ...]:
+        """Of launch i; of the last, those before the update's numbers."""
+        layers, n = self._packed.layers, len(self._packed.layers)
+        shared, rows = (self.partial, self.locks), self.launches[i].rows
+        if i < n:
+            layer = layers[i]
+            mask, last = (self.masks[i], None) if i < n - 1 else (None, self._packed.last)
+            a, splits = (x, ()) if i == 0 else (self.activations[i - 1], shared)
+            tensors = (a, layer.forward, layer.bias, self.activations[i], mask, last, *splits)
+            return (*tensors, rows, layer.slope)
+        j = 2 * n - 1 - i
+        layer, gradient = layers[j], self.activations[j]
+        if j == 0:
+            return (gradient, layer.backward, self._packed.unscale, x, rows)
+        before = (self.masks[j - 1], self.activations[j - 1])
+        return (gradient, layer.backward, *before, *shared, rows, layers[j - 1].slope)
+
+    def backpropagate(self, x: Tensor) -> None:
+        """All but the last kernel: the gradient at the first layer, from the state."""
+        for i, launch in enumerate(self.launches[:-1]):
+            launch(*self.arguments(i, x))
+
+
+def score(packed: Packed, x: Tensor) -> Tensor:
+    """The gradient with respect to x: (B, C, H, W), contiguous float32, which is what x must be."""
+    from ..update import kernel_arguments, on
+
+    out = torch.empty_like(_checked(packed, x))
+    if len(x):
+        with on(x.device):
+            workspace = packed.workspace(len(x))
+            workspace.backpropagate(x)
+            none, parts = kernel_arguments(_NO_UPDATE)
+            _input(workspace, out, (*none, 0, 0), parts | {"UPDATE": False})
+    return out
+
+
+def step_(packed: Packed, x: Tensor, args: UpdateArgs) -> None:
+    """One Langevin step of x in place: as the score and `Backend.update` with it, bit for bit.
+
+    The first four of `args` are of one kind.
+    """
+    from ..update import kernel_arguments, on
+
+    _checked(packed, x)
+    if len(x):
+        with on(x.device):
+            workspace = packed.workspace(len(x))
+            workspace.backpropagate(x)
+            numbers, parts = kernel_arguments(args)
+            _input(workspace, x, (*numbers, args.stream, args.offset), parts | {"UPDATE": True}, args.offset % 4 == 0)
+        torch.autograd.graph.increment_version(x)
+
+
+def _input(
+    workspace: Workspace, x: Tensor, numbers: tuple[object, ...], parts: dict[str, bool], whole_groups: bool = True
+) -> None:
+    launch = workspace.launches[-1]
+    launch(*workspace.arguments(len(workspace.launches) - 1, x), *numbers, **parts, WHOLE_GROUPS=whole_groups)
+
+
+def _checked(packed: Packed, x: Tensor) -> Tensor:
+    if tuple(x.shape[1:]) != packed.x_shape or x.dtype != torch.float32 or not x.is_contiguous():
+        raise ValueError(f"x must be contiguous float32 of shape (B, {', '.join(map(str, packed.x_shape))})")
+    return x
+
+
+def _to_compute(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """As the kernels' function of this name."""
+    if dtype != torch.float32:
+        return weight.to(dtype)
+    rounded = ((weight.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+    return torch.where(weight.isnan(), weight, rounded)
+
+
+def _power_of_two(exponent: Tensor) -> Tensor:
+    """Of int32: exactly, which torch.ldexp, a product with a power, is not bound to be."""
+    return ((exponent + 127) << 23).view(torch.float32)
+
+
+def _gpu(device: torch.device) -> Gpu:
+    """The interpreter does as an H100 would."""
+    from .plan import Gpu
+
+    if device.type == "cpu":
+        return Gpu(9, 132)
+    properties = torch.cuda.get_device_properties(device)
+    return Gpu(properties.major, properties.multi_processor_count)

@@ -1,0 +1,77 @@
+"""The layers that a recognised energy is made of, as plain data: `walk` computes with them, kernels read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A 2-D convolution: weight (O, I / groups, kh, kw), bias (O,) or None, zero padding."""
+
+    weight: Tensor
+    bias: Tensor | None
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A fully connected layer: weight (O, I), bias (O,) or None."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+@dataclass(frozen=True)
+class AveragePool:
+    """The arguments of `torch.nn.functional.avg_pool2d` after the input."""
+
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    ceil_mode: bool
+    count_include_pad: bool
+    divisor_override: int | None
+
+
+@dataclass(frozen=True)
+class Reshape:
+    """Another shape of one chain's elements, in their row-major order; the first dimension stays the chains'."""
+
+    event_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An element-wise function.
+
+    Attributes:
+        name: as in `torch.nn.functional`: "leaky_relu", "relu", "silu", "gelu", "elu", "softplus", "tanh".
+        parameters: leaky_relu (slope,); gelu ("none" or "tanh",); elu (alpha,); softplus (beta, threshold).
+    """
+
+    name: str
+    parameters: tuple[Any, ...] = ()
+
+    @property
+    def slope(self) -> float | None:
+        """The slope below zero of a piecewise linear function (0 for relu), None for a smooth one."""
+        return {"relu": 0.0, "leaky_relu": self.parameters[0] if self.parameters else None}.get(self.name)
+
+    @property
+    def keeps_output(self) -> bool:
+        """Whether the derivative is a function of the output, so that the input may be overwritten by it."""
+        return self.name == "tanh" or (self.slope is not None and self.slope >= 0)
+
+
+Layer = Conv | Linear | AveragePool | Reshape | Activation
+
+# Convolutions, each with the slope below zero of the (leaky) ReLU after it: what the convnet kernels take.
+ConvTower = Sequence[tuple[Conv, float]]

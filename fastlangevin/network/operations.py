@@ -1,0 +1,154 @@
+"""What each torch function does to the state of an energy that is recorded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import quadratic
+from .errors import NotRecognised, WrongShape
+from .layers import AveragePool, Conv, Layer, Linear, Reshape
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__name__", repr(function))
+    return name if name != "__get__" else str(getattr(function.__self__, "__name__", name))  # type: ignore[attr-defined]
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    a = (value,) if isinstance(value, int) else tuple(value)
+    return (a[0], a[-1])
+
+
+def _conv(
+    r: Recorder,
+    x: Tensor,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Layer:
+    weight = r.weight("convolution", weight)
+    bias = None if bias is None else r.weight("convolution", bias)
+    dilation = _pair(dilation)
+    if isinstance(padding, str):
+        spans = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        if padding == "same" and any(s % 2 for s in spans):
+            raise NotRecognised("a convolution is padded on one side only")
+        padding = tuple(s // 2 for s in spans) if padding == "same" else 0
+    return Conv(weight, bias, _pair(stride), _pair(padding), dilation, groups)
+
+
+def _linear(r: Recorder, x: Tensor, weight: Any, bias: Any = None) -> Layer:
+    return Linear(r.weight("linear layer", weight), None if bias is None else r.weight("linear layer", bias))
+
+
+def _average(
+    r: Recorder,
+    x: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Layer:
+    kernel_size = _pair(kernel_size)
+    stride = _pair(stride) if stride else kernel_size
+    return AveragePool(kernel_size, stride, _pair(padding), ceil_mode, count_include_pad, divisor_override)
+
+
+def _reshape(function: Callable[..., Tensor]) -> Callable[..., Layer | None]:
+    """A change of shape that keeps the order of elements and the chains in front."""
+
+    def operation(r: Recorder, *args: Any, **kwargs: Any) -> Layer | None:
+        if any(isinstance(a, torch.dtype) for a in (*args, *kwargs.values())):
+            raise NotRecognised(f"{name_of(function)} reads the elements as another type")
+        shape = tuple(function(*args, **kwargs).shape)
+        if not shape or shape[0] != r.shape[0]:
+            raise WrongShape(
+                f"{name_of(function)} takes shape {r.shape} to {shape}, with no dimension of chains in front"
+            )
+        if math.prod(shape) != math.prod(r.shape):
+            raise NotRecognised(f"{name_of(function)} takes a part of shape {r.shape}")
+        return None if shape == r.shape else Reshape(shape[1:])
+
+    return operation
+
+
+def _number(r: Recorder, a: Any, b: Any) -> float:
+    value = b if a is r.last else a
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        raise NotRecognised(f"the output is multiplied or divided by a {type(value).__name__} that is no plain number")
+    return float(value)
+
+
+def _quotient(r: Recorder, a: Any, b: Any) -> float:
+    if a is not r.last or not _number(r, a, b):
+        raise NotRecognised("something is divided by the output, or the output by 0")
+    return 1 / _number(r, a, b)
+
+
+def _index(r: Recorder, x: Tensor, index: Any) -> Layer | None:
+    if not all(isinstance(i, (slice, int, type(...))) for i in (index if isinstance(index, tuple) else (index,))):
+        raise NotRecognised("the output is indexed by more than slices and ints")
+    return _reshape(Tensor.__getitem__)(r, x, index)
+
+
+def _dropout(r: Recorder, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> None:
+    if training and p > 0:
+        raise NotRecognised("dropout is in train mode")
+
+
+# Answered without recording anything: what depends on the device, which the stand-in for the state does not lie on, and
+# what the stand-in knows itself.
+PLACES: dict[Any, Callable[[torch.device], Any]] = {
+    Tensor.device.__get__: lambda device: device,
+    Tensor.is_cuda.__get__: lambda device: device.type == "cuda",  # type: ignore[attr-defined]
+}
+QUESTIONS = {
+    *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "ndim", "layout")),
+    *(Tensor.size, Tensor.dim, Tensor.ndimension, Tensor.numel, Tensor.nelement, Tensor.__len__),
+    Tensor.is_floating_point,
+}
+# A function's layer, the number that it multiplies the output by, or None where it changes nothing that is recorded.
+OPERATIONS: dict[Any, Callable[..., Layer | float | None]] = {
+    torch.conv2d: _conv,
+    F.linear: _linear,
+    F.avg_pool2d: _average,
+    F.leaky_relu: lambda r, input, negative_slope=0.01, inplace=False: r.activation(
+        inplace, "leaky_relu", float(negative_slope)
+    ),
+    F.relu: lambda r, input, inplace=False: r.activation(inplace, "relu"),
+    F.silu: lambda r, input, inplace=False: r.activation(inplace, "silu"),
+    F.gelu: lambda r, input, *, approximate="none": r.activation(False, "gelu", approximate),
+    F.elu: lambda r, input, alpha=1.0, inplace=False: r.activation(inplace, "elu", float(alpha)),
+    F.softplus: lambda r, input, beta=1.0, threshold=20.0: r.activation(
+        False, "softplus", float(beta), float(threshold)
+    ),
+    **{f: lambda r, input: r.activation(False, "relu") for f in (torch.relu, Tensor.relu)},
+    **{f: lambda r, input: r.activation(False, "tanh") for f in (torch.tanh, Tensor.tanh)},
+    **dict.fromkeys((F.dropout, F.dropout2d), _dropout),
+    **{f: lambda r, a: -1.0 for f in quadratic.NEGATIONS},
+    **dict.fromkeys(quadratic.PRODUCTS, _number),
+    **dict.fromkeys(quadratic.QUOTIENTS, _quotient),
+    **{f: lambda r, a, b: r.add_square(a, b, 1.0) for f in quadratic.ADDITIONS},
+    **{f: lambda r, a, b: r.add_square(a, b, -1.0) for f in quadratic.SUBTRACTIONS},
+    **{
+        f: _reshape(f)
+        for name in ("flatten", "reshape", "squeeze", "unsqueeze", "unflatten")
+        for f in (getattr(Tensor, name), getattr(torch, name))
+    },
+    **{f: _reshape(f) for f in (Tensor.view, Tensor.contiguous)},
+    Tensor.__getitem__: _index,
+}

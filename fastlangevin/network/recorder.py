@@ -1,0 +1,174 @@
+"""The stand-in for a state, on which an energy runs once, and the record of what is done to it."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import quadratic, walk
+from .errors import NotRecognised, WrongShape
+from .layers import Activation, AveragePool, Conv, Layer, Linear, Reshape
+from .operations import OPERATIONS, PLACES, QUESTIONS, name_of
+from .purity import Purity
+from .sequential import Sequential
+
+
+class RecordingTensor(Tensor):
+    """A tensor without data: every operation on it goes to its recorder."""
+
+    recorder: Recorder
+    squared: quadratic.Square | None
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        traced = next((a for a in args if isinstance(a, RecordingTensor)), None)
+        if traced is None:
+            raise NotRecognised(f"{name_of(function)} takes the state in a way that it does not know")
+        traced.recorder.purity.check_frames(sys._getframe(1))
+        with torch._C.DisableTorchFunctionSubclass():
+            return traced.recorder.record(function, args, kwargs or {})
+
+
+class Recorder:
+    """Turns the operations on its `input` into layers, with a shape before and after each.
+
+    Attributes:
+        purity: looks at the Python code that operations are called from.
+        input: the stand-in for the state.
+        last: what the last layer gave: the only value that the next one may be applied to.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+        self._layers: list[Layer] = []
+        self._shapes = [shape]
+        self._dtype, self._device = dtype, device
+        self._factor, self._quadratic = 1.0, 0.0
+        self.purity = Purity(device.type)
+        self.input: Any = self._new(shape)
+        self.last: Any = self.input
+
+    def record(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if function in PLACES:
+            return PLACES[function](self._device)
+        if function in QUESTIONS:
+            return function(*args, **kwargs)
+        square = self._square(function, args, kwargs)
+        if square is not None:
+            return square
+        operation = OPERATIONS.get(function)
+        if operation is None:
+            raise NotRecognised(f"{name_of(function)} is not an operation that it knows")
+        if not any(a is self.last for a in (args[0], args[-1])):
+            raise NotRecognised(f"{name_of(function)} is applied to a value that something else was applied to before")
+        result = operation(self, *args, **kwargs)
+        if isinstance(result, float):
+            self._factor *= result
+            self._quadratic *= result
+        elif result is not None:
+            if (self._factor, self._quadratic) != (1.0, 0.0) and not isinstance(result, Reshape):
+                raise NotRecognised("a layer follows a multiplication by a number, or a sum")
+            self._append(result)
+        self.last = self._new(self.shape)
+        return self.last
+
+    def add_square(self, a: Any, b: Any, sign: float) -> None:
+        """The sum of the layers' output and a square, in either order; sign: of the second."""
+        square = b if a is self.last else a
+        if not isinstance(square, RecordingTensor) or square.squared is None or not square.squared.summed:
+            raise NotRecognised("something other than a multiple of ‖x‖² is added")
+        if square.shape != self.last.shape:
+            raise NotRecognised(f"shapes {self.shape} and {tuple(square.shape)} are added")
+        if a is self.last:
+            self._quadratic += sign * square.squared.coefficient
+        else:
+            self._factor *= sign
+            self._quadratic = sign * self._quadratic + square.squared.coefficient
+
+    def finish(self, output: object, sign: float) -> Sequential:
+        """What was recorded, times `sign`; `output` must be what the last operation gave."""
+        if output is not self.last:
+            raise NotRecognised("it does not return what its last operation gave")
+        if self.shape not in ((self.shape[0],), (self.shape[0], 1)):
+            raise WrongShape(f"it ends in shape {self.shape}, not in one number a chain")
+        shapes = tuple(shape[1:] for shape in self._shapes)
+        return Sequential(tuple(self._layers), shapes, self._dtype, sign * self._factor, sign * self._quadratic)
+
+    def _square(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> RecordingTensor | None:
+        traced = [a for a in args if isinstance(a, RecordingTensor)]
+        numbers = (a for a in args if isinstance(a, (int, float)) and not isinstance(a, bool))
+        number = next(filter(math.isfinite, numbers), None)
+        if traced[0].squared is None:
+            found = quadratic.square_of(function, args, kwargs, self.input)
+        elif len(traced) == 1:
+            found = quadratic.after(function, args, kwargs, traced[0].squared, number)
+        else:
+            return None
+        if found is None:
+            return None
+        result = self._new(tuple(function(*args, **kwargs).shape))
+        result.squared = found
+        return result
+
+    def weight(self, name: str, tensor: object) -> Tensor:
+        """A layer's weights, detached; they must be of one type and on the chain's device."""
+        if not isinstance(tensor, Tensor) or isinstance(tensor, RecordingTensor):
+            raise NotRecognised(f"a {name} has weights of type {type(tensor).__name__}")
+        if tensor.dtype != self._dtype:
+            raise NotRecognised(f"a {name} has weights of {tensor.dtype} where the input has {self._dtype}")
+        if tensor.device != self._device:
+            raise NotRecognised(f"a {name} has weights on {tensor.device}, and the chain runs on {self._device}")
+        return tensor.detach()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shapes[-1]
+
+    def activation(self, in_place: bool, name: str, *parameters: Any) -> Layer:
+        if in_place and not any(isinstance(layer, (Conv, Linear, AveragePool)) for layer in self._layers):
+            raise NotRecognised(f"{name} overwrites the state")
+        return Activation(name, parameters)
+
+    def _append(self, layer: Layer) -> None:
+        before = self._shapes[-1]
+        if isinstance(layer, (Conv, Linear, AveragePool)):
+            self._shapes.append(_shape_after(layer, before))
+        elif isinstance(layer, Reshape):
+            self._shapes.append((before[0], *layer.event_shape))
+        else:
+            self._shapes.append(before)
+        self._layers.append(layer)
+
+    def _new(self, shape: tuple[int, ...]) -> RecordingTensor:
+        traced = torch.empty(shape, dtype=self._dtype, device="meta").as_subclass(RecordingTensor)
+        traced.recorder, traced.squared = self, None
+        return traced
+
+
+def _shape_after(layer: Conv | Linear | AveragePool, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if isinstance(layer, Linear):
+        if shape[-1] != layer.weight.shape[1]:
+            raise WrongShape(f"a linear layer of {layer.weight.shape[1]} inputs is given {shape[-1]}")
+        return (*shape[:-1], layer.weight.shape[0])
+    if len(shape) != 4:
+        raise WrongShape(f"a 2-D layer is given shape {shape}")
+    if isinstance(layer, AveragePool):
+        return tuple(walk.forward(layer, torch.empty(shape, device="meta")).shape)
+    n_out, n_in, *kernel = layer.weight.shape
+    if shape[1] != n_in * layer.groups:
+        raise WrongShape(f"a convolution of {n_in * layer.groups} channels is given {shape[1]}")
+    size = tuple(
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(shape[2:], kernel, layer.stride, layer.padding, layer.dilation, strict=True)
+    )
+    if min(size) < 1:
+        raise WrongShape(f"a convolution's kernel {tuple(kernel)} is larger than its input {shape[2:]}")
+    return (shape[0], n_out, *size)

@@ -1,0 +1,410 @@
+"""`Sampler`: what all samplers share. A sampler of its own adds its options and its transition."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import copy
+import dataclasses
+import functools
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeVar, overload
+
+import torch
+from torch import Tensor
+
+from .. import kernels
+from ..chains import initial
+from ..chains.chain import Chain
+from ..chains.cuda_capture import being_captured
+from ..chains.cuda_graph import GraphCache
+from ..chains.divergence import PendingCheck, report
+from ..chains.initial import check_state
+from ..chains.vjp import DifferentiableChain
+from ..errors import BackendUnavailable
+from ..network.target import Target, make_target
+from ..noise import check_seed
+from ..score import check_engine, make_engine
+from ..score import precision as precisions
+from ..validation import STATE_DTYPES, check_bounds, check_int, check_shape, unknown
+from .noise_counter import NoiseCounter, check_step
+from .plan import Plan, make_plan
+from .trace import Trace, record
+
+T = TypeVar("T")
+S = TypeVar("S", bound="Sampler")
+
+_TARGETS = ("energy", "log_density", "score")
+_NOISE = ("seed", "generator")
+
+
+class Option(Generic[T]):
+    """A read-only option of a sampler: the value of the constructor's keyword argument of the same name."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, sampler: None, owner: type) -> Option[T]: ...
+    @overload
+    def __get__(self, sampler: Sampler, owner: type) -> T: ...
+    def __get__(self, sampler: Sampler | None, owner: type) -> Option[T] | T:
+        return self if sampler is None else sampler._options[self._name]
+
+    def __set__(self, sampler: Sampler, value: T) -> None:
+        name = self._name
+        raise AttributeError(f"{name} of a sampler is read-only: use sampler.replace({name}=…), which returns another")
+
+
+class Sampler(abc.ABC):
+    """Markov chains on a target density with counter-based noise.
+
+    A subclass has a constructor whose keyword arguments, other than the target's, `seed` and `generator`, are its
+    options; an `Option` for each; `_check_options`, which checks those that are its own; and `_chain`, its transitions.
+    """
+
+    n_steps = Option[int]()
+    bounds = Option["tuple[float, float] | None"]()
+    init = Option[initial.Init]()
+    precision = Option[str]()
+    engine = Option[str]()
+    backend = Option[str]()
+    graph = Option["bool | str"]()
+    unroll = Option["int | None"]()
+
+    def __init__(self, target: Target, noise: NoiseCounter, options: Mapping[str, Any]) -> None:
+        self.target = target
+        self._noise = noise
+        self._options = self.check_options(options)
+        self._score = make_engine(target, self.engine, self.precision)
+        self._graphs = GraphCache(self._options["graph"], self.unroll)
+        self._pending: PendingCheck | None = None
+
+    @abc.abstractmethod
+    def _chain(self, n_steps: int, *, args: tuple[Any, ...], backend: kernels.Backend, offset: int) -> Chain:
+        """The transitions of one call.
+
+        Args:
+            args: extra arguments of the target's function.
+            offset: index of the state's first element in the noise stream.
+
+        The seed and the noise steps are filled in by the caller.
+        """
+
+    def __call__(
+        self, x0: Tensor, *args: Any, n_steps: int | None = None, chain_offset: int = 0, step: int | None = None
+    ) -> Tensor:
+        """Runs the chains from x0 and returns their last states, a new tensor of x0's shape, dtype and layout.
+
+        Args:
+            x0: (B, *event), floating point and finite; left unchanged.
+            args: extra arguments of the energy, for example class labels.
+            n_steps: overrides the sampler's own.
+            chain_offset: index of x0's first chain in the whole batch, for a shard or a micro-batch.
+            step: overrides the noise counter, which then does not advance.
+
+        Raises:
+            ChainDiverged: a state is not finite at the end of the chain (on CUDA: raised by the next call or `check`).
+        """
+        return self._evolve(x0, args, n_steps, chain_offset, step)
+
+    def sample(
+        self,
+        shape: Sequence[int],
+        *args: Any,
+        n_steps: int | None = None,
+        chain_offset: int = 0,
+        step: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """A short run from new initial states: (B, *event) samples. The arguments are those of a call.
+
+        Args:
+            shape: (B, *event).
+            device: of the chains. None: the network's, else that of the first tensor in args, else the CPU.
+            dtype: of the chains' state.
+        """
+        empty = self._empty(shape, args, device, dtype)
+        chain = self._start(empty, args, n_steps, chain_offset, step)
+        return self._run(chain, self._initial(empty, int(chain.steps[0]), chain_offset))
+
+    def initial(
+        self,
+        shape: Sequence[int],
+        *,
+        chain_offset: int = 0,
+        step: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """(B, *event) initial states z ~ p0: those that `sample` with the same arguments starts from.
+
+        The counter does not advance: `sampler(sampler.initial(shape))` equals `sampler.sample(shape)`.
+        """
+        step = self.step if step is None else check_step(step)
+        return self._initial(self._empty(shape, (), device, dtype), step, check_int("chain_offset", chain_offset, 0))
+
+    def trace(
+        self,
+        x0: Tensor,
+        *args: Any,
+        every: int = 1,
+        n_steps: int | None = None,
+        chain_offset: int = 0,
+        step: int | None = None,
+    ) -> Trace:
+        """Runs the chains as a call does (with the same states, and the counter advances) and records them on the way.
+
+        Args:
+            every: record after every so many steps; the first and the last state are always recorded.
+        """
+        check_int("every", every)
+        check_state("x0", x0, self.target)
+        chain = self._start(x0, args, n_steps, chain_offset, step)
+        with self._running(x0.device):
+            trace = record(chain, x0, every)
+        self._settle(chain, x0, trace.x[-1])
+        return trace
+
+    def energy(self, x: Tensor, *args: Any) -> Tensor:
+        """(B,) energies at (B, *event) states, in the sampler's precision."""
+        if self.target.kind == "score":
+            raise ValueError("energy is not known: the sampler was given a score")
+        check_state("x", x, self.target)
+        with self._running(x.device):
+            energy = self._score.bind(x, args).energy(x)
+        assert energy is not None
+        return energy
+
+    def score(self, x: Tensor, *args: Any) -> Tensor:
+        """∇ log p at (B, *event) states, unclipped, in the sampler's precision."""
+        check_state("x", x, self.target)
+        with self._running(x.device):
+            return self._score.bind(x, args)(x)
+
+    def check(self) -> None:
+        """Raises `ChainDiverged` if the last call's chains were not finite (on a CPU that call itself has raised)."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.raise_if_diverged()
+
+    @property
+    def seed(self) -> int:
+        return self._noise.seed
+
+    @property
+    def step(self) -> int:
+        """The counter: the noise step that the next call begins with."""
+        return self._noise.step
+
+    @property
+    def plan(self) -> Plan:
+        """How the sampler runs on the network's device (the CPU, where that is not known)."""
+        return self.plan_for(self._device(()))
+
+    def plan_for(self, device: torch.device | str) -> Plan:
+        """How the sampler runs on `device`. May compile or load a kernel library, and runs the energy once."""
+        device = torch.device(device)
+        return make_plan(self._score, self._backend(device), self.backend, self._graphs, device)
+
+    def state_dict(self) -> dict[str, int]:
+        """The noise counter: seed, step and stream version, as ints."""
+        return self._noise.state_dict()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continues from `state_dict()`: the same calls then draw the same noise.
+
+        Raises:
+            ValueError: a missing key, another version of the noise stream, or a seed or step out of range. The counter
+                is then unchanged.
+        """
+        self._noise.load_state_dict(state)
+
+    def replace(self: S, **options: Any) -> S:
+        """Another sampler, with these options and otherwise this one's.
+
+        The two share one noise counter, so that they never draw the same noise, and, where target, engine and precision
+        are the same, compiled code and captured graphs. All options that are not named keep their values, noise_std
+        beside a new step_size included.
+
+        Args:
+            options: keyword arguments of the constructor, but for `seed` and `generator`. An `energy`, `log_density` or
+                `score` takes the target's place.
+
+        Raises:
+            TypeError, ValueError: as by the constructor.
+        """
+        for name in _NOISE:
+            if name in options:
+                raise ValueError(f"{name} cannot be replaced, because both samplers share one noise counter")
+        target = {kind: options.pop(kind) for kind in _TARGETS if kind in options}
+        other = copy.copy(self)
+        other._noise = self._noise
+        other._options = self.check_options({**self._options, **options})
+        if target:
+            other.target = make_target(**target)
+        if other.target is not self.target or (other.engine, other.precision) != (self.engine, self.precision):
+            other._score = make_engine(other.target, other.engine, other.precision)
+        elif (other.graph, other.unroll) == (self.graph, self.unroll):
+            other._graphs = self._graphs
+        return other
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """All options of such a sampler, checked, with defaults for those that are not given. Needs no energy.
+
+        Raises:
+            TypeError: there is no option of a name.
+            TypeError, ValueError: a value that the constructor would refuse.
+        """
+        defaults = cls._defaults()
+        for name in options:
+            if name not in defaults:
+                raise TypeError(str(unknown(f"an option of {cls.__name__}", name, defaults)))
+        return cls._check_options({**defaults, **options})
+
+    @classmethod
+    def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """The options, all of them given, checked and in the form in which they are kept."""
+        check_int("n_steps", options["n_steps"])
+        check_engine(options["engine"])
+        precisions.check(options["precision"])
+        initial.check(options["init"])
+        if options["backend"] != "auto" and options["backend"] not in kernels.BACKENDS:
+            raise unknown("backend", options["backend"], ("auto", *kernels.BACKENDS))
+        if options["graph"] not in (True, False, "auto"):
+            raise unknown("graph", options["graph"], ("True", "False", "auto"))
+        return {
+            **options,
+            "n_steps": check_int("n_steps", options["n_steps"]),
+            "bounds": check_bounds(options["bounds"]),
+            "unroll": None if options["unroll"] is None else check_int("unroll", options["unroll"]),
+        }
+
+    @classmethod
+    @functools.cache
+    def _defaults(cls) -> dict[str, Any]:
+        parameters = inspect.signature(cls).parameters.values()
+        return {p.name: p.default for p in parameters if p.name not in (*_TARGETS, *_NOISE)}
+
+    def __repr__(self) -> str:
+        function = self.target.module or self.target.function
+        name = type(function).__name__ if self.target.module is not None else getattr(function, "__name__", "…")
+        defaults = self._defaults()
+        shown = [f"{self.target.kind}={name}", f"n_steps={self.n_steps}"]
+        for option, value in self._options.items():
+            is_plain = isinstance(value, (bool, int, float, str, tuple, type(None)))
+            if option != "n_steps" and not (is_plain and value == defaults[option]):
+                shown.append(f"{option}={value!r}" if is_plain else f"{option}=…")
+        return f"{type(self).__name__}({', '.join(shown)}, seed={self.seed}, step={self.step})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_noise": copy.copy(self._noise), "_pending": None, "_graphs": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        options = state["_options"]
+        graphs = GraphCache(options["graph"], options["unroll"])  # captured graphs stay with the original
+        self.__dict__.update(state, _graphs=graphs)
+
+    def _evolve(
+        self,
+        x0: Tensor,
+        args: tuple[Any, ...],
+        n_steps: int | None = None,
+        chain_offset: int = 0,
+        step: int | None = None,
+        settle: bool = True,
+    ) -> Tensor:
+        """A call. With `settle` false, chains that are not finite are not reported."""
+        check_state("x0", x0, self.target)
+        chain = self._start(x0, args, n_steps, chain_offset, step)
+        if x0.requires_grad and torch.is_grad_enabled():
+            run: Callable[[Tensor], Tensor] = functools.partial(self._run, chain, settle=settle)
+            return DifferentiableChain.apply(x0, chain, run, self._running)
+        return self._run(chain, x0, settle)
+
+    def _start(
+        self, x: Tensor, args: tuple[Any, ...], n_steps: int | None, chain_offset: int, step: int | None
+    ) -> Chain:
+        """The steps of one call; advances the counter, after all arguments were checked."""
+        if not being_captured():
+            self.check()
+        precisions.check(self.precision, x.device)
+        offset = check_int("chain_offset", chain_offset, 0) * math.prod(x.shape[1:])
+        if offset + x.numel() > 2**63:
+            raise ValueError(f"chain_offset must leave every element an index below 2^63, got {chain_offset}")
+        with torch.inference_mode(False):  # autograd saves no inference tensors
+            args = tuple(a.clone() if isinstance(a, Tensor) and a.is_inference() else a for a in args)
+        n_steps = self.n_steps if n_steps is None else check_int("n_steps", n_steps)
+        chain = self._chain(n_steps, args=args, backend=self._backend(x.device), offset=offset)
+        seed, first = self._noise.reserve(n_steps, step)
+        return dataclasses.replace(chain, seed=int(check_seed(seed)), steps=range(first, first + n_steps))
+
+    def _backend(self, device: torch.device) -> kernels.Backend:
+        """The backend on `device`; raises for an explicit backend or graph that is not available there."""
+        backend = kernels.select(self.backend, device)
+        no_graph = self._graphs.unsupported(device)
+        if self.graph is True and no_graph is not None:
+            raise BackendUnavailable(f"graph=True cannot be met: {no_graph}")
+        return backend
+
+    def _empty(
+        self, shape: Sequence[int], args: tuple[Any, ...], device: torch.device | str | None, dtype: torch.dtype
+    ) -> Tensor:
+        shape = check_shape(shape)
+        if not shape:
+            raise ValueError("shape must be (B, *event), got ()")
+        if dtype not in STATE_DTYPES:
+            raise ValueError(f"dtype must be float32, float64, bfloat16 or float16, got {dtype}")
+        return torch.empty(shape, dtype=dtype, device=self._device(args) if device is None else device)
+
+    def _initial(self, like: Tensor, step: int, chain_offset: int) -> Tensor:
+        x0 = initial.draw(
+            self.init,
+            like.shape,
+            bounds=self.bounds,
+            seed=self.seed,
+            step=step,
+            chain_offset=chain_offset,
+            offset=chain_offset * math.prod(like.shape[1:]),
+            device=like.device,
+            dtype=like.dtype,
+            backend=self._backend(like.device).name,
+        )
+        if callable(self.init):
+            check_state("init's state", x0, self.target)
+        return x0
+
+    def _run(self, chain: Chain, x0: Tensor, settle: bool = True) -> Tensor:
+        with self._running(x0.device):
+            x = self._graphs.run(chain, x0) if self._graphs.unsupported(x0.device) is None else None
+            if x is None:
+                x = chain.run_(x0.clone())
+        if settle:
+            self._settle(chain, x0, x)
+        return x
+
+    @contextlib.contextmanager
+    def _running(self, device: torch.device) -> Iterator[None]:
+        with torch.inference_mode(False), torch.no_grad(), precisions.running(self.precision, device):
+            yield
+
+    def _settle(self, chain: Chain, x0: Tensor, x: Tensor) -> None:
+        """Raises for chains that are not finite: at once on a CPU, by the next call or `check` on CUDA."""
+        if being_captured():
+            return  # the caller's own graph: nothing is known until it is replayed
+        if x.is_cuda:
+            self._pending = PendingCheck(x, int(chain.steps[0]))
+            return
+        if not torch.isfinite(x).all():
+            with self._running(x0.device):
+                raise report(x, int(chain.steps[0]), chain.first_divergence(x0))
+
+    def _device(self, args: Sequence[object]) -> torch.device:
+        device = self.target.device()
+        if device is not None:
+            return device
+        return next((a.device for a in args if isinstance(a, Tensor)), torch.device("cpu"))

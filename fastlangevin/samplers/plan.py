@@ -1,0 +1,61 @@
+"""How a sampler runs on a device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .. import kernels
+from ..chains.cuda_graph import GraphCache
+from ..score import ScoreEngine
+from ..score import precision as precisions
+
+_WHOLE_CHAIN_ENGINES = ("mlp", "analytic")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the "auto" options of a sampler resolve to on a device, and why.
+
+    Attributes:
+        device: type of the device: "cpu", "cuda".
+        engine: the engine that computes the score: "autograd", "convnet", "mlp", "analytic" or "compiled".
+        backend: the backend of the update: "cuda", "cpu", "triton" or "reference".
+        graph: whether the steps are captured as CUDA graphs.
+        precision: what the network computes in: "fp32", "tf32", "bf16" or "fp16".
+        reasons: one sentence for each engine, kernel, backend or graph that is not used, and why.
+    """
+
+    device: str
+    engine: str
+    backend: str
+    graph: bool
+    precision: str
+    reasons: tuple[str, ...]
+
+
+def make_plan(
+    engine: ScoreEngine, backend: kernels.Backend, asked_backend: str, graphs: GraphCache, device: torch.device
+) -> Plan:
+    """The plan of chains on `device`. May compile or load a kernel library.
+
+    Args:
+        engine: of the score, with its precision.
+        backend: what `asked_backend` resolved to on `device`.
+        asked_backend: the sampler's `backend` option.
+        graphs: the sampler's captured chains.
+    """
+    precisions.check(engine.precision, device)
+    name, reasons = engine.explain(device)
+    kernels_of_the_engine = "cpu" if device.type == "cpu" else "triton"
+    if name in _WHOLE_CHAIN_ENGINES and asked_backend not in ("auto", kernels_of_the_engine):
+        reasons.append(f"steps are taken one by one: backend={asked_backend!r} was requested")
+    for other in kernels.BACKENDS.values():
+        if other is backend:
+            break
+        reasons.append(f"backend {other.name!r} passed over: {other.unsupported(device) or 'not requested'}")
+    no_graph = graphs.unsupported(device)
+    if no_graph is not None:
+        reasons.append(f"no graph: {no_graph}")
+    return Plan(device.type, name, backend.name, no_graph is None, engine.precision, tuple(reasons))

@@ -1,0 +1,47 @@
+"""States recorded along a chain."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..chains.chain import Chain
+
+
+class Trace(NamedTuple):
+    """States recorded along a chain; T records of B chains.
+
+    Attributes:
+        x: (T, B, *event) states.
+        energy: (T, B) energies of the states, or None where only a score was given.
+        score_norm: (T, B) Euclidean norms of the unclipped scores at the states.
+        steps: (T,) how many steps had been taken: 0, every, 2·every, …, and n_steps.
+    """
+
+    x: Tensor
+    energy: Tensor | None
+    score_norm: Tensor
+    steps: Tensor
+
+
+def record(chain: Chain, x0: Tensor, every: int) -> Trace:
+    """Runs a chain from x0, which is left unchanged, and records every `every`-th state, the first and the last."""
+    states, energies, norms, steps = [], [], [], []
+    x = x0.clone()
+    score = chain.bind(x)
+    for k in [*range(0, len(chain), every), len(chain)]:
+        energy, precomputed = score.energy_and_score(x)
+        states.append(x.clone())
+        if energy is not None:
+            energies.append(energy)
+        flat = precomputed.reshape(len(x), math.prod(x.shape[1:]))
+        norms.append(torch.linalg.vector_norm(flat.float(), dim=1))
+        steps.append(k)
+        if k < len(chain):
+            chain.advance_(x, k, min(k + every, len(chain)), score, precomputed)
+    return Trace(
+        torch.stack(states), torch.stack(energies) if energies else None, torch.stack(norms), torch.tensor(steps)
+    )

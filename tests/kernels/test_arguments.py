@@ -1,0 +1,19 @@
+"""The numbers that Python and csrc must agree on."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from fastlangevin.kernels import build
+from fastlangevin.kernels.arguments import ActivationKind, NoiseFirst
+
+
+@pytest.mark.parametrize("enumeration", [ActivationKind, NoiseFirst], ids=lambda e: e.__name__)
+def test_enumerations_are_those_of_chain_h(enumeration):
+    source = (build.csrc() / "cpu" / "chain.h").read_text()
+    (members,) = re.findall(rf"enum class {enumeration.__name__} : int64_t {{(.*?)}};", source, re.DOTALL)
+    names = [member.strip() for member in members.split(",")]  # numbered from 0: no member has a value of its own
+    assert all(name.isidentifier() for name in names)
+    assert {member.name: int(member) for member in enumeration} == {name: i for i, name in enumerate(names)}

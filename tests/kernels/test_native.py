@@ -1,0 +1,18 @@
+"""Questions to the loaded library."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastlangevin.kernels import build, native
+
+
+@pytest.mark.parametrize("ask", [native.cpu_has_bfloat16, native.cpu_capability], ids=lambda f: f.__name__)
+def test_a_question_reads_no_sources(monkeypatch, ask):
+    """To find the library all of csrc is read and hashed: once a process, not at each call."""
+    if native.load_cpu():
+        pytest.skip(native.load_cpu())
+    expected = ask()
+    digests = []
+    monkeypatch.setattr(build.Library, "digest", lambda self: digests.append(self.name))
+    assert ask() == expected and not digests
