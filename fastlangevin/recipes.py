@@ -3,8 +3,8 @@
 
     fastlangevin.train(data, model, **fastlangevin.recipes.uva)
 
-Constants are as the named file of the code has them; what `train` does not do is said beside them. docs/recipes.md has
-them side by side. Networks are not part of a recipe: without a model of yours, `train` takes the paper's.
+Constants are those of the named file of each code; what `train` does not implement is noted beside them.
+docs/recipes.md compares them. Networks are not part of a recipe: without a model, `train` uses the paper's.
 """
 
 from __future__ import annotations
@@ -12,29 +12,11 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from .runs.settings import defaults
 from .validation import unknown
 
-# Nijkamp, Hill, Zhu and Wu, NeurIPS 2019, arXiv:1904.09770, Sections 3 and 5 and the authors' minimal script
-# (enijkamp/short_run, train_cifar10_minimal.py, which runs for 100,000 iterations).
-short_run: dict[str, Any] = {
-    "features": 64,
-    "n_iterations": 70_000,
-    "batch_size": 64,
-    "lr": 1e-4,
-    "lr_decay": 0.0,
-    "adam_betas": (0.9, 0.999),
-    "max_grad_norm": None,
-    "ema": 0.0,
-    "data_noise": 0.03,
-    "data_range": (-1.0, 1.0),
-    "clamp_data": False,
-    "energy_penalty": 0.0,
-    "kl_weight": 0.0,
-    "start": "noise",
-    "buffer": {},
-    "sampler": {"n_steps": 100, "step_size": 1.0, "noise_std": 0.01},
-    "sample_steps": None,
-}
+# Nijkamp, Hill, Zhu and Wu, NeurIPS 2019, arXiv:1904.09770: the defaults of `runs.settings.Settings`.
+short_run: dict[str, Any] = defaults()
 
 # Nijkamp, Hill, Han, Zhu and Wu, AAAI 2020, arXiv:1903.12370, non-convergent learning: point0bar1/ebm-anatomy,
 # train_data.py, config_locker/cifar10_nonconvergent.json and nets.py (whose LeakyReLU has slope 0.05). Its loss is
@@ -166,7 +148,7 @@ BY_DATA = {"digits": digits}
 
 
 def named(name: str) -> dict[str, Any]:
-    """The recipe of that name, as a copy of the caller's own."""
+    """A copy of the recipe of that name."""
     if name not in BY_NAME:
         raise unknown("recipe", name, BY_NAME)
     return copy.deepcopy(BY_NAME[name])

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "fastlangevin"
 GROUND = {"errors", "validation", "files", "transfer"}
-LEAVES = {"energies", "models", "recipes"}
+LEAVES = {"energies", "models"}
 BELOW_SAMPLERS = GROUND | LEAVES | {"network", "kernels", "noise", "score", "chains"}
 BELOW_RUNS = BELOW_SAMPLERS | {"samplers", "data", "display"}
 # What the files of each room, or single files of the package, may import besides their own room.
@@ -24,10 +24,11 @@ MAY_IMPORT = {
     "data": GROUND,
     "display": GROUND | {"data"},
     "runs": BELOW_RUNS,
-    "training": BELOW_RUNS | {"runs"},
+    "recipes": GROUND | {"runs"},  # values of the settings, which are declared there
+    "training": BELOW_RUNS | {"runs", "recipes"},
     "evaluation": BELOW_RUNS | {"runs"},
-    "reproduction": BELOW_RUNS | {"runs", "training", "evaluation"},
-    "cli": BELOW_RUNS | {"runs", "training", "evaluation", "reproduction", ""},
+    "reproduction": BELOW_RUNS | {"runs", "recipes", "training", "evaluation"},
+    "cli": BELOW_RUNS | {"runs", "recipes", "training", "evaluation", "reproduction", ""},
     "__main__": {"cli"},
 }
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import noise_oracle
 
 import fastlangevin as fl
 from fastlangevin.kernels import BACKENDS, reference
@@ -15,6 +18,10 @@ from fastlangevin.kernels import BACKENDS, reference
 
 def bits(words: list[str]) -> list[int]:
     return np.array([int(w, 16) for w in words], dtype=np.uint32).view(np.int32).tolist()
+
+
+def test_vectors_are_the_oracle_s():
+    assert json.loads(noise_oracle.WRITTEN.read_text()) == noise_oracle.vectors()
 
 
 def test_vectors_are_those_of_the_stream(vectors):

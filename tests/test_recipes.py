@@ -10,7 +10,7 @@ from torch import nn
 
 import fastlangevin as fl
 from fastlangevin.noise import Stream
-from fastlangevin.runs import piecewise as annealing
+from fastlangevin.runs import piecewise
 from fastlangevin.training import losses
 
 SEED = 5
@@ -237,19 +237,19 @@ def test_constants_of_the_training(name):
 
 
 def test_learning_rates():
-    lr = {name: annealing.check("lr", fl.recipes.named(name)["lr"], positive=True) for name in OTHERS}
+    lr = {name: piecewise.check("lr", fl.recipes.named(name)["lr"], positive=True) for name in OTHERS}
     for name, value in (("short_run", 1e-4), ("anatomy", 1e-4), ("igebm", 3e-4), ("improved_cd", 2e-4)):
         assert lr[name] == value
     scheduled = torch.optim.SGD([torch.zeros(1)], lr=1e-4)  # UvA: StepLR(optimizer, 1, gamma=0.97), a step an epoch
     scheduler = torch.optim.lr_scheduler.StepLR(scheduled, 1, gamma=0.97)
     for epoch in range(60):
         for iteration in (epoch * 468, epoch * 468 + 467):
-            assert annealing.at(lr["uva"], iteration) == pytest.approx(scheduled.param_groups[0]["lr"], rel=1e-12)
+            assert piecewise.at(lr["uva"], iteration) == pytest.approx(scheduled.param_groups[0]["lr"], rel=1e-12)
         scheduled.step()
         scheduler.step()
     for epoch, decays in ((0, 0), (159, 0), (160, 1), (179, 1), (180, 2), (199, 2)):  # JEM: decay_epochs, decay_rate
         for iteration in (epoch * 703, epoch * 703 + 702):
-            assert annealing.at(lr["jem"], iteration) == pytest.approx(1e-4 * 0.3**decays, rel=1e-12)
+            assert piecewise.at(lr["jem"], iteration) == pytest.approx(1e-4 * 0.3**decays, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", fl.recipes.BY_NAME)

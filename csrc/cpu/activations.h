@@ -2,6 +2,7 @@
 // bounds). Each is value(z, h, d): h = f(z), d = f'(z). NaN stays NaN.
 #pragma once
 
+#include "chain.h"
 #include "vectors.h"
 
 namespace fastlangevin {
@@ -182,6 +183,27 @@ struct Elu {
     d = z > zero ? V::broadcast(1.0f) : alpha * e.exp();
   }
 };
+
+// Calls run with the layer's activation.
+template <class V, class Run>
+void with_activation(const MlpLayer& layer, const Run& run) {
+  switch (layer.activation) {
+    case ActivationKind::leaky_relu:
+      return run(LeakyRelu<V>(layer.parameters));
+    case ActivationKind::silu:
+      return run(Silu<V>(layer.parameters));
+    case ActivationKind::gelu:
+      return run(Gelu<V>(layer.parameters));
+    case ActivationKind::gelu_tanh:
+      return run(GeluTanh<V>(layer.parameters));
+    case ActivationKind::tanh:
+      return run(Tanh<V>(layer.parameters));
+    case ActivationKind::softplus:
+      return run(Softplus<V>(layer.parameters));
+    case ActivationKind::elu:
+      return run(Elu<V>(layer.parameters));
+  }
+}
 
 }  // namespace
 }  // namespace fastlangevin

@@ -20,6 +20,7 @@ struct ChainArgs {
 };
 
 enum class ActivationKind : int64_t { leaky_relu, silu, gelu, gelu_tanh, tanh, softplus, elu };
+constexpr ActivationKind last_activation = ActivationKind::elu;
 
 // A fully connected layer and the activation after it. Weights are in panels (mlp_chain.cpp): of W for the way forward,
 // of its transpose for the way back.

@@ -39,7 +39,7 @@ void mlp_chain(const Tensor& x, const std::vector<Tensor>& weights, const std::v
     width = weight.size(0);
     STD_TORCH_CHECK(!biases[l] || biases[l]->numel() == width, "mlp_chain_cpu_: a bias is not of its weight's length");
     const auto kind = static_cast<ActivationKind>(activations[l]);
-    STD_TORCH_CHECK(ActivationKind::leaky_relu <= kind && kind <= ActivationKind::elu,
+    STD_TORCH_CHECK(ActivationKind::leaky_relu <= kind && kind <= last_activation,
                     "mlp_chain_cpu_: no such activation");
     packed.push_back(panels(weight, false));
     packed.push_back(panels(weight, true));

@@ -72,10 +72,9 @@ FL_INLINE void product(const float* panels, const float* bias, int64_t n_in, int
 }
 
 // h = f(z) and d = f'(z) for z = bias + weights · in, each (n_out, block); given last, h = last · f'(z) and no d.
-template <class V, template <class> class F>
-void forward(const MlpLayer& layer, const float* in, float* h, float* d, const float* last) {
+template <class V, class F>
+void forward(const MlpLayer& layer, const F& f, const float* in, float* h, float* d, const float* last) {
   using f32 = typename V::f32;
-  const F<V> f(layer.parameters);
   const auto run = [&](const auto& finish) {
     product<V>(layer.forward, layer.bias, layer.n_in, layer.n_out, in, finish);
   };
@@ -97,22 +96,7 @@ void forward(const MlpLayer& layer, const float* in, float* h, float* d, const f
 
 template <class V>
 void forward(const MlpLayer& layer, const float* in, float* h, float* d, const float* last) {
-  switch (layer.activation) {
-    case ActivationKind::leaky_relu:
-      return forward<V, LeakyRelu>(layer, in, h, d, last);
-    case ActivationKind::silu:
-      return forward<V, Silu>(layer, in, h, d, last);
-    case ActivationKind::gelu:
-      return forward<V, Gelu>(layer, in, h, d, last);
-    case ActivationKind::gelu_tanh:
-      return forward<V, GeluTanh>(layer, in, h, d, last);
-    case ActivationKind::tanh:
-      return forward<V, Tanh>(layer, in, h, d, last);
-    case ActivationKind::softplus:
-      return forward<V, Softplus>(layer, in, h, d, last);
-    case ActivationKind::elu:
-      return forward<V, Elu>(layer, in, h, d, last);
-  }
+  with_activation<V>(layer, [&](const auto& f) { forward<V>(layer, f, in, h, d, last); });
 }
 
 // out (n_in, block) = weightsᵀ · in; given factor, times it.

@@ -28,11 +28,11 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but er
 
 
 def check_out(out: Path, suffixes: Sequence[str], overwrite: bool, option: str = "--out") -> None:
-    """Raises for a file to write that has another ending, or that exists and may not be replaced."""
+    """Raises for an output file with another suffix, or one that exists and may not be replaced."""
     if out.suffix not in suffixes:
         raise ValueError(f"{option} must end in {' or '.join(suffixes)}, got {str(out)!r}")
     if out.exists() and not overwrite:
-        raise FileExistsError(f"{option} {out} exists: say --overwrite to replace it")
+        raise FileExistsError(f"{option} {out} exists: use --overwrite to replace it")
 
 
 def say(text: str, quiet: bool) -> None:
@@ -40,7 +40,7 @@ def say(text: str, quiet: bool) -> None:
 
 
 def open_generator(run: Path, out: Path, n_steps: int | None, seed: int | None, device: str) -> OpenedRun:
-    """The run, its sampler with so many steps and that seed, and what it makes known to fit `out`."""
+    """The run, its sampler with so many steps and that seed, and a check that its samples can be written to `out`."""
     opened = open_run(run, sampler={} if n_steps is None else {"n_steps": n_steps}, device=device)
     shape = opened.settings.event_shape
     if out.suffix == ".png" and not is_drawable(shape):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -14,9 +13,6 @@ import rich.progress
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
-
-from ..runs.folder import Run
-from .plots import has_plots
 
 _SECONDS_BETWEEN_LINES = 10.0
 _T = TypeVar("_T")
@@ -76,35 +72,6 @@ class Reporter:
             self._last_line = elapsed
             left = (self._n_iterations - row["iteration"]) * self._n_steps / max(rate, 1e-9)
             self.say(f"iteration {row['iteration']}/{self._n_iterations}  {figures}  {left:.0f} s left")
-
-
-class MetricsLog:
-    """Rows to metrics.jsonl and, with the extra "plots", to TensorBoard. Without a run it only keeps them."""
-
-    def __init__(self, run: Run | None, history: list[dict[str, Any]], first: int) -> None:
-        self.history = history
-        self._file = None if run is None else run.metrics.open("a", buffering=1)
-        self._run, self._first = run, first
-        self._board: Any = None
-
-    def write(self, row: dict[str, Any]) -> None:
-        self.history.append(row)
-        if self._run is not None and self._board is None and has_plots():
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(self._run.tensorboard), purge_step=self._first + 1)
-        if self._file:
-            self._file.write(json.dumps(row) + "\n")
-        if self._board:
-            for name, value in row.items():
-                if name not in ("iteration", "seconds"):
-                    self._board.add_scalar(name, value, row["iteration"])
-
-    def close(self) -> None:
-        if self._file:
-            self._file.close()
-        if self._board:
-            self._board.close()
 
 
 class Stages:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,14 +13,24 @@ from torch import Tensor
 from . import quadratic
 from .errors import NotRecognised, WrongShape
 from .layers import AveragePool, Conv, Layer, Linear, Reshape
-
-if TYPE_CHECKING:
-    from .recorder import Recorder
+from .recorder import Recorder, name_of
 
 
-def name_of(function: Callable[..., Any]) -> str:
-    name = getattr(function, "__name__", repr(function))
-    return name if name != "__get__" else str(getattr(function.__self__, "__name__", name))  # type: ignore[attr-defined]
+def apply(recorder: Recorder, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Records what a function does to the state, and returns the stand-in for its result."""
+    if function in PLACES:
+        return PLACES[function](recorder.device)
+    if function in QUESTIONS:
+        return function(*args, **kwargs)
+    square = recorder.square(function, args, kwargs)
+    if square is not None:
+        return square
+    operation = OPERATIONS.get(function)
+    if operation is None:
+        raise NotRecognised(f"{name_of(function)} is not an operation that it knows")
+    if not any(a is recorder.last for a in (args[0], args[-1])):
+        raise NotRecognised(f"{name_of(function)} is applied to a value that something else was applied to before")
+    return recorder.record(operation(recorder, *args, **kwargs))
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -13,7 +13,6 @@ from torch import Tensor
 from . import quadratic, walk
 from .errors import NotRecognised, WrongShape
 from .layers import Activation, AveragePool, Conv, Layer, Linear, Reshape
-from .operations import OPERATIONS, PLACES, QUESTIONS, name_of
 from .purity import Purity
 from .sequential import Sequential
 
@@ -33,41 +32,41 @@ class RecordingTensor(Tensor):
             raise NotRecognised(f"{name_of(function)} takes the state in a way that it does not know")
         traced.recorder.purity.check_frames(sys._getframe(1))
         with torch._C.DisableTorchFunctionSubclass():
-            return traced.recorder.record(function, args, kwargs or {})
+            return traced.recorder.apply(traced.recorder, function, args, kwargs or {})
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__name__", repr(function))
+    return name if name != "__get__" else str(getattr(function.__self__, "__name__", name))  # type: ignore[attr-defined]
 
 
 class Recorder:
     """Turns the operations on its `input` into layers, with a shape before and after each.
 
+    Args:
+        apply: (recorder, function, args, kwargs) to the function's result (`operations.apply`).
+
     Attributes:
+        device: of the chain; the stand-in itself has no data.
         purity: looks at the Python code that operations are called from.
         input: the stand-in for the state.
         last: what the last layer gave: the only value that the next one may be applied to.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, apply: Callable[..., Any]
+    ) -> None:
         self._layers: list[Layer] = []
         self._shapes = [shape]
-        self._dtype, self._device = dtype, device
+        self._dtype, self.device = dtype, device
+        self.apply = apply
         self._factor, self._quadratic = 1.0, 0.0
         self.purity = Purity(device.type)
         self.input: Any = self._new(shape)
         self.last: Any = self.input
 
-    def record(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if function in PLACES:
-            return PLACES[function](self._device)
-        if function in QUESTIONS:
-            return function(*args, **kwargs)
-        square = self._square(function, args, kwargs)
-        if square is not None:
-            return square
-        operation = OPERATIONS.get(function)
-        if operation is None:
-            raise NotRecognised(f"{name_of(function)} is not an operation that it knows")
-        if not any(a is self.last for a in (args[0], args[-1])):
-            raise NotRecognised(f"{name_of(function)} is applied to a value that something else was applied to before")
-        result = operation(self, *args, **kwargs)
+    def record(self, result: Layer | float | None) -> RecordingTensor:
+        """The value after a layer, after a multiplication by a number, or (None) after nothing that changes it."""
         if isinstance(result, float):
             self._factor *= result
             self._quadratic *= result
@@ -100,9 +99,10 @@ class Recorder:
         shapes = tuple(shape[1:] for shape in self._shapes)
         return Sequential(tuple(self._layers), shapes, self._dtype, sign * self._factor, sign * self._quadratic)
 
-    def _square(
+    def square(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> RecordingTensor | None:
+        """The square of the state, or what the function makes of one; None where neither is meant."""
         traced = [a for a in args if isinstance(a, RecordingTensor)]
         numbers = (a for a in args if isinstance(a, (int, float)) and not isinstance(a, bool))
         number = next(filter(math.isfinite, numbers), None)
@@ -124,8 +124,8 @@ class Recorder:
             raise NotRecognised(f"a {name} has weights of type {type(tensor).__name__}")
         if tensor.dtype != self._dtype:
             raise NotRecognised(f"a {name} has weights of {tensor.dtype} where the input has {self._dtype}")
-        if tensor.device != self._device:
-            raise NotRecognised(f"a {name} has weights on {tensor.device}, and the chain runs on {self._device}")
+        if tensor.device != self.device:
+            raise NotRecognised(f"a {name} has weights on {tensor.device}, and the chain runs on {self.device}")
         return tensor.detach()
 
     @property

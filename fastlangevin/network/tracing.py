@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from . import operations
 from .errors import NotRecognised, WrongShape
 from .purity import Impure
 from .recorder import Recorder
@@ -33,7 +34,7 @@ def trace(
         raise NotRecognised(f"it needs states of shape (B, *event), and they have shape {tuple(shape)}")
     parameter = target.parameter()
     shape = (max(shape[0], 1), *shape[1:])
-    recorder = Recorder(shape, dtype if parameter is None else parameter.dtype, device)
+    recorder = Recorder(shape, dtype if parameter is None else parameter.dtype, device, operations.apply)
     try:
         with torch.inference_mode(False), torch.enable_grad(), _uncompiled, recorder.purity.watching():
             recorder.purity.check_callable(target.function)

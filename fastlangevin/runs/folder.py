@@ -1,4 +1,4 @@
-"""A run's folder: what is in it, and when it may be written to."""
+"""A run's folder: its files, and when they may be written."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from . import checkpoint
 _MARK = "fastlangevin"  # the key of config.yaml that says whose folder this is
 
 
-class Run:
+class RunFolder:
     """The files of one training.
 
-    config.yaml      every setting, as it was resolved
-    metrics.jsonl    one line a logged iteration
-    rollbacks.jsonl  one line a roll-back, where there was one
+    config.yaml      every setting, resolved
+    metrics.jsonl    one line per logged iteration
+    rollbacks.jsonl  one line per roll-back, if there was one
     checkpoints/     the newest few, ITERATION.safetensors
     samples.png      the newest samples (samples.npz where the data are not images)
     training.png     energy gap and score norm over time (with the extra "plots")
@@ -46,7 +46,7 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other trainings out of the folder, which is made where there is none.
+        """Keeps other trainings out of the folder, which is made if it does not exist.
 
         Raises:
             BlockingIOError: another process, or thread, trains into it now.
@@ -62,11 +62,11 @@ class Run:
             raise BlockingIOError(f"out={str(self.folder)!r} is being trained into by another process") from None
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
-        """Refuses to touch what is in the folder already, unless it is a run and the caller said what to do with it.
+        """Refuses a folder that is in use, unless it is a run's and the caller says what to do with it.
 
         Raises:
-            FileExistsError: a run is here and neither `resume` nor `overwrite` was said, or files that are no run's
-                have the names of a run's.
+            FileExistsError: the folder holds a run and neither `resume` nor `overwrite` is set, or files with the
+                names of a run's that no run made.
         """
         taken = [path.name for path in self._names() if path.exists()]
         if not taken:
@@ -77,14 +77,14 @@ class Run:
             )
         if not (resume or overwrite):
             raise FileExistsError(
-                f"out={str(self.folder)!r} holds another run: go on with it (resume=True, --resume), replace it "
+                f"out={str(self.folder)!r} holds another run: continue it (resume=True, --resume), replace it "
                 "(overwrite=True, --overwrite), or choose another folder"
             )
 
     def prepare(self, config: dict[str, Any], *, overwrite: bool) -> None:
-        """Writes the settings. With `overwrite` the old run's own files, and no others, are removed.
+        """Writes the settings. `overwrite` removes the old run's files, and no others.
 
-        The settings come first: whenever it is killed, the folder is a run's that can be resumed or overwritten.
+        The settings are written first: if the process is killed, the folder is a run's that can be resumed or replaced.
         """
         with replacing(self.config) as temporary:
             temporary.write_text(yaml.safe_dump({_MARK: "run", **config}, sort_keys=False, allow_unicode=True))
@@ -96,7 +96,7 @@ class Run:
         self.checkpoints.mkdir(exist_ok=True)
 
     def forget_after(self, iteration: int) -> list[dict[str, Any]]:
-        """Drops the metrics of later iterations, which a resumed run makes anew; returns those that stay."""
+        """Drops the metrics of later iterations, which a resumed run computes again; returns the others."""
         if not self.metrics.exists():
             return []
         rows = []
@@ -115,7 +115,7 @@ class Run:
             file.write(json.dumps(record) + "\n")
 
     def write_samples(self, x: Tensor, value_range: Range) -> Path:
-        """The picture, or for data that are not images the array; returns its path."""
+        """Writes a picture, or an array for data that are not images; returns its path."""
         if pictures.is_drawable(x.shape[1:]):
             pictures.save_grid(x, self.samples, value_range=value_range)
             return self.samples
@@ -136,13 +136,13 @@ class Run:
         return isinstance(config, dict) and config.get(_MARK) == "run"
 
     def _own_files(self) -> list[Path]:
-        """All that a run makes, besides config.yaml."""
+        """All files of a run except config.yaml."""
         files = [self.metrics, self.rollbacks, self.samples, self.samples_array, self.training]
         events = self.tensorboard.glob("events.out.tfevents.*")
         return [path for path in (*checkpoint.all_in(self.checkpoints), *events, *files) if path.is_file()]
 
     def _left_behind(self) -> list[Path]:
-        """What a kill in the middle of a write leaves: the temporary files of `replacing`."""
+        """Temporary files of `replacing`, left by a process that was killed while writing."""
         patterns = [temporary_pattern(path) for path in self._names() if path.suffix]
         in_folder = [found for pattern in patterns for found in self.folder.glob(pattern)]
         return [*in_folder, *self.checkpoints.glob(temporary_pattern(Path("*.safetensors")))]

@@ -1,4 +1,4 @@
-"""Settings that change while a training runs: constant from one iteration to the next change."""
+"""Piecewise-constant schedules over the iterations of a training."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from numbers import Real
 
 from ..validation import check_int, check_positive
 
-Annealed = float | Sequence[Sequence[float]]
+PiecewiseConstant = float | Sequence[Sequence[float]]
 
 
 def check(name: str, value: object, *, positive: bool) -> float | list[list[float]]:
-    """The value as plain numbers: one, or [[iteration, value], …] from iteration 0 on.
+    """The schedule as plain numbers: one, or [[iteration, value], …] from iteration 0 on.
 
     Raises:
-        ValueError: neither, iterations that do not begin at 0 and rise, or a value that is negative, not finite or,
+        ValueError: neither; iterations that do not start at 0 and increase; or a value that is negative, not finite or,
             where `positive`, zero.
     """
     if isinstance(value, Real):
@@ -29,19 +29,20 @@ def check(name: str, value: object, *, positive: bool) -> float | list[list[floa
             raise ValueError(wanted)
         iteration = check_int(f"{name}'s iteration", pair[0], 0)
         if (iteration != 0) if not pairs else iteration <= pairs[-1][0]:
-            raise ValueError(f"{name}'s iterations must begin at 0 and rise, got {value!r}")
+            raise ValueError(f"{name}'s iterations must start at 0 and increase, got {value!r}")
         pairs.append([iteration, check_number(f"{name} from iteration {iteration}", pair[1], positive=positive)])
     return pairs
 
 
-def at(value: float | list[list[float]], iteration: int) -> float:
-    """The value at an iteration, from what `check` returned."""
-    if isinstance(value, list):
-        return next(v for start, v in reversed(value) if start <= iteration)
-    return value
+def at(schedule: float | list[list[float]], iteration: int) -> float:
+    """The value at an iteration of a schedule that `check` returned."""
+    if isinstance(schedule, list):
+        return next(value for start, value in reversed(schedule) if start <= iteration)
+    return schedule
 
 
 def check_number(name: str, value: object, *, positive: bool = False) -> float:
+    """The value as a finite float that is not negative or, where `positive`, positive."""
     if positive:
         return check_positive(name, value)
     if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) < math.inf:

@@ -18,14 +18,14 @@ class TrainResult:
 
     Attributes:
         model: the trained network, a log-density, on the device it was trained on.
-        sampler: of that network (of `ema` where there is one), with `sample_steps` steps, its counter where training
+        sampler: of that network (of `ema` if there is one), with `sample_steps` steps, its counter where training
             left it.
-        history: one dict a logged iteration, as in metrics.jsonl (`train`).
-        out: the run's folder, or None where nothing was written.
+        history: one dict per logged iteration, as in metrics.jsonl (`train`).
+        out: the run's folder, or None if nothing was written.
         ema: the network of the averaged weights, or None.
         data_range: the interval that its data and samples lie in.
-        rollbacks: one dict each, of this call: the iteration that diverged, the reason, and where it went on: back_to,
-            lr, seed. (rollbacks.jsonl has those of all calls.)
+        rollbacks: one dict each, of this call: the iteration that diverged, the reason, and where training continued:
+            back_to, lr, seed. (rollbacks.jsonl has those of all calls.)
     """
 
     model: nn.Module

@@ -1,73 +1,184 @@
-"""What a training was told, what it came to, and whether a resumed one is still the same."""
+"""The settings of a training, each declared once, and how overrides, defaults and a saved run make them up."""
 
+# ruff: noqa: RUF009 (`setting` is a `dataclasses.field`)
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal, TypedDict, TypeVar, get_type_hints
 
 from torch import nn
 
-from .. import recipes
-from ..chains.schedule import resolve as resolve_schedule
 from ..data.dataset import Data
-from ..data.ranges import UNIT, Range
-from ..data.values import check_value_range
+from ..data.ranges import Range
 from ..models import ConvNet
-from ..samplers.langevin import Langevin
-from ..samplers.replay_buffer import ReplayBuffer
-from ..validation import check_int, unknown
-from . import piecewise as annealing
+from ..validation import check_int, nearest
+from . import checks, flags, piecewise
+from .flags import Flag
+from .piecewise import PiecewiseConstant
 
 _BUFFER = {"capacity": 10_000}  # JEM's and IGEBM's
-_SET_BY_TRAINING = {
-    "sampler": ("energy", "log_density", "score", "seed", "generator"),
-    "buffer": ("shape", "init", "bounds", "seed", "generator", "device", "per_class"),
-}
 
-# The names of `train`'s arguments that are settings: left None, "whatever is usual".
-ASKED = (
-    *("n_iterations", "batch_size", "lr", "lr_decay", "adam_betas", "max_grad_norm", "ema"),
-    *("data_noise", "data_range", "clamp_data", "energy_penalty", "kl_weight", "start", "buffer"),
-    *("features", "sampler", "sample_steps", "seed"),
-)
+
+@dataclass(frozen=True)
+class Declaration:
+    """What is declared of a setting beside its name and type.
+
+    Attributes:
+        default: the value if neither the caller nor a recipe names one, and of runs stored before the setting existed.
+        check: (name, value) to the value as plain numbers, strings, lists and dicts; raises for a bad one.
+        flags: of the command line, one for each option where the setting is a dict.
+        options_of: the class whose options the setting, a dict, holds. Options that are not named are the default's.
+        in_recipes: whether recipes have it.
+        of_model: whether it is an argument of the default network, with which it is stored.
+        may_change: whether a resumed run may have another value.
+    """
+
+    default: Any
+    check: checks.Check
+    flags: tuple[Flag, ...]
+    options_of: str | None = None
+    in_recipes: bool = True
+    of_model: bool = False
+    may_change: bool = False
+
+
+def setting(default: Any, check: checks.Check, *flags: Flag, **more: Any) -> Any:
+    """A field of `Settings` that is an argument of `train`."""
+    return field(metadata={"declaration": Declaration(default, check, flags, **more)})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Every setting of a training, resolved: plain numbers, strings, lists and dicts."""
+    """The settings of a training, resolved to plain numbers, strings, lists and dicts.
+
+    The fields declared by `setting` are arguments of `train` (with `Overrides`, for editors), keys of the recipes,
+    entries of config.yaml and of checkpoints, and flags of `fastlangevin train`. The defaults are those of Nijkamp,
+    Hill, Zhu and Wu, NeurIPS 2019, arXiv:1904.09770, Sections 3 and 5 and the authors' minimal script
+    (enijkamp/short_run, train_cifar10_minimal.py, which runs for 100,000 iterations).
+    """
 
     data: str
     data_fingerprint: str
     event_shape: list[int]
-    model: dict[str, Any]  # {"class": "ConvNet", and its arguments} or the class of the caller's own
-    n_iterations: int
-    batch_size: int
-    lr: float | list[list[float]]
-    lr_decay: float
-    data_noise: float | list[list[float]]
-    sampler: dict[str, Any]
-    sample_steps: int
-    seed: int
-    adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    max_grad_norm: float | None = None
-    data_range: list[float] = field(default_factory=lambda: [-1.0, 1.0])
-    clamp_data: bool = False
-    energy_penalty: float = 0.0
-    kl_weight: float = 0.0
-    start: str = "noise"
-    buffer: dict[str, Any] = field(default_factory=dict)
-    ema: float = 0.0
+    model: dict[str, Any]  # {"class": "ConvNet", and its arguments} or the class of a user-defined model
+    n_iterations: int = setting(
+        70_000, check_int, Flag("--iterations", int, "Iterations in all.", minimum=1), may_change=True
+    )
+    batch_size: int = setting(64, check_int, Flag("--batch-size", int, "Data, and chains, per iteration.", minimum=1))
+    lr: float | list[list[float]] = setting(
+        1e-4,
+        checks.positive_schedule,
+        Flag("--lr", str, "Adam's learning rate, and changes of it.", flags.schedule, "LR[,ITERATION:LR…]"),
+    )
+    lr_decay: float = setting(
+        0.0,
+        checks.share,
+        Flag("--lr-decay", float, "Share of the iterations, at the end, over which lr falls to 0."),
+    )
+    adam_betas: list[float] = setting(
+        (0.9, 0.999), checks.betas, Flag("--adam-betas", str, "Adam's decay rates.", flags.pair, "BETA1,BETA2")
+    )
+    max_grad_norm: float | None = setting(
+        None,
+        checks.positive_or_none,
+        Flag("--max-grad-norm", float, "Largest Euclidean norm of the weights' gradient."),
+    )
+    ema: float = setting(
+        0.0,
+        checks.share_below_one,
+        Flag("--ema", float, "Decay of a moving average of the weights, to sample from."),
+    )
+    data_noise: float | list[list[float]] = setting(
+        0.03,
+        checks.schedule,
+        Flag(
+            "--data-noise", str, "Noise added to the data, and changes of it.", flags.schedule, "STD[,ITERATION:STD…]"
+        ),
+    )
+    data_range: list[float] = setting(
+        (-1.0, 1.0),
+        checks.interval,
+        Flag("--data-range", str, "The interval that data are scaled to.", flags.pair, "LO,HI"),
+    )
+    clamp_data: bool = setting(
+        False,
+        checks.boolean,
+        Flag("--clamp-data/--no-clamp-data", bool, "Clamp the noisy data to --bounds."),
+    )
+    energy_penalty: float = setting(
+        0.0, piecewise.check_number, Flag("--energy-penalty", float, "Weight of the squared energies' penalty.")
+    )
+    kl_weight: float = setting(
+        0.0, piecewise.check_number, Flag("--kl-weight", float, "Weight of the KL term through the last Langevin step.")
+    )
+    start: str = setting(
+        "noise",
+        checks.one_of("noise", "data", "buffer"),
+        Flag("--start", str, "Where chains start: noise, data, or buffer, where earlier chains ended."),
+    )
+    buffer: dict[str, Any] = setting(
+        {},
+        checks.buffer,
+        Flag("--buffer-capacity", int, "States in the replay buffer.", minimum=1, option="capacity"),
+        Flag("--buffer-reinit", float, "Share of its chains that start anew from noise.", option="reinit"),
+        Flag("--buffer-policy", str, "What it keeps: fifo, reservoir or indexed.", option="policy"),
+        Flag("--buffer-storage", str, "How it keeps states: float32 or uint8.", option="storage"),
+        options_of="ReplayBuffer",
+    )
+    features: int | None = setting(
+        64,
+        checks.int_or_none,
+        Flag("--features", int, "Channels of the network's first layer.", minimum=1),
+        of_model=True,
+    )
+    sampler: dict[str, Any] = setting(
+        {"n_steps": 100, "step_size": 1.0, "noise_std": 0.01},
+        checks.sampler,
+        Flag("--steps", int, "Langevin steps, K.", minimum=1, option="n_steps"),
+        Flag("--step-size", float, "Langevin step size; needs --noise-std.", option="step_size"),
+        Flag(
+            "--noise-std",
+            str,
+            "Langevin noise: a number, or langevin for sqrt(2 · step size · temperature).",
+            flags.noise,
+            "STD|langevin",
+            option="noise_std",
+        ),
+        Flag("--temperature", float, "Langevin temperature; needs --noise-std langevin.", option="temperature"),
+        Flag(
+            "--grad-clip", str, "Limit on the score's elements.", flags.number_or_none, "LIMIT|none", option="grad_clip"
+        ),
+        Flag("--bounds", str, "Limits on the states.", flags.pair_or_none, "LO,HI|none", option="bounds"),
+        Flag("--precision", str, "What the sampler runs in: fp32, tf32, bf16, fp16.", option="precision"),
+        options_of="Langevin",
+    )
+    sample_steps: int = setting(
+        None,
+        checks.int_or_none,
+        Flag("--sample-steps", int, "Langevin steps when the model is sampled afterwards.", minimum=1),
+    )
+    seed: int = setting(1, checks.seed, Flag("--seed", int, "Of everything random."), in_recipes=False)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        of_model = {name for name, declared in DECLARATIONS.items() if declared.of_model}
+        return {name: value for name, value in asdict(self).items() if name not in of_model}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Settings:
-        """From a file, in which settings that are newer than it are not there."""
-        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
+    def from_dict(cls, stored: Mapping[str, Any]) -> Settings:
+        """From `to_dict` of this version or an earlier one, which lacks the settings that are newer."""
+        values: dict[str, Any] = {}
+        for item in fields(cls):
+            declared = DECLARATIONS.get(item.name)
+            if declared is not None and declared.of_model:
+                values[item.name] = stored["model"].get(item.name)
+            elif declared is None or item.name in stored:
+                values[item.name] = stored[item.name]
+            else:
+                values[item.name] = declared.check(item.name, copy.deepcopy(declared.default))
+        return cls(**values)
 
     @property
     def range(self) -> Range:
@@ -76,10 +187,14 @@ class Settings:
     def lr_at(self, iteration: int) -> float:
         """lr, and over the last lr_decay · n_iterations iterations linearly from there towards 0."""
         left = self.n_iterations - iteration
-        return annealing.at(self.lr, iteration) * min(1.0, left / max(self.lr_decay * self.n_iterations, 1.0))
+        return piecewise.at(self.lr, iteration) * min(1.0, left / max(self.lr_decay * self.n_iterations, 1.0))
 
     def data_noise_at(self, iteration: int) -> float:
-        return annealing.at(self.data_noise, iteration)
+        return piecewise.at(self.data_noise, iteration)
+
+    def langevin_options(self, **replaced: Any) -> dict[str, Any]:
+        """Options of the run's `Langevin`, some of them replaced."""
+        return checks.without_unread_temperature({**self.sampler, **replaced})
 
     def make_model(self) -> nn.Module:
         arguments = dict(self.model)
@@ -92,63 +207,148 @@ class Settings:
         return ConvNet(**arguments)
 
 
-def resolve(asked: Mapping[str, Any], data: Data, model: nn.Module | None, saved: dict[str, Any] | None) -> Settings:
-    """The settings of a new run, or those of a saved one, which what was asked may not contradict.
+DECLARATIONS: dict[str, Declaration] = {
+    item.name: item.metadata["declaration"] for item in fields(Settings) if "declaration" in item.metadata
+}
 
-    n_iterations alone may differ from the saved run's: more iterations go on from where it stood (and lr_decay then
-    counts from the new end).
+
+class Overrides(TypedDict, total=False):
+    """The settings as a caller of `train` may give them; None is the default."""
+
+    n_iterations: int | None
+    batch_size: int | None
+    lr: PiecewiseConstant | None
+    lr_decay: float | None
+    adam_betas: tuple[float, float] | None
+    max_grad_norm: float | None
+    ema: float | None
+    data_noise: PiecewiseConstant | None
+    data_range: tuple[float, float] | None
+    clamp_data: bool | None
+    energy_penalty: float | None
+    kl_weight: float | None
+    start: Literal["noise", "data", "buffer"] | None
+    buffer: dict[str, Any] | None
+    features: int | None
+    sampler: dict[str, Any] | None
+    sample_steps: int | None
+    seed: int | None
+
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def takes_overrides(after: str) -> Callable[[_Function], _Function]:
+    """Shows the settings, which the function takes as **overrides, in its signature, after the parameter `after`."""
+
+    def decorate(function: _Function) -> _Function:
+        signature, types = inspect.signature(function), get_type_hints(Overrides)
+        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        place = [parameter.name for parameter in own].index(after) + 1
+        shown = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=types[name])
+            for name in DECLARATIONS
+        ]
+        function.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[*own[:place], *shown, *own[place:]]
+        )
+        return function
+
+    return decorate
+
+
+def defaults() -> dict[str, Any]:
+    """The defaults of the settings that recipes have: a recipe, the paper's."""
+    return {name: copy.deepcopy(d.default) for name, d in DECLARATIONS.items() if d.in_recipes}
+
+
+def given(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides that are not None.
+
+    Raises:
+        TypeError: a setting that there is not, or no dict where options are wanted.
+    """
+    for name, value in overrides.items():
+        if name not in DECLARATIONS:
+            raise TypeError(f"train has no setting {name!r}{nearest(name, DECLARATIONS)}")
+        options_of = DECLARATIONS[name].options_of
+        if options_of is not None and value is not None and not isinstance(value, dict):
+            raise TypeError(f"{name} must be a dict of {options_of} options, got {type(value).__name__}")
+    return {name: value for name, value in overrides.items() if value is not None}
+
+
+def override(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe with settings that were given in place of its own, options one by one.
+
+    What belongs to another setting goes with it: sample_steps with n_steps, the buffer's options with start="buffer".
+    """
+    settings = _merged(recipe, overrides)
+    if "n_steps" in overrides.get("sampler", {}) and "sample_steps" not in overrides:
+        settings["sample_steps"] = None
+    if overrides.get("start", "buffer") != "buffer" and "buffer" not in overrides:
+        settings["buffer"] = {}
+    return settings
+
+
+def resolve(
+    overrides: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    data: Data,
+    model: nn.Module | None,
+    saved: Settings | None,
+) -> Settings:
+    """The settings of a new run; or those of a saved one, which the overrides may not contradict.
+
+    Only settings declared `may_change` may differ from the saved run's.
 
     Args:
-        asked: the caller's settings; None is "whatever is usual".
-        saved: `to_dict` of the run to go on with.
+        overrides: the caller's settings; None is the default.
+        recipe: the defaults of a new run.
+        saved: the settings of the run to resume.
     """
-    if saved is not None:
-        saved = Settings.from_dict(saved).to_dict()
-    usual = _usual(data) if saved is None else {**saved, "features": saved["model"].get("features")}
-    given = {name: value for name, value in asked.items() if value is not None}
-    for name in ("sampler", "buffer"):
-        if not isinstance(given.get(name, {}), dict):
-            wanted = {"sampler": "Langevin", "buffer": "ReplayBuffer"}[name]
-            raise TypeError(f"{name} must be a dict of {wanted} options, got {type(given[name]).__name__}")
-    plain = {**usual, **given}
-    plain["sampler"] = _plain_sampler({**usual["sampler"], **given.get("sampler", {})})
-    if saved is None and "sample_steps" not in given and "n_steps" in given.get("sampler", {}):
-        plain["sample_steps"] = None  # what is usual belongs to the usual n_steps
-    data_range = check_value_range("data_range", plain.get("data_range", UNIT))
-    start = plain.get("start", "noise")
-    chosen = Settings(
-        data.name,
-        data.fingerprint,
-        list(data.event_shape),
-        _model(data, model, plain["features"]),
-        check_int("n_iterations", plain["n_iterations"]),
-        check_int("batch_size", plain["batch_size"]),
-        annealing.check("lr", plain["lr"], positive=True),
-        _share("lr_decay", plain["lr_decay"]),
-        annealing.check("data_noise", plain["data_noise"], positive=False),
-        plain["sampler"],
-        check_int("sample_steps", plain.get("sample_steps") or plain["sampler"]["n_steps"]),
-        _seed(plain.get("seed", 1)),
-        adam_betas=_betas(plain.get("adam_betas", (0.9, 0.999))),
-        max_grad_norm=_positive_or_none("max_grad_norm", plain.get("max_grad_norm")),
-        data_range=list(data_range),
-        clamp_data=_clamp_data(plain.get("clamp_data", False), plain["sampler"]),
-        energy_penalty=annealing.check_number("energy_penalty", plain.get("energy_penalty", 0.0)),
-        kl_weight=annealing.check_number("kl_weight", plain.get("kl_weight", 0.0)),
-        start=_start(start),
-        buffer=_plain_buffer(plain.get("buffer", {}), start),
-        ema=_share("ema", plain.get("ema", 0.0), below_one=True),
+    overrides = given(overrides)
+    if saved is None:
+        recipe = {**{name: d.default for name, d in DECLARATIONS.items()}, **recipe}
+        checks.check_sampler_pair(overrides.get("sampler", {}), recipe["sampler"])
+        merged = override(recipe, overrides)
+    else:
+        merged = _merged({name: getattr(saved, name) for name in DECLARATIONS}, overrides)
+    values = {name: declared.check(name, merged[name]) for name, declared in DECLARATIONS.items()}
+    values["sample_steps"] = values["sample_steps"] or values["sampler"]["n_steps"]
+    values["buffer"] = _buffer_for(values["start"], values["buffer"])
+    if values["clamp_data"] and values["sampler"].get("bounds") is None:
+        raise ValueError("clamp_data=True clamps to the sampler's bounds, and sampler has none")
+    settings = Settings(
+        data=data.name,
+        data_fingerprint=data.fingerprint,
+        event_shape=list(data.event_shape),
+        model=_described(model, data, values["features"]),
+        **values,
     )
     if saved is not None:
-        _check_same(chosen.to_dict(), saved)
-    return chosen
+        _check_same(settings.to_dict(), saved.to_dict())
+    return settings
 
 
-def _usual(data: Data) -> dict[str, Any]:
-    return {**recipes.short_run, **recipes.BY_DATA.get(data.name, {})}
+def _merged(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides over the defaults; of settings that hold options, option by option."""
+    merged = {**defaults, **overrides}
+    for name, declared in DECLARATIONS.items():
+        if declared.options_of is not None:
+            merged[name] = {**defaults.get(name, {}), **overrides.get(name, {})}
+    return merged
 
 
-def _model(data: Data, model: nn.Module | None, features: int) -> dict[str, Any]:
+def _buffer_for(start: str, options: dict[str, Any]) -> dict[str, Any]:
+    if start == "buffer":
+        return {**_BUFFER, **options}
+    if options:
+        raise ValueError(f"buffer must be left out unless start='buffer', got {options!r} with start={start!r}")
+    return {}
+
+
+def _described(model: nn.Module | None, data: Data, features: Any) -> dict[str, Any]:
+    """The network as settings store it."""
     if model is not None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module or None, got {type(model).__name__}")
@@ -159,107 +359,20 @@ def _model(data: Data, model: nn.Module | None, features: int) -> dict[str, Any]
             "(for images of another shape, image_size= resizes and crops a folder's)"
         )
     channels, size, _ = data.event_shape
+    if features is None:  # the run that is resumed has a user-defined model
+        features = DECLARATIONS["features"].default
     ConvNet.check(size, channels, features)
     return {"class": "ConvNet", "image_size": size, "channels": channels, "features": features}
 
 
-def _plain_sampler(options: dict[str, Any]) -> dict[str, Any]:
-    """Langevin's options as a file can hold them: schedules as lists. Checks them on the way."""
-    for name in _SET_BY_TRAINING["sampler"]:
-        if name in options:
-            raise ValueError(f"sampler may not hold {name!r}: training sets it")
-    _check_names("sampler", options, Langevin)
-    if callable(options.get("init")):
-        raise ValueError("sampler's init must be 'uniform' or 'normal' in training: a function cannot be saved")
-    n_steps = Langevin(energy=_unused, seed=0, **options).n_steps
-    plain = {name: _plain(value) for name, value in options.items()}
-    for name in ("step_size", "noise_std"):
-        value = plain.get(name)
-        if value is not None and not isinstance(value, (int, float)):
-            plain[name] = resolve_schedule(name, value, n_steps)
-    return plain
-
-
-def _check_names(argument: str, options: dict[str, Any], made: type) -> None:
-    """Raises for an option that `made` does not have."""
-    names = [name for name in inspect.signature(made).parameters if name not in _SET_BY_TRAINING[argument]]
-    for name in options:
-        if name not in names:
-            raise TypeError(str(unknown(f"{argument}'s options", name, names)))
-
-
-def _plain(value: Any) -> Any:
-    """A NumPy number as Python's, a tuple as a list."""
-    if isinstance(value, (tuple, list)):
-        return [_plain(v) for v in value]
-    if isinstance(value, Integral) and not isinstance(value, bool):
-        return int(value)
-    return float(value) if isinstance(value, Real) and not isinstance(value, (bool, int)) else value
-
-
-def _unused(x: Any) -> Any:
-    raise AssertionError("only the options are checked")
-
-
-def _check_same(chosen: dict[str, Any], saved: dict[str, Any]) -> None:
+def _check_same(settings: dict[str, Any], saved: dict[str, Any]) -> None:
     differences = [
-        f"{name} is {chosen[name]!r} now and {saved[name]!r} in the run"
-        for name in chosen
-        if name != "n_iterations" and chosen[name] != saved[name]
+        f"{name} is {settings[name]!r} now and {saved[name]!r} in the run"
+        for name in settings
+        if settings[name] != saved[name] and not (name in DECLARATIONS and DECLARATIONS[name].may_change)
     ]
     if differences:
         raise ValueError(
-            f"resume must go on with the run's own data and settings, but {'; '.join(differences)}. "
+            f"resume must use the run's own data and settings, but {'; '.join(differences)}. "
             "Leave the setting out to keep the run's, or start another run."
         )
-
-
-def _start(start: Any) -> str:
-    if start not in ("noise", "data", "buffer"):
-        raise unknown("start", start, ("noise", "data", "buffer"))
-    return start
-
-
-def _plain_buffer(options: dict[str, Any], start: str) -> dict[str, Any]:
-    """`ReplayBuffer`'s options; none where chains do not start from one."""
-    if start != "buffer":
-        if options:
-            raise ValueError(f"buffer must be left out unless start='buffer', got {options!r} with start={start!r}")
-        return {}
-    for name in _SET_BY_TRAINING["buffer"]:
-        if name in options:
-            raise ValueError(f"buffer may not hold {name!r}: training sets it, and knows no classes")
-    _check_names("buffer", options, ReplayBuffer)
-    return {name: _plain(value) for name, value in {**_BUFFER, **options}.items()}
-
-
-def _clamp_data(clamp: Any, sampler: dict[str, Any]) -> bool:
-    if not isinstance(clamp, bool):
-        raise TypeError(f"clamp_data must be True or False, got {clamp!r}")
-    if clamp and sampler.get("bounds") is None:
-        raise ValueError("clamp_data=True clamps to the sampler's bounds, and sampler has none")
-    return clamp
-
-
-def _betas(betas: Any) -> list[float]:
-    values = list(betas) if isinstance(betas, (tuple, list)) else []
-    if len(values) != 2:
-        raise ValueError(f"adam_betas must be two numbers (β1, β2), got {betas!r}")
-    return [_share(f"adam_betas[{i}]", value, below_one=True) for i, value in enumerate(values)]
-
-
-def _positive_or_none(name: str, value: Any) -> float | None:
-    return None if value is None else annealing.check_number(name, value, positive=True)
-
-
-def _share(name: str, value: Any, below_one: bool = False) -> float:
-    number = annealing.check_number(name, value)
-    if number > 1 or (below_one and number == 1):
-        raise ValueError(f"{name} must lie in 0 … 1{', and below 1' if below_one else ''}, got {value!r}")
-    return number
-
-
-def _seed(seed: Any) -> int:
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**64:
-        raise ValueError(f"seed must be an int in 0 … 2^64 - 1, got {seed!r}")
-    return seed

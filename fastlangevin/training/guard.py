@@ -1,4 +1,4 @@
-"""Noticing a training that drifts apart, without making a GPU wait."""
+"""Detects a training that diverges, without synchronizing with a GPU."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _FAR = 10.0  # half-widths of the data's interval, where the state has no bounds
 
 
 class Guard:
-    """Looks at each iteration's energies and samples: on a CPU at once, on CUDA when the next one is under way.
+    """Checks each iteration's energies and samples: immediately on a CPU, during the next iteration on CUDA.
 
-    A training has diverged where an energy is not finite, where |mean U(x⁺) - mean U(x⁻)| exceeds `max_energy_gap`, or
-    where `max_saturation` of all values of the samples, or more, are saturated: on the bounds or, without bounds,
-    farther from the middle of the data's interval than ten times its half-width.
+    A training has diverged if an energy is not finite, if |mean U(x⁺) - mean U(x⁻)| exceeds `max_energy_gap`, or if
+    `max_saturation` of the samples' values, or more, are saturated: on the bounds or, without bounds, farther from the
+    middle of the data's interval than ten times its half-width.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Guard:
         self._pending: deque[tuple[int, ToHost]] = deque()
 
     def look(self, iteration: int, energy_data: Tensor, energy_samples: Tensor, x: Tensor) -> None:
-        """Takes an iteration's mean energies and samples, and judges those whose numbers have arrived.
+        """Queues an iteration's mean energies and samples, and checks those whose numbers have arrived.
 
         Raises:
             TrainingDiverged: with `iteration`, and what to try.
@@ -42,17 +42,17 @@ class Guard:
         numbers = torch.stack([energy_data.float(), energy_samples.float(), saturation])
         self._pending.append((iteration, ToHost(numbers)))
         while len(self._pending) > 1 or (self._pending and self._pending[0][1].arrived()):
-            self._judge_first()
+            self._check_first()
 
     def look_at_all(self) -> None:
-        """Judges all that is pending, waiting for it."""
+        """Waits for all pending numbers and checks them."""
         while self._pending:
-            self._judge_first()
+            self._check_first()
 
     def forget(self) -> None:
         self._pending.clear()
 
-    def _judge_first(self) -> None:
+    def _check_first(self) -> None:
         iteration, numbers = self._pending.popleft()
         data, samples, saturation = numbers.value().tolist()
         gap = data - samples
@@ -65,12 +65,12 @@ class Guard:
         if self._max_gap is not None and abs(gap) > self._max_gap:
             raise TrainingDiverged(
                 f"the energies of data and samples are {gap:+.4g} apart (max_energy_gap={self._max_gap:g})",
-                "lower lr, raise energy_penalty or data_noise, or raise max_energy_gap if this is as it should be",
+                "lower lr, raise energy_penalty or data_noise, or raise max_energy_gap if this is expected",
                 iteration,
             )
         if self._max_saturation is not None and saturation >= self._max_saturation:
             raise TrainingDiverged(
                 f"{saturation:.1%} of the samples' values are {self._what} (max_saturation={self._max_saturation:g})",
-                "lower the sampler's step_size or lr, or set grad_clip; max_saturation=None if this is as it should be",
+                "lower the sampler's step_size or lr, or set grad_clip; max_saturation=None if this is expected",
                 iteration,
             )

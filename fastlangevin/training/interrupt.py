@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, held back until a training can stop cleanly."""
+"""Ctrl-C and SIGTERM, deferred until a training can stop cleanly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 
 
 class Stop:
-    """Set by the first SIGINT or SIGTERM; the next one acts at once, as if nobody listened."""
+    """Set by the first SIGINT or SIGTERM; the second one has its usual effect."""
 
     signal: signal.Signals | None = None
 
@@ -18,7 +18,7 @@ class Stop:
         return self.signal is not None
 
     def raise_again(self) -> None:
-        """Ends the program as the signal would have: KeyboardInterrupt, or SystemExit(143)."""
+        """Raises what the signal stands for: KeyboardInterrupt, or SystemExit(143)."""
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
         if self.signal == signal.SIGTERM:
@@ -27,7 +27,7 @@ class Stop:
 
 @contextlib.contextmanager
 def listening() -> Iterator[Stop]:
-    """Listens for the two signals in the body; in a thread other than the main one Python does not let us."""
+    """Handles both signals in the body; outside the main thread, where Python allows no handlers, it does nothing."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

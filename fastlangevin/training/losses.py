@@ -1,4 +1,4 @@
-"""What a training minimises."""
+"""Losses of training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 def contrastive(f_data: Tensor, f_samples: Tensor, energy_penalty: float) -> Tensor:
     """mean f(x⁻) - mean f(x⁺) + α mean(f(x⁺)² + f(x⁻)²), whose gradient without α is the negative likelihood's.
 
-    The penalty keeps the energies' magnitude from growing, which nothing else does (Du and Mordatch, NeurIPS 2019,
+    The penalty bounds the energies' magnitude, which the first two terms leave free (Du and Mordatch, NeurIPS 2019,
     arXiv:1903.08689, Section 3.3).
 
     Args:
@@ -23,9 +23,9 @@ def contrastive(f_data: Tensor, f_samples: Tensor, energy_penalty: float) -> Ten
 
 
 def kl_through_samples(model: nn.Module, x: Tensor) -> Tensor:
-    """-mean f(x) with f's weights as constants: its gradient reaches the weights through the samples x alone.
+    """-mean f(x) with f's weights as constants: the gradient reaches the weights only through the samples x.
 
-    The first part of the KL term that contrastive divergence leaves out (Du, Li, Tenenbaum and Mordatch, ICML 2021,
+    The first part of the KL term that contrastive divergence omits (Du, Li, Tenenbaum and Mordatch, ICML 2021,
     arXiv:2012.01316, Section 3.1); the entropy, its second part, is not estimated.
 
     Args:

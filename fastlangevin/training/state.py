@@ -1,4 +1,4 @@
-"""The state of a training: how it moves, is saved and is restored."""
+"""The state of a training, and one iteration of it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from .. import noise
 from ..data.dataset import Data
 from ..data.order import batch_indices
 from ..data.ranges import UNIT, rescaled
-from ..errors import ChainDiverged
-from ..runs import checkpoint
-from ..runs.folder import Run
+from ..runs import training_checkpoint
+from ..runs.folder import RunFolder
 from ..runs.opening import make_sampler
 from ..runs.settings import Settings
 from ..samplers.langevin import Langevin
@@ -41,12 +40,12 @@ class Step(NamedTuple):
 
 
 @dataclass
-class Trainer:
-    """Everything that an iteration changes.
+class TrainingState:
+    """Everything that an iteration changes; `runs.training_checkpoint` saves and restores it.
 
     Attributes:
-        attempt: how often the run was rolled back. The noise, the order of the data and what is drawn from the buffer
-            follow from it and the seed, and lr is halved as often.
+        attempt: number of roll-backs. It and the seed determine the noise, the order of the data and the draws from the
+            buffer; each roll-back halves lr.
     """
 
     settings: Settings
@@ -57,24 +56,24 @@ class Trainer:
     attempt: int = 0
 
     def __post_init__(self) -> None:
-        chosen = self.settings
+        settings = self.settings
         self.model = self.model.to(self.device)
         learned = [p for p in self.model.parameters() if p.requires_grad]
         if not learned:
             raise ValueError(f"model must have parameters that require grad, and {type(self.model).__name__} has none")
         self.dtype = learned[0].dtype
-        self.sampler = Langevin(log_density=self.model, seed=chosen.seed, **chosen.sampler)
+        self.sampler = Langevin(log_density=self.model, seed=settings.seed, **settings.langevin_options())
         self.buffer = self._make_buffer()
         self.averaged: AveragedModel | None = None
-        if chosen.ema:
-            self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(chosen.ema))
-        betas = (chosen.adam_betas[0], chosen.adam_betas[1])
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=chosen.lr_at(0), betas=betas, capturable=learned[0].is_cuda
+        if settings.ema:
+            self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
+        betas = (settings.adam_betas[0], settings.adam_betas[1])
+        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=settings.lr_at(0), betas=betas, capturable=learned[0].is_cuda
         )
 
     def check(self) -> None:
-        """Meets a model or an option that cannot work before anything is written."""
+        """Raises for a model or an option that cannot work, before anything is written."""
         with aside(self.model, self.device):
             x = self._data(torch.arange(2) % len(self.data))
             self.sampler.score(x)
@@ -89,15 +88,15 @@ class Trainer:
 
     def step(self) -> Step:
         """One iteration of `train`."""
-        chosen, i = self.settings, self.iteration
-        x_data = self._data(batch_indices(len(self.data), chosen.batch_size, seed=self.seed, iteration=i))
+        settings, i = self.settings, self.iteration
+        x_data = self._data(batch_indices(len(self.data), settings.batch_size, seed=self.seed, iteration=i))
         z = noise.normal(x_data.shape, seed=self.seed, step=i, stream=noise.Stream.DATA_NOISE, device=self.device)
-        x_data.add_(z, alpha=chosen.data_noise_at(i))
-        if chosen.clamp_data:
-            x_data.clamp_(*chosen.sampler["bounds"])
+        x_data.add_(z, alpha=settings.data_noise_at(i))
+        if settings.clamp_data:
+            x_data.clamp_(*settings.sampler["bounds"])
         noise_step = self.sampler.step
         x0, slots = self._first_states(x_data)
-        if chosen.kl_weight:
+        if settings.kl_weight:
             x_kl = self.sampler.with_last_step(x0)
             x = x_kl.detach()
         else:
@@ -105,15 +104,15 @@ class Trainer:
         if self.buffer is not None:
             self.buffer.store(x, slots)
         f_data, f_samples = self.log_density(x_data), self.log_density(x)
-        loss = losses.contrastive(f_data, f_samples, chosen.energy_penalty)
-        if chosen.kl_weight:
-            loss = loss + chosen.kl_weight * losses.kl_through_samples(self.model, x_kl.to(self.dtype))
+        loss = losses.contrastive(f_data, f_samples, settings.energy_penalty)
+        if settings.kl_weight:
+            loss = loss + settings.kl_weight * losses.kl_through_samples(self.model, x_kl.to(self.dtype))
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         self.optimizer.zero_grad()
         loss.backward()
-        if chosen.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), chosen.max_grad_norm)
+        if settings.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), settings.max_grad_norm)
         self.optimizer.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.model)
@@ -134,7 +133,7 @@ class Trainer:
 
     @property
     def seed(self) -> int:
-        """Of everything random, from the last roll-back on."""
+        """Of everything random since the last roll-back."""
         if self.attempt == 0:
             return self.settings.seed
         digest = hashlib.blake2b(f"{self.settings.seed},{self.attempt}".encode(), digest_size=8).digest()
@@ -146,62 +145,16 @@ class Trainer:
         return self.settings.lr_at(self.iteration) * 0.5**self.attempt
 
     def roll_back(self, path: Path) -> None:
-        """Goes back to a checkpoint, with a seed of its own and half the lr."""
+        """Restores a checkpoint, with another seed and half the lr."""
         attempt = self.attempt + 1
-        self.restore(path, *checkpoint.load(path))
+        training_checkpoint.restore(self, training_checkpoint.load(path))
         self.attempt = attempt
         self.sampler.load_state_dict({**self.sampler.state_dict(), "seed": self.seed})
         if self.buffer is not None:
             self.buffer.load_state_dict({**self.buffer.state_dict(), "seed": self.seed})
 
-    def save(self, path: Path) -> None:
-        """Writes a checkpoint.
-
-        Raises:
-            ChainDiverged: a weight, or a number of Adam's, is not finite.
-        """
-        optimizer, groups = checkpoint.optimizer_tensors(self.optimizer)
-        tensors = {
-            **{f"model.{name}": tensor for name, tensor in self.model.state_dict().items()},
-            **{f"optimizer.{name}": tensor for name, tensor in optimizer.items()},
-            "random.cpu": torch.get_rng_state(),
-        }
-        if self.device.type == "cuda":
-            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
-        if self.averaged is not None:
-            tensors.update({f"ema.{name}": tensor for name, tensor in self.averaged.state_dict().items()})
-        meta = {
-            "iteration": self.iteration,
-            "attempt": self.attempt,
-            "settings": self.settings.to_dict(),
-            "sampler": self.sampler.state_dict(),
-            "optimizer_groups": groups,
-        }
-        if self.buffer is not None:
-            state = self.buffer.state_dict()
-            tensors.update({f"buffer.{name}": v for name, v in state.items() if isinstance(v, Tensor)})
-            meta["buffer"] = {name: v for name, v in state.items() if not isinstance(v, Tensor)}
-        learned = {**dict(self.model.named_parameters()), **{f"Adam's {k}": v for k, v in optimizer.items()}}
-        bad = [name for name, tensor in learned.items() if not tensor.isfinite().all()]
-        if bad:
-            raise ChainDiverged(f"{', '.join(bad[:3])} are not finite", step=None, n_chains=0)
-        checkpoint.save(path, tensors, meta)
-
-    def restore(self, path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        checkpoint.load_model(self.model, checkpoint.part(tensors, "model."), path)
-        if self.averaged is not None:
-            checkpoint.load_model(self.averaged, checkpoint.part(tensors, "ema."), path)
-        checkpoint.load_optimizer(self.optimizer, checkpoint.part(tensors, "optimizer."), meta["optimizer_groups"])
-        self.sampler.load_state_dict(meta["sampler"])
-        if self.buffer is not None:
-            self.buffer.load_state_dict({**checkpoint.part(tensors, "buffer."), **meta["buffer"]})
-        self.iteration, self.attempt = meta["iteration"], meta.get("attempt", 0)
-        torch.set_rng_state(tensors["random.cpu"])
-        if self.device.type == "cuda" and "random.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
-
-    def draw_picture(self, run: Run) -> None:
-        """What the model samples now, always from the same initial noise."""
+    def draw_picture(self, run: RunFolder) -> None:
+        """Writes samples of the current model, always from the same initial noise."""
         preview = self.for_sampling(graph=False)  # for one picture a capture is not worth its time
         with aside(preview.target.module, self.device):
             shape = (_PREVIEW, *self.data.event_shape)
@@ -209,7 +162,7 @@ class Trainer:
             run.write_samples(preview.sample(shape, step=0, device=self.device), self.settings.range)
 
     def for_sampling(self, **options: Any) -> Langevin:
-        """The sampler of the averaged weights, or where there are none the learned ones, with `sample_steps` steps."""
+        """A sampler with `sample_steps` steps, of the averaged weights if there are any, else of the learned ones."""
         model = self.model if self.averaged is None else self.averaged.module
         return make_sampler(model, self.settings, self.settings.sample_steps, self.sampler.state_dict(), options)
 
@@ -218,7 +171,7 @@ class Trainer:
         return rescaled(to_device(self.data.batch(indices), self.device), UNIT, self.settings.range)
 
     def _first_states(self, x_data: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Where the chains start, and the buffer's slots from which they came, where its policy needs them back."""
+        """The chains' initial states, and the buffer's slots that they were drawn from if its policy needs them."""
         if self.settings.start == "data":
             return x_data, None
         if self.buffer is None:

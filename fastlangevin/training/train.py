@@ -4,49 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
+from .. import recipes
 from ..data.sources import load_data
-from ..runs import checkpoint, settings
-from ..runs import piecewise as annealing
-from ..runs.folder import Run
+from ..runs import checkpoint, piecewise, training_checkpoint
+from ..runs.folder import RunFolder
 from ..runs.opening import resolve_device
-from ..runs.piecewise import Annealed
 from ..runs.result import TrainResult
+from ..runs.settings import Overrides, Settings, resolve, takes_overrides
 from ..samplers.preserve import own_randomness
 from ..validation import check_int, unknown
 from .guard import Guard
-from .loop import Fit
-from .state import Trainer
+from .loop import TrainingLoop
+from .state import TrainingState
+
+if sys.version_info >= (3, 11):
+    from typing import Unpack
+else:
+    from typing_extensions import Unpack
 
 
+@takes_overrides(after="out")
 def train(
     data: Any,
     model: nn.Module | None = None,
     *,
     out: str | Path | None = None,
-    n_iterations: int | None = None,
-    batch_size: int | None = None,
-    lr: Annealed | None = None,
-    lr_decay: float | None = None,
-    adam_betas: tuple[float, float] | None = None,
-    max_grad_norm: float | None = None,
-    ema: float | None = None,
-    data_noise: Annealed | None = None,
-    data_range: tuple[float, float] | None = None,
-    clamp_data: bool | None = None,
-    energy_penalty: float | None = None,
-    kl_weight: float | None = None,
-    start: Literal["noise", "data", "buffer"] | None = None,
-    buffer: dict[str, Any] | None = None,
-    features: int | None = None,
-    sampler: dict[str, Any] | None = None,
-    sample_steps: int | None = None,
-    seed: int | None = None,
     device: str | torch.device = "auto",
     image_size: int | None = None,
     value_range: tuple[float, float] | None = None,
@@ -60,6 +49,7 @@ def train(
     max_energy_gap: float | None = 1e4,
     max_saturation: float | None = 0.99,
     progress: bool = True,
+    **overrides: Unpack[Overrides],
 ) -> TrainResult:
     """Learns a model of the data. One iteration:
 
@@ -67,10 +57,11 @@ def train(
         x⁻ = K Langevin steps of f from p0                      (or from the data, or from a replay buffer: `start`)
         f descends mean f(x⁻) - mean f(x⁺) + energy_penalty · mean(f(x⁺)² + f(x⁻)²)                        (Adam)
 
-    A setting left None comes from `recipes` (for data known by name), else is the paper's; on resuming, it is the
-    run's own. Everything random follows from `seed`: on one machine with one number of threads, the same call gives
-    the same weights bit for bit, and so does a run that was killed and resumed, however often (except with a Dataset
-    that draws from Python's or NumPy's random state). torch's global random state is left as it was.
+    The arguments from n_iterations to seed are the run's settings (`runs.settings`). One that is None is that of the
+    recipe for the data (`recipes.BY_DATA`), or else the paper's; at a resume it is the run's. Everything random follows
+    from `seed`: on one machine with one number of threads, the same call gives the same weights bit for bit, and so
+    does a run that was killed and resumed any number of times (except with a Dataset that draws from Python's or
+    NumPy's random state). torch's global random state is left unchanged.
 
     A logged iteration (a line of metrics.jsonl, a dict of `TrainResult.history`) has the mean energies of data and
     samples and energy_gap, the first less the second (d_s of Nijkamp et al., AAAI 2020, arXiv:1903.12370, Section 3.1);
@@ -81,8 +72,9 @@ def train(
             "lsun" (extra "vision"). Scaled to `data_range`; see `data.load_data`.
         model: a module (B, *event) to (B,) or (B, 1), read as a log-density f and trained in place. None:
             `models.ConvNet` for the data's size.
-        out: the run's folder (see `run.Run` for its files); None writes nothing.
-        n_iterations: in all, those before a resume included.
+        out: the run's folder (see `runs.folder.RunFolder` for its files); None writes nothing.
+        n_iterations: in all, including those before a resume. A resume may change it; lr_decay then counts from the
+            new end.
         batch_size: data, and chains.
         lr: Adam's: a number, or pairs (iteration, value), the first from iteration 0, of values that hold from that
             iteration on.
@@ -97,52 +89,52 @@ def train(
         kl_weight: weight of the KL term through the last Langevin step (Du et al., ICML 2021).
         start: where chains start: "noise", p0, short-run MCMC; "data", the batch itself, contrastive divergence
             (Hinton, 2002); or "buffer", where earlier chains ended (Tieleman, ICML 2008).
-        buffer: options of `ReplayBuffer`, for start="buffer". It is part of checkpoints.
+        buffer: options of `ReplayBuffer`, for start="buffer". The buffer is part of checkpoints.
         features: n_f of the ConvNet.
-        sampler: options of `Langevin`; those not named are the recipe's.
+        sampler: options of `Langevin`; those not named are the recipe's. step_size goes with noise_std: a number, or
+            None for sqrt(2·step_size·temperature), the only one to read a temperature.
         sample_steps: Langevin steps of a chain when the model is sampled afterwards: for the picture, by the result's
             sampler, `load` and `fastlangevin sample`. Default: as many as in training.
         seed: of the weights' initialisation, data order and noise; default 1.
         device: "auto" is CUDA where there is one, else the CPU.
         image_size, value_range: see `data.load_data`.
-        resume: go on from the newest checkpoint in `out`; start anew where there is none.
+        resume: continue from the newest checkpoint in `out`; start a new run if there is none.
         overwrite: replace the run in `out`.
         checkpoint_every, log_every: in iterations; the first state and the last are always saved.
-        keep_checkpoints: how many of the newest stay.
+        keep_checkpoints: number of checkpoints kept, the newest.
         on_divergence: "raise", or "rollback": go back to the newest checkpoint, with a fresh seed and half the lr.
-        max_rollbacks: after so many, a divergence raises.
+        max_rollbacks: number of roll-backs after which a divergence raises.
         max_energy_gap: a greater |energy_gap| is a divergence; None for no limit.
-        max_saturation: a share of the samples' values, from which on it is one that they lie on the bounds (without
-            bounds: ten times as far out as data may); None for no limit.
-        progress: show it: a live bar on a terminal, plain lines elsewhere.
+        max_saturation: a divergence is also this share, or more, of the samples' values on the bounds (without bounds:
+            ten times as far out as data may be); None for no limit.
+        progress: show progress: a live bar on a terminal, plain lines elsewhere.
 
     Raises:
         ValueError, TypeError: an argument that is not as above; a resume with other data or settings than the run's.
-        FileExistsError: `out` holds a run and neither resume nor overwrite was said, or files that no run made.
+        FileExistsError: `out` holds a run and neither resume nor overwrite is set, or files that no run made.
         BlockingIOError: another process trains into `out` now.
         TrainingDiverged: (a `ChainDiverged`) within one iteration of chains or energies that are not finite, too far
-            apart or saturated; it says what to try, and the newest checkpoint is from before.
+            apart or saturated; the message says what to try, and the newest checkpoint is from before.
         KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM, after a checkpoint was saved.
     """
-    asked = {name: value for name, value in locals().items() if name in settings.ASKED}
     if resume and overwrite:
         raise ValueError("resume and overwrite exclude each other, got both")
     if resume and out is None:
-        raise ValueError("resume needs out, the folder of the run to go on with")
+        raise ValueError("resume needs out, the folder of the run to continue")
     if on_divergence not in ("raise", "rollback"):
         raise unknown("on_divergence", on_divergence, ("raise", "rollback"))
     if on_divergence == "rollback" and out is None:
         raise ValueError("on_divergence='rollback' goes back to a checkpoint and needs out, the run's folder")
     for name, value in (("max_energy_gap", max_energy_gap), ("max_saturation", max_saturation)):
         if value is not None:
-            annealing.check_number(name, value, positive=True)
+            piecewise.check_number(name, value, positive=True)
     check_int("max_rollbacks", max_rollbacks, 0)
     check_int("checkpoint_every", checkpoint_every)
     check_int("keep_checkpoints", keep_checkpoints)
     check_int("log_every", log_every)
     if out is not None and not str(out):
         raise ValueError("out must be a folder's name or None, got an empty string")
-    run = None if out is None else Run(Path(out))
+    run = None if out is None else RunFolder(Path(out))
     if run is not None:
         _check_outside(run.folder, data)
         run.check(resume=resume, overwrite=overwrite)
@@ -152,36 +144,49 @@ def train(
         if run is not None and run.folder.exists():
             stack.enter_context(run.locked())
         newest = checkpoint.newest(run.checkpoints) if run is not None and resume else None
-        state = None if newest is None else checkpoint.load(newest)
-        chosen = settings.resolve(asked, source, model, None if state is None else state[1]["settings"])
-        if state is not None and chosen.n_iterations < state[1]["iteration"]:
+        stored = None if newest is None else training_checkpoint.load(newest)
+        saved = None if stored is None else stored.settings
+        recipe = recipes.BY_DATA.get(source.name, recipes.short_run)
+        settings = resolve(overrides, recipe, source, model, saved)
+        if stored is not None and settings.n_iterations < stored.iteration:
             raise ValueError(
-                f"n_iterations counts those before a resume too: got {chosen.n_iterations}, and the run has done "
-                f"{state[1]['iteration']}"
+                f"n_iterations counts those before a resume too: got {settings.n_iterations}, and the run has done "
+                f"{stored.iteration}"
             )
         stack.enter_context(own_randomness(where))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        torch.manual_seed(chosen.seed)
-        trainer = Trainer(chosen, source.to(where), chosen.make_model() if model is None else model, where)
-        trainer.check()
+        torch.manual_seed(settings.seed)
+        state = TrainingState(settings, source.to(where), settings.make_model() if model is None else model, where)
+        state.check()
         if run is not None:
             if not run.folder.exists():
                 stack.enter_context(run.locked())
-            run.prepare(chosen.to_dict(), overwrite=overwrite)
-        if newest is not None and state is not None:
-            trainer.restore(newest, *state)
-        fit = Fit(
-            trainer,
+            run.prepare(settings.to_dict(), overwrite=overwrite)
+        if stored is not None:
+            training_checkpoint.restore(state, stored)
+        loop = TrainingLoop(
+            state,
             run,
-            Guard(max_energy_gap, max_saturation, trainer.sampler.bounds, chosen.range),
+            Guard(max_energy_gap, max_saturation, state.sampler.bounds, settings.range),
             checkpoint_every=checkpoint_every,
             keep_checkpoints=keep_checkpoints,
             log_every=log_every,
             max_rollbacks=max_rollbacks if on_divergence == "rollback" else 0,
             progress=progress,
+            notes=[] if saved is None else _changes(settings, saved),
         )
-        return fit()
+        return loop.run_to_end()
+
+
+def _changes(settings: Settings, saved: Settings) -> list[str]:
+    """What a resumed run does that the run would not have done."""
+    if settings.n_iterations == saved.n_iterations or not settings.lr_decay:
+        return []
+    return [
+        f"n_iterations is {settings.n_iterations} now and {saved.n_iterations} in the run: lr falls over the last "
+        f"{settings.lr_decay:.0%} of all iterations, so its schedule is no longer the one that the run began with"
+    ]
 
 
 def _check_outside(out: Path, data: Any) -> None:

@@ -48,7 +48,7 @@ def test_existing_picture_is_not_replaced_unless_told(trained, tmp_path):
     picture = tmp_path / "grid.png"
     picture.write_bytes(b"mine")
     done = run("sample", trained, "-o", picture, code=1)
-    assert "exists: say --overwrite" in done.stderr and picture.read_bytes() == b"mine"
+    assert "exists: use --overwrite" in done.stderr and picture.read_bytes() == b"mine"
     run("sample", trained, "-o", picture, "--overwrite")
     assert picture.read_bytes() != b"mine"
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 import fastlangevin as fl
 from fastlangevin import cli
+from fastlangevin.data.sources import digits
 from fastlangevin.display import pictures
 
 
@@ -44,7 +45,7 @@ def two_channels(tmp_path_factory):
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     path = tmp_path_factory.mktemp("held-out") / "images.npy"
-    np.save(path, fl.data.digits()[0][:6].numpy())
+    np.save(path, digits()[0][:6].numpy())
     return path
 
 
@@ -61,7 +62,7 @@ def test_reconstruct_command(command, trained, images, tmp_path):
     assert f"mean {expected.mse.mean():.3f}" in said and f"(item {worst})" in said
     assert command(*arguments, "-o", tmp_path / "x.png", "--quiet") == ""
     assert Image.open(tmp_path / "x.png").height >= 600
-    assert "exists: say --overwrite" in command(*arguments, "-o", tmp_path / "x.png", code=1)
+    assert "exists: use --overwrite" in command(*arguments, "-o", tmp_path / "x.png", code=1)
 
 
 def test_interpolate_command(command, trained, images, tmp_path):

@@ -31,7 +31,7 @@ def test_the_command(run, tmp_path):
     options = dict(n=20, n_reconstruct=1, n_chains=2, fid=False, progress=False)
     assert numbers == {"run": str(run), **fl.evaluate(run, "digits", **options)}
     assert Image.open(plot).width > 500 and Image.open(near).width >= 640
-    assert "exists: say --overwrite" in command(run, *quick, "-o", out, code=1).stderr
+    assert "exists: use --overwrite" in command(run, *quick, "-o", out, code=1).stderr
     assert "--plot" in command(run, *quick, "--plot", plot, code=1).stderr
 
 

@@ -9,7 +9,7 @@ import fastlangevin as fl
 from fastlangevin import kernels
 from fastlangevin.data import digits
 from fastlangevin.runs import checkpoint
-from fastlangevin.training import train as training
+from fastlangevin.training.state import TrainingState
 
 pytestmark = [
     pytest.mark.gpu,
@@ -32,7 +32,7 @@ def test_a_steady_iteration_waits_for_nothing(monkeypatch, from_host, log_every)
     if kernels.select(None, torch.device("cuda")).name == "reference":
         pytest.skip("the reference backend, which is all there is here, copies its coefficients synchronously")
     first, last = 2, 9
-    step = training._Trainer.step
+    step = TrainingState.step
     strict = []
 
     def step_under_watch(self):
@@ -41,7 +41,7 @@ def test_a_steady_iteration_waits_for_nothing(monkeypatch, from_host, log_every)
         strict.append(watched)
         return step(self)
 
-    monkeypatch.setattr(training._Trainer, "step", step_under_watch)
+    monkeypatch.setattr(TrainingState, "step", step_under_watch)
     data = digits()[0]
     if from_host:
         data = torch.utils.data.TensorDataset(data)

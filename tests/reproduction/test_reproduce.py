@@ -14,7 +14,7 @@ import fastlangevin as fl
 from fastlangevin.data import digits
 from fastlangevin.reproduction import reproduce as module
 from fastlangevin.reproduction import tables
-from fastlangevin.runs import piecewise as annealing
+from fastlangevin.runs import piecewise
 
 OPTIONS = {"budget": 1e-6, "features": 4, "n": 32, "progress": False}
 
@@ -44,10 +44,10 @@ def test_tables_are_the_paper_s():
 
 def test_annealing_is_late_and_ends_low():
     settings = tables.annealed_settings(1e-4, 0.03, 250_000)
-    lr, noise = (annealing.check(name, settings[name], positive=True) for name in ("lr", "data_noise"))
-    assert annealing.at(lr, 199_999) == 1e-4 and annealing.at(noise, 199_999) == 0.03
-    assert annealing.at(lr, 200_000) < 1e-4 and annealing.at(noise, 200_000) < 0.03
-    assert annealing.at(lr, 249_999) == pytest.approx(1e-5) and annealing.at(noise, 249_999) == pytest.approx(0.015)
+    lr, noise = (piecewise.check(name, settings[name], positive=True) for name in ("lr", "data_noise"))
+    assert piecewise.at(lr, 199_999) == 1e-4 and piecewise.at(noise, 199_999) == 0.03
+    assert piecewise.at(lr, 200_000) < 1e-4 and piecewise.at(noise, 200_000) < 0.03
+    assert piecewise.at(lr, 249_999) == pytest.approx(1e-5) and piecewise.at(noise, 249_999) == pytest.approx(0.015)
     assert tables.annealed_settings(1e-4, 0.03, 3) == {"lr": 1e-4, "data_noise": 0.03}
 
 

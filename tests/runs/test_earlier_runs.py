@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+import yaml
 
 import fastlangevin as fl
+from fastlangevin.runs import checkpoint
+from fastlangevin.runs.settings import DECLARATIONS, Settings
 
 RUN = Path(__file__).parent.parent / "fixtures" / "run_0.1"
 CHECKPOINT = RUN / "checkpoints" / "00000004.safetensors"
@@ -39,5 +42,29 @@ def test_it_resumes(tmp_path):
     for name in before:
         if name.startswith(("model.", "ema.module.")) and name.endswith("weight"):
             assert not torch.equal(after[name], before[name]) and torch.isfinite(after[name]).all()
-    with (RUN / "config.yaml").open() as old, (out / "config.yaml").open() as new:
-        assert new.read() == old.read().replace("n_iterations: 4", "n_iterations: 6")
+    old, new = (yaml.safe_load((folder / "config.yaml").read_text()) for folder in (RUN, out))
+    assert {name: new[name] for name in old} == {**old, "n_iterations": 6}
+    newer = {name: DECLARATIONS[name] for name in new.keys() - old.keys()}
+    assert {name: new[name] for name in newer} == {name: d.check(name, d.default) for name, d in newer.items()}
+
+
+def test_a_temperature_that_was_never_read_is_still_not_read(tmp_path):
+    """Version 0.1 stored one beside a number for noise_std, which is refused in new settings."""
+    out = shutil.copytree(RUN, tmp_path / "run")
+    path = out / "checkpoints" / CHECKPOINT.name
+    tensors, meta = checkpoint.load(path)
+    meta["settings"]["sampler"]["temperature"] = 0.5
+    checkpoint.save(path, tensors, meta)
+    assert fl.load(out)[1].temperature == 1.0 and fl.load(out, sampler={"n_steps": 2})[1].noise_std == 0.02
+    options = {"sampler": {"step_size": 0.5, "temperature": 0.5}, "resume": True, "progress": False, "device": "cpu"}
+    assert fl.train("digits", out=out, n_iterations=5, **options).sampler.temperature == 1.0
+
+
+def test_settings_that_a_stored_run_lacks_are_the_defaults():
+    """Those of a run written before the setting existed."""
+    stored = checkpoint.load(CHECKPOINT)[1]["settings"]
+    whole = Settings.from_dict(stored)
+    lacking = Settings.from_dict({k: v for k, v in stored.items() if k not in ("adam_betas", "ema")})
+    assert lacking.adam_betas == [0.9, 0.999] and lacking.ema == 0.0
+    assert whole.ema == 0.5 and whole.features == 2
+    assert {name: whole.to_dict()[name] for name in stored} == stored

@@ -15,7 +15,7 @@ from support.training_runs import SMALL, start
 from torch import nn
 
 import fastlangevin as fl
-from fastlangevin.runs.folder import Run
+from fastlangevin.runs.folder import RunFolder
 
 
 def test_what_a_run_leaves(tmp_path):
@@ -87,9 +87,9 @@ def test_a_run_killed_while_it_makes_its_folder_can_be_resumed(tmp_path, monkeyp
             patch.setattr(os if operation == "replace" else Path, operation, killed)
             whole(*args, **options)
 
-    whole = Run.prepare
+    whole = RunFolder.prepare
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "prepare", prepare)
+        patch.setattr(RunFolder, "prepare", prepare)
         with pytest.raises(KeyboardInterrupt):
             fl.train("digits", out=tmp_path, overwrite=True, **SMALL)
     assert fl.train("digits", out=tmp_path, n_iterations=2, resume=True, **SMALL).history

@@ -10,7 +10,7 @@ from support.training_runs import SMALL, assert_same_run, tensors_of, weights
 from torch import nn
 
 import fastlangevin as fl
-from fastlangevin.runs import checkpoint
+from fastlangevin.runs import checkpoint, training_checkpoint
 
 
 def test_resume_is_bit_for_bit(tmp_path):
@@ -62,7 +62,7 @@ def test_a_checkpoint_written_on_a_cpu_loads_into_a_capturable_optimiser():
     weight.grad = torch.ones(3)
     adam.step()
     on_device = torch.optim.Adam([nn.Parameter(torch.ones(3, device="meta"))], capturable=True)
-    checkpoint.load_optimizer(on_device, *checkpoint.optimizer_tensors(adam))
+    training_checkpoint.load_optimizer(on_device, *training_checkpoint.optimizer_tensors(adam))
     assert on_device.param_groups[0]["capturable"] is True
     (state,) = on_device.state.values()
     assert {name: tensor.device.type for name, tensor in state.items()} == dict.fromkeys(state, "meta")
@@ -115,3 +115,24 @@ def test_resume_by_the_run_s_own_n_steps(tmp_path):
     options = {"out": tmp_path, "batch_size": 2, "features": 2, "progress": False}
     fl.train("digits", n_iterations=1, **options)
     assert fl.train("digits", n_iterations=2, sampler={"n_steps": 10}, resume=True, **options).sampler.n_steps == 14
+
+
+def test_options_of_the_run_may_be_repeated(tmp_path):
+    options = {"capacity": 20, "reinit": 0.3}
+    fl.train("digits", out=tmp_path, n_iterations=1, start="buffer", buffer=options, **SMALL)
+    again = {"buffer": {"reinit": 0.3}, "sampler": {"step_size": 1.0}}
+    fl.train("digits", out=tmp_path, n_iterations=2, resume=True, progress=False, **again)
+    with pytest.raises(ValueError, match="buffer is .*'reinit': 0.5.* now and .*'reinit': 0.3.* in the run"):
+        fl.train("digits", out=tmp_path, n_iterations=2, resume=True, progress=False, buffer={"reinit": 0.5})
+
+
+@pytest.mark.parametrize(("lr_decay", "n_lines"), [(0.5, 1), (0.0, 0)])
+def test_more_iterations_say_that_the_schedule_of_lr_changes(tmp_path, capsys, lr_decay, n_lines):
+    options = {**SMALL, "out": tmp_path, "lr_decay": lr_decay, "progress": True}
+    fl.train("digits", n_iterations=2, **options)
+    fl.train("digits", n_iterations=2, resume=True, **options)
+    assert "n_iterations is" not in capsys.readouterr().out
+    fl.train("digits", n_iterations=4, resume=True, **options)
+    printed = capsys.readouterr().out
+    assert printed.count("n_iterations is 4 now and 2 in the run") == n_lines
+    assert printed.count("lr falls over the last 50% of all iterations") == n_lines

@@ -14,8 +14,7 @@ from torch import nn
 import fastlangevin as fl
 from fastlangevin.data.order import batch_indices
 from fastlangevin.data.sources import load_data
-from fastlangevin.runs import checkpoint
-from fastlangevin.runs import piecewise as annealing
+from fastlangevin.runs import checkpoint, piecewise
 
 K, B, SEED = 4, 8, 5
 NOISE_FIRST = {"n_steps": K, "step_size": 10.0, "noise_std": 0.005, "grad_clip": 0.01, "noise_first": True}
@@ -228,9 +227,9 @@ def test_annealing(tmp_path):
 
 
 def test_annealed_values():
-    value = annealing.check("lr", [(0, 1.0), (10, 0.5), (20, 0.25)], positive=True)
-    assert [annealing.at(value, i) for i in (0, 9, 10, 19, 20, 10**6)] == [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
-    assert annealing.at(annealing.check("lr", 3, positive=True), 7) == 3.0
+    value = piecewise.check("lr", [(0, 1.0), (10, 0.5), (20, 0.25)], positive=True)
+    assert [piecewise.at(value, i) for i in (0, 9, 10, 19, 20, 10**6)] == [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+    assert piecewise.at(piecewise.check("lr", 3, positive=True), 7) == 3.0
 
 
 @pytest.mark.parametrize("data_range", [(0, 1), (-1, 1), (-3, 5)])
@@ -260,8 +259,8 @@ def test_pictures_are_drawn_from_the_data_s_range(tmp_path, data_range):
     ("change", "error", "words"),
     [
         ({"lr": []}, ValueError, r"lr must be a number, or pairs \(iteration, value\)"),
-        ({"lr": [(1, 0.1)]}, ValueError, "lr's iterations must begin at 0 and rise"),
-        ({"lr": [(0, 0.1), (0, 0.2)]}, ValueError, "lr's iterations must begin at 0 and rise"),
+        ({"lr": [(1, 0.1)]}, ValueError, "lr's iterations must start at 0 and increase"),
+        ({"lr": [(0, 0.1), (0, 0.2)]}, ValueError, "lr's iterations must start at 0 and increase"),
         ({"lr": [(0, 0.1), (5, 0.0)]}, ValueError, "lr from iteration 5 must be positive and finite, got 0.0"),
         ({"lr": "fast"}, ValueError, "lr must be a number, or pairs"),
         ({"data_noise": [(0, -1)]}, ValueError, "data_noise from iteration 0 must be a finite number, not negative"),

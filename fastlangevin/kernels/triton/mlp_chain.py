@@ -16,13 +16,14 @@ import triton.language as tl
 from torch import Tensor
 
 from ...network.layers import Layer
-from ..arguments import ChainArgs
+from ..arguments import ActivationKind, ChainArgs
 from ..cpu import mlp_chain as cpu
 from ..operators import written
 from .noise import normals
 from .update import clamp, on
 
 MOST_WIDTH, MOST_SHARED = 128, 160 * 1024
+ACTIVATIONS = tuple(ActivationKind(kind) for kind in range(7))  # those of `_activate`
 BLOCK, WARPS, GROUPS = 64, 4, 32
 _PRECISIONS = {
     "fp32": (torch.float32, "ieee"),
@@ -68,7 +69,8 @@ def _activate(z, KIND: tl.constexpr, parameters):
         linear = a > tl.load(parameters + 1)
         h = (tl.where(a > 0, a, 0.0) + tl.log(1.0 + t)) / tl.load(parameters)
         return tl.where(linear, z, h), tl.where(linear, 1.0, _sigmoid(a))
-    else:  # elu
+    else:
+        tl.static_assert(KIND == 6)  # elu
         alpha = tl.load(parameters)
         e = alpha * _exp(tl.where(z > 0, 0.0, z))
         return tl.where(z > 0, z, e - alpha), tl.where(z > 0, 1.0, e)
@@ -198,7 +200,11 @@ def unsupported(layers: Sequence[Layer], n_inputs: int, precision: str = "fp32")
     why = cpu.unsupported(layers, n_inputs)
     if why is not None:
         return why
-    widest = max(n_inputs, *(len(linear.weight) for linear in cpu.split(layers)[0]))
+    linears, activations = cpu.split(layers)
+    for activation in activations:
+        if cpu.activation_args(activation).kind not in ACTIVATIONS:
+            return f"they have no activation {activation.name}"
+    widest = max(n_inputs, *(len(linear.weight) for linear in linears))
     if widest > MOST_WIDTH:
         return f"a layer is {widest} wide, more than {MOST_WIDTH}"
     inputs, width = _widths(layers, n_inputs)

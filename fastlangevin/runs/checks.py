@@ -1,0 +1,147 @@
+"""Checks of a setting's value: (name, value) to the value as plain numbers, strings, lists and dicts."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral, Real
+from typing import Any
+
+from ..chains.schedule import resolve as resolve_schedule
+from ..data.values import check_value_range
+from ..samplers.langevin import Langevin, check_pair
+from ..samplers.replay_buffer import ReplayBuffer
+from ..validation import check_int, unknown
+from . import piecewise
+
+Check = Callable[[str, Any], Any]
+
+positive_schedule: Check = functools.partial(piecewise.check, positive=True)
+schedule: Check = functools.partial(piecewise.check, positive=False)
+
+_SET_BY_TRAINING = {
+    "sampler": ("energy", "log_density", "score", "seed", "generator"),
+    "buffer": ("shape", "init", "bounds", "seed", "generator", "device", "per_class"),
+}
+
+
+def int_or_none(name: str, value: Any) -> int | None:
+    return None if value is None else check_int(name, value)
+
+
+def positive_or_none(name: str, value: Any) -> float | None:
+    return None if value is None else piecewise.check_number(name, value, positive=True)
+
+
+def share(name: str, value: Any) -> float:
+    """A number in [0, 1]."""
+    number = piecewise.check_number(name, value)
+    if number > 1:
+        raise ValueError(f"{name} must lie in 0 … 1, got {value!r}")
+    return number
+
+
+def share_below_one(name: str, value: Any) -> float:
+    """A number in [0, 1)."""
+    number = piecewise.check_number(name, value)
+    if number >= 1:
+        raise ValueError(f"{name} must lie in 0 … 1, and below 1, got {value!r}")
+    return number
+
+
+def betas(name: str, value: Any) -> list[float]:
+    values = list(value) if isinstance(value, (tuple, list)) else []
+    if len(values) != 2:
+        raise ValueError(f"{name} must be two numbers (β1, β2), got {value!r}")
+    return [share_below_one(f"{name}[{i}]", beta) for i, beta in enumerate(values)]
+
+
+def interval(name: str, value: Any) -> list[float]:
+    return list(check_value_range(name, value))
+
+
+def boolean(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def one_of(*names: str) -> Check:
+    def check(name: str, value: Any) -> str:
+        if value not in names:
+            raise unknown(name, value, names)
+        return value
+
+    return check
+
+
+def seed(name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**64:
+        raise ValueError(f"{name} must be an int in 0 … 2^64 - 1, got {value!r}")
+    return value
+
+
+def sampler(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """`Langevin`'s options as a file can hold them: schedules as lists."""
+    for option in _SET_BY_TRAINING["sampler"]:
+        if option in options:
+            raise ValueError(f"{name} may not hold {option!r}: training sets it")
+    _check_names(name, options, "sampler", Langevin)
+    if callable(options.get("init")):
+        raise ValueError(f"{name}'s init must be 'uniform' or 'normal' in training: a function cannot be saved")
+    checked = Langevin.check_options(without_unread_temperature(options))
+    plain = {option: _plain(value) for option, value in options.items()}
+    for option in ("step_size", "noise_std"):
+        value = plain.get(option)
+        if value is not None and not isinstance(value, (int, float)):
+            plain[option] = resolve_schedule(option, value, checked["n_steps"])
+    return plain
+
+
+def check_sampler_pair(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Raises where the options of `Langevin` that the caller gave do not say which noise a step size goes with.
+
+    Args:
+        given: the caller's options; step_size needs noise_std among them, whatever the defaults have.
+        defaults: those of the recipe or run, whose noise_std a temperature is read beside.
+    """
+    if "step_size" not in given and "noise_std" not in given and "noise_std" in defaults:
+        given = {**given, "noise_std": defaults["noise_std"]}
+    check_pair(given)
+
+
+def without_unread_temperature(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without a temperature beside a number for noise_std, which runs of version 0.1 may have stored."""
+    unread = options.get("noise_std") is not None
+    return {name: value for name, value in options.items() if not (unread and name == "temperature")}
+
+
+def buffer(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """`ReplayBuffer`'s options as a file can hold them. Their values are checked where the buffer is made."""
+    for option in _SET_BY_TRAINING["buffer"]:
+        if option in options:
+            raise ValueError(f"{name} may not hold {option!r}: training sets it, and knows no classes")
+    _check_names(name, options, "buffer", ReplayBuffer)
+    return {option: _plain(value) for option, value in options.items()}
+
+
+def _option_names(setting: str, made: type) -> list[str]:
+    return [name for name in inspect.signature(made).parameters if name not in _SET_BY_TRAINING[setting]]
+
+
+def _check_names(name: str, options: Iterable[str], setting: str, made: type) -> None:
+    """Raises for an option that `made` does not have."""
+    names = _option_names(setting, made)
+    for option in options:
+        if option not in names:
+            raise TypeError(str(unknown(f"{name}'s options", option, names)))
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy number as Python's, a tuple as a list."""
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    return float(value) if isinstance(value, Real) and not isinstance(value, (bool, int)) else value

@@ -1,0 +1,156 @@
+"""The state of a training as the content of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from ..errors import ChainDiverged, CheckpointError
+from ..samplers.langevin import Langevin
+from ..samplers.replay_buffer import ReplayBuffer
+from . import checkpoint
+from .settings import Settings
+
+
+class Training(Protocol):
+    """The attributes of a training that its checkpoints store and restore."""
+
+    settings: Settings
+    model: nn.Module
+    averaged: AveragedModel | None
+    optimizer: torch.optim.Optimizer
+    sampler: Langevin
+    buffer: ReplayBuffer | None
+    device: torch.device
+    iteration: int
+    attempt: int
+
+
+class TrainingCheckpoint(NamedTuple):
+    """A checkpoint that was read. Tensors are on the CPU."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+
+    @property
+    def iteration(self) -> int:
+        return self.meta["iteration"]
+
+    @property
+    def settings(self) -> Settings:
+        return Settings.from_dict(self.meta["settings"])
+
+    def load_model(self, model: nn.Module, prefix: str = "model.") -> None:
+        """Loads the weights under `prefix` into the model.
+
+        Raises:
+            CheckpointError: the model is another one; the message lists the differences.
+        """
+        load_model(model, checkpoint.part(self.tensors, prefix), self.path)
+
+
+def load(path: Path) -> TrainingCheckpoint:
+    """Reads a checkpoint of a training.
+
+    Raises:
+        FileNotFoundError, CheckpointError: as `checkpoint.load`; or the file lacks a part of a training's state.
+    """
+    tensors, meta = checkpoint.load(path)
+    if not {"settings", "sampler", "iteration", "optimizer_groups"} <= meta.keys():
+        raise checkpoint.foreign(path)
+    return TrainingCheckpoint(path, tensors, meta)
+
+
+def save(path: Path, training: Training) -> None:
+    """Writes a checkpoint.
+
+    Raises:
+        ChainDiverged: a weight, or an element of Adam's state, is not finite.
+    """
+    optimizer, groups = optimizer_tensors(training.optimizer)
+    tensors = {
+        **{f"model.{name}": tensor for name, tensor in training.model.state_dict().items()},
+        **{f"optimizer.{name}": tensor for name, tensor in optimizer.items()},
+        "random.cpu": torch.get_rng_state(),
+    }
+    if training.device.type == "cuda":
+        tensors["random.cuda"] = torch.cuda.get_rng_state(training.device)
+    if training.averaged is not None:
+        tensors.update({f"ema.{name}": tensor for name, tensor in training.averaged.state_dict().items()})
+    meta = {
+        "iteration": training.iteration,
+        "attempt": training.attempt,
+        "settings": training.settings.to_dict(),
+        "sampler": training.sampler.state_dict(),
+        "optimizer_groups": groups,
+    }
+    if training.buffer is not None:
+        state = training.buffer.state_dict()
+        tensors.update({f"buffer.{name}": v for name, v in state.items() if isinstance(v, Tensor)})
+        meta["buffer"] = {name: v for name, v in state.items() if not isinstance(v, Tensor)}
+    learned = {**dict(training.model.named_parameters()), **{f"Adam's {k}": v for k, v in optimizer.items()}}
+    bad = [name for name, tensor in learned.items() if not tensor.isfinite().all()]
+    if bad:
+        raise ChainDiverged(f"{', '.join(bad[:3])} are not finite", step=None, n_chains=0)
+    checkpoint.save(path, tensors, meta)
+
+
+def restore(training: Training, stored: TrainingCheckpoint) -> None:
+    """Sets a training, and torch's random state, to what `save` stored."""
+    tensors, meta = stored.tensors, stored.meta
+    stored.load_model(training.model)
+    if training.averaged is not None:
+        stored.load_model(training.averaged, "ema.")
+    load_optimizer(training.optimizer, checkpoint.part(tensors, "optimizer."), meta["optimizer_groups"])
+    training.sampler.load_state_dict(meta["sampler"])
+    if training.buffer is not None:
+        training.buffer.load_state_dict({**checkpoint.part(tensors, "buffer."), **meta["buffer"]})
+    training.iteration, training.attempt = stored.iteration, meta.get("attempt", 0)
+    torch.set_rng_state(tensors["random.cpu"])
+    if training.device.type == "cuda" and "random.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["random.cuda"], training.device)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """An optimizer's state as tensors named "index.entry", and its parameter groups."""
+    state = optimizer.state_dict()
+    tensors = {
+        f"{index}.{name}": torch.as_tensor(v) for index, entry in state["state"].items() for name, v in entry.items()
+    }
+    return tensors, state["param_groups"]
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]
+) -> None:
+    """The inverse of `optimizer_tensors`. Whether it is capturable follows the device, not the checkpoint."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    capturable = optimizer.defaults["capturable"]
+    own_groups = [{**group, "capturable": capturable} for group in groups]
+    optimizer.load_state_dict({"state": state, "param_groups": own_groups})
+
+
+def load_model(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Loads weights, or lists in one message how the model differs from the one that was saved."""
+    own = model.state_dict()
+    differences = [
+        *(f"{name} is missing in the file" for name in own.keys() - tensors.keys()),
+        *(f"{name} is unknown to the model" for name in tensors.keys() - own.keys()),
+        *(
+            f"{name} is {tuple(tensors[name].shape)} in the file and {tuple(own[name].shape)} in the model"
+            for name in own.keys() & tensors.keys()
+            if own[name].shape != tensors[name].shape
+        ),
+    ]
+    if differences:
+        raise CheckpointError(f"{source} is from another model: {'; '.join(sorted(differences)[:4])}")
+    model.load_state_dict(dict(tensors))
