@@ -10,7 +10,7 @@ from fastlangevin import cli
 from fastlangevin.samplers.langevin import check_pair
 
 WITHOUT_NOISE = "noise_std must be given with step_size: noise_std=None .* or a number"
-UNREAD = "temperature is for noise_std=None, .* got temperature=0.5"
+UNREAD = "temperature must be 1 unless noise_std=None, .* got temperature=0.5"
 ONE = {k: v for k, v in SMALL.items() if k != "sampler"} | {"n_iterations": 1}
 QUICK = ["--features", "2", "--batch-size", "2", "--steps", "2", "--iterations", "1", "--quiet"]
 
@@ -97,7 +97,7 @@ def test_a_resume_with_others_is_refused_for_that(run):
     ("arguments", "words"),
     [
         (["--step-size", "0.01"], "noise_std must be given with step_size"),
-        (["--temperature", "0.5"], "temperature is for noise_std=None"),
+        (["--temperature", "0.5"], "temperature must be 1 unless noise_std=None"),
         (["--step-size", "0.01", "--resume"], "noise_std must be given with step_size"),
     ],
 )
