@@ -78,7 +78,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(
-        OSError, match="could not be written \\(No space left on device\\); what was there before is untouched"
+        OSError, match="could not be written \\(No space left on device\\); an existing file is unchanged"
     ):
         fl.train("digits", out=tmp_path, n_iterations=4, resume=True, progress=False)
     assert checkpoint.newest(tmp_path / "checkpoints") == newest and newest.read_bytes() == before
