@@ -1,5 +1,6 @@
 # make demo: train on the handwritten digits, pictures in runs/demo.   make test: the tests.
-# Both make .venv and install what they need.   make test-newest: the tests with the newest torch, in .venv-newest (5.5 GB).
+# Both create .venv and install their dependencies.
+# make test-newest: the tests with the newest torch, in .venv-newest (5.5 GB).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +10,7 @@ NEWEST := .venv-newest
 CPP_FILES := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 SOURCES := setup.py pyproject.toml constraints.txt fastlangevin/kernels/build.py $(shell find csrc -type f)
 
-# Threads that wait sleep: where another program has a core too, spinning ones slow a training down tenfold.
+# Waiting threads sleep. If another program uses a core, spinning threads make training ten times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test test-newest lint format bench bench-docs bench-quick clean
@@ -48,7 +49,7 @@ bench-quick: $(VENV)/.dev
 	$(BIN)/python benchmarks/guard.py
 
 $(VENV)/.torch: constraints.txt
-	@echo "setting up $(VENV): torch and what it needs (a minute or two)"
+	@echo "setting up $(VENV): torch and its dependencies (a minute or two)"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip setuptools
 	$(PIP) torch numpy ninja
@@ -77,10 +78,10 @@ $(NEWEST)/.dev: $(NEWEST)/.torch $(SOURCES)
 	$(NEWEST)/bin/python $(INSTALL) -c $(NEWEST)/constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@
 
-# One by one: a peer that cannot be installed is a row that says so.
+# One by one: a peer that cannot be installed is reported in its row of the results.
 $(VENV)/.peers: $(VENV)/.dev
 	@for peer in $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["peers"])'); do \
-	  $(PIP) $$peer || echo "$$peer could not be installed: the benchmarks will say so"; done
+	  $(PIP) $$peer || echo "$$peer could not be installed: the benchmarks will report it"; done
 	@touch $@
 
 clean:

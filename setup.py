@@ -1,4 +1,4 @@
-"""Builds the native libraries where torch can be imported, and ships their sources for first use where it cannot."""
+"""Builds the native libraries if torch can be imported, and includes their sources for compilation at first use."""
 
 import importlib.util
 import shutil
@@ -21,9 +21,9 @@ def native_build():
 
 
 def build_libraries(directory: Path) -> bool:
-    """Compiles into `directory` what can be, and says why the rest is not: first use compiles then.
+    """Compiles the libraries that can be built into `directory`, and prints the reasons for the others.
 
-    With FASTLANGEVIN_CUDA=1 a CUDA library that cannot be built is an error.
+    Those are compiled at first use. With FASTLANGEVIN_CUDA=1, a CUDA library that cannot be built is an error.
     """
     build = native_build()
     why = build.unsupported()
@@ -64,7 +64,7 @@ class BuildPy(build_py):
 
 
 class NativeDistribution(Distribution):
-    """Platform-specific whether or not the libraries could be built: setuptools asks before it builds."""
+    """Always platform-specific, because setuptools queries this before the libraries are built."""
 
     has_native = False
 
@@ -73,7 +73,7 @@ class NativeDistribution(Distribution):
 
 
 class BdistWheel(bdist_wheel):
-    """py3-none-<platform>: the libraries use torch's stable ABI and no Python ABI."""
+    """The tag py3-none-<platform>: the libraries use torch's stable ABI and no Python ABI."""
 
     def get_tag(self):
         _, _, platform = super().get_tag()

@@ -1,7 +1,8 @@
 """Closed-form densities for testing samplers: energies U(x), (B, d) to (B,), with p(x) ∝ exp(-U(x)).
 
 Each has the exact `mean` (d,) and `covariance` (d, d) of its density, and most can draw exact samples. Parameters are
-buffers: `.to(device)` moves them, and there is nothing to learn.
+buffers: `.to(device)` moves them, and there is nothing to learn. A value that is not as documented raises a
+ValueError that names the argument.
 """
 
 from __future__ import annotations
@@ -108,7 +109,13 @@ class GaussianMixture(nn.Module):
 
 
 class DoubleWell(nn.Module):
-    """U(x) = barrier · Σ_i ((x_i / width)² - 1)²: in each dimension two wells at ±width, `barrier` deep."""
+    """U(x) = barrier · Σ_i ((x_i / width)² - 1)²: in each dimension two wells at ±width, `barrier` deep.
+
+    Args:
+        dimension: d, at least 1.
+        barrier: height of the barrier at 0, positive.
+        width: distance of the wells from 0, positive.
+    """
 
     mean: Tensor
 
@@ -132,7 +139,7 @@ class Rosenbrock(nn.Module):
     """U(x) = ((x_1 - a)² + b (x_2 - x_1²)²) / scale, a narrow curved valley.
 
     The defaults are those of Goodman and Weare, Comm. App. Math. Comp. Sci. 5 (2010), Section 4. Exactly,
-    x_1 ~ N(a, scale / 2), and x_2 given x_1 ~ N(x_1², scale / (2 b)).
+    x_1 ~ N(a, scale / 2), and x_2 given x_1 ~ N(x_1², scale / (2 b)). b and scale are positive.
     """
 
     _like: Tensor  # has the dtype and device of the results
@@ -167,6 +174,10 @@ class Funnel(nn.Module):
     """v = x_1 ~ N(0, scale²), and x_2 … x_d given v ~ N(0, e^v): U(x) = ½ (v / scale)² + Σ_i (½ x_i² e^-v + ½ v).
 
     The defaults, d = 10 and scale = 3, are those of Neal, "Slice sampling", Ann. Statist. 31 (2003), Section 8.
+
+    Args:
+        dimension: d, at least 2.
+        scale: standard deviation of v, positive.
     """
 
     mean: Tensor
@@ -198,7 +209,7 @@ class Rings(nn.Module):
 
     Args:
         radii: r, positive.
-        width: standard deviation across a ring.
+        width: standard deviation across a ring, positive.
     """
 
     mean: Tensor

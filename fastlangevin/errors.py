@@ -7,9 +7,9 @@ class ChainDiverged(RuntimeError):
     """A chain's state became NaN or infinite.
 
     Attributes:
-        step: the first step (0 … n_steps - 1 within the call) after which a state was not finite, or None where a
-            second pass did not meet it again (an energy that draws random numbers of its own).
-        n_chains: how many chains were not finite at the end of the call.
+        step: the first step (0 … n_steps - 1 within the call) after which a state was not finite. None if it is not
+            known: on CUDA, or if the divergence did not recur in a second pass (an energy that draws random numbers).
+        n_chains: the number of chains that were not finite at the end of the call.
     """
 
     def __init__(self, message: str, *, step: int | None, n_chains: int) -> None:
@@ -19,12 +19,16 @@ class ChainDiverged(RuntimeError):
 
 
 class TrainingDiverged(ChainDiverged):
-    """A training drifted apart: chains or energies that are not finite, too far apart, or saturated.
+    """Training diverged.
+
+    Chains, energies or weights are not finite, the mean energies of data and samples are too far apart, or the samples
+    are saturated.
 
     Attributes:
-        reason: what was seen.
+        reason: what was detected.
         advice: what to try.
-        iteration: of the training, the first in which it was seen.
+        iteration: the first iteration in which it was detected, counted from 1.
+        step, n_chains: as in `ChainDiverged`, if chains are not finite; else None and 0.
     """
 
     def __init__(
@@ -37,8 +41,8 @@ class TrainingDiverged(ChainDiverged):
 
 
 class BackendUnavailable(RuntimeError):
-    """A backend, engine or graph that was asked for by name cannot be had; the message says why."""
+    """A backend, engine or CUDA graph that was requested explicitly is not available; the message gives the reason."""
 
 
 class CheckpointError(ValueError):
-    """A file that is not a checkpoint, is damaged, or does not fit the model."""
+    """A file is not a checkpoint, is damaged, has another format version, or does not fit the model."""

@@ -1,4 +1,4 @@
-"""Files that are whole at every instant: written under a temporary name and renamed into place."""
+"""Atomic writes of files: a temporary file is written and renamed into place."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name to write to, which takes `path`'s place once the body has ended and the bytes are on the disk.
+    """Yields a temporary name to write to. The file replaces `path` after the body, once its bytes are on the disk.
 
-    A kill, or a full disk, at any instant leaves `path` as it was.
+    If the process is killed or the disk is full, `path` keeps its former content.
 
     Raises:
-        OSError: it could not be written (no space, no permission); the message names `path`.
+        OSError: the file cannot be written (no space, no permission); the message names `path`.
     """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
@@ -25,7 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         raise OSError(
-            error.errno, f"{path} could not be written ({error.strerror}); what was there before is untouched"
+            error.errno, f"{path} could not be written ({error.strerror}); an existing file is unchanged"
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -33,5 +33,5 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def temporary_pattern(path: Path) -> str:
-    """The names, as a glob, under which `replacing` writes to `path`."""
+    """A glob pattern of the temporary names that `replacing` uses for `path`."""
     return f".{path.stem}.*.part{path.suffix}"

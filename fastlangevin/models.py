@@ -34,6 +34,9 @@ class ConvNet(nn.Module):
         features: n_f, number of channels after the first convolution.
 
     Shape: (B, channels, image_size, image_size) to (B,).
+
+    Raises:
+        ValueError: an argument that is not as above, or an input of another shape; the message names it.
     """
 
     def __init__(self, image_size: int, channels: int, features: int = 64) -> None:
@@ -77,6 +80,9 @@ class MLP(nn.Module):
         prior: precision of the normal factor, not negative.
 
     Shape: (B, in_features) to (B,).
+
+    Raises:
+        ValueError: an argument that is not as above, or an input of another shape; the message names it.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
-"""Settings that are known to work, and those of other codes: keyword dicts for `fastlangevin.train`, of whose entries
-"sampler" holds options of `Langevin` and "buffer" options of `ReplayBuffer`.
+"""Settings of published codes: keyword dicts for `fastlangevin.train`.
 
     fastlangevin.train(data, model, **fastlangevin.recipes.uva)
 
-Constants are those of the named file of each code; what `train` does not implement is noted beside them.
-docs/recipes.md compares them. Networks are not part of a recipe: without a model, `train` uses the paper's.
+The entry "sampler" holds options of `Langevin`, and "buffer" options of `ReplayBuffer`. Constants are those of the
+named file of each code; comments note what `train` does not implement. docs/recipes.md compares the recipes. Networks
+are not part of a recipe: without a model, `train` uses the paper's.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ anatomy: dict[str, Any] = {
     "sampler": {"n_steps": 150, "step_size": 1.0, "noise_std": 0.01},
 }
 
-# The same with persistent chains: config_locker/cifar10_oscillate.json. A chain for each of CIFAR-10's images, drawn
-# without replacement there. Its convergent learning (ε 0.0075, data noise 0.015) goes on with SGD, which is not here.
+# The same with persistent chains: config_locker/cifar10_oscillate.json. One chain for each of CIFAR-10's images, drawn
+# without replacement there. Its convergent learning (ε 0.0075, data noise 0.015) continues with SGD, which `train` does
+# not implement.
 anatomy_persistent: dict[str, Any] = {
     **anatomy,
     "start": "buffer",
@@ -39,8 +40,8 @@ anatomy_persistent: dict[str, Any] = {
 }
 
 # Du and Mordatch, NeurIPS 2019, arXiv:1903.08689: openai/ebm_code_release, train.py and data.py at the settings of the
-# README for unconditional CIFAR-10. It has no end; the README's model is the one after 121,200 iterations. The buffer's
-# size is that of the authors' later code (below); train.py has 50,000. Not here: the dequantisation of data.
+# README for unconditional CIFAR-10. It runs without end; the README's model is that of iteration 121,200. The buffer's
+# size is that of the authors' later code (below); train.py has 50,000. Not implemented: the dequantisation of data.
 igebm: dict[str, Any] = {
     **short_run,
     "n_iterations": 121_200,
@@ -87,8 +88,9 @@ uva: dict[str, Any] = {
 }
 
 # Grathwohl et al., ICLR 2020, arXiv:1912.03263: wgrathwohl/JEM, train_wrn_ebm.py at the settings of the README: 200
-# epochs of 703 batches (45,000 images). Its f is logsumexp(logits), or logits[y]. Not here: lr's rise over the first
-# 1,000 iterations, random crops and flips, and the classifier's loss, for which one writes a loop (docs/recipes.md).
+# epochs of 703 batches (45,000 images). Its f is logsumexp(logits), or logits[y]. Not implemented: the warm-up of lr
+# over the first 1,000 iterations, random crops and flips, and the classifier's loss, which needs a custom loop
+# (docs/recipes.md).
 jem: dict[str, Any] = {
     **short_run,
     "n_iterations": 200 * 703,
@@ -99,9 +101,9 @@ jem: dict[str, Any] = {
 }
 
 # Du, Li, Tenenbaum and Mordatch, ICML 2021, arXiv:2012.01316: yilundu/improved_contrastive_divergence, train.py and
-# utils.py at the settings of the README for CIFAR-10. It has no end: n_iterations is IGEBM's. Not here: the entropy
-# term (0.3 · log of the distance to the nearest of 100 states of the buffer), random crops, flips and colours of states
-# from the buffer, and the dequantisation of data.
+# utils.py at the settings of the README for CIFAR-10. It runs without end: n_iterations is IGEBM's. Not implemented:
+# the entropy term (0.3 · log of the distance to the nearest of 100 states of the buffer), random crops, flips and
+# colour changes of states from the buffer, and the dequantisation of data.
 improved_cd: dict[str, Any] = {
     **igebm,
     "lr": 2e-4,
@@ -119,8 +121,8 @@ improved_cd: dict[str, Any] = {
     },
 }
 
-# The 8×8 digits on two CPU cores in 40 seconds. Chains of 10 steps learn as well an iteration as longer ones here and
-# cost less; four steps more when sampling resolve most of the blends between digits (docs/digits.md).
+# The 8×8 digits on two CPU cores in 40 seconds. Chains of 10 steps learn as much per iteration as longer ones here, at
+# lower cost; four more steps when sampling resolve most of the blends between digits (docs/digits.md).
 digits: dict[str, Any] = {
     **short_run,
     "n_iterations": 1_400,
@@ -143,12 +145,16 @@ BY_NAME = {
     "digits": digits,
 }
 
-# What `train` starts from for data known by name; anything else starts from `short_run`.
+# The default recipe of `train` for data known by name; for other data it is `short_run`.
 BY_DATA = {"digits": digits}
 
 
 def named(name: str) -> dict[str, Any]:
-    """A copy of the recipe of that name."""
+    """Returns a copy of the recipe of that name.
+
+    Raises:
+        ValueError: no such recipe.
+    """
     if name not in BY_NAME:
         raise unknown("recipe", name, BY_NAME)
     return copy.deepcopy(BY_NAME[name])

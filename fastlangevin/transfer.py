@@ -1,4 +1,4 @@
-"""Tensors between host and GPU without making either wait for the other."""
+"""Copies of tensors between host and GPU that do not synchronize."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """x on `device`; from the host to a GPU by way of pinned memory, so that the copy only joins the GPU's queue."""
+    """Returns x on `device`. A copy from the host to a GPU goes through pinned memory and is asynchronous."""
     if device.type == "cuda" and x.device.type == "cpu":
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)
 
 
 class ToHost:
-    """A tensor on its way to the host: on CUDA a copy into pinned memory and an event after it, else there already."""
+    """A copy of a tensor to the host: from CUDA an asynchronous one to pinned memory with an event, else x itself."""
 
     def __init__(self, x: Tensor) -> None:
         self._value, self._event = x, None
@@ -25,11 +25,11 @@ class ToHost:
             self._event.record(torch.cuda.current_stream(x.device))
 
     def arrived(self) -> bool:
-        """Whether `value` would return without waiting."""
+        """Whether `value` returns without waiting."""
         return self._event is None or self._event.query()
 
     def value(self) -> Tensor:
-        """The tensor on the host; waits for it."""
+        """Waits for the copy and returns the tensor on the host."""
         if self._event is not None:
             self._event.synchronize()
         return self._value

@@ -1,4 +1,4 @@
-"""Checks of arguments, and the wording that all of them share: what came, and what is wanted."""
+"""Checks of arguments. Errors name the argument, what is required and what was given."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STATE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def check_int(name: str, value: object, least: int = 1) -> int:
-    """The value, an int of at least `least`, or the error that says what came instead."""
+    """Returns the value as an int. Raises ValueError unless it is an int of at least `least`."""
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -26,42 +26,42 @@ def check_int(name: str, value: object, least: int = 1) -> int:
 
 
 def check_positive(name: str, value: object) -> float:
-    """The value as a float, positive and finite, or the error that says what came instead."""
+    """Returns the value as a float. Raises ValueError unless it is a positive finite number."""
     if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {value!r}")
     return float(value)
 
 
 def check_shape(shape: object) -> tuple[int, ...]:
-    """The shape as a tuple of ints, none negative, or the error that says what came instead."""
+    """Returns the shape as a tuple. Raises ValueError unless it is a sequence of non-negative ints."""
     try:
         numbers = tuple(operator.index(n) for n in shape)  # type: ignore[attr-defined]
     except TypeError:
         numbers = (-1,)
     if any(n < 0 for n in numbers):
-        raise ValueError(f"shape must be a sequence of ints that are not negative, got {shape!r}")
+        raise ValueError(f"shape must be a sequence of non-negative ints, got {shape!r}")
     return numbers
 
 
 def nearest(name: object, names: Iterable[str]) -> str:
-    """`"; did you mean 'digits'?"` for the closest of `names`, or the empty string where none is close."""
+    """`"; did you mean 'digits'?"` for the closest of `names`, or an empty string if none is close."""
     close = difflib.get_close_matches(str(name), list(names), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def unknown(argument: str, got: object, names: Iterable[str]) -> ValueError:
-    """The error for a name that is not among `names`."""
+    """The error for a value that is not one of `names`."""
     names = list(names)
     return ValueError(f"{argument} must be one of {', '.join(map(repr, names))}, got {got!r}{nearest(got, names)}")
 
 
 def dtype_and_shape(value: object) -> str:
-    """What came, for an error: `torch.float32 (2, 3)` for a tensor, the name of the type for any other value."""
+    """Describes a value in an error: `torch.float32 (2, 3)` for a tensor, the name of the type for any other value."""
     return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def check_scalar_tensor(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
-    """Raises TypeError unless a tensor that stands for a Python number has this dtype and one element."""
+    """Raises TypeError unless a tensor given in place of a Python number has this dtype and one element."""
     if value.dtype != dtype or value.numel() != 1:
         wanted = str(dtype).removeprefix("torch.")
         raise TypeError(f"{name} as a tensor must be {wanted} with one element, got {dtype_and_shape(value)}")
@@ -69,7 +69,7 @@ def check_scalar_tensor(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def check_state_dtype(name: str, x: object) -> None:
-    """Raises unless x is a tensor of a type that a chain's state may have."""
+    """Raises TypeError unless x is a tensor of a dtype that a chain's state may have."""
     if not isinstance(x, Tensor) or x.dtype not in STATE_DTYPES:
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"{name} must be a float32, float64, bfloat16 or float16 tensor, got {got}")
@@ -95,7 +95,7 @@ def check_bounds(bounds: tuple[float, float] | None) -> tuple[float, float] | No
 
 
 def check_scale(name: str, value: float | Tensor | None) -> float | Tensor | None:
-    """A step size or noise level: a number that is not negative, or a float64 tensor of one element."""
+    """Checks a step size or noise level: a non-negative number, or a float64 tensor with one element."""
     if value is None or isinstance(value, torch.SymFloat):
         return value
     if isinstance(value, Tensor):
@@ -108,7 +108,7 @@ def check_scale(name: str, value: float | Tensor | None) -> float | Tensor | Non
 
 
 def _is_number(value: object) -> bool:
-    # The plain types first: an abstract base class is slow to ask, and torch.compile does not trace it.
+    # Built-in types first: isinstance of an abstract base class is slow, and torch.compile does not trace it.
     if isinstance(value, (int, float)):
         return not isinstance(value, bool)
     return isinstance(value, Real)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 if not torch.cuda.is_available() and importlib.util.find_spec("triton"):
-    os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported: then they run on CPU tensors
+    os.environ["TRITON_INTERPRET"] = "1"  # set before the kernels are imported, so that they run on CPU tensors
 
 from fastlangevin import kernels
 from fastlangevin.kernels import native
@@ -24,7 +24,7 @@ if kernels.BACKENDS["triton"].unsupported(torch.device("cpu")) is None:
 
     exact_fma.install()
 
-torch.set_num_threads(1)  # tiny tensors: a second thread only waits, and on a busy machine for long
+torch.set_num_threads(1)  # for tiny tensors a second thread only waits, on a busy machine for long
 
 SUPPORT = Path(__file__).parent / "support"
 CAPABILITIES = ("portable", "avx2", "avx512")
@@ -50,7 +50,7 @@ def forced(capability: str) -> Iterator[None]:
 
 @pytest.fixture(params=CAPABILITIES)
 def capability(request):
-    """Each instruction set that the processor has, in force."""
+    """Each instruction set that the processor has, selected."""
     why = native.load_cpu()
     if why:
         pytest.skip(why)
@@ -60,8 +60,8 @@ def capability(request):
 
 @pytest.fixture(params=["reference", *(f"cpu-{c}" for c in CAPABILITIES), "triton"])
 def backend(request):
-    """Every backend that serves CPU tensors: "cpu" with each instruction set that the processor has, "triton" in its
-    interpreter. `gpu/` has the others.
+    """Every backend for CPU tensors: "cpu" with each instruction set that the processor has, and "triton" in its
+    interpreter. `gpu/` tests the others.
     """
     name, _, capability = request.param.partition("-")
     why = kernels.BACKENDS[name].unsupported(torch.device("cpu"))
@@ -81,7 +81,7 @@ def threads():
 
 @pytest.fixture(scope="session")
 def compiled() -> dict[tuple[str, int], dict]:
-    """Of each Triton kernel and architecture what `ahead_of_time.py` says."""
+    """The output of `ahead_of_time.py` for each Triton kernel and architecture."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     command = [sys.executable, SUPPORT / "ahead_of_time.py"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)

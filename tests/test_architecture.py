@@ -1,4 +1,4 @@
-"""The one direction in which the files of the package import one another (docs/architecture.md), read from the code."""
+"""The files of the package import one another in one direction only (docs/architecture.md); read from the code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GROUND = {"errors", "validation", "files", "transfer"}
 LEAVES = {"energies", "models"}
 BELOW_SAMPLERS = GROUND | LEAVES | {"network", "kernels", "noise", "score", "chains"}
 BELOW_RUNS = BELOW_SAMPLERS | {"samplers", "data", "display"}
-# What the files of each room, or single files of the package, may import besides their own room.
+# What the files of each subpackage, or single files of the package, may import besides their own subpackage.
 MAY_IMPORT = {
     **dict.fromkeys((*GROUND, *LEAVES), GROUND),
     "network": GROUND,
@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "data": GROUND,
     "display": GROUND | {"data"},
     "runs": BELOW_RUNS,
-    "recipes": GROUND | {"runs"},  # values of the settings, which are declared there
+    "recipes": GROUND | {"runs"},  # where the settings are declared
     "training": BELOW_RUNS | {"runs", "recipes"},
     "evaluation": BELOW_RUNS | {"runs"},
     "reproduction": BELOW_RUNS | {"runs", "recipes", "training", "evaluation"},
@@ -81,7 +81,7 @@ def test_no_circle():
 
 
 def test_the_rule_sees_imports():
-    """Of files whose imports are known, so that the tests above are about something."""
+    """Checks files whose imports are known, so that the tests above can fail."""
     assert "fastlangevin.samplers.base" in IMPORTS["fastlangevin.samplers.langevin"]
     assert "fastlangevin.kernels" in IMPORTS["fastlangevin.noise"]
     assert "fastlangevin" in IMPORTS["fastlangevin.cli.info"]

@@ -1,4 +1,4 @@
-"""Closed-form energies: scores against their formulas, moments against exact samples and long chains."""
+"""Closed-form energies: scores compared with formulas, moments with exact samples and long chains."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_mixture_energy_and_score(name):
     assert torch.allclose(u.weights.sum(), torch.ones((), dtype=torch.float64))
 
 
-def test_mixture_weights_are_as_given():
+def test_mixture_weights():
     assert torch.allclose(ALL["mixture"]().weights, torch.tensor([1.0, 2.0, 3.0]) / 6)
 
 
@@ -111,7 +111,7 @@ def test_exact_samples_have_the_moments(name):
 
 @pytest.mark.parametrize("name", [n for n in ALL if n not in ("double well", "rings")])
 def test_exact_samples_have_a_mean_score_of_zero(name):
-    """E ∇ log p = 0, and E x_i ∂_j log p = -δ_ij: samples and energy are of one density."""
+    """E ∇ log p = 0, and E x_i ∂_j log p = -δ_ij: samples and energy have the same density."""
     u = ALL[name]()
     x = u.sample(200_000, torch.Generator().manual_seed(6))
     s = score(u, x).double()
@@ -122,7 +122,7 @@ def test_exact_samples_have_a_mean_score_of_zero(name):
 
 
 def test_double_well_moments_of_long_chains():
-    """Steps so small that their bias is far below the standard error of 40,000 chains."""
+    """The steps are so small that their bias is far below the standard error of 40,000 chains."""
     if BACKENDS["cpu"].unsupported():
         pytest.skip(str(BACKENDS["cpu"].unsupported()))
     u, n = energies.DoubleWell(2, 1.5, 0.8), 1500
@@ -168,7 +168,7 @@ def test_rings_moments_of_long_chains():
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_shapes_types_and_places(name):
+def test_shapes_dtypes_and_devices(name):
     u = ALL[name]()
     d = len(u.mean)
     assert u.mean.shape == (d,) and u.covariance.shape == (d, d)

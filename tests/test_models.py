@@ -22,7 +22,7 @@ def test_the_paper_s_network():
 
 
 @pytest.mark.parametrize("size", [8, 16, 32, 64, 128, 256])
-def test_one_number_an_image(size):
+def test_one_number_per_image(size):
     net = ConvNet(size, 2, features=1)
     assert net(torch.zeros(3, 2, size, size)).shape == (3,)
     assert net(torch.zeros(1, 2, size, size)).shape == (1,)

@@ -39,7 +39,7 @@ def test_golden_bits(backend, vectors, deviate):
 
 
 def test_streams_have_their_numbers():
-    """Part of the contract: a checkpoint's noise depends on them."""
+    """They must not change: the noise of a checkpoint depends on them."""
     assert {s.name: s.value for s in fl.noise.Stream} == {
         "LANGEVIN": 0,
         "INITIAL_STATE": 1,
@@ -75,7 +75,7 @@ def test_cpu_equals_reference(n, offset, seed, step, stream, uniform):
 
 
 def test_large_fills_agree(backend):
-    """Across the reference's chunks and the threads' borders."""
+    """Across the boundaries of the reference's chunks and of the threads."""
     n = 2 * 4 * (1 << 14) + 4099
     key = dict(seed=11, step=3, offset=6)
     assert torch.equal(fl.noise.normal((n,), backend=backend, **key), fl.noise.normal((n,), backend="reference", **key))
@@ -104,7 +104,7 @@ def test_seed_step_as_tensors_and_two_s_complement(backend):
     assert torch.equal(expected, fl.noise.normal((9,), seed=seed, step=step.view(()), backend=backend))
 
 
-def test_global_random_state_is_left_alone():
+def test_global_random_state_does_not_change():
     before = torch.get_rng_state()
     fl.noise.normal((100,), seed=1, step=0)
     assert torch.equal(before, torch.get_rng_state())
@@ -129,7 +129,7 @@ def test_bad_arguments(change, error, words):
         fl.noise.normal((4,), **{"seed": 0, "step": 0, **change})
 
 
-# Statistics: thresholds at p = 1e-4 and fixed seeds, so that a sound stream passes always.
+# Statistics: thresholds at p = 1e-4 and fixed seeds, so that a good stream always passes.
 N = 1 << 20
 
 
@@ -170,7 +170,7 @@ def test_independence(normals):
 
 
 def test_lanes_pair_up_into_an_isotropic_plane(normals):
-    """Box-Muller's two normals: the radius squared is exponential and the angle uniform."""
+    """The two normals of Box-Muller: the squared radius is exponential and the angle uniform."""
     x, y = normals[0::2], normals[1::2]
     assert scipy.stats.kstest((x**2 + y**2) / 2, "expon").pvalue > 1e-4
     assert scipy.stats.kstest(np.arctan2(y, x) / (2 * np.pi) + 0.5, "uniform").pvalue > 1e-4

@@ -1,4 +1,4 @@
-"""Ways in: a wheel, a first use that compiles, no compiler, instruction sets by name, an import that needs nothing."""
+"""Packaging: wheels, compilation at first use, no compiler, instruction sets by name, imports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.skipif(build.unsupported() is not None, reason=str(build.unsupported()))
 
-# A process that finds no library of a wheel or source install, and so comes to compile one.
+# A process that finds no library of a wheel or source install, and therefore compiles one.
 NO_PREBUILT = """
 import pathlib, warnings
 warnings.simplefilter("always")
@@ -52,7 +52,7 @@ def test_wheel_holds_libraries_and_sources(tmp_path):
     assert not [n for n in names if "libfastlangevin_cuda" in n]
 
 
-def test_first_use_compiles_once_and_says_so(tmp_path):
+def test_first_use_compiles_once_with_a_message(tmp_path):
     environment = {"FASTLANGEVIN_CACHE": str(tmp_path / "cache")}
     expected = python(NO_PREBUILT + DRAW.replace("step=2", "step=2, backend='reference'"), **environment).stdout
     code = [sys.executable, "-c", NO_PREBUILT + DRAW]
@@ -62,7 +62,7 @@ def test_first_use_compiles_once_and_says_so(tmp_path):
         )
         for _ in range(2)
     ]
-    for process in both:  # two at once do not disturb each other
+    for process in both:  # two concurrent processes do not interfere
         out, err = process.communicate()
         assert out == expected and process.returncode == 0, err
         assert "compiling its cpu kernels, once" in err
@@ -72,7 +72,7 @@ def test_first_use_compiles_once_and_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("broken", [{"PATH": "/nowhere", "CXX": ""}, {"CXX": "/nowhere/g++"}, {"CXX": "false"}])
-def test_without_a_working_compiler_the_reference_serves_and_says_so_once(tmp_path, broken):
+def test_without_a_working_compiler_the_reference_is_used_with_one_warning(tmp_path, broken):
     code = NO_PREBUILT + DRAW + "; " + DRAW + "\ntry: fl.noise.normal((1,), seed=1, step=2, backend='cpu')\n"
     code += "except fl.BackendUnavailable as error: print('unavailable:', error)"
     done = python(code, FASTLANGEVIN_CACHE=str(tmp_path / "cache"), **broken)
@@ -123,7 +123,7 @@ def test_unsupported_platforms_get_a_reason(monkeypatch):
     assert "native kernels are for Linux on x86-64, and this is Linux on aarch64" in (build.unsupported() or "")
 
 
-def test_cuda_is_built_where_it_can_be_and_wanted(monkeypatch, tmp_path):
+def test_cuda_is_built_if_possible_and_wanted(monkeypatch, tmp_path):
     home = tmp_path / "cuda"
     monkeypatch.setenv("CUDA_HOME", str(home))
     monkeypatch.delenv("FASTLANGEVIN_CUDA", raising=False)
@@ -148,7 +148,7 @@ def test_cuda_is_built_where_it_can_be_and_wanted(monkeypatch, tmp_path):
         build.cuda_wanted()
 
 
-def test_cuda_that_is_demanded_and_cannot_be_built_is_an_error(tmp_path):
+def test_cuda_that_is_required_and_cannot_be_built_is_an_error(tmp_path):
     environment = {**os.environ, "FASTLANGEVIN_CUDA": "1", "CUDA_HOME": "/nowhere"}
     command = ["pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index", "-w", tmp_path, "."]
     done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, env=environment)

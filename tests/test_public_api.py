@@ -1,6 +1,6 @@
-"""The public surface as it is written down in `public_api.txt`: names, signatures, operators, commands, checkpoints.
+"""The public API equals `public_api.txt`: names, signatures, operators, commands, checkpoints.
 
-A change that is meant is made in both places: `python tests/test_public_api.py` writes the file anew.
+After an intended change, `python tests/test_public_api.py` regenerates the file.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def fields(value: type) -> tuple[str, ...]:
 
 
 def signature(value: object) -> str:
-    """Names and defaults; annotations read differently in each version of Python."""
+    """Names and defaults. Annotations are printed differently by each version of Python."""
     if not callable(value):
         return ""
     if isinstance(value, type) and issubclass(value, BaseException) and "__init__" not in vars(value):
@@ -77,7 +77,7 @@ def signature(value: object) -> str:
     return str(found.replace(parameters=bare, return_annotation=found.empty))
 
 
-def test_the_public_surface_is_the_written_one():
+def test_public_api():
     assert list(lines()) == WRITTEN.read_text().splitlines()
 
 

@@ -1,4 +1,4 @@
-"""Recipes against plain loops that are written as the codes they come from have them, with the same random numbers."""
+"""Recipes compared with plain loops written like the original codes, with the same random numbers."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def uniform(shape, step, stream, offset=0):
 
 
 class PlainBuffer:
-    """A list of states, as these codes keep one; random numbers from the library's stream."""
+    """A list of states, as in these codes, with random numbers from the library's stream."""
 
     def __init__(self, policy, reinit, is_bytes, interval):
         self.policy, self.reinit, self.is_bytes, self.interval = policy, reinit, is_bytes, interval
@@ -152,7 +152,7 @@ def gradient(net, x):
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_chains_are_those_of_the_code(name):
-    """Three iterations, from the first states to what the buffer holds in the end."""
+    """Three iterations, from the initial states to the final content of the buffer."""
     recipe = fl.recipes.named(name)
     net = Confined(STEP_SIZES.get(name, 1.0))
     step, n_steps, interval = CHAINS[name]
@@ -174,7 +174,7 @@ def test_chains_are_those_of_the_code(name):
             x0 = draw.x.double()
             expected, places = plain.sample()
         torch.testing.assert_close(x0, expected, rtol=1e-6, atol=3e-7)
-        after_two = sampler(x0, n_steps=2, step=sampler.step)  # later on, chains have met again at modes and bounds
+        after_two = sampler(x0, n_steps=2, step=sampler.step)  # later, chains meet again at modes and bounds
         x, expected = sampler(x0), x0
         for k in range(n_steps):
             scores.append(gradient(net, expected))
@@ -193,7 +193,7 @@ def test_chains_are_those_of_the_code(name):
         assert plain.pushed > CAPACITY
     clip = recipe["sampler"].get("grad_clip")
     clipped = math.nan if clip is None else (torch.stack(scores).abs() > clip).double().mean()
-    assert clip is None or 0.05 < clipped < 0.95  # the limits are seen, and so is what lies between them
+    assert clip is None or 0.05 < clipped < 0.95  # some elements are limited and some are not
     if "bounds" in recipe["sampler"]:
         assert 0.1 < n_inside / (3 * x.numel()) < 0.95
 
@@ -240,7 +240,7 @@ def test_learning_rates():
     lr = {name: piecewise.check("lr", fl.recipes.named(name)["lr"], positive=True) for name in OTHERS}
     for name, value in (("short_run", 1e-4), ("anatomy", 1e-4), ("igebm", 3e-4), ("improved_cd", 2e-4)):
         assert lr[name] == value
-    scheduled = torch.optim.SGD([torch.zeros(1)], lr=1e-4)  # UvA: StepLR(optimizer, 1, gamma=0.97), a step an epoch
+    scheduled = torch.optim.SGD([torch.zeros(1)], lr=1e-4)  # UvA: StepLR(optimizer, 1, gamma=0.97), one step per epoch
     scheduler = torch.optim.lr_scheduler.StepLR(scheduled, 1, gamma=0.97)
     for epoch in range(60):
         for iteration in (epoch * 468, epoch * 468 + 467):
@@ -253,8 +253,8 @@ def test_learning_rates():
 
 
 @pytest.mark.parametrize("name", fl.recipes.BY_NAME)
-def test_train_takes_every_recipe(name):
-    """With another number of iterations and of chains; every keyword reaches the settings."""
+def test_train_accepts_every_recipe(name):
+    """With fewer iterations and chains; every keyword reaches the settings."""
     recipe = fl.recipes.named(name)
     recipe.update(n_iterations=2, batch_size=4, features=2)
     recipe["sampler"]["n_steps"] = 2

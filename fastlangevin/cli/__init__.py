@@ -1,4 +1,4 @@
-"""The command line, one file a command: `fastlangevin train | sample | reconstruct | interpolate | evaluate | …`."""
+"""The command line, one file per command: `fastlangevin train | sample | reconstruct | interpolate | evaluate | …`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Train energy-based models by short-run Langevin MCMC, sample from them, and see how good they are.",
+    help="Train energy-based models by short-run Langevin MCMC, sample from them, and evaluate them.",
 )
 for command in (train, sample, reconstruct, interpolate, evaluate, reproduce, info):
     app.command()(command)
@@ -33,7 +33,7 @@ _EXPECTED: tuple[type[Exception], ...] = (
 
 
 def main(arguments: Any = None) -> None:
-    """Runs the command line. Exit codes: 0 done, 1 an error, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM."""
+    """Runs the command line. Exit codes: 0 success, 1 error, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM."""
     try:
         app(arguments, standalone_mode=True)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ from ..data.sources import load_data
 from ..display.pictures import is_drawable
 from ..runs.opening import OpenedRun, open_run
 
-RunPath = Annotated[Path, typer.Argument(help="A run's folder, or one checkpoint.", show_default=False)]
-Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Langevin steps.", show_default="the run's")]
+RunPath = Annotated[Path, typer.Argument(help="The folder of a run, or a checkpoint file.", show_default=False)]
+Steps = Annotated[
+    int | None, typer.Option("--steps", min=1, help="Number of Langevin steps.", show_default="the run's")
+]
 ImageSize = Annotated[
     int | None,
-    typer.Option(min=1, help="Resize and crop a folder's images to this.", show_default="as they are"),
+    typer.Option(min=1, help="Resize and crop images of a folder to this size.", show_default="unchanged"),
 ]
-LatentSeed = Annotated[int | None, typer.Option("--seed", help="Of the latents.", show_default="the run's")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+LatentSeed = Annotated[int | None, typer.Option("--seed", help="Seed of the latents.", show_default="the run's")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: CUDA if available, else the CPU.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing --out.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
 
 
 def check_out(out: Path, suffixes: Sequence[str], overwrite: bool, option: str = "--out") -> None:
-    """Raises for an output file with another suffix, or one that exists and may not be replaced."""
+    """Raises for an output file with another suffix, or one that exists and must not be replaced."""
     if out.suffix not in suffixes:
         raise ValueError(f"{option} must end in {' or '.join(suffixes)}, got {str(out)!r}")
     if out.exists() and not overwrite:
@@ -40,7 +42,7 @@ def say(text: str, quiet: bool) -> None:
 
 
 def open_generator(run: Path, out: Path, n_steps: int | None, seed: int | None, device: str) -> OpenedRun:
-    """The run, its sampler with so many steps and that seed, and a check that its samples can be written to `out`."""
+    """Opens a run with n_steps and seed for its sampler, and checks that its samples can be written to `out`."""
     opened = open_run(run, sampler={} if n_steps is None else {"n_steps": n_steps}, device=device)
     shape = opened.settings.event_shape
     if out.suffix == ".png" and not is_drawable(shape):
@@ -51,7 +53,7 @@ def open_generator(run: Path, out: Path, n_steps: int | None, seed: int | None, 
 
 
 def first_items(data: str, n: int, image_size: int | None, opened: OpenedRun) -> Tensor:
-    """The first n items of --data, (n, *event), in the run's interval and on its device."""
+    """Returns the first n items of --data, (n, *event), in the run's interval and on its device."""
     items, shape = load_data(data, image_size=image_size), tuple(opened.settings.event_shape)
     if items.event_shape != shape:
         raise ValueError(f"--data must hold items of the run's shape {shape}, got {items.event_shape} in {items.name}")

@@ -22,50 +22,58 @@ def evaluate(
     run: common.RunPath,
     data: Annotated[
         str,
-        typer.Option(help="What to compare with, as for train: digits, a folder, an .npy file …", show_default=False),
+        typer.Option(help="Data to compare with, as for train: digits, a folder, an .npy file …", show_default=False),
     ],
-    n: Annotated[int, typer.Option("-n", min=2, help="How many samples.")] = 1024,
+    n: Annotated[int, typer.Option("-n", min=2, help="Number of samples.")] = 1024,
     n_steps: common.Steps = None,
     fid: Annotated[
         bool | None,
         typer.Option(
             "--fid/--no-fid",
-            help="FID and Inception Score: an error without them, or never.",
-            show_default="where it can be had",
+            help="Compute FID and Inception Score (an error if they are not available), or not.",
+            show_default="if available",
         ),
     ] = None,
     coverage: Annotated[
         bool | None,
-        typer.Option("--coverage/--no-coverage", help="Of classes: likewise.", show_default="where there are labels"),
+        typer.Option(
+            "--coverage/--no-coverage",
+            help="Compute the coverage of classes (an error without labels), or not.",
+            show_default="if there are labels",
+        ),
     ] = None,
     labels: Annotated[
         Path | None, typer.Option(help="Labels of the data, an .npy file.", show_default="the data's own")
     ] = None,
     n_reconstruct: Annotated[
-        int, typer.Option("--reconstruct", min=0, help="How many of the data to reconstruct; 0: none.")
+        int, typer.Option("--reconstruct", min=0, help="Number of data items to reconstruct; 0: none.")
     ] = 64,
-    n_chains: Annotated[int, typer.Option("--chains", min=0, help="How many chains to follow past K; 0: none.")] = 32,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    n_chains: Annotated[
+        int, typer.Option("--chains", min=0, help="Number of chains to continue past K; 0: none.")
+    ] = 32,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     image_size: common.ImageSize = None,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Write the numbers to this .json.", show_default="not written")
+        Path | None, typer.Option("-o", "--out", help="Write the results to this .json.", show_default="not written")
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Draw the chains past K into this .png (extra: plots).", show_default="not drawn"),
+        typer.Option(help="Plot the chains past K to this .png (extra: plots).", show_default="not plotted"),
     ] = None,
     neighbours: Annotated[
         Path | None,
         typer.Option(
-            help="Draw the samples that are nearest to the data, above their nearest, into this .png.",
-            show_default="not drawn",
+            help="Write the samples nearest to the data, above their nearest items, to this .png.",
+            show_default="not written",
         ),
     ] = None,
     device: common.Device = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out, --plot and --neighbours.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace existing files --out, --plot and --neighbours.")
+    ] = False,
     quiet: common.Quiet = False,
 ) -> None:
-    """Say how good the samples of a trained RUN are, by several measures."""
+    """Evaluate samples of a trained RUN by several measures."""
     if out is not None:
         common.check_out(out, (".json",), overwrite)
     if neighbours is not None:
@@ -73,7 +81,7 @@ def evaluate(
     if plot is not None:
         common.check_out(plot, (".png",), overwrite, "--plot")
         if n_chains == 0:
-            raise ValueError("--plot draws the chains past K, and --chains 0 leaves them out")
+            raise ValueError("--plot needs the chains past K, which --chains 0 skips")
         if not has_plots():
             raise ImportError("--plot needs matplotlib, which is not installed: pip install 'fastlangevin[plots]'")
     for path in (out, plot, neighbours):
@@ -98,13 +106,13 @@ def evaluate(
     console = Console(quiet=quiet, highlight=False)
     console.print(_table(result))
     for name, why in result["skipped"].items():
-        common.say(f"no {name}: {why}", quiet)
+        common.say(f"skipped {name}: {why}", quiet)
     for name, note in result["notes"].items():
         common.say(f"{name}: {note}", quiet)
     if out is not None:
         with replacing(out) as temporary:
             temporary.write_text(json.dumps({"run": str(run), **result}, indent=1, allow_nan=False) + "\n")
-        common.say(f"numbers in {out}", quiet)
+        common.say(f"results in {out}", quiet)
     if neighbours is not None:
         common.say(f"nearest neighbours in {neighbours}", quiet)
     if plot is not None and "chain" in result:
@@ -113,10 +121,10 @@ def evaluate(
 
 
 def _table(result: dict[str, Any]) -> Table:
-    """The result's numbers, one a line, beside what to hold them against."""
+    """A table of the result: one number per line, with a reference value."""
     data = f"{result['n_data']:,} items of {result['data']}"
     table = Table(
-        *("measure", "value", "beside it"),
+        *("measure", "value", "reference"),
         title=f"{result['n']:,} samples of {result['n_steps']} steps and {data}",
         title_justify="left",
     )
@@ -135,13 +143,13 @@ def _table(result: dict[str, Any]) -> Table:
         add(
             "share of the rarest class",
             seen["rarest_share"],
-            f"{1 / seen['n_classes']:.3g} were all as frequent",
+            f"{1 / seen['n_classes']:.3g} for equally frequent classes",
             3,
         )
         add(
             "entropy of the classes, nats",
             seen["entropy"],
-            f"{math.log(seen['n_classes']):.3f} were all as frequent",
+            f"{math.log(seen['n_classes']):.3f} for equally frequent classes",
         )
         add("classifier score", seen["score"], f"data {seen['data_score']:.4g}, at most {seen['n_classes']}")
         if seen["accuracy"] is not None:
@@ -150,9 +158,9 @@ def _table(result: dict[str, Any]) -> Table:
     add(
         "distance to the nearest item",
         near["distance_median"],
-        f"median; from data to data {near['data_distance_median']:.4g}",
+        f"median; between data items {near['data_distance_median']:.4g}",
     )
-    add("the same, as a ratio", near["ratio_median"], f"1: as data; least {_g(near['ratio_min'])}", 3)
+    add("the same, as a ratio", near["ratio_median"], f"1: as data; minimum {_g(near['ratio_min'])}", 3)
     add(
         "samples closer than 99 % of data",
         near["share_closer_than_data"],
@@ -162,8 +170,8 @@ def _table(result: dict[str, Any]) -> Table:
     if energy := result.get("energy"):
         add("energy of the data", energy["data_mean"], f"± {energy['data_std']:.3g}")
         add("energy of the samples", energy["samples_mean"], f"± {energy['samples_std']:.3g}")
-        add("energy gap, data - samples", energy["gap"], "0: alike on average", 3)
-        add("AUROC of the energy", energy["auroc"], "0.5: alike; 1: data lower", 3)
+        add("energy gap, data - samples", energy["gap"], "0: equal on average", 3)
+        add("AUROC of the energy", energy["auroc"], "0.5: equal; 1: data lower", 3)
     if rebuilt := result.get("reconstruction"):
         beside = f"mean of {rebuilt['n']}; worst {rebuilt['mse_max']:.3g}"
         add("reconstruction MSE", rebuilt["mse_mean"], beside, 3)

@@ -16,7 +16,7 @@ from ..kernels import native
 
 
 def info() -> None:
-    """Show versions, and which kernel backends run here and why others do not."""
+    """Show versions and available kernel backends, with the reasons for those that are not available."""
     console = Console(highlight=False)
     versions = Table("", "version", title="versions", title_justify="left")
     versions.add_row("fastlangevin", fastlangevin.__version__)
@@ -25,10 +25,10 @@ def info() -> None:
         versions.add_row(name, _version(name))
     versions.add_row("CUDA device", torch.cuda.get_device_name() if torch.cuda.is_available() else "none")
     console.print(versions)
-    backends = Table("backend", "state", title="backends, in the order in which they are tried", title_justify="left")
+    backends = Table("backend", "state", title="backends, in order of preference", title_justify="left")
     for backend in kernels.BACKENDS.values():
         why = backend.unsupported()
-        backends.add_row(backend.name, "ready" if why is None else f"not here: {why}")
+        backends.add_row(backend.name, "ready" if why is None else f"not available: {why}")
     console.print(backends)
     if kernels.BACKENDS["cpu"].unsupported() is None:
         console.print(f"instruction set of the cpu kernels: {native.cpu_capability()}", highlight=False)

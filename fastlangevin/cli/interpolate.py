@@ -17,14 +17,14 @@ from . import common
 
 def interpolate(
     run: common.RunPath,
-    n: Annotated[int, typer.Option("-n", min=2, help="Images a pair.")] = 8,
-    pairs: Annotated[int, typer.Option(min=1, help="How many pairs of latents.")] = 8,
+    n: Annotated[int, typer.Option("-n", min=2, help="Number of images per pair.")] = 8,
+    pairs: Annotated[int, typer.Option(min=1, help="Number of pairs of latents.")] = 8,
     data: Annotated[
         str | None,
         typer.Option(
-            help="Between reconstructions of these, as for train: the first item and the second, the third and the "
-            "fourth, …; the picture then has the items themselves at both ends.",
-            show_default="between draws of the initial noise",
+            help="Interpolate between reconstructions of consecutive items of this data, as for train: the first and "
+            "the second, the third and the fourth, …; the picture then shows the items at both ends.",
+            show_default="interpolate between draws of the initial noise",
         ),
     ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="A picture (.png), or an array (.npz).")] = Path(
@@ -37,7 +37,7 @@ def interpolate(
     overwrite: common.Overwrite = False,
     quiet: common.Quiet = False,
 ) -> None:
-    """Draw what a trained RUN's short runs, without noise, make of latents between two others, a row a pair."""
+    """Interpolate between pairs of latents by short runs of a trained RUN without noise, one row per pair."""
     common.check_out(out, (".png", ".npz"), overwrite)
     if data is None and image_size is not None:
         raise ValueError(f"--image-size is for --data, which is missing, got {image_size}")

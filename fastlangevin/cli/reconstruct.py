@@ -15,23 +15,23 @@ from ..display.pictures import save_stacked
 from ..runs.folder import save_arrays
 from . import common
 
-_WHITE = 0.5  # the error that is drawn white, a quarter of the range of values
+_WHITE = 0.5  # the error that is white in the picture, a quarter of the range of values
 
 
 def reconstruct(
     run: common.RunPath,
-    data: Annotated[str, typer.Option(help="What to reconstruct, as for train.", show_default=False)],
-    n: Annotated[int, typer.Option("-n", min=1, help="How many items: the first of the data.")] = 8,
+    data: Annotated[str, typer.Option(help="Data to reconstruct, as for train.", show_default=False)],
+    n: Annotated[int, typer.Option("-n", min=1, help="Number of items, the first of the data.")] = 8,
     out: Annotated[
         Path,
         typer.Option(
             "-o",
             "--out",
-            help="A picture (.png), rows of images, their reconstructions and the errors; or arrays (.npz).",
+            help="A picture (.png) with rows of images, reconstructions and errors; or arrays (.npz).",
         ),
     ] = Path("reconstruction.png"),
-    iterations: Annotated[int, typer.Option(min=1, help="Steps of Adam on the latents.")] = 200,
-    lr: Annotated[float, typer.Option(help="Adam's first learning rate.")] = 0.1,
+    iterations: Annotated[int, typer.Option(min=1, help="Number of steps of Adam on the latents.")] = 200,
+    lr: Annotated[float, typer.Option(help="Initial learning rate of Adam.")] = 0.1,
     n_steps: common.Steps = None,
     image_size: common.ImageSize = None,
     seed: common.LatentSeed = None,
@@ -39,7 +39,7 @@ def reconstruct(
     overwrite: common.Overwrite = False,
     quiet: common.Quiet = False,
 ) -> None:
-    """Find latents from which a trained RUN's short runs, without noise, end at given images."""
+    """Reconstruct images: find latents from which short runs of a trained RUN, without noise, end at them."""
     common.check_out(out, (".png", ".npz"), overwrite)
     opened = common.open_generator(run, out, n_steps, seed, device)
     x = common.first_items(data, n, image_size, opened)

@@ -15,21 +15,22 @@ from . import common
 
 def sample(
     run: common.RunPath,
-    n: Annotated[int, typer.Option("-n", min=1, help="How many samples.")] = 64,
+    n: Annotated[int, typer.Option("-n", min=1, help="Number of samples.")] = 64,
     out: Annotated[Path, typer.Option("-o", "--out", help="A picture (.png), or an array (.npz).")] = Path(
         "samples.png"
     ),
     n_steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Langevin steps.", show_default="the run's")
+        int | None, typer.Option("--steps", min=1, help="Number of Langevin steps.", show_default="the run's")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of the noise.", show_default="the run's, from where training left it")
+        int | None,
+        typer.Option(help="Seed of the noise.", show_default="the run's, continued from the end of training"),
     ] = None,
     device: common.Device = "auto",
     overwrite: common.Overwrite = False,
     quiet: common.Quiet = False,
 ) -> None:
-    """Draw samples from a trained RUN: short runs from fresh initial noise."""
+    """Draw samples from a trained RUN: short runs from new initial noise."""
     common.check_out(out, (".png", ".npz"), overwrite)
     _, sampler, settings = open_run(run, device=device)
     if seed is not None:

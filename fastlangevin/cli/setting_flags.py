@@ -1,4 +1,4 @@
-"""The flags that `runs.settings` declares, as parameters of a command."""
+"""The flags declared in `runs.settings`, as parameters of a command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def takes_flags(after: str) -> Callable[[_Command], _Command]:
-    """Adds the flags, which the command takes as **flags, to its signature, after the parameter `after`."""
+    """Adds the flags, which the command takes as **flags, to its signature after the parameter `after`."""
 
     def decorate(command: _Command) -> _Command:
         signature = inspect.signature(command, eval_str=True)
@@ -31,7 +31,7 @@ def takes_flags(after: str) -> Callable[[_Command], _Command]:
 
 
 def overrides(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that were given, by name; of settings that hold options, those that were."""
+    """Returns the given settings by name. Settings that hold options contain only the given ones."""
     given: dict[str, Any] = {}
     for name, declared in DECLARATIONS.items():
         for flag in declared.flags:

@@ -29,27 +29,31 @@ def train(
     ],
     *,
     out: Annotated[
-        Path | None, typer.Option(help="The run's folder.", show_default="runs/ and the data's name")
+        Path | None, typer.Option(help="Folder of the run.", show_default="runs/ and the data's name")
     ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Settings to start from: short_run, anatomy, igebm, uva, …", show_default="the data's, or the paper's"
+            help="Default settings: short_run, anatomy, igebm, uva, …", show_default="the data's, or the paper's"
         ),
     ] = None,
     image_size: common.ImageSize = None,
     device: common.Device = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, bit for bit.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out, bit for bit. If there is none, start it.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     on_divergence: Annotated[
-        str, typer.Option(help="raise; or rollback: go back to the newest checkpoint, with half the lr.")
+        str, typer.Option(help="raise; or rollback: return to the newest checkpoint, with half the lr.")
     ] = "raise",
-    max_rollbacks: Annotated[int, typer.Option(min=0, help="After so many, a divergence is an error.")] = 3,
-    checkpoint_every: Annotated[int, typer.Option(min=1, help="Iterations between checkpoints.")] = 50,
+    max_rollbacks: Annotated[
+        int, typer.Option(min=0, help="Number of rollbacks after which a divergence is an error.")
+    ] = 3,
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Number of iterations between checkpoints.")] = 50,
     quiet: common.Quiet = False,
     **flags: Any,
 ) -> None:
-    """Train a model of DATA. Everything it makes is in --out; Ctrl-C saves, and --resume continues."""
+    """Train a model of DATA. All files are written to --out; Ctrl-C saves a checkpoint, and --resume continues."""
     out = out or Path("runs") / (Path(data).resolve().stem or "run")
     settings = overrides(flags)
     named = None if recipe is None else recipes.named(recipe)
@@ -71,8 +75,10 @@ def train(
 
 
 def _check_pair(settings: dict[str, Any], recipe: dict[str, Any]) -> None:
-    """The rule of `check_sampler_pair` for flags, whose names it adds to the message."""
+    """Applies `check_sampler_pair` to flags, and adds their names to the message."""
     try:
         check_sampler_pair(settings.get("sampler", {}), recipe["sampler"])
     except ValueError as error:
-        raise ValueError(f"{error} (here: --noise-std langevin for None, or --noise-std NUMBER)") from None
+        raise ValueError(
+            f"{error} (on the command line: --noise-std langevin for None, or --noise-std NUMBER)"
+        ) from None

@@ -28,7 +28,7 @@ from ..training.train import train
 from ..validation import check_int, check_positive
 from .tables import REPORTED, Experiment, Table, annealed_settings, paper_table
 
-_N_TIMED = 5  # iterations in each third of those that measure the time of one; the first third is not counted
+_N_TIMED = 5  # iterations in each third of a timing run, whose first third is not counted
 _MIN_ITERATIONS = 25
 _PAPER_ITERATIONS = 250_000
 _SHARE_OF_TRAINING = 0.8  # of a budget; evaluation has the rest
@@ -191,7 +191,7 @@ def _train(
 
 
 def _n_iterations_within(seconds: float, data: Data, settings: dict[str, Any]) -> int:
-    """The number of iterations that fit a time, from the measured time of a few."""
+    """The number of iterations that fit in a time, estimated from a short timing run."""
     history = train(data, n_iterations=3 * _N_TIMED, log_every=_N_TIMED, progress=False, **settings).history
     per_iteration = (history[-1]["seconds"] - history[0]["seconds"]) / (2 * _N_TIMED)
     return max(_MIN_ITERATIONS, int(seconds * _SHARE_OF_TRAINING / max(per_iteration, 1e-4)))

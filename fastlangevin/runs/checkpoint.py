@@ -1,4 +1,4 @@
-"""The file format of checkpoints: one safetensors file, with what is not a tensor as JSON in its header. No pickle."""
+"""The file format of checkpoints: safetensors, with values other than tensors as JSON in its header. No pickle."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ FORMAT = 1
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Writes a checkpoint atomically: a reader sees the old file or the new one, never a part."""
-    # Clones: safetensors refuses tensors that share memory, which tied weights do.
+    """Writes a checkpoint atomically: a reader sees the old or the new file, never a part of it."""
+    # Clones, because safetensors does not accept tensors that share memory, such as tied weights.
     plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     data = safetensors.torch.save(plain, metadata={_KEY: json.dumps({"format": FORMAT, **meta})})
     with replacing(path) as temporary:
@@ -28,21 +28,21 @@ def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> 
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors (on the CPU) and the rest of a checkpoint.
+    """Reads a checkpoint: its tensors (on the CPU) and its other values.
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: not a checkpoint of this library, or a truncated or damaged one.
+        CheckpointError: the file is not a checkpoint of this library, is damaged, or has another format version.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
+        raise FileNotFoundError(f"no such checkpoint: {path}")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(_KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} is damaged or no safetensors file ({error}); "
+            f"{path} is damaged or not a safetensors file ({error}); "
             "remove it to resume from an older checkpoint in the same folder, if there is one"
         ) from error
     try:
@@ -55,12 +55,12 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def foreign(path: Path) -> CheckpointError:
-    """The error for a safetensors file that something else wrote."""
-    return CheckpointError(f"{path} is a safetensors file but no fastlangevin checkpoint")
+    """The error for a safetensors file of another program."""
+    return CheckpointError(f"{path} is a safetensors file but not a fastlangevin checkpoint")
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, by the rest of their names."""
+    """The tensors whose names start with `prefix`, with the prefix removed from the names."""
     return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
@@ -69,7 +69,7 @@ def path_for(folder: Path, iteration: int) -> Path:
 
 
 def newest(folder: Path) -> Path | None:
-    """The checkpoint of the latest iteration in a folder."""
+    """The checkpoint of the latest iteration in a folder, or None."""
     return max(all_in(folder), default=None)
 
 
@@ -80,5 +80,5 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def all_in(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, in no order."""
+    """The checkpoints in a folder, in arbitrary order."""
     return [p for p in folder.glob("*.safetensors") if p.stem.isdigit()]

@@ -1,4 +1,4 @@
-"""Checks of a setting's value: (name, value) to the value as plain numbers, strings, lists and dicts."""
+"""Checks of settings: each maps (name, value) to the value as plain numbers, strings, lists and dicts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def share_below_one(name: str, value: Any) -> float:
     """A number in [0, 1)."""
     number = piecewise.check_number(name, value)
     if number >= 1:
-        raise ValueError(f"{name} must lie in 0 … 1, and below 1, got {value!r}")
+        raise ValueError(f"{name} must be at least 0 and less than 1, got {value!r}")
     return number
 
 
@@ -83,10 +83,10 @@ def seed(name: str, value: Any) -> int:
 
 
 def sampler(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """`Langevin`'s options as a file can hold them: schedules as lists."""
+    """Checks options of `Langevin` and returns them in the form in which a file stores them: schedules as lists."""
     for option in _SET_BY_TRAINING["sampler"]:
         if option in options:
-            raise ValueError(f"{name} may not hold {option!r}: training sets it")
+            raise ValueError(f"{name} must not contain {option!r}, which training sets")
     _check_names(name, options, "sampler", Langevin)
     if callable(options.get("init")):
         raise ValueError(f"{name}'s init must be 'uniform' or 'normal' in training: a function cannot be saved")
@@ -100,11 +100,14 @@ def sampler(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_sampler_pair(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Raises where the options of `Langevin` that the caller gave do not say which noise a step size goes with.
+    """Checks that the given options of `Langevin` determine the noise.
 
     Args:
-        given: the caller's options; step_size needs noise_std among them, whatever the defaults have.
-        defaults: those of the recipe or run, whose noise_std a temperature is read beside.
+        given: the caller's options. step_size needs noise_std among them, even if the defaults have one.
+        defaults: the options of the recipe or run, whose noise_std a given temperature refers to.
+
+    Raises:
+        ValueError: step_size without noise_std, or a temperature other than 1 without noise_std=None.
     """
     if "step_size" not in given and "noise_std" not in given and "noise_std" in defaults:
         given = {**given, "noise_std": defaults["noise_std"]}
@@ -112,16 +115,16 @@ def check_sampler_pair(given: Mapping[str, Any], defaults: Mapping[str, Any]) ->
 
 
 def without_unread_temperature(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options without a temperature beside a number for noise_std, which runs of version 0.1 may have stored."""
+    """Drops a temperature that has no effect because noise_std is a number. Runs of version 0.1 may have stored one."""
     unread = options.get("noise_std") is not None
     return {name: value for name, value in options.items() if not (unread and name == "temperature")}
 
 
 def buffer(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """`ReplayBuffer`'s options as a file can hold them. Their values are checked where the buffer is made."""
+    """Returns options of `ReplayBuffer` in the form in which a file stores them. `ReplayBuffer` checks their values."""
     for option in _SET_BY_TRAINING["buffer"]:
         if option in options:
-            raise ValueError(f"{name} may not hold {option!r}: training sets it, and knows no classes")
+            raise ValueError(f"{name} must not contain {option!r}: training sets it and does not use classes")
     _check_names(name, options, "buffer", ReplayBuffer)
     return {option: _plain(value) for option, value in options.items()}
 
@@ -131,7 +134,7 @@ def _option_names(setting: str, made: type) -> list[str]:
 
 
 def _check_names(name: str, options: Iterable[str], setting: str, made: type) -> None:
-    """Raises for an option that `made` does not have."""
+    """Raises TypeError for an option that `made` does not have."""
     names = _option_names(setting, made)
     for option in options:
         if option not in names:
@@ -139,7 +142,7 @@ def _check_names(name: str, options: Iterable[str], setting: str, made: type) ->
 
 
 def _plain(value: Any) -> Any:
-    """A NumPy number as Python's, a tuple as a list."""
+    """Converts NumPy numbers to Python numbers and tuples to lists."""
     if isinstance(value, (tuple, list)):
         return [_plain(v) for v in value]
     if isinstance(value, Integral) and not isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""How the command line spells a setting, and how its text becomes a value."""
+"""Flags of the command line for settings, and the conversion of their text to values."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class Flag:
 
     Attributes:
         spelling: "--lr", or "--clamp-data/--no-clamp-data" for a bool.
-        type: what the command line takes: int, float, bool or str.
+        type: of the argument on the command line: int, float, bool or str.
         help: its help text.
-        parse: (spelling, text) to the value, for a str; None: the text itself.
-        metavar: the name of the text in the help.
+        parse: maps (spelling, text) to the value, for a str. None: the text itself.
+        metavar: name of the argument in the help.
         minimum: least value of an int.
-        option: the option, where the setting is a dict.
+        option: name of the option, if the setting is a dict.
     """
 
     spelling: str
@@ -48,7 +48,7 @@ def schedule(spelling: str, text: str) -> float | list[tuple[int, float]]:
         return [(0, float(first)), *((int(iteration), float(value)) for iteration, value in pairs)]
     except ValueError:
         raise ValueError(
-            f"{spelling} must be a number, or a number and changes of it, as 1e-4,150000:1e-5, got {text!r}"
+            f"{spelling} must be a number, or a number and its changes such as 1e-4,150000:1e-5, got {text!r}"
         ) from None
 
 
@@ -57,7 +57,7 @@ def pair(spelling: str, text: str) -> tuple[float, float]:
     try:
         first, second = map(float, text.split(","))
     except ValueError:
-        raise ValueError(f"{spelling} must be two numbers with a comma between them, got {text!r}") from None
+        raise ValueError(f"{spelling} must be two numbers separated by a comma, got {text!r}") from None
     return first, second
 
 
@@ -70,7 +70,7 @@ def number_or_none(spelling: str, text: str) -> float | None:
 
 
 def noise(spelling: str, text: str) -> float | None:
-    """A number, or "langevin" for None; "none" would read as no noise."""
+    """A number, or "langevin" for None ("none" could be read as no noise)."""
     return _number_or("langevin", spelling, text)
 
 

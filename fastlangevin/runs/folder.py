@@ -1,4 +1,4 @@
-"""A run's folder: its files, and when they may be written."""
+"""The folder of a run: its files, and when they may be written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..display import pictures
 from ..files import replacing, temporary_pattern
 from . import checkpoint
 
-_MARK = "fastlangevin"  # the key of config.yaml that says whose folder this is
+_MARK = "fastlangevin"  # key of config.yaml that identifies the folder of a run
 
 
 class RunFolder:
@@ -26,9 +26,9 @@ class RunFolder:
 
     config.yaml      every setting, resolved
     metrics.jsonl    one line per logged iteration
-    rollbacks.jsonl  one line per roll-back, if there was one
-    checkpoints/     the newest few, ITERATION.safetensors
-    samples.png      the newest samples (samples.npz where the data are not images)
+    rollbacks.jsonl  one line per rollback, if there was one
+    checkpoints/     the newest checkpoints, ITERATION.safetensors
+    samples.png      the newest samples (samples.npz if the data are not images)
     training.png     energy gap and score norm over time (with the extra "plots")
     tensorboard/     the same and more for TensorBoard (with the extra "plots")
     """
@@ -46,34 +46,35 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other trainings out of the folder, which is made if it does not exist.
+        """Locks the folder against other trainings. It is created if it does not exist.
 
         Raises:
-            BlockingIOError: another process, or thread, trains into it now.
-            NotADirectoryError: a file of this name is in the way.
+            BlockingIOError: another process or thread is training in it.
+            NotADirectoryError: it is a file.
         """
         if self.folder.exists() and not self.folder.is_dir():
-            raise NotADirectoryError(f"out must be a folder, and {self.folder} is a file")
+            raise NotADirectoryError(f"out must be a folder, but {self.folder} is a file")
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with filelock.FileLock(self.folder / ".lock", blocking=False, is_singleton=False):
                 yield
         except filelock.Timeout:
-            raise BlockingIOError(f"out={str(self.folder)!r} is being trained into by another process") from None
+            raise BlockingIOError(f"out={str(self.folder)!r} is in use: another process is training in it") from None
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
-        """Refuses a folder that is in use, unless it is a run's and the caller says what to do with it.
+        """Checks that the run may be written to the folder.
 
         Raises:
-            FileExistsError: the folder holds a run and neither `resume` nor `overwrite` is set, or files with the
-                names of a run's that no run made.
+            FileExistsError: the folder holds a run and neither `resume` nor `overwrite` is set, or it holds files with
+                the names of a run's files that do not belong to a run.
         """
         taken = [path.name for path in self._names() if path.exists()]
         if not taken:
             return
         if not self._is_ours():
             raise FileExistsError(
-                f"out={str(self.folder)!r} holds files that no run made ({', '.join(taken)}): choose another folder"
+                f"out={str(self.folder)!r} holds files that do not belong to a run ({', '.join(taken)}): choose "
+                "another folder"
             )
         if not (resume or overwrite):
             raise FileExistsError(
@@ -82,9 +83,9 @@ class RunFolder:
             )
 
     def prepare(self, config: dict[str, Any], *, overwrite: bool) -> None:
-        """Writes the settings. `overwrite` removes the old run's files, and no others.
+        """Writes the settings. `overwrite` removes the files of the old run and no others.
 
-        The settings are written first: if the process is killed, the folder is a run's that can be resumed or replaced.
+        The settings are written first, so that the run can be resumed or replaced if the process is killed.
         """
         with replacing(self.config) as temporary:
             temporary.write_text(yaml.safe_dump({_MARK: "run", **config}, sort_keys=False, allow_unicode=True))
@@ -96,14 +97,14 @@ class RunFolder:
         self.checkpoints.mkdir(exist_ok=True)
 
     def forget_after(self, iteration: int) -> list[dict[str, Any]]:
-        """Drops the metrics of later iterations, which a resumed run computes again; returns the others."""
+        """Removes the metrics of later iterations, which a resumed run computes again. Returns the others."""
         if not self.metrics.exists():
             return []
         rows = []
         for line in self.metrics.read_text().splitlines():
             try:
                 rows.append(json.loads(line))
-            except json.JSONDecodeError:  # the last line of a run that was killed while it wrote
+            except json.JSONDecodeError:  # the last line of a run that was killed while writing
                 break
         rows = [row for row in rows if row["iteration"] <= iteration]
         with replacing(self.metrics) as temporary:
@@ -115,7 +116,7 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
     def write_samples(self, x: Tensor, value_range: Range) -> Path:
-        """Writes a picture, or an array for data that are not images; returns its path."""
+        """Writes a picture, or an array if the data are not images. Returns its path."""
         if pictures.is_drawable(x.shape[1:]):
             pictures.save_grid(x, self.samples, value_range=value_range)
             return self.samples
@@ -149,12 +150,12 @@ class RunFolder:
 
 
 def save_array(x: Tensor, path: Path) -> None:
-    """Samples as an .npz file with one array, "samples"."""
+    """Writes samples to an .npz file with one array, "samples"."""
     save_arrays(path, samples=x)
 
 
 def save_arrays(path: Path, **tensors: Tensor) -> None:
-    """An .npz file of float32 arrays with these names."""
+    """Writes float32 arrays with these names to an .npz file."""
     arrays = {name: tensor.detach().cpu().float().numpy() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The metrics of a training, written to its run's folder."""
+"""Writes the metrics of a training to the folder of its run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .folder import RunFolder
 
 
 class MetricsLog:
-    """Writes rows to metrics.jsonl and, with the extra "plots", to TensorBoard. Without a run it only keeps them."""
+    """Writes rows to metrics.jsonl and, with the extra "plots", to TensorBoard. Without a run it only stores them."""
 
     def __init__(self, run: RunFolder | None, history: list[dict[str, Any]], first: int) -> None:
         self.history = history

@@ -1,4 +1,4 @@
-"""Opening a run: its newest checkpoint as a model and a sampler."""
+"""Loads the newest checkpoint of a run as a model and a sampler."""
 
 from __future__ import annotations
 
@@ -23,28 +23,35 @@ def load(
     ema: bool | None = None,
     device: str | torch.device = "cpu",
 ) -> tuple[nn.Module, Langevin]:
-    """The model and the sampler of a run's newest checkpoint, the counter where training left it.
+    """Loads the model and the sampler of a run's newest checkpoint.
 
     Args:
-        run: a run's folder, or one checkpoint file.
-        model: of the class that was trained, unless that was `models.ConvNet`; the weights are loaded into it.
-        sampler: options of `Langevin` that replace the run's. step_size goes with noise_std: a number, or None for
-            sqrt(2·step_size·temperature).
-        ema: True for the averaged weights, False for the learned ones; None for the average if there is one.
-        device: to load to; "auto" as for `train`.
+        run: a run's folder, or a checkpoint file.
+        model: an instance of the trained class, into which the weights are loaded. It is required unless that class is
+            `models.ConvNet`.
+        sampler: options of `Langevin` that replace those of the run. step_size must be given with noise_std: a number,
+            or None for sqrt(2·step_size·temperature).
+        ema: True for the averaged weights, False for the learned ones. None: the average if there is one.
+        device: of the model; "auto" as for `train`.
+
+    Returns:
+        The model, a log-density; and its sampler with `sample_steps` steps, whose noise counter has the value at the
+        end of training.
 
     Raises:
         FileNotFoundError: no such run, or no checkpoint in it.
-        CheckpointError: a damaged checkpoint, or one of another model.
-        ValueError: ema=True of a run that kept no average; a step_size without noise_std, or a temperature beside a
-            number for noise_std.
+        CheckpointError: a damaged checkpoint, or one of another model or format.
+        ValueError: no model for a run of a user-defined class; ema=True for a run without an average; step_size without
+            noise_std, or a temperature other than 1 without noise_std=None; another option's value that `Langevin` does
+            not accept; a device that does not exist.
+        TypeError: an unknown option of the sampler.
     """
     loaded = open_run(run, model=model, sampler=sampler, ema=ema, device=device)
     return loaded.model, loaded.sampler
 
 
 class OpenedRun(NamedTuple):
-    """A run's newest checkpoint, ready to sample from."""
+    """The newest checkpoint of a run as a model, its sampler and the settings."""
 
     model: nn.Module
     sampler: Langevin
@@ -59,7 +66,7 @@ def open_run(
     ema: bool | None = None,
     device: str | torch.device = "cpu",
 ) -> OpenedRun:
-    """What `load` returns, and the run's settings."""
+    """Loads a run like `load`, with its settings."""
     path = Path(run)
     if path.is_dir():
         newest = checkpoint.newest(RunFolder(path).checkpoints)
@@ -73,7 +80,7 @@ def open_run(
     checks.check_sampler_pair(sampler or {}, settings.sampler)
     model = (settings.make_model() if model is None else model).to(resolve_device(device))
     if ema and not settings.ema:
-        raise ValueError(f"ema=True needs a run that kept an average of its weights, and run={str(run)!r} kept none")
+        raise ValueError(f"ema=True needs a run with an average of the weights, but run={str(run)!r} has none")
     stored.load_model(model, "ema.module." if settings.ema and ema is not False else "model.")
     made = make_sampler(model, settings, settings.sample_steps, stored.meta["sampler"], sampler or {})
     return OpenedRun(model, made, settings)
@@ -82,8 +89,9 @@ def open_run(
 def make_sampler(
     model: nn.Module, settings: Settings, n_steps: int, state: dict[str, int], options: Mapping[str, Any]
 ) -> Langevin:
-    """The run's sampler with another number of steps and other options, its counter as in `state`."""
-    sampler = Langevin(log_density=model, seed=0, **settings.langevin_options(**{"n_steps": n_steps, **options}))
+    """Returns the run's sampler with n_steps and other options replaced, and the noise counter of `state`."""
+    options = Langevin.check_options(settings.langevin_options(**{"n_steps": n_steps, **options}))
+    sampler = Langevin(log_density=model, seed=0, **options)
     sampler.load_state_dict(state)
     return sampler
 
@@ -94,7 +102,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     try:
         resolved = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or another of torch's, got {device!r}") from error
+        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or another device of torch, got {device!r}") from error
     if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={str(device)!r} needs a CUDA device, and torch {torch.__version__} sees none")
+        raise ValueError(f"device={str(device)!r} needs a CUDA device, but torch {torch.__version__} finds none")
     return resolved

@@ -12,11 +12,11 @@ PiecewiseConstant = float | Sequence[Sequence[float]]
 
 
 def check(name: str, value: object, *, positive: bool) -> float | list[list[float]]:
-    """The schedule as plain numbers: one, or [[iteration, value], …] from iteration 0 on.
+    """Returns the schedule as a number, or as [[iteration, value], …] with the first iteration 0.
 
     Raises:
-        ValueError: neither; iterations that do not start at 0 and increase; or a value that is negative, not finite or,
-            where `positive`, zero.
+        ValueError: neither of these; iterations that do not start at 0 and increase; or a value that is negative, not
+            finite or, if `positive`, zero.
     """
     if isinstance(value, Real):
         return check_number(name, value, positive=positive)
@@ -35,16 +35,16 @@ def check(name: str, value: object, *, positive: bool) -> float | list[list[floa
 
 
 def at(schedule: float | list[list[float]], iteration: int) -> float:
-    """The value at an iteration of a schedule that `check` returned."""
+    """The value of a schedule, as returned by `check`, at an iteration."""
     if isinstance(schedule, list):
         return next(value for start, value in reversed(schedule) if start <= iteration)
     return schedule
 
 
 def check_number(name: str, value: object, *, positive: bool = False) -> float:
-    """The value as a finite float that is not negative or, where `positive`, positive."""
+    """Returns the value as a float. Raises ValueError unless it is finite and not negative (or positive)."""
     if positive:
         return check_positive(name, value)
     if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) < math.inf:
-        raise ValueError(f"{name} must be a finite number, not negative, got {value!r}")
+        raise ValueError(f"{name} must be finite and not negative, got {value!r}")
     return float(value)

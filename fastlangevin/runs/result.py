@@ -1,4 +1,4 @@
-"""What a training returns."""
+"""The result of a training."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ..samplers.langevin import Langevin
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What `train` returns.
+    """The result of `train`.
 
     Attributes:
-        model: the trained network, a log-density, on the device it was trained on.
-        sampler: of that network (of `ema` if there is one), with `sample_steps` steps, its counter where training
-            left it.
-        history: one dict per logged iteration, as in metrics.jsonl (`train`).
+        model: the trained network, a log-density, on the device on which it was trained.
+        sampler: a sampler of that network (of `ema` if it is not None) with `sample_steps` steps. Its noise counter has
+            the value at the end of training.
+        history: one dict per logged iteration, as in metrics.jsonl; `train` describes the entries.
         out: the run's folder, or None if nothing was written.
-        ema: the network of the averaged weights, or None.
-        data_range: the interval that its data and samples lie in.
-        rollbacks: one dict each, of this call: the iteration that diverged, the reason, and where training continued:
-            back_to, lr, seed. (rollbacks.jsonl has those of all calls.)
+        ema: the network with the averaged weights, or None.
+        data_range: the interval of its data and samples.
+        rollbacks: one dict per rollback of this call: the iteration that diverged, the reason, and the iteration
+            (back_to), lr and seed with which training continued. (rollbacks.jsonl has those of all calls.)
     """
 
     model: nn.Module

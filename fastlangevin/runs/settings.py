@@ -1,4 +1,4 @@
-"""The settings of a training, each declared once, and how overrides, defaults and a saved run make them up."""
+"""The settings of a training, each declared once, and their resolution from overrides, a recipe and a saved run."""
 
 # ruff: noqa: RUF009 (`setting` is a `dataclasses.field`)
 from __future__ import annotations
@@ -19,19 +19,21 @@ from . import checks, flags, piecewise
 from .flags import Flag
 from .piecewise import PiecewiseConstant
 
-_BUFFER = {"capacity": 10_000}  # JEM's and IGEBM's
+_BUFFER = {"capacity": 10_000}  # of JEM and IGEBM
 
 
 @dataclass(frozen=True)
 class Declaration:
-    """What is declared of a setting beside its name and type.
+    """The declaration of a setting, beyond its name and type.
 
     Attributes:
-        default: the value if neither the caller nor a recipe names one, and of runs stored before the setting existed.
-        check: (name, value) to the value as plain numbers, strings, lists and dicts; raises for a bad one.
-        flags: of the command line, one for each option where the setting is a dict.
-        options_of: the class whose options the setting, a dict, holds. Options that are not named are the default's.
-        in_recipes: whether recipes have it.
+        default: the value if neither the caller nor a recipe gives one, and that of runs stored before the setting
+            existed.
+        check: maps (name, value) to the value as plain numbers, strings, lists and dicts; raises for a bad value.
+        flags: of the command line, one for each option if the setting is a dict.
+        options_of: the class whose options the setting, a dict, holds. Options that are not given are those of the
+            recipe.
+        in_recipes: whether recipes contain it.
         of_model: whether it is an argument of the default network, with which it is stored.
         may_change: whether a resumed run may have another value.
     """
@@ -46,7 +48,7 @@ class Declaration:
 
 
 def setting(default: Any, check: checks.Check, *flags: Flag, **more: Any) -> Any:
-    """A field of `Settings` that is an argument of `train`."""
+    """Declares a field of `Settings` that is an argument of `train`."""
     return field(metadata={"declaration": Declaration(default, check, flags, **more)})
 
 
@@ -65,43 +67,43 @@ class Settings:
     event_shape: list[int]
     model: dict[str, Any]  # {"class": "ConvNet", and its arguments} or the class of a user-defined model
     n_iterations: int = setting(
-        70_000, check_int, Flag("--iterations", int, "Iterations in all.", minimum=1), may_change=True
+        70_000, check_int, Flag("--iterations", int, "Total number of iterations.", minimum=1), may_change=True
     )
-    batch_size: int = setting(64, check_int, Flag("--batch-size", int, "Data, and chains, per iteration.", minimum=1))
+    batch_size: int = setting(
+        64, check_int, Flag("--batch-size", int, "Number of data items, and of chains, per iteration.", minimum=1)
+    )
     lr: float | list[list[float]] = setting(
         1e-4,
         checks.positive_schedule,
-        Flag("--lr", str, "Adam's learning rate, and changes of it.", flags.schedule, "LR[,ITERATION:LR…]"),
+        Flag("--lr", str, "Learning rate of Adam, and its changes.", flags.schedule, "LR[,ITERATION:LR…]"),
     )
     lr_decay: float = setting(
         0.0,
         checks.share,
-        Flag("--lr-decay", float, "Share of the iterations, at the end, over which lr falls to 0."),
+        Flag("--lr-decay", float, "Fraction of the iterations, at the end, over which lr falls towards 0."),
     )
     adam_betas: list[float] = setting(
-        (0.9, 0.999), checks.betas, Flag("--adam-betas", str, "Adam's decay rates.", flags.pair, "BETA1,BETA2")
+        (0.9, 0.999), checks.betas, Flag("--adam-betas", str, "Decay rates of Adam.", flags.pair, "BETA1,BETA2")
     )
     max_grad_norm: float | None = setting(
         None,
         checks.positive_or_none,
-        Flag("--max-grad-norm", float, "Largest Euclidean norm of the weights' gradient."),
+        Flag("--max-grad-norm", float, "Limit on the Euclidean norm of the weights' gradient."),
     )
     ema: float = setting(
         0.0,
         checks.share_below_one,
-        Flag("--ema", float, "Decay of a moving average of the weights, to sample from."),
+        Flag("--ema", float, "Decay of an average of the weights, used for sampling."),
     )
     data_noise: float | list[list[float]] = setting(
         0.03,
         checks.schedule,
-        Flag(
-            "--data-noise", str, "Noise added to the data, and changes of it.", flags.schedule, "STD[,ITERATION:STD…]"
-        ),
+        Flag("--data-noise", str, "Noise added to the data, and its changes.", flags.schedule, "STD[,ITERATION:STD…]"),
     )
     data_range: list[float] = setting(
         (-1.0, 1.0),
         checks.interval,
-        Flag("--data-range", str, "The interval that data are scaled to.", flags.pair, "LO,HI"),
+        Flag("--data-range", str, "Interval that the data are scaled to.", flags.pair, "LO,HI"),
     )
     clamp_data: bool = setting(
         False,
@@ -109,7 +111,7 @@ class Settings:
         Flag("--clamp-data/--no-clamp-data", bool, "Clamp the noisy data to --bounds."),
     )
     energy_penalty: float = setting(
-        0.0, piecewise.check_number, Flag("--energy-penalty", float, "Weight of the squared energies' penalty.")
+        0.0, piecewise.check_number, Flag("--energy-penalty", float, "Weight of the penalty on squared energies.")
     )
     kl_weight: float = setting(
         0.0, piecewise.check_number, Flag("--kl-weight", float, "Weight of the KL term through the last Langevin step.")
@@ -117,27 +119,27 @@ class Settings:
     start: str = setting(
         "noise",
         checks.one_of("noise", "data", "buffer"),
-        Flag("--start", str, "Where chains start: noise, data, or buffer, where earlier chains ended."),
+        Flag("--start", str, "Initial states of chains: noise, data, or buffer (last states of earlier chains)."),
     )
     buffer: dict[str, Any] = setting(
         {},
         checks.buffer,
-        Flag("--buffer-capacity", int, "States in the replay buffer.", minimum=1, option="capacity"),
-        Flag("--buffer-reinit", float, "Share of its chains that start anew from noise.", option="reinit"),
-        Flag("--buffer-policy", str, "What it keeps: fifo, reservoir or indexed.", option="policy"),
-        Flag("--buffer-storage", str, "How it keeps states: float32 or uint8.", option="storage"),
+        Flag("--buffer-capacity", int, "Number of states in the replay buffer.", minimum=1, option="capacity"),
+        Flag("--buffer-reinit", float, "Probability that a chain starts from noise instead.", option="reinit"),
+        Flag("--buffer-policy", str, "Policy of the replay buffer: fifo, reservoir or indexed.", option="policy"),
+        Flag("--buffer-storage", str, "Storage of states: float32 or uint8.", option="storage"),
         options_of="ReplayBuffer",
     )
     features: int | None = setting(
         64,
         checks.int_or_none,
-        Flag("--features", int, "Channels of the network's first layer.", minimum=1),
+        Flag("--features", int, "Number of channels of the default network's first layer.", minimum=1),
         of_model=True,
     )
     sampler: dict[str, Any] = setting(
         {"n_steps": 100, "step_size": 1.0, "noise_std": 0.01},
         checks.sampler,
-        Flag("--steps", int, "Langevin steps, K.", minimum=1, option="n_steps"),
+        Flag("--steps", int, "Number of Langevin steps, K.", minimum=1, option="n_steps"),
         Flag("--step-size", float, "Langevin step size; needs --noise-std.", option="step_size"),
         Flag(
             "--noise-std",
@@ -149,18 +151,23 @@ class Settings:
         ),
         Flag("--temperature", float, "Langevin temperature; needs --noise-std langevin.", option="temperature"),
         Flag(
-            "--grad-clip", str, "Limit on the score's elements.", flags.number_or_none, "LIMIT|none", option="grad_clip"
+            "--grad-clip",
+            str,
+            "Limit on the elements of the score.",
+            flags.number_or_none,
+            "LIMIT|none",
+            option="grad_clip",
         ),
         Flag("--bounds", str, "Limits on the states.", flags.pair_or_none, "LO,HI|none", option="bounds"),
-        Flag("--precision", str, "What the sampler runs in: fp32, tf32, bf16, fp16.", option="precision"),
+        Flag("--precision", str, "Precision of the sampler: fp32, tf32, bf16 or fp16.", option="precision"),
         options_of="Langevin",
     )
     sample_steps: int = setting(
         None,
         checks.int_or_none,
-        Flag("--sample-steps", int, "Langevin steps when the model is sampled afterwards.", minimum=1),
+        Flag("--sample-steps", int, "Number of Langevin steps when the model is sampled after training.", minimum=1),
     )
-    seed: int = setting(1, checks.seed, Flag("--seed", int, "Of everything random."), in_recipes=False)
+    seed: int = setting(1, checks.seed, Flag("--seed", int, "Random seed."), in_recipes=False)
 
     def to_dict(self) -> dict[str, Any]:
         of_model = {name for name, declared in DECLARATIONS.items() if declared.of_model}
@@ -168,7 +175,7 @@ class Settings:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Settings:
-        """From `to_dict` of this version or an earlier one, which lacks the settings that are newer."""
+        """Restores `to_dict` of this version or an earlier one. Settings that it lacks have their defaults."""
         values: dict[str, Any] = {}
         for item in fields(cls):
             declared = DECLARATIONS.get(item.name)
@@ -185,7 +192,7 @@ class Settings:
         return self.data_range[0], self.data_range[1]
 
     def lr_at(self, iteration: int) -> float:
-        """lr, and over the last lr_decay · n_iterations iterations linearly from there towards 0."""
+        """The value of lr, which falls linearly towards 0 over the last lr_decay · n_iterations iterations."""
         left = self.n_iterations - iteration
         return piecewise.at(self.lr, iteration) * min(1.0, left / max(self.lr_decay * self.n_iterations, 1.0))
 
@@ -193,7 +200,7 @@ class Settings:
         return piecewise.at(self.data_noise, iteration)
 
     def langevin_options(self, **replaced: Any) -> dict[str, Any]:
-        """Options of the run's `Langevin`, some of them replaced."""
+        """Returns the options of the run's `Langevin`, with the given ones replaced."""
         return checks.without_unread_temperature({**self.sampler, **replaced})
 
     def make_model(self) -> nn.Module:
@@ -201,7 +208,7 @@ class Settings:
         name = arguments.pop("class")
         if name != "ConvNet":
             raise ValueError(
-                f"the run's model is {name}, which only you can make: pass it as model= "
+                f"the run's model is {name}, a user-defined class: pass an instance as model= "
                 "(in Python: fastlangevin.load, fastlangevin.evaluate)"
             )
         return ConvNet(**arguments)
@@ -213,7 +220,7 @@ DECLARATIONS: dict[str, Declaration] = {
 
 
 class Overrides(TypedDict, total=False):
-    """The settings as a caller of `train` may give them; None is the default."""
+    """The settings that a caller of `train` may give. None is the default."""
 
     n_iterations: int | None
     batch_size: int | None
@@ -239,7 +246,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def takes_overrides(after: str) -> Callable[[_Function], _Function]:
-    """Shows the settings, which the function takes as **overrides, in its signature, after the parameter `after`."""
+    """Adds the settings, which the function takes as **overrides, to its signature after the parameter `after`."""
 
     def decorate(function: _Function) -> _Function:
         signature, types = inspect.signature(function), get_type_hints(Overrides)
@@ -258,15 +265,15 @@ def takes_overrides(after: str) -> Callable[[_Function], _Function]:
 
 
 def defaults() -> dict[str, Any]:
-    """The defaults of the settings that recipes have: a recipe, the paper's."""
+    """Returns the defaults of the settings that recipes contain: the paper's recipe, `recipes.short_run`."""
     return {name: copy.deepcopy(d.default) for name, d in DECLARATIONS.items() if d.in_recipes}
 
 
 def given(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The overrides that are not None.
+    """Returns the overrides that are not None.
 
     Raises:
-        TypeError: a setting that there is not, or no dict where options are wanted.
+        TypeError: an unknown setting, or a value that is not a dict for a setting that holds options.
     """
     for name, value in overrides.items():
         if name not in DECLARATIONS:
@@ -278,9 +285,10 @@ def given(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def override(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe with settings that were given in place of its own, options one by one.
+    """Returns a recipe with the overrides; settings that hold options are merged option by option.
 
-    What belongs to another setting goes with it: sample_steps with n_steps, the buffer's options with start="buffer".
+    A setting that depends on an override is dropped: sample_steps if n_steps is given, the buffer's options if start is
+    not "buffer".
     """
     settings = _merged(recipe, overrides)
     if "n_steps" in overrides.get("sampler", {}) and "sample_steps" not in overrides:
@@ -297,14 +305,14 @@ def resolve(
     model: nn.Module | None,
     saved: Settings | None,
 ) -> Settings:
-    """The settings of a new run; or those of a saved one, which the overrides may not contradict.
+    """Returns the settings of a new run, or those of a saved one, which the overrides must not contradict.
 
-    Only settings declared `may_change` may differ from the saved run's.
+    Only settings declared `may_change` may differ from those of the saved run.
 
     Args:
-        overrides: the caller's settings; None is the default.
+        overrides: the settings given by the caller; None is the default.
         recipe: the defaults of a new run.
-        saved: the settings of the run to resume.
+        saved: the settings of the run to resume, or None.
     """
     overrides = given(overrides)
     if saved is None:
@@ -317,7 +325,7 @@ def resolve(
     values["sample_steps"] = values["sample_steps"] or values["sampler"]["n_steps"]
     values["buffer"] = _buffer_for(values["start"], values["buffer"])
     if values["clamp_data"] and values["sampler"].get("bounds") is None:
-        raise ValueError("clamp_data=True clamps to the sampler's bounds, and sampler has none")
+        raise ValueError("clamp_data=True clamps to the sampler's bounds, but sampler has none")
     settings = Settings(
         data=data.name,
         data_fingerprint=data.fingerprint,
@@ -331,7 +339,7 @@ def resolve(
 
 
 def _merged(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The overrides over the defaults; of settings that hold options, option by option."""
+    """Merges overrides into defaults; settings that hold options are merged option by option."""
     merged = {**defaults, **overrides}
     for name, declared in DECLARATIONS.items():
         if declared.options_of is not None:
@@ -343,12 +351,12 @@ def _buffer_for(start: str, options: dict[str, Any]) -> dict[str, Any]:
     if start == "buffer":
         return {**_BUFFER, **options}
     if options:
-        raise ValueError(f"buffer must be left out unless start='buffer', got {options!r} with start={start!r}")
+        raise ValueError(f"buffer must not be given unless start='buffer', got {options!r} with start={start!r}")
     return {}
 
 
 def _described(model: nn.Module | None, data: Data, features: Any) -> dict[str, Any]:
-    """The network as settings store it."""
+    """Returns the description of the network that settings store."""
     if model is not None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module or None, got {type(model).__name__}")
@@ -359,7 +367,7 @@ def _described(model: nn.Module | None, data: Data, features: Any) -> dict[str, 
             "(for images of another shape, image_size= resizes and crops a folder's)"
         )
     channels, size, _ = data.event_shape
-    if features is None:  # the run that is resumed has a user-defined model
+    if features is None:  # the resumed run has a user-defined model
         features = DECLARATIONS["features"].default
     ConvNet.check(size, channels, features)
     return {"class": "ConvNet", "image_size": size, "channels": channels, "features": features}
@@ -374,5 +382,5 @@ def _check_same(settings: dict[str, Any], saved: dict[str, Any]) -> None:
     if differences:
         raise ValueError(
             f"resume must use the run's own data and settings, but {'; '.join(differences)}. "
-            "Leave the setting out to keep the run's, or start another run."
+            "Omit the setting to keep the value of the run, or start a new run."
         )

@@ -1,4 +1,4 @@
-"""The state of a training as the content of a checkpoint."""
+"""Saves and restores the state of a training as a checkpoint."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Training(Protocol):
 
 
 class TrainingCheckpoint(NamedTuple):
-    """A checkpoint that was read. Tensors are on the CPU."""
+    """The content of a checkpoint file. Tensors are on the CPU."""
 
     path: Path
     tensors: dict[str, Tensor]
@@ -50,7 +50,7 @@ class TrainingCheckpoint(NamedTuple):
         """Loads the weights under `prefix` into the model.
 
         Raises:
-            CheckpointError: the model is another one; the message lists the differences.
+            CheckpointError: the weights do not fit the model; the message lists the differences.
         """
         load_model(model, checkpoint.part(self.tensors, prefix), self.path)
 
@@ -59,7 +59,7 @@ def load(path: Path) -> TrainingCheckpoint:
     """Reads a checkpoint of a training.
 
     Raises:
-        FileNotFoundError, CheckpointError: as `checkpoint.load`; or the file lacks a part of a training's state.
+        FileNotFoundError, CheckpointError: as for `checkpoint.load`, or a part of the state is missing.
     """
     tensors, meta = checkpoint.load(path)
     if not {"settings", "sampler", "iteration", "optimizer_groups"} <= meta.keys():
@@ -102,7 +102,7 @@ def save(path: Path, training: Training) -> None:
 
 
 def restore(training: Training, stored: TrainingCheckpoint) -> None:
-    """Sets a training, and torch's random state, to what `save` stored."""
+    """Restores a training, and torch's random state, from a checkpoint."""
     tensors, meta = stored.tensors, stored.meta
     stored.load_model(training.model)
     if training.averaged is not None:
@@ -118,7 +118,7 @@ def restore(training: Training, stored: TrainingCheckpoint) -> None:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """An optimizer's state as tensors named "index.entry", and its parameter groups."""
+    """Returns an optimizer's state as tensors named "index.entry", and its parameter groups."""
     state = optimizer.state_dict()
     tensors = {
         f"{index}.{name}": torch.as_tensor(v) for index, entry in state["state"].items() for name, v in entry.items()
@@ -129,7 +129,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
 def load_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]
 ) -> None:
-    """The inverse of `optimizer_tensors`. Whether it is capturable follows the device, not the checkpoint."""
+    """The inverse of `optimizer_tensors`. `capturable` is that of the optimizer, because it depends on the device."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
@@ -140,11 +140,11 @@ def load_optimizer(
 
 
 def load_model(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Loads weights, or lists in one message how the model differs from the one that was saved."""
+    """Loads weights. Raises CheckpointError with a list of differences if they do not fit the model."""
     own = model.state_dict()
     differences = [
-        *(f"{name} is missing in the file" for name in own.keys() - tensors.keys()),
-        *(f"{name} is unknown to the model" for name in tensors.keys() - own.keys()),
+        *(f"{name} is not in the file" for name in own.keys() - tensors.keys()),
+        *(f"{name} is not in the model" for name in tensors.keys() - own.keys()),
         *(
             f"{name} is {tuple(tensors[name].shape)} in the file and {tuple(own[name].shape)} in the model"
             for name in own.keys() & tensors.keys()

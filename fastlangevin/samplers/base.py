@@ -1,4 +1,4 @@
-"""`Sampler`: what all samplers share. A sampler of its own adds its options and its transition."""
+"""`Sampler`: the base class of samplers. A subclass adds its options and its transition."""
 
 from __future__ import annotations
 
@@ -57,10 +57,11 @@ class Option(Generic[T]):
 
 
 class Sampler(abc.ABC):
-    """Markov chains on a target density with counter-based noise.
+    """Base class of samplers: Markov chains on a target density with counter-based noise.
 
-    A subclass has a constructor whose keyword arguments, other than the target's, `seed` and `generator`, are its
-    options; an `Option` for each; `_check_options`, which checks those that are its own; and `_chain`, its transitions.
+    The keyword arguments of a subclass's constructor, other than those of the target, `seed` and `generator`, are its
+    options. It defines an `Option` for each of them, `_check_options`, which also checks the options that it adds, and
+    `_chain`, which returns its transitions.
     """
 
     n_steps = Option[int]()
@@ -82,10 +83,10 @@ class Sampler(abc.ABC):
 
     @abc.abstractmethod
     def _chain(self, n_steps: int, **shared: Any) -> Chain:
-        """The n_steps transitions of one call.
+        """Returns the n_steps transitions of one call.
 
         Args:
-            shared: the fields of `Chain`. `seed` and `steps` are set once all arguments are known to be right.
+            shared: the fields of `Chain`. `seed` and `steps` are set after all arguments have been checked.
 
         Raises:
             TypeError, ValueError: options that do not fit n_steps.
@@ -99,11 +100,15 @@ class Sampler(abc.ABC):
         Args:
             x0: (B, *event), floating point and finite; left unchanged.
             args: extra arguments of the energy, for example class labels.
-            n_steps: overrides the sampler's own.
+            n_steps: overrides the sampler's option.
             chain_offset: index of x0's first chain in the whole batch, for a shard or a micro-batch.
             step: overrides the noise counter, which then does not advance.
 
         Raises:
+            TypeError, ValueError: an argument that is not as above, or an energy that does not return one number per
+                chain. The counter does not advance for an argument that is not as above.
+            OverflowError: the noise counter would exceed 2^32.
+            BackendUnavailable: an explicit backend, engine or graph that is not available.
             ChainDiverged: a state is not finite at the end of the chain (on CUDA: raised by the next call or `check`).
         """
         return self._evolve(x0, args, n_steps, chain_offset, step)
@@ -118,12 +123,14 @@ class Sampler(abc.ABC):
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """A short run from new initial states: (B, *event) samples. The arguments are those of a call.
+        """Runs the chains from new initial states and returns (B, *event) samples.
+
+        Other arguments and errors are those of a call.
 
         Args:
             shape: (B, *event).
             device: of the chains. None: the network's, else that of the first tensor in args, else the CPU.
-            dtype: of the chains' state.
+            dtype: of the chains' state: float32, float64, bfloat16 or float16.
         """
         empty = self._empty(shape, args, device, dtype)
         chain = self._start(empty, args, n_steps, chain_offset, step)
@@ -138,7 +145,7 @@ class Sampler(abc.ABC):
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """(B, *event) initial states z ~ p0: those that `sample` with the same arguments starts from.
+        """Returns the (B, *event) initial states z ~ p0 from which `sample` starts with the same arguments.
 
         The counter does not advance: `sampler(sampler.initial(shape))` equals `sampler.sample(shape)`.
         """
@@ -154,10 +161,12 @@ class Sampler(abc.ABC):
         chain_offset: int = 0,
         step: int | None = None,
     ) -> Trace:
-        """Runs the chains as a call does (with the same states, and the counter advances) and records them on the way.
+        """Runs the chains like a call, with the same states, and records states along the chain.
+
+        The counter advances as in a call. Other arguments and errors are those of a call.
 
         Args:
-            every: record after every so many steps; the first and the last state are always recorded.
+            every: number of steps between records, at least 1. The first and the last state are always recorded.
         """
         check_int("every", every)
         check_state("x0", x0, self.target)
@@ -168,7 +177,11 @@ class Sampler(abc.ABC):
         return trace
 
     def energy(self, x: Tensor, *args: Any) -> Tensor:
-        """(B,) energies at (B, *event) states, in the sampler's precision."""
+        """Returns the (B,) energies of (B, *event) states, in the sampler's precision.
+
+        Raises:
+            ValueError: the sampler was given a score, so that the energy is not known.
+        """
         if self.target.kind == "score":
             raise ValueError("energy is not known: the sampler was given a score")
         check_state("x", x, self.target)
@@ -178,13 +191,13 @@ class Sampler(abc.ABC):
         return energy
 
     def score(self, x: Tensor, *args: Any) -> Tensor:
-        """∇ log p at (B, *event) states, unclipped, in the sampler's precision."""
+        """Returns ∇ log p at (B, *event) states, of x's shape, unclipped, in the sampler's precision."""
         check_state("x", x, self.target)
         with self._running(x.device):
             return self._score.bind(x, args)(x)
 
     def check(self) -> None:
-        """Raises `ChainDiverged` if the last call's chains were not finite (on a CPU that call itself has raised)."""
+        """Raises `ChainDiverged` if the chains of the last call were not finite (on a CPU that call itself raises)."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.raise_if_diverged()
@@ -195,45 +208,48 @@ class Sampler(abc.ABC):
 
     @property
     def step(self) -> int:
-        """The counter: the noise step that the next call begins with."""
+        """The noise counter: the first noise step of the next call."""
         return self._noise.step
 
     @property
     def plan(self) -> Plan:
-        """How the sampler runs on the network's device (the CPU, where that is not known)."""
+        """How the sampler runs on the network's device (on the CPU if that is not known)."""
         return self.plan_for(self._device(()))
 
     def plan_for(self, device: torch.device | str) -> Plan:
-        """How the sampler runs on `device`. May compile or load a kernel library, and runs the energy once."""
+        """Returns how the sampler runs on `device`. May compile or load a kernel library, and runs the energy once."""
         device = torch.device(device)
         return make_plan(self._score, self._backend(device), self.backend, self._graphs, device)
 
     def state_dict(self) -> dict[str, int]:
-        """The noise counter: seed, step and stream version, as ints."""
+        """Returns the noise counter: "seed", "step" and "stream_version", as ints."""
         return self._noise.state_dict()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continues from `state_dict()`: the same calls then draw the same noise.
+        """Restores the noise counter from `state_dict()`: the same calls then draw the same noise.
+
+        The counter is unchanged if an error is raised.
 
         Raises:
-            ValueError: a missing key, another version of the noise stream, or a seed or step out of range. The counter
-                is then unchanged.
+            ValueError: a missing key, another version of the noise stream, a step that is not an int in 0 … 2^32, or a
+                seed that does not fit 64 bits.
+            TypeError: a seed that is not an int.
         """
         self._noise.load_state_dict(state)
 
     def replace(self: S, **options: Any) -> S:
-        """Another sampler, with these options and otherwise this one's.
+        """Returns another sampler with the given options; all other options keep their values.
 
-        The two share one noise counter, so that they never draw the same noise, and, where target, engine and precision
-        are the same, compiled code and captured graphs. All options that are not named keep their values, noise_std
-        beside a new step_size included.
+        Both samplers share one noise counter, so they never draw the same noise. They also share compiled code and
+        captured graphs if target, engine and precision are the same. noise_std keeps its value too if only step_size is
+        given.
 
         Args:
-            options: keyword arguments of the constructor, but for `seed` and `generator`. An `energy`, `log_density` or
-                `score` takes the target's place.
+            options: keyword arguments of the constructor except `seed` and `generator`. An `energy`, `log_density` or
+                `score` replaces the target.
 
         Raises:
-            TypeError, ValueError: as by the constructor.
+            TypeError, ValueError: as for the constructor.
         """
         for name in _NOISE:
             if name in options:
@@ -252,11 +268,13 @@ class Sampler(abc.ABC):
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """All options of such a sampler, checked, with defaults for those that are not given. Needs no energy.
+        """Checks options and returns all options of such a sampler, with defaults for those that are not given.
+
+        It needs no energy.
 
         Raises:
-            TypeError: an unknown option, or none where there is no default.
-            TypeError, ValueError: a value that the constructor would refuse.
+            TypeError: an unknown option, or a missing option that has no default.
+            TypeError, ValueError: a value that the constructor does not accept.
         """
         defaults = cls._defaults()
         for name in options:
@@ -270,7 +288,7 @@ class Sampler(abc.ABC):
 
     @classmethod
     def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """The options, all of them given, checked and in the form in which they are kept."""
+        """Checks a complete dict of options and returns it in the form in which it is stored."""
         check_int("n_steps", options["n_steps"])
         check_engine(options["engine"])
         precisions.check(options["precision"])
@@ -308,7 +326,7 @@ class Sampler(abc.ABC):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         options = state["_options"]
-        graphs = GraphCache(options["graph"], options["unroll"])  # captured graphs stay with the original
+        graphs = GraphCache(options["graph"], options["unroll"])  # captured graphs are not copied
         self.__dict__.update(state, _graphs=graphs)
 
     def _evolve(
@@ -320,20 +338,20 @@ class Sampler(abc.ABC):
         step: int | None = None,
         settle: bool = True,
     ) -> Tensor:
-        """A call. With `settle` false, chains that are not finite are not reported."""
+        """Implements a call. If `settle` is false, chains that are not finite are not reported."""
         check_state("x0", x0, self.target)
         chain = self._start(x0, args, n_steps, chain_offset, step)
         run = functools.partial(self._run, chain, settle=settle)
         return self._differentiable(chain, x0, run) if x0.requires_grad and torch.is_grad_enabled() else run(x0)
 
     def _differentiable(self, chain: Chain, x0: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
-        """`run(x0)`, the chain's last states, as a function of x0 that autograd differentiates."""
+        """Returns `run(x0)`, the last states of the chain, with a graph to x0."""
         raise ValueError(f"x0 must not require grad, because {type(self).__name__} is not differentiable: detach it")
 
     def _start(
         self, x: Tensor, args: tuple[Any, ...], n_steps: int | None, chain_offset: int, step: int | None
     ) -> Chain:
-        """The steps of one call; advances the counter, after all arguments were checked."""
+        """Returns the chain of one call. Advances the counter after all arguments have been checked."""
         if not being_captured():
             self.check()
         precisions.check(self.precision, x.device)
@@ -358,7 +376,7 @@ class Sampler(abc.ABC):
         return chain
 
     def _backend(self, device: torch.device) -> kernels.Backend:
-        """The backend on `device`; raises for an explicit backend or graph that is not available there."""
+        """Returns the backend on `device`. Raises for an explicit backend or graph that is not available there."""
         backend = kernels.select(self.backend, device)
         no_graph = self._graphs.unsupported(device)
         if self.graph is True and no_graph is not None:
@@ -407,9 +425,9 @@ class Sampler(abc.ABC):
             yield
 
     def _settle(self, chain: Chain, x0: Tensor, x: Tensor) -> None:
-        """Raises for chains that are not finite: at once on a CPU, by the next call or `check` on CUDA."""
+        """Raises for chains that are not finite: immediately on a CPU, in the next call or `check` on CUDA."""
         if being_captured():
-            return  # the caller's own graph: nothing is known until it is replayed
+            return  # the caller captures a graph: no values are known until it is replayed
         if x.is_cuda:
             self._pending = PendingCheck(x, int(chain.steps[0]))
             return

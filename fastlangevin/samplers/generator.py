@@ -17,12 +17,12 @@ from .langevin import Langevin
 
 
 class Reconstruction(NamedTuple):
-    """What `reconstruct` found for B images.
+    """The result of `reconstruct` for B images.
 
     Attributes:
-        z: (B, *event) latents, the best met.
+        z: (B, *event) latents, the best ones found.
         x: (B, *event) reconstructions M_θ(z).
-        mse: (B,) mean squared errors per pixel, in the square of the data's units.
+        mse: (B,) mean squared errors per pixel, in squared units of the data.
     """
 
     z: Tensor
@@ -39,40 +39,43 @@ def reconstruct(
     chain_offset: int = 0,
     progress: bool = False,
 ) -> Reconstruction:
-    """Latents z whose short runs end near the images x, and where they end:
+    """Finds latents z whose short runs end near the images x:
 
         z* = argmin L(z),  L(z) = ‖x - M_θ(z)‖²          (Nijkamp et al., arXiv:1904.09770, Section 3.4)
 
-    M_θ is the sampler's chain, all n_steps of it, with noise_std = 0, and the gradient is the exact one through the
-    chain (`vjp.chain_vjp`). From z ~ p0, `sampler.initial(x.shape, step=0)` whatever the counter, so that a call can be
-    repeated, z takes n_iterations steps of Adam with learning rates that fall linearly from lr to 0, and each image
-    keeps the best z it met. Adam is element-wise, and the length of its steps does not depend on the scale of the
-    gradient, which a chain's Jacobian may shrink or stretch by orders of magnitude; why the rates fall is in
-    docs/generation.md. So an image's result depends on none of its neighbours, but for the rounding of a library's
-    kernels, and unless the network itself mixes a batch (batch norm in train mode).
+    M_θ is the sampler's chain of n_steps steps with noise_std = 0, and the gradient through the chain is exact
+    (`vjp.chain_vjp`). z starts at `sampler.initial(x.shape, step=0)`, draws from p0 that do not depend on the counter,
+    so that a call can be repeated. It takes n_iterations steps of Adam with learning rates that fall linearly from lr
+    to 0 (docs/generation.md gives the reason), and the best z of each image is kept. Adam is element-wise, and the
+    length of its steps does not depend on the scale of the gradient, which a chain's Jacobian may change by orders of
+    magnitude. The result of an image therefore does not depend on the other images, except for rounding in a library's
+    kernels and for networks that mix a batch (batch norm in train mode).
 
-    z is not constrained: it may leave the support of p0, and bounds of the sampler, which hold from the first step on.
-    Where bounds hold an element, no gradient passes. An image whose chain stops being finite on the way goes back to
-    its best z. The sampler, its counter, its network's gradients and modes stay as they were; what the network itself
-    does at each evaluation (dropout, batch norm's averages in train mode) happens.
+    z is not constrained: it may leave the support of p0 and the bounds of the sampler, which apply from the first step
+    on. No gradient flows through an element that is clamped to a bound. An image whose chain becomes non-finite returns
+    to its best z. The sampler, its counter, and the gradients and mode of its network do not change. A network in train
+    mode still has the side effects of its evaluation (dropout, the running averages of batch norm).
 
-    Costs n_iterations + 1 chains of the batch and as many backwards, which for piecewise linear networks without bounds
-    are free.
+    The cost is n_iterations + 1 chains of the batch and n_iterations backward passes, which are free for piecewise
+    linear networks without bounds.
 
     Args:
         sampler: whose chain is the generator; of an energy, a log-density or a score.
         x: (B, *event) images or points, floating point and finite, B at least 1, on the network's device. Detached.
-            z is of x's type, of 16-bit x float32.
-        args: further inputs of the energy.
-        n_iterations: steps of Adam.
-        lr: Adam's first learning rate, in the data's units: about the most that a pixel of z moves in a step.
-        chain_offset: index of x[0] in a larger batch, whose images then get the latents to start from that they have
-            there.
-        progress: show a live bar.
+            z has x's dtype, or float32 if that has 16 bits.
+        args: extra arguments of the energy.
+        n_iterations: number of steps of Adam, at least 1.
+        lr: initial learning rate of Adam, positive, in units of the data: about the largest change of a pixel of z in a
+            step.
+        chain_offset: index of x[0] in a larger batch. The images then have the same initial latents as in that batch.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The latents, reconstructions and errors.
 
     Raises:
         TypeError, ValueError: an argument that is not as above; the message names it.
-        ChainDiverged: an image's very first chain, from p0, is not finite.
+        ChainDiverged: the first chain of an image, from p0, is not finite.
     """
     _check_sampler(sampler)
     check_state("x", x, sampler.target)
@@ -80,7 +83,7 @@ def reconstruct(
     check_positive("lr", lr)
     if x.numel() == 0:
         raise ValueError(f"x must hold at least one image, got shape {tuple(x.shape)}")
-    if x.is_cuda and not torch.isfinite(x).all():  # on a CPU check_state has looked
+    if x.is_cuda and not torch.isfinite(x).all():  # on a CPU check_state has checked this
         raise ValueError("x must be finite, got NaN or infinity")
     dtype = torch.promote_types(x.dtype, torch.float32)
     generator = _Generator(sampler)
@@ -108,22 +111,22 @@ def reconstruct(
 
 
 def interpolate(sampler: Langevin, z1: Tensor, z2: Tensor, *args: Any, n: int = 8) -> Tensor:
-    """What the generator makes on the way from z2 to z1: n images for each of B pairs of latents.
+    """Interpolates between latents, from z2 to z1: n images for each of B pairs.
 
         x_ρ = M_θ(z_ρ),  z_ρ = ρ·z1 + sqrt(1 - ρ²)·z2,  ρ = 0, 1/(n - 1), …, 1
                                                       (Nijkamp et al., arXiv:1904.09770, Section 3.3)
 
-    The weights keep the variance of independent z1 and z2. M_θ is the sampler's chain with noise_std = 0, as in
-    `reconstruct`; the sampler stays as it was.
+    The weights preserve the variance of independent z1 and z2. M_θ is the sampler's chain with noise_std = 0, as in
+    `reconstruct`. The sampler and its counter do not change.
 
     Args:
         sampler: whose chain is the generator.
-        z1, z2: (B, *event) latents of one shape and type: draws of `sampler.initial`, or `Reconstruction.z`.
-        args: further inputs of the energy, for a batch of B.
-        n: images a pair, those of z2 (first) and z1 (last) included; at least 2.
+        z1, z2: (B, *event) latents of one shape and dtype: draws of `sampler.initial`, or `Reconstruction.z`.
+        args: extra arguments of the energy, for a batch of B.
+        n: number of images per pair, including those of z2 (first) and z1 (last); at least 2.
 
     Returns:
-        (B, n, *event).
+        (B, n, *event) images, in z1's dtype.
 
     Raises:
         TypeError, ValueError: an argument that is not as above; the message names it.
@@ -147,7 +150,7 @@ def interpolate(sampler: Langevin, z1: Tensor, z2: Tensor, *args: Any, n: int = 
 
 
 class _Generator:
-    """M_θ: a sampler's chain without noise, from any z. Chains that are not finite are left to the caller to see."""
+    """M_θ: a sampler's chain without noise, from any z. It does not raise for chains that are not finite."""
 
     def __init__(self, sampler: Langevin) -> None:
         self._sampler = copy.copy(sampler).replace(noise_std=0.0, temperature=1.0)
@@ -168,7 +171,7 @@ def _try(generator: _Generator, z: Tensor, x: Tensor, args: tuple[Any, ...]) -> 
 
 
 def _where(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """The images of `new` where `chosen`, (B,), else those of `old`."""
+    """The images of `new` where `chosen`, (B,), is true, else those of `old`."""
     return torch.where(chosen.reshape(-1, *[1] * (new.dim() - 1)), new, old)
 
 

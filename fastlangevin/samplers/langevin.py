@@ -24,7 +24,7 @@ _STEP_SIZE, _NOISE_STD = 1.0, 0.01  # Nijkamp et al., NeurIPS 2019, Section 3.1
 
 
 class Paper(enum.Enum):
-    """A default that depends on what else is given."""
+    """A default that depends on the other options."""
 
     DEFAULT = "default"
 
@@ -38,8 +38,8 @@ class Langevin(Sampler):
         s = clip(∇ log p(x), ±grad_clip)
         x ← clamp(x + step_size·s + noise_std·z),    z ~ N(0, 1)
 
-    for every chain of a batch, with counter-based noise: one seed gives the same z on every backend, batch split and
-    number of threads. Each call takes n_steps score evaluations.
+    for every chain of a batch, with counter-based noise: one seed gives the same z on every backend, for any split of
+    the batch and any number of threads. Each call takes n_steps score evaluations.
 
     step_size and noise_std are given together:
 
@@ -47,13 +47,14 @@ class Langevin(Sampler):
       noise_std 0.01, from uniform noise.
     - step_size and ``noise_std=None``: noise_std = sqrt(2·step_size·temperature), the sampler of Welling and Teh (ICML
       2011), whose stationary distribution tends to exp(-U / temperature) as the step size goes to 0.
-    - step_size and a number for noise_std: a short run with decoupled noise. The temperature plays no part.
+    - step_size and a number for noise_std: a short run with decoupled noise. A temperature other than 1 is an error.
+    - noise_std only: step_size is 1. step_size only: an error.
 
     No side effects: x0, gradients, flags, modes and (given a seed or generator) torch's random state do not change.
-    The network itself does what it does at each evaluation: in train mode, dropout draws from torch's random state and
+    A network in train mode still has the side effects of its evaluation: dropout draws from torch's random state, and
     batch norm updates its averages.
 
-    Where x0 requires grad, so does the result of a call. Its gradient is vᵀ ∂x_K/∂x0 with the weights as constants
+    If x0 requires grad, so does the result of a call. Its gradient is vᵀ ∂x_K/∂x0 with the weights as constants
     (`vjp.chain_vjp`). It is exact, and free for piecewise linear networks without bounds, where it is v. No gradient
     flows to the weights, and none through `sample` and `trace`.
 
@@ -62,40 +63,42 @@ class Langevin(Sampler):
         log_density: f = -U up to a constant, likewise (the network of the paper).
         score: ∇ log p, `(x, *args)` to x's shape. Exactly one of the three is given.
         n_steps: K, at least 1.
-        step_size: η: a number, a sequence of n_steps numbers, or a callable of k = 0 … n_steps - 1. Default: 1.
-        noise_std: σ, likewise; None for sqrt(2·step_size·temperature). Default: 0.01, where no step_size is given.
+        step_size: η: a number, a sequence of n_steps numbers, or a callable of k = 0 … n_steps - 1; finite and not
+            negative. Default: 1.
+        noise_std: σ, likewise; None for sqrt(2·step_size·temperature). Default: 0.01, if step_size is not given.
         temperature: T, for noise_std=None.
-        grad_clip: limit on every element of the score.
-        bounds: (lo, hi), limits on the state after every step.
+        grad_clip: limit on the magnitude of every element of the score. None: no limit.
+        bounds: (lo, hi), limits on the state after every step. None: no limits.
         noise_first: True for x̃ = x + σz, x ← clamp(x̃ + η·clip(s(x̃))) (Du and Mordatch, NeurIPS 2019); "clamp" for the
-            same with x̃ clamped too.
-        init: p0 of `sample`: "uniform" over the bounds (else U(-1, 1)), "normal", or a callable
+            same with x̃ clamped too, which needs bounds.
+        init: p0 of `sample`: "uniform" over the bounds (else U(-1, 1)), "normal" (clamped to the bounds), or a callable
             `(shape, *, seed, step, chain_offset)`.
-        precision: what the network computes in: "fp32" (strict), "tf32", "bf16" or "fp16". The state keeps its own
-            type.
+        precision: of the network: "fp32" (strict), "tf32", "bf16" or "fp16". The state keeps its dtype.
         engine: how the score is computed. "autograd": for any energy. "convnet": in closed form, for consecutive known
-            layers (`network.tracing`), whose weights it reads once a call (spectral norm iterates once a call). "mlp"
-            and "analytic": by kernels that run a whole chain, for fully connected networks,
-            `energies.GaussianMixture` and `DoubleWell`. "compiled": by torch.compile, which at the first call for a
-            shape compiles for seconds to minutes. "auto": at each call the fastest of the first four that recognises
-            the energy. `plan` names it, and gives the reasons.
+            layers (`network.tracing`). It reads their weights once per call (spectral norm iterates once per call).
+            "mlp" and "analytic": by kernels that run a whole chain, for fully connected networks,
+            `energies.GaussianMixture` and `DoubleWell`. "compiled": by torch.compile, which compiles for seconds to
+            minutes at the first call for a shape. "auto": at each call the fastest of the first four that recognises
+            the energy. `plan` names it and gives the reasons.
         backend: of the update: "reference", "cpu", "triton", "cuda", or "auto" for the fastest on the state's device.
-        graph: capture the steps as CUDA graphs and replay them. "auto" does so on CUDA, and runs eagerly, after one
-            warning that gives the reason, where the energy cannot be captured; True raises there; False never captures.
-        unroll: steps in one captured graph, a divisor of n_steps. None measures what is fastest at the first call.
-        seed: 64 bits. None: drawn once, here, from `generator` or else from torch's default generator.
-        generator: where a seed is drawn from; excludes `seed`.
+        graph: whether to capture the steps as CUDA graphs and replay them. "auto": on CUDA, if the energy can be
+            captured; else it runs eagerly, after one warning that gives the reason. True: raise an error if they cannot
+            be captured. False: never.
+        unroll: number of steps in one captured graph, a divisor of n_steps. None: the fastest, measured at the first
+            call.
+        seed: 64 bits. None: drawn once by the constructor, from `generator` or else from torch's default generator.
+        generator: of the seed. Mutually exclusive with `seed`.
 
-    Options are read-only attributes; `replace` returns a sampler with others.
+    Options are read-only attributes; `replace` returns a sampler with other options.
 
-    The step counter starts at 0. A call, `sample` and `trace` each draw their noise from the counter on and advance it
-    by the number of steps; `step=` overrides the counter for one call, and does not advance it. A copy (deepcopy,
-    pickle, a forked worker) has the counter's value, not the counter, and so draws the same noise. One sampler may be
-    used from several threads.
+    The step counter starts at 0. Each call of the sampler, `sample` and `trace` uses the noise steps from the counter
+    on and advances it by the number of steps; `step=` overrides the counter for one call and does not advance it. A
+    copy (deepcopy, pickle, a forked worker) has its own counter with the same value, and so draws the same noise. One
+    sampler may be used from several threads.
 
     Raises:
         TypeError, ValueError: an argument that is not as above; the message names it.
-        BackendUnavailable: an explicit backend, engine or graph that is not available (at a call).
+        BackendUnavailable: an explicit backend, engine or graph that is not available (raised by a call).
     """
 
     step_size = Option[Schedule]()
@@ -149,17 +152,18 @@ class Langevin(Sampler):
     def with_last_step(
         self, x0: Tensor, *args: Any, n_steps: int | None = None, chain_offset: int = 0, step: int | None = None
     ) -> Tensor:
-        """The last states of a call, to rounding, with a graph through the last step to the energy's weights θ:
+        """Returns the last states of a call, up to rounding, with a graph through the last step to the weights θ:
 
             x_K = clamp(x̃ + step_size·clip(s_θ(x̃)) + noise_std·z),    x̃ a constant
 
-        where x̃ is the state that the last score is taken at: x_{K-1}, with its noise added where noise_first. No
-        gradient flows to x0. The term that contrastive divergence neglects, E_q[U(x)] for the chain's distribution q_θ
-        and U's weights held constant, gets its gradient from it (Du, Li, Tenenbaum and Mordatch, ICML 2021,
-        arXiv:2012.01316). A sampler made from a score differentiates through that.
+        where x̃ is the state at which the last score is evaluated: x_{K-1}, plus its noise if noise_first. No gradient
+        flows to x0. This gives the gradient of the term that contrastive divergence neglects, E_q[U(x)] for the chain's
+        distribution q_θ with U's weights held constant (Du, Li, Tenenbaum and Mordatch, ICML 2021, arXiv:2012.01316).
+        For a sampler created from a score, the graph goes through the score.
 
-        Arguments, counter and errors are those of a call. The first n_steps - 1 steps run as there (so `unroll` has to
-        divide their number), the last by autograd, in the sampler's precision. Under torch.no_grad there is no graph.
+        Arguments, counter and errors are those of a call. The first n_steps - 1 steps run as in a call (so `unroll`
+        must divide their number), the last step by autograd, in the sampler's precision. Under torch.no_grad there is
+        no graph.
         """
         check_state("x0", x0, self.target)
         chain = self._start(x0, args, n_steps, chain_offset, step)
@@ -204,10 +208,10 @@ class Langevin(Sampler):
 
 
 def check_pair(options: Mapping[str, Any]) -> None:
-    """Checks that the options that a user gave decide the noise.
+    """Checks that the given options determine the noise.
 
     Raises:
-        ValueError: a step_size without a noise_std, or a temperature other than 1 beside a number for noise_std.
+        ValueError: step_size without noise_std, or a temperature other than 1 without noise_std=None.
     """
     step_size, noise_std = (options.get(name, Paper.DEFAULT) for name in ("step_size", "noise_std"))
     temperature = options.get("temperature", 1.0)
@@ -215,12 +219,12 @@ def check_pair(options: Mapping[str, Any]) -> None:
         raise ValueError(
             "noise_std must be given with step_size: noise_std=None for Langevin dynamics at a temperature, with noise "
             "sqrt(2·step_size·temperature), or a number for a short run whose noise is decoupled from the step size, "
-            f"as the paper's {_NOISE_STD}"
+            f"such as the paper's {_NOISE_STD}"
         )
     if noise_std is not None and temperature != 1:
         given = _NOISE_STD if noise_std is Paper.DEFAULT else noise_std
         raise ValueError(
-            f"temperature is for noise_std=None, where the noise is sqrt(2·step_size·temperature), got "
+            f"temperature must be 1 unless noise_std=None, where the noise is sqrt(2·step_size·temperature), got "
             f"temperature={temperature!r} and noise_std={given!r}"
         )
 

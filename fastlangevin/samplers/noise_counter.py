@@ -10,25 +10,25 @@ import torch
 
 from ..noise import STREAM_VERSION, check_seed
 
-END = 2**32  # noise steps are below
+END = 2**32  # noise steps are below this
 
 
 class NoiseCounter:
-    """A seed and the next noise step, which every draw advances. Safe to use from several threads.
+    """A seed and the next noise step, which every draw advances. Thread-safe.
 
-    A copy (copy, deepcopy, pickle) has the same value, and counts on its own.
+    A copy (copy, deepcopy, pickle) starts at the same value and counts independently.
 
     Args:
-        seed: 64 bits. None: drawn here, once, from `generator` or else from torch's default generator.
-        generator: where the seed is drawn from; excludes `seed`.
-        owner: what counts, for error messages.
+        seed: 64 bits. None: drawn once by the constructor, from `generator` or else from torch's default generator.
+        generator: of the seed. Mutually exclusive with `seed`.
+        owner: what has the counter, for error messages.
     """
 
     def __init__(
         self, seed: int | None = None, generator: torch.Generator | None = None, owner: str = "sampler"
     ) -> None:
         if seed is not None and generator is not None:
-            raise ValueError("seed and generator exclude each other, got both")
+            raise ValueError("seed and generator are mutually exclusive, got both")
         if seed is None:
             device = "cpu" if generator is None else generator.device
             seed = int(torch.randint(-(2**63), 2**63 - 1, (), generator=generator, device=device))
@@ -44,14 +44,14 @@ class NoiseCounter:
 
     @property
     def step(self) -> int:
-        """The noise step that the next draw begins with."""
+        """The first noise step of the next draw."""
         return self._step
 
     def reserve(self, n_steps: int = 1, step: int | None = None) -> tuple[int, int]:
-        """The seed and the first of `n_steps` noise steps, by which the counter advances.
+        """Advances the counter by `n_steps` noise steps. Returns the seed and the first of these steps.
 
         Args:
-            step: the first step, instead of the counter, which then does not move.
+            step: the first step, which overrides the counter; the counter then does not advance.
 
         Raises:
             ValueError: `step` is not in 0 … 2^32 - 1.
@@ -61,26 +61,27 @@ class NoiseCounter:
             first = self._step if step is None else check_step(step)
             if first + n_steps > END:
                 raise OverflowError(
-                    f"the step counter would pass 2^32 (it stands at {first}, and {n_steps} steps are asked for): "
-                    f"make a {self._owner} with another seed"
+                    f"the step counter would exceed 2^32 (it is {first}, and {n_steps} steps were requested): "
+                    f"create a {self._owner} with another seed"
                 )
             if step is None:
                 self._step += n_steps
             return self._seed, first
 
     def state_dict(self) -> dict[str, int]:
-        """Seed, step and version of the noise stream, as ints."""
+        """Returns seed, step and version of the noise stream, as ints."""
         return {"seed": self._seed, "step": self._step, "stream_version": STREAM_VERSION}
 
     def load_state_dict(self, state: Mapping[str, Any], needed: Iterable[str] = ()) -> None:
-        """Continues from `state_dict()`.
+        """Restores the counter from `state_dict()`. The counter is unchanged if an error is raised.
 
         Args:
-            needed: further keys that the state must have.
+            needed: other keys that the state must have.
 
         Raises:
-            ValueError: a missing key, another version of the noise stream, or a seed or step out of range. The counter
-                is then unchanged.
+            ValueError: a missing key, another version of the noise stream, a step that is not an int in 0 … 2^32, or a
+                seed that does not fit 64 bits.
+            TypeError: a seed that is not an int.
         """
         seed, step = self.check(state, needed)
         with self._lock:
@@ -88,7 +89,7 @@ class NoiseCounter:
 
     @staticmethod
     def check(state: Mapping[str, Any], needed: Iterable[str] = ()) -> tuple[int, int]:
-        """The seed and the step of a saved state; raises as `load_state_dict` does."""
+        """Returns the seed and the step of a saved state. Raises like `load_state_dict`."""
         missing = {"seed", "step", "stream_version", *needed} - set(state)
         if missing:
             raise ValueError(f"state lacks {', '.join(sorted(missing))}, got the keys {sorted(state)}")
@@ -108,7 +109,7 @@ class NoiseCounter:
 
 
 def check_step(step: object) -> int:
-    """The step, an int below 2^32."""
+    """Returns the step. Raises ValueError unless it is an int in 0 … 2^32 - 1."""
     if not isinstance(step, int) or not 0 <= step < END:
         raise ValueError(f"step must be an int in 0 … 2^32 - 1, got {step!r}")
     return step

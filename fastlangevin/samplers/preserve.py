@@ -1,4 +1,4 @@
-"""Looking at a network without changing its course."""
+"""Contexts that restore torch's random state and the buffers of a network."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import nn
 
 
 def own_randomness(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Leaves torch's random state, which dropout in a network draws from, as it was before the body."""
+    """Restores torch's random state, from which dropout draws, after the body."""
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 @contextlib.contextmanager
 def aside(model: nn.Module | None, device: torch.device) -> Iterator[None]:
-    """Leaves torch's random state and the model's buffers, which batch norm moves in train mode, as they were."""
+    """Restores torch's random state and the model's buffers, which batch norm updates in train mode, after the body."""
     before = [] if model is None else [(buffer, buffer.clone()) for buffer in model.buffers()]
     with own_randomness(device):
         try:

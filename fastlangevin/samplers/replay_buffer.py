@@ -1,4 +1,4 @@
-"""A replay buffer of chains: where persistent and replayed Langevin chains start from, and end up."""
+"""A replay buffer of states, from which persistent Langevin chains start and in which their last states are stored."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ Policy = Literal["fifo", "reservoir", "indexed"]
 _STORAGES = {"float32": torch.float32, "uint8": torch.uint8}
 _POLICIES = ("fifo", "reservoir", "indexed")
 _LEVELS = 256
-_DITHER = 2**62  # the first index, in a call's stream, of the uniforms that bytes are read back with
+_DITHER = 2**62  # first index, in a call's stream, of the uniforms that dequantise bytes
 
 
 class Draw(NamedTuple):
-    """What `ReplayBuffer.sample` draws: n states for chains to start from.
+    """The result of `ReplayBuffer.sample`: n initial states of chains.
 
     Attributes:
         x: (n, *shape) float32 states.
-        slots: (n,) int64: the place that each was drawn from, or that a fresh one stands in for.
-        fresh: (n,) bool: which are new draws from p0.
+        slots: (n,) int64, the slot from which each state was drawn, or which a new draw from p0 replaces.
+        fresh: (n,) bool, whether a state is a new draw from p0.
     """
 
     x: Tensor
@@ -41,42 +41,42 @@ class Draw(NamedTuple):
 
 
 class ReplayBuffer:
-    """States of earlier chains, for later ones to start from:
+    """Stores last states of chains, from which later chains start:
 
         x0 = buffer.sample(n)            a stored state, or with probability `reinit` a draw from p0
         x = sampler(x0.x)
-        buffer.store(x)                  buffer.store(x, x0.slots) where the policy is "indexed"
+        buffer.store(x)                  buffer.store(x, x0.slots) if the policy is "indexed"
 
-    A stored state is drawn uniformly and with replacement; before anything is stored, all are draws from p0. Policies:
+    Stored states are drawn uniformly and with replacement; an empty buffer draws all states from p0. Policies:
 
-        "fifo": a new state takes the place of the oldest (Du and Mordatch, NeurIPS 2019, arXiv:1903.08689).
+        "fifo": a new state replaces the oldest (Du and Mordatch, NeurIPS 2019, arXiv:1903.08689).
         "reservoir": a uniform sample, without replacement, of all states ever stored (Vitter, ACM TOMS 11(1), 1985,
-            Algorithm R; Du et al., ICML 2021, arXiv:2012.01316): once it is full, the t-th state, counted from 1,
-            takes place ⌊t·u⌋ where that is below the capacity, and is dropped where it is not.
-        "indexed": full of draws from p0 from the start; states are stored in the slots that were drawn (Grathwohl et
-            al., ICLR 2020, arXiv:1912.03263; persistent chains with reinit=0: Tieleman, ICML 2008).
+            Algorithm R; Du et al., ICML 2021, arXiv:2012.01316): once the buffer is full, the t-th state, counted from
+            1, is stored in slot ⌊t·u⌋, u uniform in [0, 1), if that is below the capacity, and is dropped otherwise.
+        "indexed": initialised with draws from p0; states are stored in the slots that were drawn (Grathwohl et al.,
+            ICLR 2020, arXiv:1912.03263; persistent chains with reinit=0: Tieleman, ICML 2008).
 
-    Everything random is a function of (seed, step, element) alone, as a sampler's noise is (docs/noise.md): the same on
-    every device, and after a reload. The counter starts at 0 and each call takes one step of it (an indexed buffer's
-    first draws do too). Give buffer and sampler seeds of their own where both draw from p0.
+    All random numbers are functions of (seed, step, element) alone, like a sampler's noise (docs/noise.md): the same on
+    every device and after a reload. The counter starts at 0, and each call advances it by one step (so do the initial
+    draws of an indexed buffer). Use different seeds for the buffer and the sampler if both draw from p0.
 
-    Sampling and storing happen on the device: nothing is copied to the host and nothing waits. One buffer is for one
-    thread at a time.
+    Sampling and storing run on the device, without copies to the host and without synchronisation. A buffer is not
+    thread-safe.
 
     Args:
-        capacity: how many states it holds, at least 1.
+        capacity: number of states, at least 1.
         shape: of one state.
-        reinit: probability, of each chain, that it starts anew from p0.
+        reinit: probability of each chain to start from a new draw from p0 instead.
         storage: "float32", or "uint8" for a quarter of the memory: with v = clip((x - lo) / (hi - lo), 0, 1) the byte
-            is min(⌊256·v⌋, 255), read back as v = (byte + u) / 256 with u uniform in [0, 1). Needs bounds.
+            is min(⌊256·v⌋, 255), and is read as v = (byte + u) / 256 with u uniform in [0, 1). Needs bounds.
         policy: "fifo", "reservoir" or "indexed", as above.
-        per_class: number of classes. The capacity is divided evenly among them, and `y` says which part is meant.
+        per_class: number of classes. The capacity is divided evenly among them, and `y` selects the class.
         init: p0, as in `Langevin`: "uniform" over the bounds (else U(-1, 1)), "normal", or a callable
             `(shape, *, seed, step, chain_offset)`.
         bounds: (lo, hi), finite.
-        seed: 64 bits. None: drawn once, here, from `generator` or else from torch's default generator.
-        generator: where a seed is drawn from; excludes `seed`.
-        device: where the states are kept.
+        seed: 64 bits. None: drawn once by the constructor, from `generator` or else from torch's default generator.
+        generator: of the seed. Mutually exclusive with `seed`.
+        device: of the states.
 
     Raises:
         TypeError, ValueError: an argument that is not as above; the message names it.
@@ -118,10 +118,10 @@ class ReplayBuffer:
             raise ValueError("storage='uint8' needs bounds, got None")
         self.device = torch.device(device)
         self._noise = NoiseCounter(seed, generator, owner="buffer")
-        # One row more than there are slots: what is not to be kept is written there, for every device alike.
+        # The extra row receives states that are not kept, so that every write has the same shape.
         size = (self.capacity + 1, *self.shape)
         self._values = torch.zeros(size, dtype=_STORAGES[storage], device=self.device)
-        # How many states each class has been given, ever.
+        # The number of states of each class that have ever been stored.
         self._counts = torch.zeros(self.per_class or 1, dtype=torch.int64, device=self.device)
         if policy == "indexed":
             with torch.no_grad():
@@ -129,14 +129,15 @@ class ReplayBuffer:
             self._counts += self._part
 
     def sample(self, n: int, y: Tensor | None = None) -> Draw:
-        """n states to start chains from.
+        """Draws n initial states of chains.
 
         Args:
-            n: how many.
-            y: (n,) int64 classes on the buffer's device, to draw from their parts; None: from the whole buffer.
+            n: number of states.
+            y: (n,) int64 classes on the buffer's device, whose states are drawn; None: draw from all states.
 
         Raises:
-            TypeError, ValueError: an argument that is not as above. Off the CPU, classes are not looked at.
+            TypeError, ValueError: an argument that is not as above. Values of classes are checked on a CPU only.
+            OverflowError: the noise counter would exceed 2^32.
         """
         n = check_int("n", n, 0)
         if y is not None:
@@ -164,31 +165,34 @@ class ReplayBuffer:
         return Draw(x, slots, fresh)
 
     def store(self, x: Tensor, slots: Tensor | None = None, y: Tensor | None = None) -> None:
-        """Stores the states that chains ended in. Of several for one slot, the last stays.
+        """Stores last states of chains. If several states have one slot, the last of them is kept.
 
-        States that are not finite are refused on a CPU, for chains would start from them again; elsewhere that would
-        mean to wait for the device, they are stored, and it is the sampler that raises.
+        States that are not finite raise an error on a CPU, because later chains would start from them. On other devices
+        the check would synchronise, so they are stored, and the sampler raises.
 
         Args:
-            x: (n, *shape), floating point; kept as float32, or as bytes, and without its graph.
-            slots: (n,) int64, those that `sample` drew. Needed by "indexed", and by no other policy.
-            y: (n,) int64 classes. Needed by a buffer `per_class`, except by "indexed", whose slots belong to classes.
+            x: (n, *shape), floating point; stored as float32 or as bytes, without its graph.
+            slots: (n,) int64, those that `sample` returned. Required if the policy is "indexed"; else None.
+            y: (n,) int64 classes. Required with `per_class`, unless the policy is "indexed", where a slot determines
+                the class.
 
         Raises:
-            TypeError, ValueError: an argument that is not as above. Off the CPU, slots and classes are not looked at.
+            TypeError, ValueError: an argument that is not as above. Values of slots and classes are checked on a CPU
+                only.
+            OverflowError: the noise counter would exceed 2^32.
         """
         self._check_states(x)
         if (slots is None) == (self.policy == "indexed"):
-            wanted = "the slots that sample drew" if slots is None else "None: states find their own places"
+            wanted = "the slots that sample returned" if slots is None else "None, because the policy selects them"
             raise ValueError(f"slots must be {wanted} (policy={self.policy!r})")
         if slots is not None:
             if y is not None:
-                raise ValueError("y must be None where policy='indexed': slots belong to classes")
+                raise ValueError("y must be None if policy='indexed', where a slot determines the class")
             self._check_numbers("slots", slots, len(x), self.capacity)
         elif y is not None:
             self._check_classes(y, len(x))
         elif self.per_class is not None:
-            raise ValueError("y must be given to a buffer per_class, got None")
+            raise ValueError("y must be given to a buffer with per_class, got None")
         with torch.inference_mode(False), torch.no_grad():
             step = self._noise.reserve()[1]
             if slots is None:
@@ -196,8 +200,10 @@ class ReplayBuffer:
             self._values.index_copy_(0, self._last_of_each(slots), self._encoded(x))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that what comes next depends on: the tensors "values" (capacity, *shape) and "counts" (classes,),
-        which are the buffer's own and no copies, and otherwise ints and strings.
+        """Returns the whole state of the buffer.
+
+        The tensors "values" (capacity, *shape) and "counts" (number of classes,) are views, not copies; the other
+        entries are ints and strings.
         """
         return {
             "values": self._values[:-1],
@@ -207,11 +213,15 @@ class ReplayBuffer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from `state_dict()` of a buffer made with the same options, on any device: the same calls then draw
-        the same states.
+        """Restores `state_dict()` of a buffer with the same options, on any device: the same calls then draw the same
+        states.
+
+        The buffer is unchanged if an error is raised.
 
         Raises:
-            ValueError: the state does not fit; the buffer is then as it was.
+            ValueError: a missing key, tensors of another shape or dtype, another policy or version of the noise stream,
+                a step that is not an int in 0 … 2^32, or a seed that does not fit 64 bits.
+            TypeError: a seed that is not an int.
         """
         own = self.state_dict()
         self._noise.check(state, needed=own)
@@ -233,11 +243,11 @@ class ReplayBuffer:
 
     @property
     def step(self) -> int:
-        """The counter: the noise step of the next call."""
+        """The noise counter: the noise step of the next call."""
         return self._noise.step
 
     def __len__(self) -> int:
-        """How many states are stored. Waits for the device."""
+        """The number of stored states. Synchronises with the device."""
         return int(self._counts.clamp(max=self._part).sum())
 
     def __repr__(self) -> str:
@@ -267,7 +277,7 @@ class ReplayBuffer:
         )
 
     def _places(self, n: int, y: Tensor | None, step: int) -> Tensor:
-        """Where n new states go by a policy that is not told; `capacity` for those that are dropped."""
+        """The slots that the policy selects for n new states; `capacity` for those that are dropped."""
         if y is None:
             y = torch.zeros(n, dtype=torch.int64, device=self.device)
         is_of_class = y[:, None] == torch.arange(len(self._counts), device=self.device)
@@ -280,8 +290,8 @@ class ReplayBuffer:
         return torch.where(place < self._part, y * self._part + place, self.capacity)
 
     def _last_of_each(self, slots: Tensor) -> Tensor:
-        """The slots, and `capacity` in place of each that comes again later: an order of writes that are all for
-        different rows has one outcome on every device.
+        """Replaces each slot that occurs again later by `capacity`, so that the result does not depend on the order of
+        writes, which a device does not define.
         """
         ordered, order = torch.sort(slots, stable=True)
         is_last = torch.ones_like(ordered, dtype=torch.bool)
@@ -315,7 +325,7 @@ class ReplayBuffer:
 
     def _check_classes(self, y: Tensor, n: int) -> None:
         if self.per_class is None:
-            raise ValueError("y must be None: the buffer was made without per_class")
+            raise ValueError("y must be None: the buffer was created without per_class")
         self._check_numbers("y", y, n, self.per_class)
 
     def _check_numbers(self, name: str, numbers: Tensor, n: int, end: int) -> None:
@@ -337,7 +347,7 @@ class ReplayBuffer:
 
 
 def _scaled(u: Tensor, end: Tensor) -> Tensor:
-    """⌊end·u⌋ for each row of u, whose first two numbers make a uniform of 48 bits; end: a number, or one a row."""
+    """⌊end·u⌋ for each row of u, whose first two numbers form a uniform of 48 bits. end: (n,) or a single number."""
     return ((u[:, 0].double() + u[:, 1].double() * 2.0**-24) * end).long()
 
 

@@ -16,9 +16,9 @@ class Trace(NamedTuple):
 
     Attributes:
         x: (T, B, *event) states.
-        energy: (T, B) energies of the states, or None where only a score was given.
+        energy: (T, B) energies of the states, or None if the sampler was given a score.
         score_norm: (T, B) Euclidean norms of the unclipped scores at the states.
-        steps: (T,) how many steps had been taken: 0, every, 2·every, …, and n_steps.
+        steps: (T,) int64, the number of steps before each record: 0, every, 2·every, …, and n_steps.
     """
 
     x: Tensor
@@ -28,7 +28,7 @@ class Trace(NamedTuple):
 
 
 def record(chain: Chain, x0: Tensor, every: int) -> Trace:
-    """Runs a chain from x0, which is left unchanged, and records every `every`-th state, the first and the last."""
+    """Runs a chain from x0, which is left unchanged, and records the first, every `every`-th and the last state."""
     states, energies, norms, steps = [], [], [], []
     x = x0.clone()
     score = chain.bind(x)

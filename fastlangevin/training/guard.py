@@ -1,4 +1,4 @@
-"""Detects a training that diverges, without synchronizing with a GPU."""
+"""Detects divergence of training without synchronising with a GPU."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _FAR = 10.0  # half-widths of the data's interval, where the state has no bounds
 class Guard:
     """Checks each iteration's energies and samples: immediately on a CPU, during the next iteration on CUDA.
 
-    A training has diverged if an energy is not finite, if |mean U(x⁺) - mean U(x⁻)| exceeds `max_energy_gap`, or if
-    `max_saturation` of the samples' values, or more, are saturated: on the bounds or, without bounds, farther from the
-    middle of the data's interval than ten times its half-width.
+    Training has diverged if an energy is not finite, if |mean U(x⁺) - mean U(x⁻)| exceeds `max_energy_gap`, or if at
+    least the fraction `max_saturation` of the samples' values are saturated: on the bounds or, without bounds, farther
+    from the centre of the data's interval than ten times its half-width.
     """
 
     def __init__(
@@ -32,10 +32,10 @@ class Guard:
         self._pending: deque[tuple[int, ToHost]] = deque()
 
     def look(self, iteration: int, energy_data: Tensor, energy_samples: Tensor, x: Tensor) -> None:
-        """Queues an iteration's mean energies and samples, and checks those whose numbers have arrived.
+        """Queues the mean energies and samples of an iteration, and checks those whose values have arrived.
 
         Raises:
-            TrainingDiverged: with `iteration`, and what to try.
+            TrainingDiverged: with the iteration and advice.
         """
         lo, hi = self._limits
         saturation = ((x <= lo) | (x >= hi)).float().mean()
@@ -45,7 +45,7 @@ class Guard:
             self._check_first()
 
     def look_at_all(self) -> None:
-        """Waits for all pending numbers and checks them."""
+        """Waits for all pending values and checks them."""
         while self._pending:
             self._check_first()
 

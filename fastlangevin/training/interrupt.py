@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, deferred until a training can stop cleanly."""
+"""Ctrl-C and SIGTERM, deferred until training can stop cleanly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 
 
 class Stop:
-    """Set by the first SIGINT or SIGTERM; the second one has its usual effect."""
+    """Set by the first SIGINT or SIGTERM. A second signal has its default effect."""
 
     signal: signal.Signals | None = None
 
@@ -18,7 +18,7 @@ class Stop:
         return self.signal is not None
 
     def raise_again(self) -> None:
-        """Raises what the signal stands for: KeyboardInterrupt, or SystemExit(143)."""
+        """Raises the exception of the signal: KeyboardInterrupt for SIGINT, SystemExit(143) for SIGTERM."""
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
         if self.signal == signal.SIGTERM:
@@ -27,7 +27,7 @@ class Stop:
 
 @contextlib.contextmanager
 def listening() -> Iterator[Stop]:
-    """Handles both signals in the body; outside the main thread, where Python allows no handlers, it does nothing."""
+    """Handles both signals in the body. Outside the main thread, where Python allows no handlers, it has no effect."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -22,7 +22,7 @@ from .state import TrainingState
 
 
 class TrainingLoop:
-    """The loop around `TrainingState.step`: what it shows and writes, and how it ends."""
+    """Runs the iterations of a `TrainingState`, and handles logging, checkpoints, divergence and signals."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class TrainingLoop:
         )
 
     def _reaches_its_end(self, stop: interrupt.Stop) -> bool:
-        """Iterates to the last iteration and saves; False if it diverged and was rolled back."""
+        """Iterates to the last iteration and saves. Returns False if training diverged and was rolled back."""
         try:
             while self.state.iteration < self.last and not stop:
                 self._iterate()
@@ -117,7 +117,7 @@ class TrainingLoop:
             raise diverged from error
         self._forget_pending()
         state.roll_back(newest)
-        training_checkpoint.save(newest, state)  # with its new seed, so that a resume repeats it
+        training_checkpoint.save(newest, state)  # with the new seed, so that a resume repeats the same iterations
         self.log.close()
         self.history = run.forget_after(state.iteration)
         self.log = MetricsLog(run, self.history, state.iteration)
@@ -132,7 +132,7 @@ class TrainingLoop:
         run.add_rollback(record)
         self.reporter.say(
             f"diverged at iteration {diverged.iteration}: {diverged.reason}; rolled back to iteration "
-            f"{state.iteration}, with a fresh seed and lr {state.lr:g} ({state.attempt} of {self.max_rollbacks})"
+            f"{state.iteration}, with a new seed and lr {state.lr:g} ({state.attempt} of {self.max_rollbacks})"
         )
 
     def _forget_pending(self) -> None:
@@ -142,12 +142,12 @@ class TrainingLoop:
             self.state.sampler.check()
 
     def _diverged(self, error: ChainDiverged, newest: Path | None) -> TrainingDiverged:
-        kept = "" if newest is None else f"; {newest} is from before"
+        kept = "" if newest is None else f"; {newest} was saved before the divergence"
         if isinstance(error, TrainingDiverged):
             return TrainingDiverged(error.reason, error.advice, error.iteration, kept=kept)
         return TrainingDiverged(
             str(error),
-            "a lower lr helps most often",
+            "a lower lr usually helps",
             self.state.iteration + 1,
             kept=kept,
             step=error.step,
@@ -170,7 +170,7 @@ class TrainingLoop:
         self.saved_at = self.state.iteration
         try:
             self.state.draw_picture(self.run)
-        except ChainDiverged as error:  # its chains may be longer than training's: no reason to stop
+        except ChainDiverged as error:  # its chains may be longer than those of training, which continues
             self.reporter.say(f"no picture of iteration {self.state.iteration}: {error}")
 
     def _finish(self, run: RunFolder, stopped: bool) -> None:
@@ -178,11 +178,11 @@ class TrainingLoop:
         if has_plots() and self.history:
             save_training_plot(self.history, run.training)
         elif self.history:
-            self.reporter.say("no training.png and no TensorBoard events: pip install 'fastlangevin[plots]'")
+            self.reporter.say("training.png and TensorBoard events are not written: pip install 'fastlangevin[plots]'")
         if stopped:
             self.reporter.say(
-                f"stopped after iteration {self.state.iteration} of {self.last}, and saved; to continue, repeat "
-                f"the call with --resume (in Python resume=True) and out {run.folder}"
+                f"stopped after iteration {self.state.iteration} of {self.last}, checkpoint saved; to continue, use "
+                f"--resume --out {run.folder} (in Python: resume=True and the same out)"
             )
             return
         made = {
@@ -205,6 +205,6 @@ def describe(state: TrainingState) -> str:
     plan = state.sampler.plan_for(state.device)
     steps = f"{state.sampler.n_steps} Langevin steps ({state.settings.sample_steps} to sample)"
     return (
-        f"{state.data.name}: {len(state.data):,} of {shape}; {type(state.model).__name__} with {n:,} parameters, "
+        f"{state.data.name}: {len(state.data):,} items of {shape}; {type(state.model).__name__} with {n:,} parameters, "
         f"{steps}; on {plan.device}, engine {plan.engine}, backend {plan.backend}"
     )

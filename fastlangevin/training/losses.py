@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 def contrastive(f_data: Tensor, f_samples: Tensor, energy_penalty: float) -> Tensor:
-    """mean f(x⁻) - mean f(x⁺) + α mean(f(x⁺)² + f(x⁻)²), whose gradient without α is the negative likelihood's.
+    """mean f(x⁻) - mean f(x⁺) + α mean(f(x⁺)² + f(x⁻)²).
 
-    The penalty bounds the energies' magnitude, which the first two terms leave free (Du and Mordatch, NeurIPS 2019,
-    arXiv:1903.08689, Section 3.3).
+    For α = 0 its gradient is that of the negative log-likelihood. The penalty bounds the magnitude of the energies,
+    which the first two terms do not determine (Du and Mordatch, NeurIPS 2019, arXiv:1903.08689, Section 3.3).
 
     Args:
         f_data, f_samples: (B,) log-densities of data and samples.
@@ -23,7 +23,7 @@ def contrastive(f_data: Tensor, f_samples: Tensor, energy_penalty: float) -> Ten
 
 
 def kl_through_samples(model: nn.Module, x: Tensor) -> Tensor:
-    """-mean f(x) with f's weights as constants: the gradient reaches the weights only through the samples x.
+    """-mean f(x) with the weights of f as constants: the gradient flows to the weights only through the samples x.
 
     The first part of the KL term that contrastive divergence omits (Du, Li, Tenenbaum and Mordatch, ICML 2021,
     arXiv:2012.01316, Section 3.1); the entropy, its second part, is not estimated.

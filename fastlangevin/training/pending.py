@@ -1,4 +1,4 @@
-"""Rows of metrics whose numbers are still being copied from the device."""
+"""Rows of metrics whose values are still being copied from the device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..transfer import ToHost
 
 
 class PendingRows:
-    """Shows rows, in order, once their numbers are on the host: immediately on a CPU, some time later on CUDA."""
+    """Shows rows in order once their values are on the host: immediately on a CPU, later on CUDA."""
 
     def __init__(self, show: Callable[[dict[str, Any]], None]) -> None:
         self._show = show
@@ -28,17 +28,17 @@ class PendingRows:
         score_norm: Tensor,
         gradient_strength: Tensor,
     ) -> None:
-        """Queues a row. Its numbers are 0-d tensors on one device; none is read here."""
+        """Queues a row. Its values are 0-d tensors on one device, which are not read here."""
         numbers = torch.stack([energy_data, energy_samples, score_norm, gradient_strength])
         self._rows.append((iteration, seconds, ToHost(numbers)))
 
     def show_arrived(self) -> None:
-        """Shows the rows whose numbers have arrived, without waiting."""
+        """Shows the rows whose values have arrived, without waiting."""
         while self._rows and self._rows[0][2].arrived():
             self._show_first()
 
     def show_all(self) -> None:
-        """Shows all rows, waiting for those that have not arrived."""
+        """Shows all rows. Waits for those that have not arrived."""
         while self._rows:
             self._show_first()
 

@@ -26,11 +26,11 @@ from ..transfer import to_device
 from . import losses
 
 _PREVIEW = 64  # samples in the picture
-_LOOKED_AT = 8  # chains whose gradients along the way are measured
+_LOOKED_AT = 8  # chains along which gradient_strength is measured
 
 
 class Step(NamedTuple):
-    """What one iteration shows: mean energies, the chains' first and last states (B, *event), and their noise step."""
+    """The result of one iteration: mean energies, and the chains' first and last states (B, *event) and noise step."""
 
     energy_data: Tensor
     energy_samples: Tensor
@@ -41,11 +41,11 @@ class Step(NamedTuple):
 
 @dataclass
 class TrainingState:
-    """Everything that an iteration changes; `runs.training_checkpoint` saves and restores it.
+    """The state that iterations change. `runs.training_checkpoint` saves and restores it.
 
     Attributes:
-        attempt: number of roll-backs. It and the seed determine the noise, the order of the data and the draws from the
-            buffer; each roll-back halves lr.
+        attempt: number of rollbacks. It and the seed determine the noise, the order of the data and the draws from the
+            buffer; each rollback halves lr.
     """
 
     settings: Settings
@@ -60,7 +60,7 @@ class TrainingState:
         self.model = self.model.to(self.device)
         learned = [p for p in self.model.parameters() if p.requires_grad]
         if not learned:
-            raise ValueError(f"model must have parameters that require grad, and {type(self.model).__name__} has none")
+            raise ValueError(f"model must have parameters that require grad, but {type(self.model).__name__} has none")
         self.dtype = learned[0].dtype
         self.sampler = Langevin(log_density=self.model, seed=settings.seed, **settings.langevin_options())
         self.buffer = self._make_buffer()
@@ -73,13 +73,13 @@ class TrainingState:
         )
 
     def check(self) -> None:
-        """Raises for a model or an option that cannot work, before anything is written."""
+        """Raises for a model or an option that does not work, before anything is written."""
         with aside(self.model, self.device):
             x = self._data(torch.arange(2) % len(self.data))
             self.sampler.score(x)
             f = self.log_density(x)
             if not f.isfinite().all():
-                raise ValueError("model must give finite numbers, and gives NaN or infinity for the first two items")
+                raise ValueError("model must return finite values, got NaN or infinity for the first two items")
             learned = [p for p in self.model.parameters() if p.requires_grad]
             torch.autograd.grad(f.mean(), learned, allow_unused=True)
 
@@ -120,10 +120,10 @@ class TrainingState:
         return Step(-f_data.detach().mean(), -f_samples.detach().mean(), x0, x, noise_step)
 
     def gradient_strengths(self, step: Step) -> tuple[Tensor, Tensor]:
-        """mean |∇ log p| at the samples, and v: its mean along the chains, at up to four states of each of up to eight.
+        """Returns mean |∇ log p| at the samples, and v, its mean at up to four states of each of up to eight chains.
 
-        v is the average gradient magnitude of Nijkamp et al. (AAAI 2020, arXiv:1903.12370, Section 3), with which the
-        noise should be on a par.
+        v is the average gradient magnitude of Nijkamp et al. (AAAI 2020, arXiv:1903.12370, Section 3). The noise should
+        be of the same size.
         """
         with aside(self.model, self.device):
             last = torch.linalg.vector_norm(self.sampler.score(step.x).flatten(1).float(), dim=1).mean()
@@ -133,7 +133,7 @@ class TrainingState:
 
     @property
     def seed(self) -> int:
-        """Of everything random since the last roll-back."""
+        """The seed of all randomness since the last rollback."""
         if self.attempt == 0:
             return self.settings.seed
         digest = hashlib.blake2b(f"{self.settings.seed},{self.attempt}".encode(), digest_size=8).digest()
@@ -141,11 +141,11 @@ class TrainingState:
 
     @property
     def lr(self) -> float:
-        """The next iteration's."""
+        """The learning rate of the next iteration."""
         return self.settings.lr_at(self.iteration) * 0.5**self.attempt
 
     def roll_back(self, path: Path) -> None:
-        """Restores a checkpoint, with another seed and half the lr."""
+        """Restores a checkpoint, with a new seed and half the lr."""
         attempt = self.attempt + 1
         training_checkpoint.restore(self, training_checkpoint.load(path))
         self.attempt = attempt
@@ -155,23 +155,23 @@ class TrainingState:
 
     def draw_picture(self, run: RunFolder) -> None:
         """Writes samples of the current model, always from the same initial noise."""
-        preview = self.for_sampling(graph=False)  # for one picture a capture is not worth its time
+        preview = self.for_sampling(graph=False)  # capturing a graph costs more than one picture saves
         with aside(preview.target.module, self.device):
             shape = (_PREVIEW, *self.data.event_shape)
             preview.load_state_dict({**preview.state_dict(), "seed": self.settings.seed})
             run.write_samples(preview.sample(shape, step=0, device=self.device), self.settings.range)
 
     def for_sampling(self, **options: Any) -> Langevin:
-        """A sampler with `sample_steps` steps, of the averaged weights if there are any, else of the learned ones."""
+        """Returns a sampler with `sample_steps` steps, of the averaged weights if any, else of the learned ones."""
         model = self.model if self.averaged is None else self.averaged.module
         return make_sampler(model, self.settings, self.settings.sample_steps, self.sampler.state_dict(), options)
 
     def _data(self, indices: Tensor) -> Tensor:
-        """Items, (n, *event), as a new tensor in the training's interval."""
+        """Returns items, (n, *event), as a new tensor in the interval `data_range`."""
         return rescaled(to_device(self.data.batch(indices), self.device), UNIT, self.settings.range)
 
     def _first_states(self, x_data: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The chains' initial states, and the buffer's slots that they were drawn from if its policy needs them."""
+        """Returns the initial states of the chains, and their slots in the buffer if its policy needs them."""
         if self.settings.start == "data":
             return x_data, None
         if self.buffer is None:

@@ -51,80 +51,92 @@ def train(
     progress: bool = True,
     **overrides: Unpack[Overrides],
 ) -> TrainResult:
-    """Learns a model of the data. One iteration:
+    """Trains a model of the data. One iteration:
 
         x⁺ = a batch of data + data_noise · z
         x⁻ = K Langevin steps of f from p0                      (or from the data, or from a replay buffer: `start`)
         f descends mean f(x⁻) - mean f(x⁺) + energy_penalty · mean(f(x⁺)² + f(x⁻)²)                        (Adam)
 
-    The arguments from n_iterations to seed are the run's settings (`runs.settings`). One that is None is that of the
-    recipe for the data (`recipes.BY_DATA`), or else the paper's; at a resume it is the run's. Everything random follows
-    from `seed`: on one machine with one number of threads, the same call gives the same weights bit for bit, and so
-    does a run that was killed and resumed any number of times (except with a Dataset that draws from Python's or
-    NumPy's random state). torch's global random state is left unchanged.
+    The arguments from n_iterations to seed are the settings of the run (`runs.settings`). The default of each, None, is
+    the value in the recipe for the data (`recipes.BY_DATA`), or else the paper's; for a resumed run it is the run's.
+    All randomness is determined by `seed`: on one machine with a fixed number of threads, the same call gives the same
+    weights bit for bit, and so does a run that was killed and resumed any number of times (except with a Dataset that
+    draws from Python's or NumPy's random state). torch's global random state does not change.
 
-    A logged iteration (a line of metrics.jsonl, a dict of `TrainResult.history`) has the mean energies of data and
-    samples and energy_gap, the first less the second (d_s of Nijkamp et al., AAAI 2020, arXiv:1903.12370, Section 3.1);
-    score_norm, mean |∇ log p| at the samples; and gradient_strength, its mean along chains (v there).
+    A logged iteration (a line of metrics.jsonl, a dict of `TrainResult.history`) has iteration; energy_data and
+    energy_samples, the mean energies; energy_gap, the first minus the second (d_s of Nijkamp et al., AAAI 2020,
+    arXiv:1903.12370, Section 3.1); score_norm, mean |∇ log p| at the samples; gradient_strength, its mean along chains
+    (v there); and seconds.
 
     Args:
         data: "digits"; a tensor or array, `.npy` or `.npz`; a folder of images; a torch Dataset; "cifar10", "celeba" or
             "lsun" (extra "vision"). Scaled to `data_range`; see `data.load_data`.
-        model: a module (B, *event) to (B,) or (B, 1), read as a log-density f and trained in place. None:
+        model: a module that maps (B, *event) to (B,) or (B, 1), the log-density f, trained in place. None:
             `models.ConvNet` for the data's size.
-        out: the run's folder (see `runs.folder.RunFolder` for its files); None writes nothing.
-        n_iterations: in all, including those before a resume. A resume may change it; lr_decay then counts from the
-            new end.
-        batch_size: data, and chains.
-        lr: Adam's: a number, or pairs (iteration, value), the first from iteration 0, of values that hold from that
-            iteration on.
-        lr_decay: the share of the iterations, at the end, over which lr falls linearly towards 0.
-        adam_betas: Adam's.
-        max_grad_norm: the weights' gradient is scaled down to this Euclidean norm where it is greater.
+        out: the run's folder (see `runs.folder.RunFolder` for its files). None: nothing is written.
+        n_iterations: total number, including the iterations before a resume. A resume may change it; lr_decay then
+            counts from the new end.
+        batch_size: number of data items, and of chains, per iteration.
+        lr: learning rate of Adam: a number, or pairs (iteration, value) with the first iteration 0, where each value
+            holds from its iteration on.
+        lr_decay: fraction of the iterations, at the end, over which lr falls linearly towards 0.
+        adam_betas: decay rates of Adam.
+        max_grad_norm: limit on the Euclidean norm of the weights' gradient, which is scaled down to it.
         ema: decay of an exponential moving average of the weights, from which samples are then drawn; 0 for none.
-        data_noise: standard deviation of the noise added to the data; may change as `lr`.
-        data_range: the interval that data are scaled to; default (-1, 1).
-        clamp_data: clamp the data to the sampler's bounds after the noise.
-        energy_penalty: α of the squared energies' penalty (Du and Mordatch, NeurIPS 2019).
+        data_noise: standard deviation of the noise added to the data; a number or pairs as for `lr`.
+        data_range: the interval that the data are scaled to; default (-1, 1).
+        clamp_data: whether to clamp the noisy data to the sampler's bounds.
+        energy_penalty: weight α of the penalty on squared energies (Du and Mordatch, NeurIPS 2019).
         kl_weight: weight of the KL term through the last Langevin step (Du et al., ICML 2021).
-        start: where chains start: "noise", p0, short-run MCMC; "data", the batch itself, contrastive divergence
-            (Hinton, 2002); or "buffer", where earlier chains ended (Tieleman, ICML 2008).
-        buffer: options of `ReplayBuffer`, for start="buffer". The buffer is part of checkpoints.
+        start: the initial states of chains: "noise": p0 (short-run MCMC); "data": the batch itself (contrastive
+            divergence, Hinton, 2002); "buffer": the last states of earlier chains (Tieleman, ICML 2008).
+        buffer: options of `ReplayBuffer`, for start="buffer". Options that are not given are the recipe's; the default
+            capacity is 10,000. The buffer is part of checkpoints.
         features: n_f of the ConvNet.
-        sampler: options of `Langevin`; those not named are the recipe's. step_size goes with noise_std: a number, or
-            None for sqrt(2·step_size·temperature), the only one to read a temperature.
-        sample_steps: Langevin steps of a chain when the model is sampled afterwards: for the picture, by the result's
-            sampler, `load` and `fastlangevin sample`. Default: as many as in training.
-        seed: of the weights' initialisation, data order and noise; default 1.
-        device: "auto" is CUDA where there is one, else the CPU.
+        sampler: options of `Langevin`. Options that are not given are the recipe's. step_size must be given with
+            noise_std: a number, or None for sqrt(2·step_size·temperature). A temperature needs noise_std=None.
+        sample_steps: number of Langevin steps when the model is sampled after training: for the picture, by the
+            result's sampler, by `load` and by `fastlangevin sample`. Default: as many as in training.
+        seed: of the weights' initialisation, the order of the data and the noise; default 1.
+        device: "auto" is CUDA if available, else the CPU.
         image_size, value_range: see `data.load_data`.
-        resume: continue from the newest checkpoint in `out`; start a new run if there is none.
-        overwrite: replace the run in `out`.
-        checkpoint_every, log_every: in iterations; the first state and the last are always saved.
-        keep_checkpoints: number of checkpoints kept, the newest.
-        on_divergence: "raise", or "rollback": go back to the newest checkpoint, with a fresh seed and half the lr.
-        max_rollbacks: number of roll-backs after which a divergence raises.
-        max_energy_gap: a greater |energy_gap| is a divergence; None for no limit.
-        max_saturation: a divergence is also this share, or more, of the samples' values on the bounds (without bounds:
-            ten times as far out as data may be); None for no limit.
-        progress: show progress: a live bar on a terminal, plain lines elsewhere.
+        resume: whether to continue from the newest checkpoint in `out`. If there is none, a new run is started.
+        overwrite: whether to replace the run in `out`.
+        checkpoint_every, log_every: in iterations. The initial and the final state are always saved.
+        keep_checkpoints: number of checkpoints to keep, the newest ones.
+        on_divergence: "raise", or "rollback": return to the newest checkpoint, with a new seed and half the lr.
+        max_rollbacks: number of rollbacks after which a divergence raises an error.
+        max_energy_gap: limit on |energy_gap|, above which training has diverged; None for no limit.
+        max_saturation: fraction of the samples' values on the bounds from which on training has diverged (without
+            bounds: values ten times as far out as the data's interval); None for no limit.
+        progress: whether to show progress: a bar on a terminal, plain lines elsewhere.
+
+    Returns:
+        The model, a sampler of it, and the history.
 
     Raises:
-        ValueError, TypeError: an argument that is not as above; a resume with other data or settings than the run's.
-        FileExistsError: `out` holds a run and neither resume nor overwrite is set, or files that no run made.
-        BlockingIOError: another process trains into `out` now.
-        TrainingDiverged: (a `ChainDiverged`) within one iteration of chains or energies that are not finite, too far
-            apart or saturated; the message says what to try, and the newest checkpoint is from before.
-        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM, after a checkpoint was saved.
+        ValueError, TypeError: an argument that is not as above, an unknown setting, or data or settings of a resume
+            that differ from the run's.
+        FileNotFoundError, ImportError: data that `load_data` cannot read.
+        FileExistsError: `out` holds a run and neither resume nor overwrite is set, or it holds files that do not belong
+            to a run.
+        NotADirectoryError: `out` is a file.
+        BlockingIOError: another process is training in `out`.
+        CheckpointError: the newest checkpoint of a resume is damaged or does not fit the model.
+        OSError: a file of the run cannot be written.
+        TrainingDiverged: (a `ChainDiverged`) chains, energies or weights are not finite, the energies are too far apart
+            or the samples are saturated. Raised within one iteration; the message says what to try, and the newest
+            checkpoint was saved before the divergence.
+        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM, after a checkpoint has been saved.
     """
     if resume and overwrite:
-        raise ValueError("resume and overwrite exclude each other, got both")
+        raise ValueError("resume and overwrite are mutually exclusive, got both")
     if resume and out is None:
         raise ValueError("resume needs out, the folder of the run to continue")
     if on_divergence not in ("raise", "rollback"):
         raise unknown("on_divergence", on_divergence, ("raise", "rollback"))
     if on_divergence == "rollback" and out is None:
-        raise ValueError("on_divergence='rollback' goes back to a checkpoint and needs out, the run's folder")
+        raise ValueError("on_divergence='rollback' needs out, the folder of the checkpoints to return to")
     for name, value in (("max_energy_gap", max_energy_gap), ("max_saturation", max_saturation)):
         if value is not None:
             piecewise.check_number(name, value, positive=True)
@@ -150,8 +162,8 @@ def train(
         settings = resolve(overrides, recipe, source, model, saved)
         if stored is not None and settings.n_iterations < stored.iteration:
             raise ValueError(
-                f"n_iterations counts those before a resume too: got {settings.n_iterations}, and the run has done "
-                f"{stored.iteration}"
+                f"n_iterations includes the iterations before a resume and must be at least {stored.iteration}, got "
+                f"{settings.n_iterations}"
             )
         stack.enter_context(own_randomness(where))
         stack.enter_context(torch.inference_mode(False))
@@ -180,16 +192,16 @@ def train(
 
 
 def _changes(settings: Settings, saved: Settings) -> list[str]:
-    """What a resumed run does that the run would not have done."""
+    """Describes how a resumed run differs from one without interruption."""
     if settings.n_iterations == saved.n_iterations or not settings.lr_decay:
         return []
     return [
         f"n_iterations is {settings.n_iterations} now and {saved.n_iterations} in the run: lr falls over the last "
-        f"{settings.lr_decay:.0%} of all iterations, so its schedule is no longer the one that the run began with"
+        f"{settings.lr_decay:.0%} of all iterations, so its schedule differs from the one that the run started with"
     ]
 
 
 def _check_outside(out: Path, data: Any) -> None:
-    """A run inside the folder of images that it learns from would take its own pictures for data."""
+    """Raises ValueError if `out` is in the folder of the data, because a run would then learn from its own pictures."""
     if isinstance(data, (str, os.PathLike)) and Path(data).is_dir() and Path(data).resolve() in out.resolve().parents:
         raise ValueError(f"out must not lie inside the data's folder, got out={str(out)!r} and data={str(data)!r}")

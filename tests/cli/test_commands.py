@@ -1,4 +1,4 @@
-"""The command line, as a user meets it."""
+"""The command line in separate processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess:
 def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("cli") / "run"
     done = run("train", "digits", "--out", out, *QUICK)
-    assert "digits: 1,797 of 1×8×8" in done.stdout and "\x1b" not in done.stdout
+    assert "digits: 1,797 items of 1×8×8" in done.stdout and "\x1b" not in done.stdout
     for name in ("samples.png", "training.png", "metrics.jsonl", "checkpoints", "tensorboard"):
         assert str(out / name) in done.stdout.replace("\n", "")
     return out
@@ -44,7 +44,7 @@ def test_sample(trained, tmp_path):
     assert (np.load(tmp_path / "z.npz")["samples"] != samples).any()
 
 
-def test_existing_picture_is_not_replaced_unless_told(trained, tmp_path):
+def test_existing_picture_is_not_replaced_unless_requested(trained, tmp_path):
     picture = tmp_path / "grid.png"
     picture.write_bytes(b"mine")
     done = run("sample", trained, "-o", picture, code=1)

@@ -1,4 +1,4 @@
-"""The commands that use a trained sampler as a generator."""
+"""The commands `reconstruct` and `interpolate`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastlangevin.display import pictures
 
 @pytest.fixture
 def command(capsys):
-    """Runs a command in this process; returns what it printed, on stderr where it was to fail."""
+    """Runs a command in this process and returns its output, on stderr if it should fail."""
 
     def call(*arguments, code=0):
         with pytest.raises(SystemExit) as ended:
@@ -81,7 +81,7 @@ def test_interpolate_command(command, trained, images, tmp_path):
 
 
 def tile(picture, i, of):
-    """Image i of the first row of a grid of 8×8 images with so many columns, as it was before it was enlarged."""
+    """Image i of the first row of a grid of 8×8 images with `of` columns, before enlargement."""
     pixels = np.asarray(picture)[:: picture.width // (10 * of + 2), :: picture.width // (10 * of + 2)]
     return pixels[2:10, 10 * i + 2 : 10 * i + 10]
 
@@ -112,8 +112,8 @@ def test_command_errors(command, arguments, words, trained, images, two_channels
     assert not (tmp_path / "x.png").exists()
 
 
-def test_commands_of_a_run_that_learned_in_another_interval(command, tmp_path, images):
-    """Data come to the run's interval, pictures are drawn from it, and errors are said in [-1, 1]."""
+def test_commands_of_a_run_with_another_data_range(command, tmp_path, images):
+    """Data are scaled to the run's interval, pictures are drawn from it, and errors are printed in units of [-1, 1]."""
     run, out = tmp_path / "run", {end: tmp_path / f"x.{end}" for end in ("png", "npz")}
     sampler = {"n_steps": 3, "bounds": (0, 1)}
     options = {"features": 4, "batch_size": 8, "n_iterations": 2, "data_range": (0, 1), "progress": False}
@@ -121,7 +121,7 @@ def test_commands_of_a_run_that_learned_in_another_interval(command, tmp_path, i
     unit = (torch.from_numpy(np.load(images)) + 1) / 2
 
     def both(*arguments):
-        """The arrays, the picture's pixels, and what was said."""
+        """The arrays, the pixels of the picture, and the output."""
         said = [command(arguments[0], run, *arguments[1:], "-o", path, "--overwrite") for path in out.values()][1]
         arrays = {name: torch.from_numpy(array) for name, array in np.load(out["npz"]).items()}
         return arrays, np.asarray(Image.open(out["png"])), said

@@ -76,14 +76,14 @@ def test_scaling_with_a_range():
     assert torch.equal(everything(load_data(odd, value_range=(-1, 1))), odd)
 
 
-def test_a_range_reaches_to_its_float32_ends():
-    values = torch.tensor([[-0.1], [1.7]])  # as float32, both are a little outside of the doubles of the same name
+def test_a_range_includes_its_float32_ends():
+    values = torch.tensor([[-0.1], [1.7]])  # as float32, both are slightly outside the doubles of the same decimal
     loaded = everything(load_data(values, value_range=(-0.1, 1.7)))
     assert loaded.flatten().tolist() == pytest.approx([-1, 1], abs=1e-6)
     assert loaded.abs().max() <= 1
 
 
-def test_torchs_default_dtype_plays_no_part():
+def test_torchs_default_dtype_has_no_effect():
     expected = [everything(load_data(source)) for source in (bytes_(5, 3), rand(5, 3))]
     torch.set_default_dtype(torch.bfloat16)
     try:
@@ -145,7 +145,7 @@ def test_read_only_arrays_are_read():
     assert torch.equal(everything(load_data(values)), torch.tensor(values))
 
 
-def test_loading_leaves_the_source_alone():
+def test_loading_does_not_change_the_source():
     values = rand(6, 2, lo=-3, hi=9).requires_grad_()
     before = values.detach().clone()
     assert not everything(load_data(values)).requires_grad

@@ -1,4 +1,4 @@
-"""Datasets of torch's kind, item by item, and those of torchvision."""
+"""torch Datasets, and the data sets of torchvision."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_datasets_unknown_range():
 
 
 def odd_one(odd, usual, n=1000):
-    """A Dataset whose item 1 alone is odd, too late for the look at every fourth."""
+    """A Dataset in which only item 1 differs, which is not among the inspected items, every fourth."""
     return Items(lambda i: odd if i == 1 else usual, n)
 
 
@@ -93,7 +93,7 @@ def odd_one(odd, usual, n=1000):
         (np.array(["text"]), "item 1 must hold real numbers"),
     ],
 )
-def test_items_that_are_unlike_the_others(odd, words):
+def test_items_that_differ_from_the_others(odd, words):
     usual = rand(1, 2, 2)
     loaded = load_data(odd_one(odd, usual))
     assert loaded.batch(torch.tensor([0, 2])).shape == (2, 1, 2, 2)
@@ -110,7 +110,7 @@ def test_items_that_are_unlike_the_others(odd, words):
     ],
 )
 @pytest.mark.parametrize("wrap", [Items, Stream])
-def test_unlike_items_are_met_at_the_start_where_they_can_be(wrap, odd, words):
+def test_items_that_differ_are_detected_at_loading_if_possible(wrap, odd, words):
     with pytest.raises((ValueError, TypeError), match=words):
         load_data(wrap([rand(1, 2, 2), odd]))
 
@@ -156,7 +156,7 @@ def test_random_transforms_keep_the_fingerprint_and_the_random_state(wrap):
 
 @pytest.fixture
 def torchvision(monkeypatch, tmp_path):
-    """A stand-in; its Datasets hold two photos of 218 by 178 pixels, and tell how they were made."""
+    """A fake torchvision; its Datasets hold two images of 218 by 178 pixels and record their arguments."""
     made = []
 
     def maker(name):

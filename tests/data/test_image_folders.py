@@ -58,7 +58,7 @@ def test_one_bit_and_16_bit_images(tmp_path):
         assert torch.equal(image, scaled(torch.tensor([[0, 1], [128, 255]])))
 
 
-def test_values_of_no_known_range(tmp_path):
+def test_values_of_unknown_range(tmp_path):
     Image.fromarray(np.eye(4, dtype=np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(ValueError, match=r"a.tif cannot be read.*floats.*value_range="):
         load_data(tmp_path)
@@ -85,11 +85,11 @@ def test_a_transparent_palette(tmp_path):
     assert torch.equal(everything(load_data(tmp_path))[0], scaled(expected))
 
 
-def test_photos_stand_upright(tmp_path):
+def test_exif_orientation_is_applied(tmp_path):
     pixels = picture(tmp_path / "a.png", "L")
     turned = Image.open(tmp_path / "a.png").transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
-    exif[0x0112] = 6  # show it turned by 90° clockwise
+    exif[0x0112] = 6  # rotated by 90° clockwise
     turned.save(tmp_path / "a.png", exif=exif)
     assert torch.equal(everything(load_data(tmp_path))[0, 0], scaled(pixels))
 
@@ -109,7 +109,7 @@ def test_image_size_antialiases(tmp_path):
     picture(tmp_path / "b.png", "L", (20, 30))
     images = everything(load_data(tmp_path, image_size=8))
     assert images.shape == (2, 1, 8, 8)
-    assert images[0].abs().max() < 0.1  # a checkerboard seen from afar is grey
+    assert images[0].abs().max() < 0.1  # a downsampled checkerboard is grey
 
 
 def test_unequal_images(tmp_path):

@@ -39,7 +39,7 @@ def test_beside_the_images_in_an_npz(tmp_path, name, images):
     assert plain.labels is None and plain.fingerprint == data.fingerprint
 
 
-def test_an_array_named_as_labels_are_that_is_alone_is_the_data(tmp_path):
+def test_a_single_array_is_the_data_whatever_its_name(tmp_path):
     np.savez(tmp_path / "x.npz", y=IMAGES)
     data = load_data(tmp_path / "x.npz")
     assert len(data) == 6 and data.labels is None
@@ -55,7 +55,7 @@ def test_an_array_named_as_labels_are_that_is_alone_is_the_data(tmp_path):
         (np.eye(6, dtype=int), ValueError, "got (6, 6)"),
     ],
 )
-def test_wrong_ones_are_refused(tmp_path, wrong, kind, words):
+def test_bad_labels(tmp_path, wrong, kind, words):
     np.savez(tmp_path / "x.npz", images=IMAGES, labels=wrong)
     with pytest.raises(kind) as error:
         load_data(tmp_path / "x.npz")
@@ -76,7 +76,7 @@ def test_folders_are_classes_in_the_order_of_their_names(tmp_path):
 
 
 @pytest.mark.parametrize("names", [("1.png", "2.png"), ("cat/1.png", "2.png"), ("cat/a/1.png", "dog/2.png")])
-def test_other_folders_are_not(tmp_path, names):
+def test_other_folders_are_not_classes(tmp_path, names):
     assert write(tmp_path, *names).labels is None
 
 
@@ -87,12 +87,12 @@ def test_of_a_dataset(name, make):
 
 
 @pytest.mark.parametrize("wrong", [NUMBERS[:3], [0.5] * 6, [-1] * 6, ["a"] * 6, None, 3])
-def test_what_a_dataset_calls_so_need_not_be_labels(wrong):
+def test_attributes_of_a_dataset_that_are_not_labels(wrong):
     assert load_data(Labelled(targets=wrong)).labels is None
     assert load_data(Labelled(targets=wrong, labels=NUMBERS)).labels.tolist() == NUMBERS
 
 
-def test_fingerprints_are_what_they_were_before_there_were_labels():
+def test_fingerprints_do_not_depend_on_labels():
     assert load_data("digits").fingerprint == "f7f11ebe9cb2af86"
     assert load_data(Labelled(targets=NUMBERS)).fingerprint == load_data(Labelled()).fingerprint
 

@@ -17,7 +17,7 @@ def test_an_epoch_visits_every_item_once(n):
 
 
 def test_orders_differ_with_seed_and_epoch():
-    # 2^32: torch's CPU generator would not tell it from 0
+    # 2^32: torch's CPU generator would not distinguish it from 0
     orders = [epoch_order(50, seed=s, epoch=e) for s in (0, 1, 2**32, 2**64 - 1) for e in (0, 1, 2**32)]
     assert len({tuple(order.tolist()) for order in orders}) == len(orders)
 
@@ -28,7 +28,7 @@ def test_orders_are_uniform():
         assert (place.bincount(minlength=4) - 500).abs().max() < 100
 
 
-def test_the_order_has_no_part_in_the_global_random_state():
+def test_the_order_does_not_use_the_global_random_state():
     torch.manual_seed(1)
     before = torch.get_rng_state()
     first = epoch_order(50, seed=3, epoch=0), batch_indices(50, 7, seed=9, iteration=3)
@@ -51,7 +51,7 @@ def test_a_batch_follows_from_its_arguments_alone():
     forward = [batch_indices(100, 64, seed=3, iteration=i) for i in range(9)]
     kept = [batch.clone() for batch in forward]
     for batch in forward:
-        batch.zero_()  # the caller's own, and no part of a cache
+        batch.zero_()  # the caller's copy, not part of a cache
     epoch_order(100, seed=3, epoch=0).zero_()
     for i in reversed(range(9)):
         batch_indices(100, 64, seed=4, iteration=i)
@@ -61,7 +61,7 @@ def test_a_batch_follows_from_its_arguments_alone():
     assert len(set(far.tolist())) == 64
 
 
-def test_an_epochs_order_is_made_once(monkeypatch):
+def test_an_epochs_order_is_computed_once(monkeypatch):
     order._recent_order.cache_clear()
     for i in range(31):
         batch_indices(1000, 64, seed=3, iteration=i)

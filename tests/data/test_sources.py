@@ -11,7 +11,7 @@ from fastlangevin.data import load_data
 from fastlangevin.data import sources as data
 
 
-def test_a_batch_is_the_callers_own():
+def test_a_batch_is_a_copy():
     values = rand(6, 2, lo=-1)
     for source in (values, bytes_(6, 2), "digits", TensorDataset(values)):
         loaded = load_data(source)
@@ -27,7 +27,7 @@ def test_bad_image_sizes(image_size):
 
 
 @pytest.mark.parametrize("source", [rand(5, 4, 4), "digits", Items([rand(4, 4)]), Stream([rand(4, 4)])])
-def test_image_size_where_it_means_nothing(source):
+def test_image_size_of_sources_that_are_not_resized(source):
     with pytest.raises(ValueError, match=r"image_size must be None for .* got 8"):
         load_data(source, image_size=8)
 
@@ -46,7 +46,7 @@ def test_data_passes_through():
             load_data(loaded, **option)
 
 
-def test_to_moves_what_is_in_memory():
+def test_to_moves_items_in_memory():
     loaded = load_data(bytes_(6, 3))
     moved = loaded.to("meta")
     assert moved.batch(torch.tensor([1])).device.type == "meta"
@@ -89,7 +89,7 @@ def test_fingerprints(wrap):
         ("digit.npy", "no such file or folder"),
     ],
 )
-def test_nothing_there(tmp_path, monkeypatch, source, words):
+def test_missing_sources(tmp_path, monkeypatch, source, words):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=words) as caught:
         load_data(source)

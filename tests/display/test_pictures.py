@@ -62,13 +62,13 @@ def test_bad_arguments(tmp_path, monkeypatch, change, words):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_missing_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere.a\.png could not be written"):
         fl.save_grid(torch.zeros(2, 1, 4, 4), tmp_path / "nowhere" / "a.png")
 
 
 def test_stacked():
-    """Image i of every row stands under image i, in blocks of `columns`."""
+    """Images i of all rows are in one column, in blocks of `columns`."""
     rows = [torch.full((5, 1, 4, 4), value) + 0.1 * torch.arange(5).reshape(5, 1, 1, 1) for value in (-1.0, 0.5)]
     picture = pictures.stacked(rows, columns=3)
     pixels = np.asarray(picture)

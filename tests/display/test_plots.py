@@ -11,7 +11,7 @@ pytest.importorskip("matplotlib")
 
 
 def test_a_table_is_drawn_along_each_setting(tmp_path, monkeypatch):
-    """Against a setting: the rows with the most frequent value of the others, in order, without those that lack it."""
+    """For each setting: sorted rows with the most frequent values of the others, without rows that lack the metric."""
     rows = [
         {"noise": 0.3, "width": 64, "fid": 5.0},
         {"noise": 0.1, "width": 64, "fid": 7.0, "mse": 0.1},

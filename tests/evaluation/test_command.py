@@ -25,7 +25,14 @@ def test_the_command(run, tmp_path):
     out, plot, near = tmp_path / "deep" / "e.json", tmp_path / "plots" / "e.png", tmp_path / "near" / "n.png"
     quick = ("--data", "digits", "-n", 20, "--reconstruct", 1, "--chains", 2, "--no-fid")
     done = command(run, *quick, "-o", out, "--plot", plot, "--neighbours", near)
-    for words in ("20 samples of 5 steps", "Fréchet distance", "classes hit", "AUROC", "reconstruction MSE", "no fid"):
+    for words in (
+        "20 samples of 5 steps",
+        "Fréchet distance",
+        "classes hit",
+        "AUROC",
+        "reconstruction MSE",
+        "skipped fid",
+    ):
         assert words in done.stdout
     numbers = json.loads(out.read_text())
     options = dict(n=20, n_reconstruct=1, n_chains=2, fid=False, progress=False)
@@ -43,7 +50,7 @@ def test_the_command(run, tmp_path):
         (["RUN", "--data", "digist"], 1, "did you mean 'digits'"),
         (["RUN", "--data", "digits", "-n", 1], 2, "-n"),
         (["RUN", "--data", "digits", "-o", "x.txt"], 1, "--out must end in .json"),
-        (["RUN", "--data", "digits", "--plot", "x.png", "--chains", "0"], 1, "--chains 0 leaves them out"),
+        (["RUN", "--data", "digits", "--plot", "x.png", "--chains", "0"], 1, "which --chains 0 skips"),
         (["RUN", "--data", "digits", "--labels", "none.npy"], 1, "labels='none.npy': no such file"),
         (["RUN", "--data", "digits", "--fid"], 1, "pip install 'fastlangevin[inception]'"),
     ],

@@ -15,10 +15,10 @@ from fastlangevin.errors import ChainDiverged
 from fastlangevin.evaluation import metrics, parts
 from fastlangevin.samplers.trace import Trace
 
-# what the numbers are
+# values
 
 
-def test_data_are_like_themselves():
+def test_data_compared_with_themselves():
     result = judged(IMAGES, coverage=True)
     assert result["pixels"]["frechet_distance"] == pytest.approx(0, abs=1e-8)
     near, energy, seen = (result[name] for name in ("neighbours", "energy", "coverage"))
@@ -29,12 +29,12 @@ def test_data_are_like_themselves():
     assert seen["entropy"] == pytest.approx(math.log(10), abs=0.01) and 0.09 < seen["rarest_share"] < 0.1
 
 
-def test_noise_is_not():
+def test_noise_differs_from_data():
     result = judged(torch.rand(600, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1, coverage=True)
     near, energy, seen = (result[name] for name in ("neighbours", "energy", "coverage"))
     assert result["pixels"]["frechet_distance"] > 30
     assert near["ratio_min"] > 2 and near["share_closer_than_data"] == 0
-    assert energy["gap"] < -15 and energy["auroc"] > 0.95  # digits are dark: lower in brightness
+    assert energy["gap"] < -15 and energy["auroc"] > 0.95  # digits are darker than noise
     assert seen["score"] < 4
 
 
@@ -43,8 +43,8 @@ def test_one_class_is_seen_as_one():
     assert (seen["classes_hit"], seen["rarest_share"]) == (1, 0) and seen["score"] < 1.1
 
 
-def test_distances_to_other_data_are_the_datas_own():
-    """Half of the data as samples, the rest as data: neither copies nor strangers."""
+def test_distances_of_held_out_data_equal_those_of_the_data():
+    """Half of the data as samples, the rest as data: neither copies nor outliers."""
     result = judged(IMAGES[::2], IMAGES[1::2])
     assert result["neighbours"]["ratio_median"] == pytest.approx(1, abs=0.05)
     assert result["neighbours"]["share_closer_than_data"] < 0.03
@@ -69,7 +69,7 @@ def test_energies_are_the_samplers(run):
     model, sampler = fl.load(run)
     result = fl.evaluate((model, sampler), "digits", n=300, seed=5, **OFF)
     sampler.load_state_dict({**sampler.state_dict(), "seed": 5})
-    energy = sampler.energy(sampler.sample((300, 1, 8, 8), step=0)).double()  # more than are drawn at a time
+    energy = sampler.energy(sampler.sample((300, 1, 8, 8), step=0)).double()  # more than one batch
     assert result["energy"]["samples_mean"] == pytest.approx(float(energy.mean()), rel=1e-5)
     assert result["energy"]["samples_std"] == pytest.approx(float(energy.std()), rel=1e-4)
     assert result["n_steps"] == 5 and result["trained_on_data"] is None
@@ -100,10 +100,10 @@ def test_reconstruction_is_reconstructs(run):
     )
 
 
-# what a call leaves and repeats
+# side effects and repeated calls
 
 
-def test_the_same_again_and_nothing_moved(run):
+def test_a_repeated_call_is_the_same_and_has_no_side_effects(run):
     model, sampler = fl.load(run)
     sampler.sample((2, 1, 8, 8))
     before, weights = sampler.state_dict(), [p.clone() for p in model.parameters()]
@@ -126,7 +126,7 @@ def test_custom_number_of_steps(run):
     assert result["trained_on_data"] is False
 
 
-def test_what_train_returned():
+def test_a_train_result():
     options = dict(features=4, batch_size=4, sampler={"n_steps": 2}, n_iterations=1, progress=False)
     trained = fl.train("digits", **options)
     assert math.isfinite(fl.evaluate(trained, "digits", n=4, **OFF)["energy"]["gap"])
@@ -148,7 +148,7 @@ def test_records_of_the_chain_are_those_of_a_trace(run):
     assert result["share_outside"] == pytest.approx(outside.tolist()) and outside[-1] > 0
 
 
-def test_long_chains_are_recorded_now_and_then():
+def test_long_chains_are_recorded_at_intervals():
     sampler = fl.Langevin(brightness, n_steps=95, step_size=1e-3, noise_std=0.0, seed=0)
     steps = fl.evaluate((None, sampler), "digits", n=2, **{**OFF, "n_chains": 1})["chain"]["steps"]
     assert steps[:3] == [0, 10, 20] and steps[-2:] == [940, 950]
@@ -158,7 +158,7 @@ def explodes(x):
     return -(x**4).flatten(1).sum(1)
 
 
-def test_divergence_past_k_is_a_finding():
+def test_divergence_past_k_is_part_of_the_result():
     sampler = fl.Langevin(explodes, n_steps=4, step_size=0.04, noise_std=0.0, seed=0)
     result = fl.evaluate((None, sampler), "digits", n=8, **{**OFF, "n_chains": 8})
     x, step = sampler.initial((8, 1, 8, 8), step=0), 0
@@ -171,7 +171,7 @@ def test_divergence_past_k_is_a_finding():
     json.dumps(result, allow_nan=False)  # energies overflow before states do
 
 
-def test_divergence_that_is_learnt_late_as_on_a_gpu():
+def test_divergence_that_is_detected_late_as_on_a_gpu():
     x = torch.zeros(4, 2, 3)
     x[2, 1, 1] = torch.nan
     trace = Trace(x, torch.zeros(4, 2), torch.zeros(4, 2), torch.tensor([0, 5, 10, 15]))
@@ -212,7 +212,7 @@ def test_a_score_has_no_energy():
 
 
 class Restless(nn.Module):
-    """A network that in train mode draws random numbers and moves its averages at each evaluation."""
+    """A network that in train mode draws random numbers and updates its averages at each evaluation."""
 
     def __init__(self):
         super().__init__()

@@ -26,7 +26,7 @@ def test_inception_score_is_its_formula():
     random = torch.get_rng_state()
     mean, std = inception.inception_score(lambda x: x, logits.split(64), seed=1)
     assert torch.equal(torch.get_rng_state(), random)
-    torch.rand(1)  # the caller's random state is another by then
+    torch.rand(1)  # changes the caller's random state
     assert (mean, std) == inception.inception_score(lambda x: x, logits.split(400), seed=1)
     assert mean == pytest.approx(metrics.coverage(logits.softmax(1)).score, rel=0.1) and 0 < std < 0.3
 

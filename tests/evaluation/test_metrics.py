@@ -63,7 +63,7 @@ def test_frechet_distance_to_itself_is_zero_far_from_the_origin(n, d):
         (torch.zeros(4, 3), [torch.zeros(1, 3)], "at least 2 items, got 1"),
     ],
 )
-def test_frechet_distance_refuses(a, batches, words):
+def test_frechet_distance_of_bad_input(a, batches, words):
     with pytest.raises(ValueError) as error:
         metrics.frechet_distance(a, batches)
     assert words in str(error.value)
@@ -82,7 +82,7 @@ def test_nearest_neighbours_are_those_of_all_pairs(batch):
 
 
 @pytest.mark.parametrize("batch", [1, 10, 64])
-def test_a_querys_own_item_is_left_out(batch):
+def test_a_querys_own_item_is_excluded(batch):
     items = normal(40, 6).float()
     own = torch.tensor([3, 39, 0, -1])
     queries = items[[3, 39, 0, 5]]
@@ -99,7 +99,7 @@ def test_a_copy_is_at_distance_zero_far_from_the_origin():
     assert (found.distance == 0).all() and torch.equal(found.item, torch.arange(500).flip(0))
 
 
-def test_nearest_neighbours_refuses():
+def test_nearest_neighbours_of_bad_input():
     with pytest.raises(ValueError, match="an item other than a query's own"):
         metrics.nearest_neighbours(torch.zeros(1, 3), [torch.zeros(1, 3)], torch.tensor([0]))
     with pytest.raises(ValueError, match="finite values"):

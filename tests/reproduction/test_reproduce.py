@@ -42,7 +42,7 @@ def test_tables_are_the_paper_s():
         assert len(set(names)) == len(names)
 
 
-def test_annealing_is_late_and_ends_low():
+def test_annealing_starts_late_and_ends_low():
     settings = tables.annealed_settings(1e-4, 0.03, 250_000)
     lr, noise = (piecewise.check(name, settings[name], positive=True) for name in ("lr", "data_noise"))
     assert piecewise.at(lr, 199_999) == 1e-4 and piecewise.at(noise, 199_999) == 0.03
@@ -64,7 +64,7 @@ def table_2(three_experiments, tmp_path_factory):
     return fl.reproduce("2", small_digits(), out=out, **OPTIONS)
 
 
-def test_what_a_table_leaves(table_2):
+def test_files_of_a_table(table_2):
     rows, out = table_2
     assert [row["n_steps"] for row in rows] == [5, 10, 25]
     for row in rows:
@@ -88,7 +88,7 @@ def test_norm_of_the_score_is_of_the_samples(table_2):
     assert rows[1]["score_norm"] == pytest.approx(float(gradient.flatten(1).norm(dim=1).mean()), rel=1e-4)
 
 
-def test_what_is_there_is_kept(table_2, monkeypatch):
+def test_existing_results_are_kept(table_2, monkeypatch):
     rows, out = table_2
     (out / "K25.json").write_text(json.dumps({**json.loads((out / "K25.json").read_text()), "score_norm": 7.0}))
     monkeypatch.setattr(module, "evaluate", None)
@@ -98,8 +98,8 @@ def test_what_is_there_is_kept(table_2, monkeypatch):
     assert [r for i, r in enumerate(again.rows) if i != 2] == [r for i, r in enumerate(rows) if i != 2]
 
 
-def test_what_is_asked_anew_is_evaluated_anew(tmp_path, monkeypatch):
-    """Without a training: by more samples, and by labels."""
+def test_other_options_repeat_the_evaluation(tmp_path, monkeypatch):
+    """Without training again: with more samples, and with labels."""
     monkeypatch.setattr(tables, "_STEPS", {5: 0.15})
     first = fl.reproduce("2", small_digits(), out=tmp_path, **OPTIONS).rows[0]
     monkeypatch.setattr(module, "_n_iterations_within", None)
@@ -119,7 +119,7 @@ def test_fid_that_is_not_available_is_an_error_before_any_training(tmp_path, mon
     assert not (tmp_path / "t").exists()
 
 
-def test_an_interrupted_table_goes_on(table_2, tmp_path, monkeypatch):
+def test_an_interrupted_table_continues(table_2, tmp_path, monkeypatch):
     train, calls = module.train, []
 
     def interrupted(*args, **options):
@@ -175,7 +175,7 @@ def test_bad_arguments(tmp_path, name, change, error, words):
     assert not (tmp_path / "t").exists()
 
 
-def test_folders_of_others_are_not_touched(tmp_path):
+def test_folders_with_other_files_do_not_change(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="holds files that are not of a reproduction"):
         fl.reproduce("1", small_digits(), out=tmp_path, **OPTIONS)

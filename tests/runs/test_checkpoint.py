@@ -1,4 +1,4 @@
-"""Checkpoints: what they hold, loading, damaged and foreign files."""
+"""Checkpoints: content, loading, damaged files and files of other programs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import fastlangevin as fl
 from fastlangevin.runs import checkpoint
 
 
-def test_load_gives_the_model_and_the_sampler_where_training_left_them(tmp_path):
+def test_load_returns_the_model_and_the_sampler_at_the_end_of_training(tmp_path):
     result = fl.train("digits", out=tmp_path, n_iterations=3, **SMALL)
     expected = result.sampler.sample((4, 1, 8, 8))
     for source in (tmp_path, str(tmp_path), checkpoint.newest(tmp_path / "checkpoints")):
@@ -21,14 +21,16 @@ def test_load_gives_the_model_and_the_sampler_where_training_left_them(tmp_path)
         assert torch.equal(weights(model), weights(result.model))
         assert torch.equal(sampler.sample((4, 1, 8, 8)), expected)
     _, other = fl.load(tmp_path, sampler={"n_steps": 7})
+    with pytest.raises(TypeError, match="an option of Langevin must be one of .*; did you mean 'n_steps'"):
+        fl.load(tmp_path, sampler={"n_stps": 7})
     assert other.n_steps == 7 and other.step == 15
 
 
-def test_load_of_one_s_own_model(tmp_path):
+def test_load_of_a_user_defined_model(tmp_path):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
     options = {k: v for k, v in SMALL.items() if k != "features"}
     fl.train("digits", model, out=tmp_path, n_iterations=1, **options)
-    with pytest.raises(ValueError, match="Sequential, which only you can make: pass it as model="):
+    with pytest.raises(ValueError, match="Sequential, a user-defined class: pass an instance as model="):
         fl.load(tmp_path)
     own = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
     loaded, _ = fl.load(tmp_path, model=own)
@@ -49,15 +51,15 @@ def test_truncated_checkpoint_is_named(tmp_path, keep):
             use()
 
 
-def test_files_that_are_no_checkpoints(tmp_path):
+def test_files_that_are_not_checkpoints(tmp_path):
     import safetensors.torch
 
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(fl.CheckpointError, match="no fastlangevin checkpoint"):
+    with pytest.raises(fl.CheckpointError, match="not a fastlangevin checkpoint"):
         fl.load(tmp_path / "other.safetensors")
     for meta in ("{", "{}", '{"format": 1}', "[]"):
         safetensors.torch.save_file({}, tmp_path / "odd.safetensors", metadata={"fastlangevin": meta})
-        with pytest.raises(fl.CheckpointError, match="no fastlangevin checkpoint"):
+        with pytest.raises(fl.CheckpointError, match="not a fastlangevin checkpoint"):
             fl.load(tmp_path / "odd.safetensors")
     safetensors.torch.save_file({}, tmp_path / "new.safetensors", metadata={"fastlangevin": '{"format": 99}'})
     with pytest.raises(fl.CheckpointError, match="has checkpoint format 99, this version reads 1"):
@@ -78,7 +80,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(
-        OSError, match="could not be written \\(No space left on device\\); what was there before is untouched"
+        OSError, match="could not be written \\(No space left on device\\); an existing file is unchanged"
     ):
         fl.train("digits", out=tmp_path, n_iterations=4, resume=True, progress=False)
     assert checkpoint.newest(tmp_path / "checkpoints") == newest and newest.read_bytes() == before
@@ -104,8 +106,10 @@ def test_tied_weights_and_buffers_are_kept(tmp_path):
     assert torch.equal(weights(loaded), weights(model))
 
 
-def test_divergence_says_where_the_last_good_checkpoint_is(tmp_path):
-    with pytest.raises(fl.ChainDiverged, match="training diverged at iteration .*lower lr.*safetensors is from before"):
+def test_divergence_names_the_last_good_checkpoint(tmp_path):
+    with pytest.raises(
+        fl.ChainDiverged, match="training diverged at iteration .*lower lr.*safetensors was saved before the divergence"
+    ):
         fl.train("digits", out=tmp_path, n_iterations=200, lr=1e3, checkpoint_every=1, **SMALL)
     tensors, _ = checkpoint.load(checkpoint.newest(tmp_path / "checkpoints"))
     assert all(t.isfinite().all() for t in tensors.values() if t.is_floating_point())

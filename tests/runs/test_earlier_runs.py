@@ -1,4 +1,4 @@
-"""A run of version 0.1, as it was left on disk then: it opens, and goes on."""
+"""A run folder written by version 0.1 can be loaded and resumed."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def test_it_resumes(tmp_path):
     assert {name: new[name] for name in newer} == {name: d.check(name, d.default) for name, d in newer.items()}
 
 
-def test_a_temperature_that_was_never_read_is_still_not_read(tmp_path):
-    """Version 0.1 stored one beside a number for noise_std, which is refused in new settings."""
+def test_a_temperature_without_effect_is_ignored(tmp_path):
+    """Version 0.1 stored one together with a number for noise_std, which is an error in new settings."""
     out = shutil.copytree(RUN, tmp_path / "run")
     path = out / "checkpoints" / CHECKPOINT.name
     tensors, meta = checkpoint.load(path)
@@ -61,7 +61,7 @@ def test_a_temperature_that_was_never_read_is_still_not_read(tmp_path):
 
 
 def test_settings_that_a_stored_run_lacks_are_the_defaults():
-    """Those of a run written before the setting existed."""
+    """For a run that was written before a setting existed."""
     stored = checkpoint.load(CHECKPOINT)[1]["settings"]
     whole = Settings.from_dict(stored)
     lacking = Settings.from_dict({k: v for k, v in stored.items() if k not in ("adam_betas", "ema")})

@@ -1,4 +1,4 @@
-"""A run's folder: what is written into it, and what in it is never touched."""
+"""The folder of a run: files that are written, and files that never change."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import fastlangevin as fl
 from fastlangevin.runs.folder import RunFolder
 
 
-def test_what_a_run_leaves(tmp_path):
+def test_files_of_a_run(tmp_path):
     out = tmp_path / "run"
     result = fl.train("digits", out=out, n_iterations=25, checkpoint_every=10, keep_checkpoints=2, log_every=5, **SMALL)
     assert result.out == out and result.sampler.step == 25 * 5
@@ -37,7 +37,7 @@ def test_what_a_run_leaves(tmp_path):
     assert [p.name for p in out.rglob(".*")] == [".lock"]
 
 
-def test_another_run_is_not_touched_unless_told(tmp_path):
+def test_another_run_does_not_change_unless_requested(tmp_path):
     fl.train("digits", out=tmp_path, n_iterations=2, **SMALL)
     (tmp_path / "notes.txt").write_text("mine")
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
@@ -53,17 +53,17 @@ def test_another_run_is_not_touched_unless_told(tmp_path):
 
 
 @pytest.mark.parametrize("option", [{"resume": True}, {"overwrite": True}, {}])
-def test_files_that_no_run_made_are_never_touched(tmp_path, option):
+def test_files_that_do_not_belong_to_a_run_never_change(tmp_path, option):
     (tmp_path / "checkpoints").mkdir()
     for name in ("config.yaml", "samples.png", "metrics.jsonl", "checkpoints/00000007.safetensors"):
         (tmp_path / name).write_text("mine")
-    with pytest.raises(FileExistsError, match="holds files that no run made"):
+    with pytest.raises(FileExistsError, match="holds files that do not belong to a run"):
         fl.train("digits", out=tmp_path, n_iterations=1, **option, **SMALL)
     for name in ("config.yaml", "samples.png", "metrics.jsonl", "checkpoints/00000007.safetensors"):
         assert (tmp_path / name).read_text() == "mine"
 
 
-def test_overwrite_removes_a_run_s_own_files_alone(tmp_path):
+def test_overwrite_removes_only_files_of_the_run(tmp_path):
     fl.train("digits", out=tmp_path, n_iterations=1, **SMALL)
     mine = [tmp_path / "checkpoints" / "thesis.pt", tmp_path / "tensorboard" / "notes", tmp_path / "more.yaml"]
     for path in mine:
@@ -74,7 +74,7 @@ def test_overwrite_removes_a_run_s_own_files_alone(tmp_path):
 
 @pytest.mark.parametrize("old", [True, False])
 @pytest.mark.parametrize("operation", ["unlink", "mkdir", "replace"])
-def test_a_run_killed_while_it_makes_its_folder_can_be_resumed(tmp_path, monkeypatch, old, operation):
+def test_a_run_killed_while_it_creates_its_folder_can_be_resumed(tmp_path, monkeypatch, old, operation):
     if old:
         fl.train("digits", out=tmp_path, n_iterations=1, **SMALL)
         (tmp_path / ".samples.123.part.png").touch()
@@ -97,7 +97,7 @@ def test_a_run_killed_while_it_makes_its_folder_can_be_resumed(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("change", [{"sampler": {"n_steps": 0}}, {"model": nn.Flatten()}, {"lr": -1.0}])
-def test_a_new_run_that_cannot_start_leaves_the_old_one(tmp_path, change):
+def test_a_new_run_that_cannot_start_does_not_change_the_old_one(tmp_path, change):
     fl.train("digits", out=tmp_path, n_iterations=1, **SMALL)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     with pytest.raises(ValueError):
@@ -105,10 +105,10 @@ def test_a_new_run_that_cannot_start_leaves_the_old_one(tmp_path, change):
     assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
 
 
-def test_one_training_a_folder(tmp_path):
+def test_one_training_per_folder(tmp_path):
     process = start(tmp_path / "run")
     try:
-        with pytest.raises(BlockingIOError, match="is being trained into by another process"):
+        with pytest.raises(BlockingIOError, match="is in use: another process is training in it"):
             fl.train("digits", out=tmp_path / "run", resume=True, progress=False)
     finally:
         process.kill()
@@ -116,7 +116,7 @@ def test_one_training_a_folder(tmp_path):
     fl.train("digits", out=tmp_path / "run", overwrite=True, n_iterations=1, **SMALL)
 
 
-def test_what_a_kill_leaves_half_written_is_cleared_away(tmp_path):
+def test_temporary_files_of_a_killed_process_are_removed(tmp_path):
     fl.train("digits", out=tmp_path, n_iterations=1, **SMALL)
     halves = [tmp_path / "checkpoints" / ".00000001.123.part.safetensors", tmp_path / ".samples.123.part.png"]
     for half in halves:
@@ -125,7 +125,7 @@ def test_what_a_kill_leaves_half_written_is_cleared_away(tmp_path):
     assert not any(half.exists() for half in halves)
 
 
-def test_out_may_not_lie_in_the_data(tmp_path):
+def test_out_must_not_lie_in_the_data(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match="out must not lie inside the data's folder"):
         fl.train(tmp_path, out=tmp_path / "runs" / "x", n_iterations=1, **SMALL)
@@ -133,7 +133,7 @@ def test_out_may_not_lie_in_the_data(tmp_path):
         fl.train("digits", out="", n_iterations=1, **SMALL)
 
 
-def test_out_may_not_be_a_file(tmp_path):
+def test_out_must_not_be_a_file(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(NotADirectoryError, match="out must be a folder"):
         fl.train("digits", out=tmp_path / "file", n_iterations=1, **SMALL)
@@ -148,7 +148,7 @@ def test_out_may_not_be_a_file(tmp_path):
         ({"model": nn.Conv2d(1, 1, 3)}, "log_density must return one number a chain"),
     ],
 )
-def test_what_cannot_work_leaves_no_folder(tmp_path, change, words):
+def test_bad_options_create_no_folder(tmp_path, change, words):
     with pytest.raises(ValueError, match=words):
         fl.train("digits", out=tmp_path / "run", progress=False, **change)
     assert not (tmp_path / "run").exists()

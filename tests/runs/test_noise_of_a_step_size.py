@@ -1,4 +1,4 @@
-"""A step size goes with a noise level that the same caller gave, whatever the recipe or the run has."""
+"""A given step_size needs a given noise_std, whatever the recipe or the run has."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastlangevin import cli
 from fastlangevin.samplers.langevin import check_pair
 
 WITHOUT_NOISE = "noise_std must be given with step_size: noise_std=None .* or a number"
-UNREAD = "temperature is for noise_std=None, .* got temperature=0.5"
+UNREAD = "temperature must be 1 unless noise_std=None, .* got temperature=0.5"
 ONE = {k: v for k, v in SMALL.items() if k != "sampler"} | {"n_iterations": 1}
 QUICK = ["--features", "2", "--batch-size", "2", "--steps", "2", "--iterations", "1", "--quiet"]
 
@@ -48,7 +48,7 @@ TAKEN = [
 
 
 @pytest.mark.parametrize(("options", "words"), REFUSED)
-def test_refused(run, options, words):
+def test_errors(run, options, words):
     with pytest.raises(ValueError, match=words):
         check_pair(options)
     with pytest.raises(ValueError, match=words):
@@ -58,7 +58,7 @@ def test_refused(run, options, words):
 
 
 @pytest.mark.parametrize("options", TAKEN)
-def test_taken(run, options):
+def test_accepted(run, options):
     check_pair(options)
     trained, loaded = (
         fl.train("digits", sampler={"n_steps": 2, **options}, **ONE).sampler,
@@ -70,24 +70,24 @@ def test_taken(run, options):
     assert loaded.step_size == options.get("step_size", 0.5)
 
 
-def test_a_temperature_beside_the_run_s_own_none(langevin_run):
+def test_a_temperature_for_a_run_with_noise_std_none(langevin_run):
     _, sampler = fl.load(langevin_run, sampler={"temperature": 0.25})
     assert sampler.noise_std is None and sampler.temperature == 0.25
     with pytest.raises(ValueError, match=WITHOUT_NOISE):
         fl.load(langevin_run, sampler={"step_size": 0.01})
 
 
-def test_a_number_instead_of_the_run_s_own_none_leaves_its_temperature_unread(langevin_run):
+def test_a_number_instead_of_the_run_s_noise_std_none_ignores_its_temperature(langevin_run):
     _, sampler = fl.load(langevin_run, sampler={"noise_std": 0.1})
     assert (sampler.noise_std, sampler.temperature) == (0.1, 1.0)
 
 
 @pytest.mark.parametrize("options", [{"step_size": 0.5}, {"step_size": 0.5, "noise_std": 0.02}, {"noise_std": 0.02}])
-def test_a_resume_that_repeats_the_run_s_own(run, options):
+def test_a_resume_that_repeats_the_options_of_the_run(run, options):
     fl.train("digits", out=run, sampler=options, resume=True, progress=False)
 
 
-def test_a_resume_with_others_is_refused_for_that(run):
+def test_a_resume_with_other_options_is_an_error(run):
     with pytest.raises(ValueError, match="sampler is .* now and .* in the run"):
         fl.train("digits", out=run, sampler={"step_size": 0.01}, resume=True, progress=False)
 
@@ -97,17 +97,17 @@ def test_a_resume_with_others_is_refused_for_that(run):
     ("arguments", "words"),
     [
         (["--step-size", "0.01"], "noise_std must be given with step_size"),
-        (["--temperature", "0.5"], "temperature is for noise_std=None"),
+        (["--temperature", "0.5"], "temperature must be 1 unless noise_std=None"),
         (["--step-size", "0.01", "--resume"], "noise_std must be given with step_size"),
     ],
 )
 def test_on_the_command_line(capsys, tmp_path, arguments, words, more):
-    """A resume too, where there is no run yet."""
+    """Also with --resume if there is no run yet."""
     with pytest.raises(SystemExit) as ended:
         cli.main(["train", "digits", "--out", str(tmp_path / "run"), *QUICK, *arguments, *more])
     message = capsys.readouterr().err
     assert ended.value.code == 1 and words in message
-    assert "(here: --noise-std langevin for None, or --noise-std NUMBER)" in message
+    assert "(on the command line: --noise-std langevin for None, or --noise-std NUMBER)" in message
 
 
 def test_on_the_command_line_with_its_noise(tmp_path):

@@ -1,4 +1,4 @@
-"""The settings of a training: what follows from their one declaration, and what is refused."""
+"""The settings of a training: what is derived from their declarations, and errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_every_field_is_declared_or_identifies_the_data_and_model():
 
 
 def test_train_takes_every_setting():
-    """None, "not given", for each; the names for editors are the same ones."""
+    """With None, "not given", as default; `Overrides` has the same names."""
     parameters = inspect.signature(fl.train).parameters
     shown = [name for name in parameters if name in DECLARATIONS]
     assert shown == list(DECLARATIONS) == list(Overrides.__annotations__)
@@ -43,7 +43,7 @@ def test_the_docstring_of_train_has_every_setting():
 
 
 @pytest.mark.parametrize("name", fl.recipes.BY_NAME)
-def test_recipes_have_every_setting_and_no_other(name):
+def test_recipes_have_every_setting_and_no_others(name):
     assert list(fl.recipes.BY_NAME[name]) == [n for n, declared in DECLARATIONS.items() if declared.in_recipes]
 
 
@@ -111,30 +111,30 @@ def test_every_flag_reaches_the_settings(monkeypatch):
         value = taken[name] if flag.option is None else taken[name][flag.option]
         assert value == GIVEN[flag.spelling][1], flag.spelling
     del taken["max_rollbacks"], taken["checkpoint_every"]
-    resolved({name: value for name, value in taken.items() if name in DECLARATIONS})  # and all of them are accepted
+    resolved({name: value for name, value in taken.items() if name in DECLARATIONS})  # all of them are accepted
 
 
-def test_flags_that_are_left_out_are_not_given():
+def test_omitted_flags_are_not_given():
     assert setting_flags.overrides({flag.parameter: None for _, flag in FLAGS}) == {}
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--lr", "fast"], "--lr must be a number, or a number and changes of it, as 1e-4,150000:1e-5, got 'fast'"),
-        (["--adam-betas", "0.9"], "--adam-betas must be two numbers with a comma between them, got '0.9'"),
+        (["--lr", "fast"], "--lr must be a number, or a number and its changes such as 1e-4,150000:1e-5, got 'fast'"),
+        (["--adam-betas", "0.9"], "--adam-betas must be two numbers separated by a comma, got '0.9'"),
         (["--noise-std", "none"], "--noise-std must be a number or langevin, got 'none'"),
         (["--grad-clip", "no"], "--grad-clip must be a number or none, got 'no'"),
-        (["--bounds", "1"], "--bounds must be two numbers with a comma between them, got '1'"),
+        (["--bounds", "1"], "--bounds must be two numbers separated by a comma, got '1'"),
     ],
 )
-def test_text_that_is_no_value(capsys, arguments, words):
+def test_bad_text(capsys, arguments, words):
     with pytest.raises(SystemExit) as ended:
         cli.main(["train", "digits", "--out", "x", *arguments])
     assert ended.value.code == 1 and words in capsys.readouterr().err
 
 
-def test_none_turns_a_recipe_s_limits_off(monkeypatch):
+def test_none_disables_limits_of_a_recipe(monkeypatch):
     taken = {}
     monkeypatch.setattr(fl, "train", lambda data, **options: taken.update(options))
     with pytest.raises(SystemExit):
@@ -142,7 +142,7 @@ def test_none_turns_a_recipe_s_limits_off(monkeypatch):
     assert taken["sampler"] == {**fl.recipes.uva["sampler"], "grad_clip": None} and taken["buffer"] == {}
 
 
-def test_options_are_overridden_one_by_one_and_what_belongs_to_them_goes_too():
+def test_options_are_merged_one_by_one_and_dependent_ones_dropped():
     uva, digits = fl.recipes.uva, fl.recipes.digits
     assert override(uva, {"buffer": {"capacity": 5}})["buffer"] == {**uva["buffer"], "capacity": 5}
     assert override(uva, {"start": "noise"})["buffer"] == {}
@@ -152,13 +152,13 @@ def test_options_are_overridden_one_by_one_and_what_belongs_to_them_goes_too():
     assert override(digits, {"sampler": {"precision": "bf16"}})["sample_steps"] == 14
 
 
-def test_a_setting_that_there_is_not():
+def test_unknown_setting():
     with pytest.raises(TypeError, match="train has no setting 'batchsize'; did you mean 'batch_size'?"):
         fl.train("digits", batchsize=3)
 
 
 @pytest.mark.parametrize("name", DECLARATIONS)
-def test_a_resume_may_change_n_iterations_alone(name):
+def test_a_resume_may_change_only_n_iterations(name):
     value = next(GIVEN[flag.spelling][1] for n, flag in FLAGS if n == name)
     options = {flag.option: GIVEN[flag.spelling][1] for n, flag in FLAGS if n == name and flag.option}
     saved = resolved({"sampler": {"bounds": (-2.0, 2.0)}, "start": "buffer" if name == "buffer" else None})

@@ -1,4 +1,4 @@
-"""What `Sampler` and `Chain` give to a sampler that adds options and a transition of its own."""
+"""`Sampler` and `Chain` with a user-defined sampler that adds options and a transition."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ X = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
 
 
 def expected(x: Tensor, n_steps: int, rate: float, scale: float = 1.0, first: int = 0, offset: int = 0) -> Tensor:
-    """On U = |x|²/2, whose score is -x."""
+    """The chain on U = |x|²/2, whose score is -x, as a plain loop."""
     for k in range(n_steps):
         x = x + rate / (k + 1) * (scale * normal(x.shape, first + k, offset=offset) - x)
     return x
 
 
-def test_calls_samples_and_traces_take_its_steps():
+def test_call_sample_and_trace_take_its_steps():
     sampler = Ascent(quadratic, n_steps=3, rate=0.5, seed=1)
     torch.testing.assert_close(sampler(X), expected(X, 3, 0.5))
     torch.testing.assert_close(sampler.trace(X).x[-1], expected(X, 3, 0.5, first=3))
@@ -92,7 +92,7 @@ def test_calls_samples_and_traces_take_its_steps():
     assert sampler.step == 9
 
 
-def test_options_replaced_and_copied():
+def test_replacing_and_copying_options():
     sampler = Ascent(quadratic, n_steps=3, rate=0.5, seed=1)
     other = sampler.replace(scale=0.0, n_steps=2)
     torch.testing.assert_close(other(X), expected(X, 2, 0.5, scale=0.0))
@@ -104,7 +104,7 @@ def test_options_replaced_and_copied():
 
 @pytest.mark.parametrize("unroll", [1, 2, 4])
 def test_its_steps_are_captured(unroll):
-    """With a stand-in for the capture: rates are read from memory, the scale is built in."""
+    """With a fake capture: rates are read from memory, the scale is a constant of the graph."""
     FakeCapture.made = []
     net = small_net()
     sampler = Ascent(net, n_steps=4, rate=0.5, seed=1)
@@ -115,7 +115,7 @@ def test_its_steps_are_captured(unroll):
     assert len(sampler._graphs.captured) == 2
 
 
-def test_a_gradient_that_it_does_not_have_is_an_error():
+def test_an_x0_that_requires_grad_is_an_error():
     with pytest.raises(ValueError, match="x0 must not require grad, because Ascent is not differentiable"):
         Ascent(quadratic, rate=0.5, seed=1)(X.clone().requires_grad_())
     with torch.no_grad():

@@ -48,7 +48,7 @@ def test_reconstruct_is_adam_through_the_plain_chain(network, options, engine):
     torch.testing.assert_close(found.mse, best_mse, rtol=1e-7, atol=1e-9)
 
 
-def test_what_the_generator_made_is_found_again():
+def test_images_of_the_generator_are_reconstructed():
     sampler = sampler_of(step_size=0.2)
     quiet = sampler_of(step_size=0.2, noise_std=0.0)
     made = quiet(0.5 * points())
@@ -60,7 +60,7 @@ def test_what_the_generator_made_is_found_again():
 
 @pytest.mark.parametrize("lr", [0.1, 30.0])
 def test_the_best_latent_is_kept(lr):
-    """Also where the steps are far too long, and the last latent is the worst."""
+    """Also if the steps are far too long, and the last latent is the worst."""
     x, sampler = 0.5 * points(), sampler_of()
     best = [fl.reconstruct(sampler, x, n_iterations=n, lr=lr).mse for n in (1, 40)]
     start = (sampler_of(noise_std=0.0)(sampler.initial(x.shape, step=0, dtype=x.dtype)) - x).square().mean(1)
@@ -68,7 +68,7 @@ def test_the_best_latent_is_kept(lr):
     assert lr > 1 or (best[1] < 0.1 * start).all()
 
 
-def test_an_image_does_not_depend_on_its_neighbours():
+def test_an_image_does_not_depend_on_the_others():
     x, sampler = points(7), sampler_of()
     whole = fl.reconstruct(sampler, x, n_iterations=30)
     part = fl.reconstruct(sampler, x[4:6], n_iterations=30, chain_offset=4)
@@ -78,7 +78,7 @@ def test_an_image_does_not_depend_on_its_neighbours():
         torch.testing.assert_close(getattr(alone, name), getattr(whole, name)[5:6])
 
 
-def test_all_is_left_as_it_was():
+def test_no_side_effects():
     net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Dropout(0.0), nn.Linear(8, 1)).double().train()
     sampler, x = sampler_of(net), points().requires_grad_()
     first = fl.reconstruct(sampler, x, n_iterations=5)
@@ -99,7 +99,7 @@ def test_all_is_left_as_it_was():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_types(dtype):
+def test_dtypes(dtype):
     sampler, x = sampler_of(smooth().to(torch.promote_types(dtype, torch.float32))), points(dtype=dtype)
     found = fl.reconstruct(sampler, x, n_iterations=50)
     assert {t.dtype for t in found} == {torch.promote_types(dtype, torch.float32)}
@@ -108,7 +108,7 @@ def test_types(dtype):
     assert fl.interpolate(sampler, x, -x).dtype == dtype
 
 
-def test_a_score_alone_and_further_inputs():
+def test_score_only_and_extra_arguments():
     sampler = fl.Langevin(score=lambda x, label: label - x, n_steps=3, step_size=0.3, noise_std=0.1, seed=1)
     x, label = points(3), torch.tensor([[0.0], [1.0], [5.0]], dtype=torch.float64)
     found = fl.reconstruct(sampler, x, label, n_iterations=500, lr=0.5)
@@ -126,7 +126,7 @@ def cliff(x):
 class TestDivergence:
     sampler = fl.Langevin(score=cliff, n_steps=2, noise_std=0.1, seed=1)
 
-    def test_an_image_goes_back_to_its_best(self):
+    def test_an_image_returns_to_its_best_latent(self):
         x = torch.tensor([[0.3, 0.2], [1.4, -0.2], [-0.1, 0.4]])
         found = fl.reconstruct(self.sampler, x, lr=1.0)
         assert found.z.isfinite().all() and found.mse.max() < 1e-3
@@ -164,7 +164,7 @@ def test_errors_of_reconstruct(x, options, error, words):
         fl.reconstruct(sampler, x, **options)
 
 
-def test_a_network_is_no_sampler():
+def test_a_network_is_not_a_sampler():
     z, network = torch.zeros(2, 1, 8, 8), fl.models.ConvNet(8, 1, 2)
     for call in (lambda: fl.reconstruct(network, z), lambda: fl.interpolate(network, z, z)):
         with pytest.raises(TypeError, match="sampler must be a Langevin, got ConvNet"):

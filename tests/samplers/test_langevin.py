@@ -1,4 +1,4 @@
-"""The sampler: its mathematics, what it is given and returns, and input that it refuses."""
+"""The sampler: mathematics, inputs and outputs, and errors."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_energy_log_density_and_score_give_the_same_chain():
     assert not torch.allclose(from_energy, fl.Langevin(log_density=net, **options)(x0), atol=0.01)
 
 
-def test_layout_is_kept_and_does_not_matter():
+def test_layout_is_preserved_and_does_not_matter():
     x0 = torch.randn(2, 3, 4, 5)
     expected = fl.Langevin(quadratic, n_steps=3, seed=1)(x0)
     got = fl.Langevin(quadratic, n_steps=3, seed=1)(x0.to(memory_format=torch.channels_last))
@@ -72,7 +72,7 @@ def test_layout_is_kept_and_does_not_matter():
     assert torch.allclose(got, expected, atol=1e-6)
 
 
-def test_extra_inputs_and_column_energies():
+def test_extra_arguments_and_column_energies():
     centres = torch.tensor([[5.0, 0.0], [-5.0, 0.0]])
 
     def energy(x, label):

@@ -1,4 +1,4 @@
-"""The sampler's place in its noise stream: counter, seed, copies, saved state."""
+"""The sampler's position in its noise stream: counter, seed, copies, saved state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.langevin_reference import normal, quadratic, small_net
 import fastlangevin as fl
 
 
-def test_counter_advances_and_override_leaves_it_alone():
+def test_counter_advances_and_an_override_does_not_change_it():
     sampler = fl.Langevin(quadratic, n_steps=4, step_size=0.0, noise_std=1.0, seed=1)
     x0 = torch.zeros(2, 3)
     first = sampler(x0)
@@ -45,7 +45,7 @@ def test_seed_none_comes_from_torch_s_generator():
     assert a.seed == b.seed != fl.Langevin(quadratic).seed
 
 
-def test_seed_and_generator_leave_the_global_state_alone():
+def test_seed_and_generator_do_not_change_the_global_state():
     before = torch.get_rng_state()
     sampler = fl.Langevin(quadratic, n_steps=3, generator=torch.Generator().manual_seed(1))
     assert sampler.seed == fl.Langevin(quadratic, generator=torch.Generator().manual_seed(1)).seed
@@ -67,7 +67,7 @@ def test_state_dict_round_trip():
         b.load_state_dict({"seed": 1, "stream_version": 1})
 
 
-def test_copies_have_the_counter_s_value_not_the_counter():
+def test_copies_have_their_own_counter_of_the_same_value():
     a = fl.Langevin(small_net(), n_steps=3, seed=1)
     a.sample((2, 3))
     for b in (copy.deepcopy(a), pickle.loads(pickle.dumps(a))):
@@ -96,7 +96,7 @@ def test_threads_share_one_counter():
     assert {tuple(r[0].tolist()) for r in results} == expected
 
 
-def test_counter_that_would_pass_its_end_raises():
+def test_counter_that_would_exceed_its_range_raises():
     sampler = fl.Langevin(quadratic, n_steps=3, seed=1)
     sampler.load_state_dict({"seed": 1, "step": 2**32 - 3, "stream_version": 1})
     sampler(torch.zeros(1, 2))
@@ -126,7 +126,7 @@ def test_counter_that_would_pass_its_end_raises():
         (torch.zeros(2, 2), {"step": 1.0}, ValueError, "step must be an int in 0 …"),
     ],
 )
-def test_bad_calls_leave_the_counter_alone(x0, call, error, words):
+def test_bad_calls_do_not_change_the_counter(x0, call, error, words):
     sampler = fl.Langevin(quadratic, n_steps=2, seed=1)
     with pytest.raises(error, match=words):
         sampler(x0, **call)

@@ -1,4 +1,4 @@
-"""Every option against a plain loop, the defaults, and bad options."""
+"""Options compared with a plain loop, defaults, and bad options."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_options_against_a_plain_loop(backend, case):
 
 
 def test_cases_differ_from_one_another():
-    """Each option moves the chain, so the comparison above can fail."""
+    """Each option changes the chain, so the comparison above can fail."""
     x0 = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
     ends = [
         fl.Langevin(quadratic, n_steps=6, seed=1, **{"step_size": 0.25, "noise_std": 0.1, **options})(x0, step=11)
@@ -124,7 +124,7 @@ def test_plan_and_repr():
         ({"backend": "refrence"}, ValueError, "backend must be one of.*did you mean 'reference'"),
         ({"graph": "yes"}, ValueError, "graph must be one of"),
         ({"seed": -(2**64)}, ValueError, "seed must fit 64 bits"),
-        ({"generator": torch.Generator()}, ValueError, "seed and generator exclude each other"),
+        ({"generator": torch.Generator()}, ValueError, "seed and generator are mutually exclusive"),
     ],
 )
 def test_bad_options(options, error, words):

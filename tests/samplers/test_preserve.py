@@ -1,4 +1,4 @@
-"""What the sampler must leave alone."""
+"""The sampler has no side effects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 import fastlangevin as fl
 
 
-def test_the_caller_s_things_are_left_alone():
+def test_state_of_the_caller_does_not_change():
     net = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.0), nn.Tanh(), nn.Linear(8, 1))
     net[0].weight.requires_grad_(False)
     net.train()
@@ -30,7 +30,7 @@ def test_the_caller_s_things_are_left_alone():
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_works_where_gradients_are_off(mode):
+def test_works_with_gradients_disabled(mode):
     expected = fl.Langevin(quadratic, n_steps=3, seed=1)(torch.ones(2, 2))
     with mode():
         got = fl.Langevin(quadratic, n_steps=3, seed=1)(torch.ones(2, 2))
@@ -38,7 +38,7 @@ def test_works_where_gradients_are_off(mode):
     assert torch.equal(got, expected) and not got.is_inference()
 
 
-def test_inference_tensors_as_further_inputs():
+def test_inference_tensors_as_extra_arguments():
     with torch.inference_mode():
         labels = torch.ones(2, 3)
         x = fl.Langevin(lambda x, y: (x * y).square().sum(1), n_steps=2, seed=1)(torch.zeros(2, 3), labels)
@@ -46,7 +46,7 @@ def test_inference_tensors_as_further_inputs():
 
 
 def test_energies_that_the_caller_keeps_are_safe():
-    """In-place steps must not silently change what an energy's graph has saved."""
+    """In-place steps must not silently change tensors that an energy's graph has saved."""
     kept = []
 
     def energy(x):

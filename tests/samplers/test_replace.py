@@ -1,4 +1,4 @@
-"""Options are read-only; `replace` gives another sampler, which shares the noise counter."""
+"""Options are read-only; `replace` returns another sampler, which shares the noise counter."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_replaced_engine_and_precision_are_used():
     assert torch.equal(low(x0), expected)
 
 
-def test_both_draw_from_one_counter():
+def test_both_use_one_counter():
     sampler = fl.Langevin(quadratic, n_steps=2, step_size=0.0, noise_std=1.0, seed=1)
     other = sampler.replace(n_steps=3)
     x0 = torch.zeros(2, 2)
@@ -70,7 +70,7 @@ def test_both_draw_from_one_counter():
     assert (sampler.seed, sampler.step) == (9, 1)
 
 
-def test_another_target_takes_the_old_one_s_place():
+def test_another_target_replaces_the_old_one():
     sampler = fl.Langevin(quadratic, n_steps=1, noise_std=0.0, seed=1)
     assert torch.equal(sampler.replace(score=lambda x: 0 * x)(torch.ones(2, 2)), torch.ones(2, 2))
     assert torch.equal(sampler(torch.ones(2, 2)), torch.zeros(2, 2))
@@ -83,7 +83,7 @@ def test_another_target_takes_the_old_one_s_place():
         ({"n_step": 3}, TypeError, "an option of Langevin must be one of .*; did you mean 'n_steps'"),
         ({"seed": 3}, ValueError, "seed cannot be replaced, because both samplers share one noise counter"),
         ({"generator": torch.Generator()}, ValueError, "generator cannot be replaced"),
-        ({"temperature": 0.5}, ValueError, "temperature is for noise_std=None.*got temperature=0.5 and noise_std=0.01"),
+        ({"temperature": 0.5}, ValueError, "temperature must be 1 unless .*got temperature=0.5 and noise_std=0.01"),
         ({"energy": quadratic, "score": quadratic}, ValueError, "exactly one of"),
     ],
 )
@@ -105,7 +105,7 @@ def test_bad_replacements(options, error, words):
     ],
 )
 def test_captured_graphs_are_shared_where_they_can_be(options, shared):
-    """With a stand-in for the capture. Shared or not, a replay follows the options of the sampler that is called."""
+    """With a fake capture. Shared or not, a replay follows the options of the sampler that is called."""
     FakeCapture.made = []
     net, x0 = small_net(), torch.randn(4, 3)
     sampler = fl.Langevin(net, n_steps=4, seed=3)

@@ -1,4 +1,4 @@
-"""The replay buffer against a plain-Python model of each policy that is fed the same uniforms."""
+"""The replay buffer compared with a plain-Python model of each policy that uses the same uniforms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EVENT = (2, 3)
 
 
 class Model:
-    """Lists and loops: what `ReplayBuffer` says that it does, for states that are numbered by their first element."""
+    """What `ReplayBuffer` documents, as lists and loops, for states that are numbered by their first element."""
 
     def __init__(self, capacity, policy="fifo", reinit=0.05, n_classes=1, seed=SEED):
         self.policy, self.reinit, self.seed, self.step = policy, reinit, seed, 0
@@ -151,7 +151,7 @@ def test_a_reservoir_keeps_each_state_equally_often():
 
 
 def test_a_reservoir_of_very_many_states():
-    """Beyond 2^24, where a float32 uniform would miss most places: the newest state is kept with capacity / t."""
+    """Beyond 2^24, where a float32 uniform would miss most slots: the newest state is kept with capacity / t."""
     capacity, pushed = 2**12, 2**26
     buffer = fl.ReplayBuffer(capacity, (1,), policy="reservoir", seed=4)
     buffer.load_state_dict({**buffer.state_dict(), "counts": torch.tensor([pushed])})
@@ -171,7 +171,7 @@ def test_indices_have_48_bits():
 
 
 def test_persistent_chains():
-    """An indexed buffer is full at once, and chains that were drawn go back to their own places."""
+    """An indexed buffer is full from the start, and chains that were drawn return to their slots."""
     buffer = fl.ReplayBuffer(7, (4,), policy="indexed", reinit=0, seed=1)
     assert len(buffer) == 7
     before = buffer.state_dict()["values"].clone()
@@ -185,7 +185,7 @@ def test_persistent_chains():
 
 
 def test_no_row_is_written_twice():
-    """What a scatter with duplicates leaves is not defined on a GPU. On a CPU the last one stays without any care."""
+    """The result of a scatter with duplicates is not defined on a GPU. On a CPU the last one is kept in any case."""
     buffer = fl.ReplayBuffer(5, (1,), policy="indexed", seed=1)
     written = []
     buffer._values.index_copy_ = lambda dim, rows, values: written.append(rows)
@@ -217,10 +217,10 @@ def test_bytes(bounds):
 
 
 @pytest.mark.parametrize("policy", ["fifo", "reservoir", "indexed"])
-def test_goes_on_from_a_state(policy):
+def test_continues_from_a_state(policy):
     options = dict(policy=policy, storage="uint8", bounds=(-1, 1), per_class=2)
 
-    def go_on(buffer):
+    def continued(buffer):
         draws = []
         for _ in range(4):
             draw = buffer.sample(9, torch.arange(9) % 2)
@@ -229,15 +229,15 @@ def test_goes_on_from_a_state(policy):
         return torch.stack(draws)
 
     first = fl.ReplayBuffer(20, EVENT, seed=8, **options)
-    go_on(first)
+    continued(first)
     state = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in first.state_dict().items()}
     second = fl.ReplayBuffer(20, EVENT, seed=9, **options)
     second.load_state_dict(state)
     assert second.seed == 8 and second.step == first.step and len(second) == len(first)
-    expected = go_on(first)
-    assert torch.equal(go_on(second), expected)
+    expected = continued(first)
+    assert torch.equal(continued(second), expected)
     other = fl.ReplayBuffer(20, EVENT, seed=9, **options)
-    assert not torch.equal(go_on(other), expected)
+    assert not torch.equal(continued(other), expected)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_a_state_that_does_not_fit_changes_nothing(change, message):
 @pytest.mark.parametrize("n_classes", [None, 2])
 @pytest.mark.parametrize("policy", ["fifo", "reservoir", "indexed"])
 def test_no_value_is_read_on_the_host(policy, n_classes, storage):
-    """On a device without values, whatever depends on one raises: item(), nonzero(), a boolean mask, a copy."""
+    """On a device without values, everything that depends on one raises: item(), nonzero(), a boolean mask, a copy."""
     options = dict(policy=policy, per_class=n_classes, storage=storage, device="meta")
     buffer = fl.ReplayBuffer(10, EVENT, bounds=(0, 1), seed=1, **options)
     y = None if n_classes is None else torch.zeros(4, dtype=torch.int64, device="meta")
@@ -280,7 +280,7 @@ def test_no_value_is_read_on_the_host(policy, n_classes, storage):
         len(buffer)
 
 
-def test_states_keep_neither_graph_nor_identity():
+def test_states_are_stored_as_copies_without_a_graph():
     buffer = fl.ReplayBuffer(4, (2,), reinit=0, seed=1)
     x = torch.ones(4, 2, dtype=torch.float64, requires_grad=True)
     buffer.store(x * 2)
@@ -325,7 +325,7 @@ def test_seeds():
     ("options", "error", "message"),
     [
         ({"capacity": 0}, ValueError, "capacity must be an int of at least 1, got 0"),
-        ({"shape": 3}, ValueError, "shape must be a sequence of ints"),
+        ({"shape": 3}, ValueError, "shape must be a sequence of non-negative ints"),
         ({"reinit": 1.5}, ValueError, "reinit must lie in 0 … 1, got 1.5"),
         ({"reinit": None}, ValueError, "reinit must lie in 0 … 1, got None"),
         ({"storage": "int8"}, ValueError, "storage must be one of .* got 'int8'; did you mean 'uint8'"),
@@ -336,7 +336,7 @@ def test_seeds():
         ({"init": "zeros"}, ValueError, "init must be one of"),
         ({"bounds": (0, math.inf)}, ValueError, "bounds must be finite"),
         ({"bounds": (1, 0)}, ValueError, "bounds must have lo < hi"),
-        ({"seed": 1, "generator": torch.Generator()}, ValueError, "exclude each other"),
+        ({"seed": 1, "generator": torch.Generator()}, ValueError, "mutually exclusive"),
     ],
 )
 def test_arguments_of_a_buffer(options, error, message):
@@ -356,9 +356,9 @@ X = torch.zeros(3, 2)
         ({}, (torch.tensor(1.0),), ValueError, r"x must have the shape \(n, 2\), got \(\)"),
         ({}, (torch.zeros(3, 2, device="meta"),), ValueError, "x is on meta and the buffer on cpu"),
         ({}, (torch.tensor([[0, 1], [math.nan, 0]]),), ValueError, "x must be finite, got NaN or infinity in 1 of 2"),
-        ({}, (X, torch.arange(3)), ValueError, r"slots must be None: .*\(policy='fifo'\)"),
-        ({}, (X, None, torch.arange(3)), ValueError, "y must be None: the buffer was made without per_class"),
-        ({"policy": "indexed"}, (X,), ValueError, r"slots must be the slots that sample drew \(policy='indexed'\)"),
+        ({}, (X, torch.arange(3)), ValueError, r"slots must be None, .*\(policy='fifo'\)"),
+        ({}, (X, None, torch.arange(3)), ValueError, "y must be None: the buffer was created without per_class"),
+        ({"policy": "indexed"}, (X,), ValueError, r"slots must be the slots that sample returned \(policy='indexed'\)"),
         ({"policy": "indexed"}, (X, torch.arange(2)), ValueError, r"slots must be an int64 tensor of shape \(3,\)"),
         ({"policy": "indexed"}, (X, torch.arange(8, 11)), ValueError, "slots must lie in 0 … 9, got 8 … 10"),
         (
@@ -367,7 +367,7 @@ X = torch.zeros(3, 2)
             ValueError,
             "y must be None",
         ),
-        ({"per_class": 2}, (X,), ValueError, "y must be given to a buffer per_class"),
+        ({"per_class": 2}, (X,), ValueError, "y must be given to a buffer with per_class"),
         (
             {"per_class": 2},
             (X, None, torch.zeros(3)),
@@ -396,5 +396,5 @@ def test_arguments_of_sample():
         fl.ReplayBuffer(10, (2,), per_class=5).sample(2, torch.tensor([-1, 0]))
     buffer.load_state_dict({**buffer.state_dict(), "step": 2**32 - 1})
     buffer.sample(1)
-    with pytest.raises(OverflowError, match="would pass 2"):
+    with pytest.raises(OverflowError, match="would exceed 2"):
         buffer.sample(1)

@@ -1,4 +1,4 @@
-"""step_size and noise_std are given together: a number alone would decide the temperature silently."""
+"""step_size and noise_std are given together: a number alone would determine the temperature silently."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def test_noise_alone_keeps_the_paper_s_step_size():
 
 @pytest.mark.parametrize("options", [{}, {"noise_std": 0.1}, {"step_size": 0.1, "noise_std": [0.1, 0.2]}])
 def test_a_temperature_needs_the_noise_that_follows_from_it(options):
-    with pytest.raises(ValueError, match=r"temperature is for noise_std=None.*got temperature=0.5 and noise_std="):
+    with pytest.raises(
+        ValueError, match=r"temperature must be 1 unless noise_std=None.*got temperature=0.5 and noise_std="
+    ):
         fl.Langevin(quadratic, n_steps=2, temperature=0.5, **options)
     fl.Langevin(quadratic, n_steps=2, temperature=1.0, **options)
 

@@ -43,7 +43,7 @@ def test_energy_and_score_methods():
 
 
 @pytest.mark.parametrize("method", ["__call__", "trace", "energy", "score"])
-def test_every_entry_point_checks_the_state_and_passes_further_inputs(method):
+def test_every_entry_point_checks_the_state_and_passes_extra_arguments(method):
     sampler = fl.Langevin(lambda x, y: (x * y).square().sum(1), n_steps=2, seed=1)
     with pytest.raises(ValueError, match="must be finite"):
         getattr(sampler, method)(torch.full((2, 3), math.inf), torch.ones(2, 3))

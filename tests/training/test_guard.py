@@ -1,4 +1,4 @@
-"""Noticing a training that drifts apart, and going back."""
+"""Detection of divergence, and rollback."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SMALL = {"features": 4, "batch_size": 8, "sampler": {"n_steps": 5}, "sample_step
 
 
 class Late:
-    """A copy from a GPU that arrives only when it is waited for."""
+    """Replaces a copy from a GPU by one that arrives only when it is waited for."""
 
     def __init__(self, x):
         self._x = x
@@ -42,7 +42,7 @@ def numbers(data, samples):
         ((0.0, 0.0), 11.0, "100.0% of the samples' values are outside -10 … 10"),
     ],
 )
-def test_what_is_a_divergence(energies, x, words):
+def test_divergence(energies, x, words):
     guard = guards.Guard(10.0, 0.99, None, (-1.0, 1.0))
     guard.look(1, *numbers(9.0, -0.9), torch.zeros(4, 3))
     with pytest.raises(fl.TrainingDiverged, match=f"training diverged at iteration 2: .*{words}") as caught:
@@ -64,7 +64,7 @@ def test_no_limits():
         guard.look(2, *numbers(float("inf"), 0.0), torch.zeros(3))
 
 
-def test_late_numbers_are_judged_one_iteration_later(monkeypatch):
+def test_late_values_are_checked_one_iteration_later(monkeypatch):
     monkeypatch.setattr(guards, "ToHost", Late)
     guard = guards.Guard(10.0, None, None, (-1.0, 1.0))
     guard.look(1, *numbers(99.0, 0.0), torch.zeros(3))
@@ -77,7 +77,7 @@ def test_late_numbers_are_judged_one_iteration_later(monkeypatch):
 
 
 class Trap(fl.models.ConvNet):
-    """Answers NaN to training's own batches of these numbers: 1 is the first look, then come two an iteration."""
+    """Returns NaN for the batches of training with these numbers: 1 is the initial check, then two per iteration."""
 
     def __init__(self, *numbers: int) -> None:
         with torch.random.fork_rng():
@@ -107,12 +107,14 @@ def train(out, model, **options):
     return fl.train("digits", model, out=out, **options)
 
 
-def test_raises_with_what_to_try_and_where_the_last_good_checkpoint_is(tmp_path):
-    with pytest.raises(fl.TrainingDiverged, match=r"iteration 5: .*00000004\.safetensors is from before"):
+def test_raises_with_advice_and_the_last_good_checkpoint(tmp_path):
+    with pytest.raises(
+        fl.TrainingDiverged, match=r"iteration 5: .*00000004\.safetensors was saved before the divergence"
+    ):
         train(tmp_path, Trap(10))
 
 
-def test_rolls_back_with_a_fresh_seed_and_half_the_lr(tmp_path, capsys):
+def test_rolls_back_with_a_new_seed_and_half_the_lr(tmp_path, capsys):
     result = train(tmp_path, Trap(11), on_divergence="rollback", progress=True)
     (record,) = result.rollbacks
     assert record["iteration"] == 5 and record["back_to"] == 4 and record["lr"] == pytest.approx(5e-4)
@@ -130,13 +132,13 @@ def test_rolls_back_with_a_fresh_seed_and_half_the_lr(tmp_path, capsys):
     assert first[:4] == second[:4] and first[4:] != second[4:]
 
 
-def test_gives_up_after_so_many(tmp_path):
+def test_raises_after_max_rollbacks(tmp_path):
     with pytest.raises(fl.TrainingDiverged, match="iteration 5"):
         train(tmp_path, Trap(10, 13), on_divergence="rollback", max_rollbacks=1)
     assert len((tmp_path / "rollbacks.jsonl").read_text().splitlines()) == 1
 
 
-def test_a_resume_after_a_roll_back_goes_the_same_way(tmp_path):
+def test_a_resume_after_a_rollback_is_bit_for_bit(tmp_path):
     options = {"on_divergence": "rollback"}
     whole = train(tmp_path / "whole", Trap(11), **options)
     train(tmp_path / "parts", Trap(11), **options, n_iterations=6)
@@ -145,7 +147,7 @@ def test_a_resume_after_a_roll_back_goes_the_same_way(tmp_path):
         assert torch.equal(a, b)
 
 
-def test_the_buffer_goes_back_too(tmp_path):
+def test_the_buffer_is_rolled_back_too(tmp_path):
     options = {"on_divergence": "rollback", "start": "buffer", "buffer": {"capacity": 16}, "n_iterations": 5}
     result = train(tmp_path, Trap(11), **options)
     tensors, meta = checkpoint.load(tmp_path / "checkpoints" / "00000004.safetensors")
@@ -155,7 +157,7 @@ def test_the_buffer_goes_back_too(tmp_path):
     assert tensors["buffer.counts"].tolist() == [32]
 
 
-def test_a_gap_beyond_the_limit_is_noticed_at_once(tmp_path):
+def test_a_gap_beyond_the_limit_is_detected_immediately(tmp_path):
     with pytest.raises(fl.TrainingDiverged, match="apart .max_energy_gap=0.0001"):
         train(tmp_path, None, max_energy_gap=1e-4)
 

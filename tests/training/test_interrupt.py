@@ -1,4 +1,4 @@
-"""Trainings that are killed, stopped by a signal, or lose their reader."""
+"""Training that is killed, stopped by a signal, or whose output pipe is closed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import fastlangevin as fl
 from fastlangevin.runs import checkpoint
 
 
-def test_a_reader_that_goes_away_does_not_stop_a_training(tmp_path):
+def test_a_closed_output_pipe_does_not_stop_training(tmp_path):
     command = [*TRAIN, "--iterations", "30", "--checkpoint-every", "3", "--out", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
@@ -33,7 +33,7 @@ def test_killed_run_resumes_bit_for_bit(tmp_path, threads):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_save_and_say_how_to_resume(tmp_path, number, code):
+def test_signals_save_and_print_how_to_resume(tmp_path, number, code):
     out = tmp_path / "run"
     process = start(out)
     process.send_signal(number)

@@ -1,4 +1,4 @@
-"""Rows of metrics whose numbers arrive late."""
+"""Rows of metrics whose values arrive late."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastlangevin.training import pending
 
 
 class Late:
-    """Stands in for a copy from a GPU whose numbers arrive only when they are waited for."""
+    """Replaces a copy from a GPU by one whose values arrive only when they are waited for."""
 
     def __init__(self, x: torch.Tensor) -> None:
         self._x = x
@@ -27,7 +27,7 @@ class Late:
 
 
 class Stepwise(Late):
-    """Arrives when it has been asked after for the third time, and must not be waited for."""
+    """Arrives at the third query, and must not be waited for."""
 
     asked = 0
 
@@ -49,7 +49,7 @@ def test_rows_are_shown_in_order_once_they_have_arrived(monkeypatch):
         rows.add(i, 0.5 * i, *torch.tensor([3.0, 1.0, 7.0, 5.0]) * i)
         rows.show_arrived()
         counts.append(len(shown))
-    assert counts == [0, 0, 1]  # the second is asked after only once the first has been shown
+    assert counts == [0, 0, 1]  # the second is queried only after the first has been shown
     for _ in range(4):
         rows.show_arrived()
     assert [row["iteration"] for row in shown] == [1, 2, 3]
@@ -57,11 +57,11 @@ def test_rows_are_shown_in_order_once_they_have_arrived(monkeypatch):
     assert shown[1] == {"iteration": 2, "seconds": 1.0, **expected}
 
 
-def test_late_rows_are_the_same_rows_and_none_is_lost(tmp_path, monkeypatch):
+def test_late_rows_are_the_same_and_none_is_lost(tmp_path, monkeypatch):
     options = {"n_iterations": 7, "log_every": 2, "checkpoint_every": 5, **SMALL}
     fl.train("digits", out=tmp_path / "a", **options)
     monkeypatch.setattr(pending, "ToHost", Late)
-    written = []  # how many rows were in the file at each checkpoint
+    written = []  # number of rows in the file at each checkpoint
     save = checkpoint.save
 
     def spy(path, tensors, meta):
@@ -75,7 +75,7 @@ def test_late_rows_are_the_same_rows_and_none_is_lost(tmp_path, monkeypatch):
     assert written == [0, 2, 4]
 
 
-def test_late_rows_are_written_where_a_training_fails(tmp_path, monkeypatch):
+def test_late_rows_are_written_if_training_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(pending, "ToHost", Late)
 
     class Failing(fl.models.ConvNet):

@@ -1,4 +1,4 @@
-"""Resuming: bit for bit, and what is refused."""
+"""Resuming: bit for bit, and errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_resume_is_bit_for_bit(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     fl.train("digits", out=whole, n_iterations=23, log_every=4, checkpoint_every=6, **SMALL)
     fl.train("digits", out=parts, n_iterations=9, log_every=4, checkpoint_every=6, **SMALL)
-    (parts / "metrics.jsonl").open("a").write('{"iteration": 9, "energy_')  # what a kill may leave
+    (parts / "metrics.jsonl").open("a").write('{"iteration": 9, "energy_')  # what a killed process may leave
     result = fl.train(
         "digits", out=parts, n_iterations=23, log_every=4, checkpoint_every=6, resume=True, progress=False
     )
@@ -41,7 +41,7 @@ def test_resume_with_dropout_is_bit_for_bit(tmp_path):
 
 
 def test_a_checkpoint_written_on_a_gpu_resumes_on_a_cpu(tmp_path):
-    """Up to the optimiser's flag: CUDA's Adam is capturable, which on a CPU torch refuses."""
+    """Except for the optimiser's flag: Adam on CUDA is capturable, which torch does not accept on a CPU."""
     options = {"checkpoint_every": 3, **SMALL}
     fl.train("digits", out=tmp_path / "a", n_iterations=5, **options)
     fl.train("digits", out=tmp_path / "b", n_iterations=3, **options)
@@ -56,7 +56,7 @@ def test_a_checkpoint_written_on_a_gpu_resumes_on_a_cpu(tmp_path):
 
 
 def test_a_checkpoint_written_on_a_cpu_loads_into_a_capturable_optimiser():
-    """Whose step counts must lie beside its parameters; the meta device stands for the GPU."""
+    """Its step counts must be on the device of its parameters; the meta device replaces the GPU."""
     weight = nn.Parameter(torch.ones(3))
     adam = torch.optim.Adam([weight])
     weight.grad = torch.ones(3)
@@ -73,9 +73,9 @@ def test_resume_without_a_run_starts_one(tmp_path):
     assert result.history[-1]["iteration"] == 2
 
 
-def test_resume_with_fewer_iterations_than_done_is_refused(tmp_path):
+def test_resume_with_fewer_iterations_than_done_is_an_error(tmp_path):
     fl.train("digits", out=tmp_path, n_iterations=4, **SMALL)
-    with pytest.raises(ValueError, match="n_iterations counts those before .*: got 2, and the run has done 4"):
+    with pytest.raises(ValueError, match="n_iterations includes the iterations before .* must be at least 4, got 2"):
         fl.train("digits", out=tmp_path, n_iterations=2, resume=True, progress=False)
 
 
@@ -96,13 +96,13 @@ def test_resume_of_a_finished_run_changes_nothing(tmp_path):
         ({"seed": 9}, "seed is 9 now and 1 in the run"),
     ],
 )
-def test_resume_with_other_settings_is_refused(tmp_path, change, words):
+def test_resume_with_other_settings_is_an_error(tmp_path, change, words):
     fl.train("digits", out=tmp_path, n_iterations=1, **SMALL)
     with pytest.raises(ValueError, match=words):
         fl.train("digits", out=tmp_path, n_iterations=2, resume=True, progress=False, **change)
 
 
-def test_resume_with_other_data_is_refused(tmp_path):
+def test_resume_with_other_data_is_an_error(tmp_path):
     images = torch.rand(20, 1, 8, 8)
     fl.train(images, out=tmp_path, n_iterations=1, **SMALL)
     fl.train(images, out=tmp_path, n_iterations=2, resume=True, progress=False)
@@ -110,8 +110,8 @@ def test_resume_with_other_data_is_refused(tmp_path):
         fl.train(images.flip(0), out=tmp_path, n_iterations=3, resume=True, progress=False)
 
 
-def test_resume_by_the_run_s_own_n_steps(tmp_path):
-    """Said again, they do not take the recipe's sample_steps away."""
+def test_resume_with_the_run_s_own_n_steps(tmp_path):
+    """Given again, they do not reset the recipe's sample_steps."""
     options = {"out": tmp_path, "batch_size": 2, "features": 2, "progress": False}
     fl.train("digits", n_iterations=1, **options)
     assert fl.train("digits", n_iterations=2, sampler={"n_steps": 10}, resume=True, **options).sampler.n_steps == 14
@@ -127,7 +127,7 @@ def test_options_of_the_run_may_be_repeated(tmp_path):
 
 
 @pytest.mark.parametrize(("lr_decay", "n_lines"), [(0.5, 1), (0.0, 0)])
-def test_more_iterations_say_that_the_schedule_of_lr_changes(tmp_path, capsys, lr_decay, n_lines):
+def test_more_iterations_print_that_the_schedule_of_lr_changes(tmp_path, capsys, lr_decay, n_lines):
     options = {**SMALL, "out": tmp_path, "lr_decay": lr_decay, "progress": True}
     fl.train("digits", n_iterations=2, **options)
     fl.train("digits", n_iterations=2, resume=True, **options)

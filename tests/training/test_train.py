@@ -1,4 +1,4 @@
-"""Training: the algorithm against a plain loop, its options, and what is refused."""
+"""Training: the algorithm compared with a plain loop, its options, and errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastlangevin.runs import checkpoint
 
 
 def test_the_algorithm_is_the_paper_s():
-    """Three iterations against a loop written from the paper's Algorithm 1, with the library's noise."""
+    """Three iterations compared with a loop written from the paper's Algorithm 1, with the library's noise."""
     result = fl.train("digits", n_iterations=3, lr=1e-2, data_noise=0.1, seed=5, **SMALL)
     data = load_data("digits")
     with torch.random.fork_rng():
@@ -69,7 +69,7 @@ def test_learning_rate_decays_at_the_end():
 
 
 def test_the_picture_always_starts_from_the_same_noise(tmp_path):
-    """The preview must not move the counter that training samples from."""
+    """The picture must not advance the counter of the training's sampler."""
     a = fl.train("digits", out=tmp_path / "a", n_iterations=4, checkpoint_every=1, **SMALL)
     b = fl.train("digits", n_iterations=4, **SMALL)
     assert torch.equal(weights(a.model), weights(b.model))
@@ -81,14 +81,14 @@ def test_same_seed_same_run_other_seed_another():
     assert not torch.equal(weights(a.model), weights(fl.train("digits", n_iterations=2, seed=4, **SMALL).model))
 
 
-def test_global_random_state_is_left_alone():
+def test_global_random_state_does_not_change():
     before = torch.get_rng_state()
     fl.train("digits", n_iterations=1, **SMALL)
     assert torch.equal(before, torch.get_rng_state())
 
 
 class Stateful(nn.Module):
-    """Buffers that every evaluation in train mode moves."""
+    """Has buffers that every evaluation in train mode updates."""
 
     def __init__(self):
         super().__init__()
@@ -100,7 +100,7 @@ class Stateful(nn.Module):
         return self.net(x)
 
 
-def test_looking_at_a_stateful_model_does_not_change_its_course(tmp_path):
+def test_logging_does_not_change_the_training_of_a_stateful_model(tmp_path):
     options = {**SMALL, "n_iterations": 8}
     del options["features"]
     expected = fl.train("digits", Stateful(), log_every=3, **options).model.state_dict()
@@ -113,7 +113,7 @@ def test_looking_at_a_stateful_model_does_not_change_its_course(tmp_path):
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
-def test_trains_where_gradients_are_off(context):
+def test_trains_with_gradients_disabled(context):
     with context():
         fl.train("digits", n_iterations=1, **SMALL)
 
@@ -125,7 +125,7 @@ def test_trains_a_float64_model():
 
 
 def test_sample_steps(tmp_path):
-    """The picture, the result and `load` take them; training does not; n_steps of one's own replaces the recipe's."""
+    """The picture, the result and `load` use them; training does not; a given n_steps replaces the recipe's."""
     result = fl.train("digits", out=tmp_path, n_iterations=2, **{**SMALL, "sample_steps": 9})
     assert result.sampler.n_steps == 9 and result.sampler.step == 2 * 5
     assert fl.load(tmp_path)[1].n_steps == 9
@@ -136,8 +136,8 @@ def test_sample_steps(tmp_path):
     assert fl.train("digits", **options).sampler.n_steps == 3
 
 
-def test_looking_at_the_average_leaves_it(tmp_path):
-    """The picture's chains move no batch norm of the averaged network: the result has the checkpoint's."""
+def test_drawing_a_picture_does_not_change_the_average(tmp_path):
+    """The picture's chains do not update batch norm of the averaged network: the result has the checkpoint's."""
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 1))
     options = {k: v for k, v in SMALL.items() if k != "features"}
     result = fl.train("digits", model, out=tmp_path, n_iterations=2, ema=0.9, **options)
@@ -145,8 +145,8 @@ def test_looking_at_the_average_leaves_it(tmp_path):
     assert all(torch.equal(value, saved[name]) for name, value in result.ema.state_dict().items())
 
 
-def test_a_picture_whose_chains_diverge_stops_nothing(tmp_path, capsys):
-    """sample_steps may be more than training's chains, and too many."""
+def test_a_picture_whose_chains_diverge_does_not_stop_training(tmp_path, capsys):
+    """sample_steps may exceed the n_steps of training, and be too many."""
 
     class Repelling(nn.Module):
         def __init__(self):
@@ -174,15 +174,15 @@ def test_a_picture_whose_chains_diverge_stops_nothing(tmp_path, capsys):
         ({"lr": 0.0}, ValueError, "lr must be positive"),
         ({"lr": float("nan")}, ValueError, "lr must be positive and finite"),
         ({"lr_decay": 1.5}, ValueError, "lr_decay must lie in 0 … 1"),
-        ({"data_noise": -0.1}, ValueError, "data_noise must be a finite number, not negative"),
+        ({"data_noise": -0.1}, ValueError, "data_noise must be finite and not negative"),
         ({"seed": -1}, ValueError, "seed must be an int in 0"),
         ({"sampler": {"n_stpes": 5}}, TypeError, "options must be one of .* did you mean .n_steps."),
-        ({"sampler": {"seed": 5}}, ValueError, "sampler may not hold 'seed'"),
+        ({"sampler": {"seed": 5}}, ValueError, "sampler must not contain 'seed'"),
         ({"sampler": {"init": torch.zeros}}, ValueError, "sampler's init"),
         ({"sampler": fl.Langevin(torch.sum, seed=1)}, TypeError, "sampler must be a dict"),
         ({"model": torch.sum}, TypeError, "model must be a torch.nn.Module"),
         ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be an int"),
-        ({"resume": True, "overwrite": True, "out": "x"}, ValueError, "resume and overwrite exclude each other"),
+        ({"resume": True, "overwrite": True, "out": "x"}, ValueError, "resume and overwrite are mutually exclusive"),
         ({"resume": True}, ValueError, "resume needs out"),
         ({"device": "gpu"}, ValueError, "device must be 'auto', 'cpu', 'cuda'.*got 'gpu'"),
         ({"model": nn.Flatten(0)}, ValueError, "model must have parameters that require grad"),
