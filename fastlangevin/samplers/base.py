@@ -9,7 +9,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,32 +28,14 @@ from ..score import check_engine, make_engine
 from ..score import precision as precisions
 from ..validation import STATE_DTYPES, check_bounds, check_int, check_shape, unknown
 from .noise_counter import NoiseCounter, check_step
+from .option import Option
 from .plan import Plan, make_plan
 from .trace import Trace, record
 
-T = TypeVar("T")
 S = TypeVar("S", bound="Sampler")
 
 _TARGETS = ("energy", "log_density", "score")
 _NOISE = ("seed", "generator")
-
-
-class Option(Generic[T]):
-    """A read-only option of a sampler: the value of the constructor's keyword argument of the same name."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    @overload
-    def __get__(self, sampler: None, owner: type) -> Option[T]: ...
-    @overload
-    def __get__(self, sampler: Sampler, owner: type) -> T: ...
-    def __get__(self, sampler: Sampler | None, owner: type) -> Option[T] | T:
-        return self if sampler is None else sampler._options[self._name]
-
-    def __set__(self, sampler: Sampler, value: T) -> None:
-        name = self._name
-        raise AttributeError(f"{name} of a sampler is read-only: use sampler.replace({name}=…), which returns another")
 
 
 class Sampler(abc.ABC):

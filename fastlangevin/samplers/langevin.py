@@ -17,8 +17,9 @@ from ..chains.schedule import Schedule, check_temperature, langevin_noise, resol
 from ..chains.vjp import DifferentiableChain
 from ..network.target import make_target
 from ..validation import check_grad_clip, unknown
-from .base import Option, Sampler
+from .base import Sampler
 from .noise_counter import NoiseCounter
+from .option import Option
 
 _STEP_SIZE, _NOISE_STD = 1.0, 0.01  # Nijkamp et al., NeurIPS 2019, Section 3.1
 

@@ -19,8 +19,9 @@ from fastlangevin.chains.chain import Chain
 from fastlangevin.chains.cuda_graph import GraphCache
 from fastlangevin.network.target import make_target
 from fastlangevin.noise import Stream
-from fastlangevin.samplers.base import Option, Sampler
+from fastlangevin.samplers.base import Sampler
 from fastlangevin.samplers.noise_counter import NoiseCounter
+from fastlangevin.samplers.option import Option
 
 
 @dataclass(eq=False, kw_only=True)
