@@ -76,7 +76,7 @@ def test_a_plan_names_the_kernels():
     assert "the convnet engine computes with native kernels" in plan.reasons
     doubled = fl.Langevin(log_density=fl.models.ConvNet(8, 1, 4).double(), seed=1).plan
     assert "the convnet engine computes with torch operators" in doubled.reasons
-    assert any("native kernels passed over: its weights are float32" in reason for reason in doubled.reasons)
+    assert any("native kernels not used: weights must be float32" in reason for reason in doubled.reasons)
 
 
 @pytest.mark.usefixtures("native_kernels")
