@@ -43,7 +43,7 @@ def test_convnets_copy_16_bytes_at_a_time_and_images_through_l1(compiled):
 
 
 def test_the_large_products_of_convnets_leave_room(compiled):
-    """A multiprocessor has room for one program and L1, and for several of the kernels that read or update the state."""
+    """A multiprocessor has room for one program and L1, or for several of the kernels that read or update x."""
     for (kernel, architecture), record in compiled.items():
         if "convnet" in kernel:
             few = "-first-" in kernel or "-input-" in kernel
