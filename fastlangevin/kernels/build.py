@@ -100,7 +100,7 @@ def unsupported() -> str | None:
 
 
 def csrc() -> Path:
-    """The C++ sources: inside an installed package, or beside the package in a checkout."""
+    """The C++ sources: inside an installed package, or next to the package in a checkout."""
     package = Path(__file__).resolve().parent.parent
     inside = package / "csrc"
     return inside if inside.is_dir() else package.parent / "csrc"

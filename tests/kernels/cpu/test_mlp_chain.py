@@ -204,7 +204,7 @@ def test_unsupported(layers, n_inputs, words):
     assert words in (mlp_chain.unsupported(layers, n_inputs) or "")
 
 
-def test_arguments_that_do_not_fit():
+def test_mismatched_arguments():
     net, x = Net((3, 5), SILU), states(4, 3)
     with pytest.raises(ValueError, match="contiguous and float32"):
         mlp_chain.run_(net.layers, net.last, 0.0, x.double(), arguments())

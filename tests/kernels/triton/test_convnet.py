@@ -136,7 +136,7 @@ def test_every_kernel_against_float64(net):
 
 
 @pytest.mark.parametrize("precision", convnet.DTYPES)
-def test_score_is_autograd_s(precision):
+def test_score_equals_autograd(precision):
     layers, last = tower((3, 8, 8), (32, 64), (1, 2))
     x = torch.randn(2, 3, 8, 8)
     wide = a = x.double().requires_grad_()

@@ -27,7 +27,7 @@ def unsupported(layers: ConvTower, x_shape: tuple[int, ...], precision: str, dev
     """Why these kernels do not support a network, or None if they do.
 
     Args:
-        layers: convolutions, each followed by a LeakyReLU of the slope beside it.
+        layers: convolutions, each with the slope of the LeakyReLU after it.
         x_shape: (C, H, W), of one state.
     """
     if precision not in DTYPES:
