@@ -1,4 +1,4 @@
-"""Chains of K steps. Floor: the multiply-adds, or vector instructions, of `Work.lanes` at this machine's peak."""
+"""Chains of K steps. Floor: the multiply-adds or vector instructions of `Work.lanes` at the peak of this machine."""
 
 from __future__ import annotations
 

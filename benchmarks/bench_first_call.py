@@ -1,7 +1,7 @@
-"""First-call cost, in processes of their own: seconds from the start to the first x_K, and peak memory.
+"""First-call cost, in separate processes: seconds from the start to the first x_K, and peak memory.
 
-Cold: the first process ever, with empty caches, so that kernels are built and code is compiled. Warm: in turns,
-processes that find those caches filled. Imports are in both.
+Cold: the first process, with empty caches, so that kernels are built and code is compiled. Warm: alternating processes
+with filled caches. Both include imports.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def test_first_call(compare, benchmark, tmp_path, name):
 
 
 def build_seconds(folder: Path) -> float:
-    """What compiling our kernels takes where they were installed compiled; else the cold process has done it."""
+    """Seconds to compile the kernels if they were installed compiled; else 0, as the cold process compiles them."""
     if not (native.prebuilt_directory() / build.CPU.filename()).exists():
         return 0.0
     libraries = [str(Path(torch.__file__).parent / "lib")]
@@ -72,7 +72,7 @@ def build_seconds(folder: Path) -> float:
 
 
 def measure(work: str, contender: str, caches: Path) -> dict[str, float]:
-    """A process of its own; `caches` is where it looks for what earlier ones built and compiled."""
+    """Runs a separate process; `caches` is the folder of everything that earlier processes built and compiled."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, (str(FIRST_CALL.parent.parent), os.environ.get("PYTHONPATH")))),

@@ -1,4 +1,4 @@
-"""A training iteration of the paper's minimal script, K = 100, by the chain in it; and `fl.train`, set-up included.
+"""A training iteration of the paper's minimal script, K = 100, with different chains; and `fl.train`, with its set-up.
 
 Floor: the chain's, and three passes (forward, input gradient, weight gradient) over data and samples.
 """

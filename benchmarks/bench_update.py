@@ -1,4 +1,4 @@
-"""The fused update alone. Floor: 12 bytes an element (read x and score, write x), or its vector instructions."""
+"""The fused update alone. Floor: 12 bytes per element (read x and score, write x), or its vector instructions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def threads(request):
 @pytest.mark.parametrize("n", SIZES)
 def test_update(compare, threads, n):
     calls, rows = {}, []
-    repeats = max(1, min(50, 2**18 // n))  # one call of 4,096 is shorter than the clock's own noise
+    repeats = max(1, min(50, 2**18 // n))  # one call of 4,096 is shorter than the noise of the clock
     for name, module in UPDATES.items():
         why, status = module.MISSING, "missing"
         if why is None and name == "JAX" and threads == 1:

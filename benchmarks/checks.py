@@ -1,10 +1,10 @@
-"""The same work, shown: why a contender does not compute what the eager loop does, before it gets a time.
+"""Checks that a contender computes the same as the eager loop, before it is timed.
 
 Without noise, the states after a few steps are compared. With noise, three averages over the event of each chain are:
 the state, its squared distance to the end that the eager loop reaches without noise (the noise's variance, K·σ² for a
 flat density) and f. From one x0, contender and eager loop are exchangeable, so the mean over chains of their difference
-has expectation 0 and is within 5 standard errors of it (p = 6e-7 for 10,000 chains, 5e-6 for 64), plus what a precision
-may err by.
+has expectation 0 and is within 5 standard errors of it (p = 6e-7 for 10,000 chains, 5e-6 for 64), plus the error of the
+precision.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from contenders import Chain, Update, eager
 from torch import Tensor
 from works import Work
 
-# Of the distance moved. bf16 errs by signs of LeakyReLU that flip.
+# Relative to the distance moved. The error of bf16 comes from signs of LeakyReLU that flip.
 TOLERANCE = {"fp32": 2e-3, "tf32": 2e-2, "bf16": 0.1, "fp16": 5e-2}
 STANDARD_ERRORS = 5.0
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What the eager loop computes: after `check_steps` without noise, and after n_steps without and with it."""
+    """What the eager loop computes: after `check_steps` without noise, and after n_steps without and with noise."""
 
     still: Tensor
     still_end: Tensor
@@ -53,7 +53,7 @@ def disagreement(work: Work, chain: Chain, expected: Expected, precision: str = 
 
 def without_noise(got: Tensor, expected: Tensor, x0: Tensor, precision: str) -> str | None:
     if got.shape != expected.shape:
-        return f"the state is {tuple(got.shape)} and the eager loop's {tuple(expected.shape)}"
+        return f"the state has shape {tuple(got.shape)}, that of the eager loop {tuple(expected.shape)}"
     moved, apart = (expected - x0).norm().item(), (got.detach() - expected).norm().item()
     if not apart <= TOLERANCE[precision] * moved:  # not: NaN too
         return f"it is {apart:.2g} away from the eager loop's, which has moved by {moved:.2g}"

@@ -1,4 +1,4 @@
-"""Who may be timed, and what came out: the rows of one work.
+"""Selects the contenders that may be timed, and makes the rows of one work.
 
 A row is a dict with "contender" and "status": "timed", or "missing", "unsupported" or "failed" with the "reason".
 """
@@ -16,11 +16,13 @@ from timing import Call, paired_ratio, spread
 from works import Work
 
 Row = dict[str, Any]
-Floor = Callable[[str], tuple[float, str]]  # of a contender's name to its floor in seconds and what that is
+Floor = Callable[
+    [str], tuple[float, str]
+]  # maps a contender's name to its floor in seconds and the description of the floor
 
 
 def admit(work: Work, contenders: Mapping[str, Contender] = CONTENDERS) -> tuple[dict[str, Call], list[Row]]:
-    """The chains that were seen to run the work, warmed up by that; and a row for each contender that may not run."""
+    """The chains that pass the check, which also warms them up, and a row for each contender that is not timed."""
     calls: dict[str, Call] = {}
     rows: list[Row] = []
     expected = checks.Expected.of(work)
@@ -39,16 +41,16 @@ def admit(work: Work, contenders: Mapping[str, Contender] = CONTENDERS) -> tuple
 
 
 def _checked(work: Work, contender: Contender, expected: checks.Expected) -> tuple[Any, str | None]:
-    torch.compiler.reset()  # torch.compile gives up on a function after eight networks
+    torch.compiler.reset()  # torch.compile stops compiling a function after eight networks
     try:
         chain = contender.make(work)
         return chain, checks.disagreement(work, chain, expected, contender.precision)
-    except Exception as error:  # of a peer: the others are worth their time all the same
+    except Exception as error:  # raised by a peer: the others are still timed
         return None, f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 def timed_rows(seconds: Mapping[str, list[float]], floor: Floor) -> list[Row]:
-    """A row for each contender that took its turns, with the ratio to the eager loop's time in the same round."""
+    """A row for each timed contender, with the ratio to the time of the eager loop in the same round."""
     rows = []
     for name, values in seconds.items():
         median, quartiles = spread(values)
@@ -67,7 +69,7 @@ def is_ours(contender: str) -> bool:
 
 
 def text(row: Row) -> str:
-    """A row in one line."""
+    """A row as one line of text."""
     if row["status"] != "timed":
         return f"{row['contender']:32} {row['status']}: {row['reason']}"
     low, high = row["ratio_quartiles"]

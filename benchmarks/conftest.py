@@ -1,4 +1,4 @@
-"""The fixture that times one work's contenders, and what is recorded beside the figures."""
+"""The fixture that times the contenders of one work, and the machine information that is stored with the results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from timing import Call, once, rounds_for, synchronise
 from fastlangevin import kernels
 from fastlangevin.kernels import native
 
-BUDGET, LEAST_ROUNDS, MOST_ROUNDS = 12.0, 5, 31  # seconds of a work's turns, all its contenders together
+BUDGET, LEAST_ROUNDS, MOST_ROUNDS = 12.0, 5, 31  # seconds per work, for all contenders together
 _PACKAGES = ("torch", "triton", "numpy", "jax", "jaxlib", "torchebm", "ebmkit", "posteriors", "blackjax")
 
 _tables: list[tuple[str, list[Row]]] = []
@@ -30,7 +30,7 @@ _tables: list[tuple[str, list[Row]]] = []
 
 @dataclass
 class Comparison:
-    """Benchmarks ours through pytest-benchmark, and the others, in turn, before each of its rounds."""
+    """Times fastlangevin with pytest-benchmark, and the other contenders before each of its rounds."""
 
     benchmark: Any
 
@@ -42,7 +42,7 @@ class Comparison:
         rows: list[Row],
         floor: Floor,
     ) -> None:
-        """Records the rows: those given, and one for each call."""
+        """Records the given rows, and one row for each call."""
         if OURS not in calls:
             pytest.fail(f"{title}: {[row for row in rows if row['contender'] == OURS]}")
         rounds = rounds_for(calls, BUDGET, LEAST_ROUNDS, MOST_ROUNDS)
@@ -97,15 +97,15 @@ def pytest_benchmark_update_machine_info(config, machine_info):
         "revision": _line("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "rooflines": {
-            "copy, bytes a second": rooflines.copy_bandwidth(device),
-            f"{what}, a second": rate,
-            "bf16 matrix product, multiply-adds a second": rooflines.matrix_product(device, "bf16"),
+            "copy, bytes per second": rooflines.copy_bandwidth(device),
+            f"{what} per second": rate,
+            "bf16 matrix product, multiply-adds per second": rooflines.matrix_product(device, "bf16"),
         },
     }
 
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
-    """Drops what no reader of committed results needs: single rounds, the processor's flags, the host's name."""
+    """Drops what committed results do not need: single rounds, the processor's flags, the host's name."""
     for entry in output_json["benchmarks"]:
         entry["stats"].pop("data", None)
     output_json["machine_info"].get("cpu", {}).pop("flags", None)

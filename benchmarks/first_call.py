@@ -1,9 +1,9 @@
-"""One process, one contender, one work: what the first result costs. `bench_first_call.py` starts it.
+"""The cost of the first result of one contender on one work. `bench_first_call.py` starts this process.
 
     python benchmarks/first_call.py WORK CONTENDER
 
 Prints JSON: the seconds to the first x_K, from before torch's import; the seconds of the second; and the process's peak
-memory in bytes, in all and beyond what imports and the work's own tensors had taken.
+memory in bytes, in total and in excess of imports and the tensors of the work.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ START = time.perf_counter()
 
 
 def peak() -> int:
-    """Of this process alone: what getrusage says is, in a child, its parent's where that had more."""
+    """Peak memory of this process alone: getrusage returns the parent's in a child process if that is larger."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 

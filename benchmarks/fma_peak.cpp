@@ -1,4 +1,4 @@
-// Fused multiply-adds a second that the processor makes in 16 lanes: twelve independent ones at a time, no memory.
+// Fused multiply-adds per second of the processor in 16 lanes: twelve independent ones at a time, without memory.
 #include <chrono>
 #include <thread>
 #include <vector>

@@ -1,10 +1,10 @@
-"""`make bench-quick`: ours against the eager loop, a few works, held to the ratios in `floors.json`.
+"""`make bench-quick`: compares fastlangevin with the eager loop on a few works, and with the ratios in `floors.json`.
 
     python benchmarks/guard.py [--update]
 
-Ratios are of interleaved rounds of one run, never absolute times; floors are of a quiet machine, and want one.
-Exit code 1 where a work's ratio has fallen by more than 30 %, or its check fails. `--update` writes what this run
-measured as the new floors.
+Ratios are of interleaved rounds of one run, never of absolute times. The floors were measured on an idle machine and
+require one. The exit code is 1 if a work's ratio has fallen by more than 30 % or its check fails. `--update` writes the
+ratios of this run as the new floors.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from works import WORKS
 FLOORS = Path(__file__).with_name("floors.json")
 LOSS = 0.30
 NAMES = ("mixture", "double-well", "mlp-2-64-64-1", "mlp-128-200-200-1", "convnet-1x8x8-32", "convnet-1x16x16-32")
-BUDGET, LEAST_ROUNDS, MOST_ROUNDS = 4.0, 7, 31  # seconds of a work's turns
+BUDGET, LEAST_ROUNDS, MOST_ROUNDS = 4.0, 7, 31  # seconds per work
 
 
 def measure(names: tuple[str, ...] = NAMES) -> tuple[dict[str, float], list[str]]:
-    """The median ratio of each work, and why some have none."""
+    """The median ratio of each work, and the reasons for works without a ratio."""
     ratios, failures = {}, []
     contenders = {name: CONTENDERS[name] for name in (OURS, BASELINE)}
     for name in names:
@@ -41,11 +41,11 @@ def measure(names: tuple[str, ...] = NAMES) -> tuple[dict[str, float], list[str]
 
 
 def lost(ratios: Mapping[str, float], floors: Mapping[str, float]) -> list[str]:
-    """The works whose ratio has fallen by more than LOSS, or that have no floor or no ratio, each with the figures."""
+    """The works whose ratio has fallen by more than LOSS, or that have no floor or no ratio, with the figures."""
     complaints = [f"{name}: no floor in {FLOORS.name} (--update)" for name in ratios if name not in floors]
     for name, floor in floors.items():
         if name not in ratios:
-            complaints.append(f"{name}: not measured, its floor is {floor:.2f}×")
+            complaints.append(f"{name}: not measured, the floor is {floor:.2f}×")
         elif ratios[name] < (1 - LOSS) * floor:
             complaints.append(
                 f"{name}: {ratios[name]:.2f}× the eager loop, {1 - ratios[name] / floor:.0%} below {floor:.2f}×"
@@ -71,8 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
     if complaints:
         load, cores = os.getloadavg()[0], os.cpu_count()
         print(
-            f"The load is {load:.1f} on {cores} cores. Where other programs hold a core the ratio itself may halve: "
-            "on a busy machine this says nothing.",
+            f"The load is {load:.1f} on {cores} cores. The ratio itself may halve if other programs use a core: "
+            "results from a busy machine are not valid.",
             file=sys.stderr,
         )
     return int(bool(complaints))

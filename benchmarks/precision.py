@@ -1,9 +1,10 @@
-"""How far the precisions of the score are from float32, on a trained model: `python benchmarks/precision.py RUN`.
+"""The errors of the precisions of the score, on a trained model: `python benchmarks/precision.py RUN`.
 
-Two tables in Markdown. First the score's own error, at states along chains: relative distance and cosine to the
-float64 score. Then 1,024 chains of each precision from seeds of their own beside as many of fp32: differences of the
-mean energy and of each pixel's mean and standard deviation, in standard errors. Where only chance separates them the
-root mean square over pixels is about 1 (pixels of one image depend on each other), and the largest of 64 about 2.5.
+Prints two tables in Markdown. The first has the error of the score at states along chains: relative distance and cosine
+to the float64 score. The second compares 1,024 chains of each precision with 1,024 other fp32 chains, with different
+seeds: differences of the mean energy and of each pixel's mean and standard deviation, in standard errors. By chance
+alone the root mean square over pixels is about 1 (pixels of one image depend on each other), and the largest of 64 is
+about 2.5.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def main(run: str) -> None:
 
 
 def mean_difference(a: Tensor, b: Tensor) -> Tensor:
-    """Of the means over chains, in standard errors."""
+    """The difference of the means over chains, in standard errors."""
     a, b = a.flatten(1).double(), b.flatten(1).double()
     return (a.mean(0) - b.mean(0)) / (a.var(0) / len(a) + b.var(0) / len(b)).sqrt()
 
@@ -62,5 +63,5 @@ def squares(x: Tensor) -> Tensor:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", help="a run's folder, of fastlangevin train")
+    parser.add_argument("run", help="the folder of a run of fastlangevin train")
     main(parser.parse_args().run)

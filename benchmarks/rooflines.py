@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured in the same run: bytes copied and multiply-adds a second."""
+"""The peak rates of this machine, measured in the same run: bytes copied and multiply-adds per second."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from fastlangevin.score import precision as precisions
 
 _SIZE = {"cpu": 1024, "cuda": 8192}  # of a square matrix product
 _ROUNDS = 5
-COPY_BYTES, UPDATE_BYTES = 8, 12  # an element: read and write; read x and score, write x
+COPY_BYTES, UPDATE_BYTES = 8, 12  # per element: read and write; read x and score, write x
 
 
 def update_floor(n: int, copy_seconds: float, device: str) -> tuple[float, str]:
-    """Seconds of an update of n elements, and what bounds it: the bytes, at a copy's speed, or the instructions."""
+    """Seconds of an update of n elements, and its bound: the bytes, at the bandwidth of a copy, or the instructions."""
     by_bytes = copy_seconds * UPDATE_BYTES / COPY_BYTES
     by_instructions = n * UPDATE_LANES / multiply_adds(device, "fp32")[0]
     if by_bytes > by_instructions:
-        return by_bytes, "12 bytes an element at the speed of a copy of as many"
-    return by_instructions, "its vector instructions, two in the time of a multiply-add"
+        return by_bytes, "12 bytes per element at the bandwidth of a copy of the same size"
+    return by_instructions, "its vector instructions, two per multiply-add"
 
 
 def chain_floor(work: Work, precision: str) -> tuple[float, str]:
-    """Seconds that the work's multiply-adds take at this machine's peak, and what that peak is."""
+    """Seconds that the work's multiply-adds take at the peak of this machine, and the description of the peak."""
     rate, what = multiply_adds(work.device, precision)
     return work.n_steps * work.lanes / rate, what
 
 
 def multiply_adds(device: str, precision: str) -> tuple[float, str]:
-    """A second, and of what: on a CPU in float32 of the processor itself, else of a library's matrix product."""
+    """Multiply-adds per second, and their description: the processor's own in float32 on a CPU, else torch.mm's."""
     if device == "cpu" and precision == "fp32" and (peak := _fma_peak()) is not None:
         rate = statistics.median(peak(torch.get_num_threads()) for _ in range(_ROUNDS))
         return rate, f"{precision} multiply-adds of 16 lanes on {torch.get_num_threads()} cores"
@@ -45,7 +45,7 @@ def multiply_adds(device: str, precision: str) -> tuple[float, str]:
 
 
 def matrix_product(device: str, precision: str) -> float:
-    """Multiply-adds a second in torch.mm."""
+    """Multiply-adds per second in torch.mm."""
     n = _SIZE[device]
     dtype = precisions.HALF.get(precision, torch.float32)
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
@@ -56,7 +56,7 @@ def matrix_product(device: str, precision: str) -> float:
 
 
 def copy_bandwidth(device: str, n: int = 2**26) -> float:
-    """Bytes a second, read and written, of one copy of n float32 numbers."""
+    """Bytes per second, read and written, of one copy of n float32 numbers."""
     x, y = torch.ones(n, device=device), torch.empty(n, device=device)
     y.copy_(x)
     return COPY_BYTES * n / statistics.median(in_turns({"copy": lambda: y.copy_(x)}, _ROUNDS)["copy"])
@@ -64,7 +64,7 @@ def copy_bandwidth(device: str, n: int = 2**26) -> float:
 
 @functools.cache
 def _fma_peak():
-    """`fma_peak.cpp`, of a number of threads; None where the processor has no AVX-512."""
+    """`fma_peak.cpp` as a function of the number of threads; None if the processor has no AVX-512."""
     if native.load_cpu() or native.cpu_capability() != "avx512":
         return None
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""The clock: contenders take turns in every round, so that all meet the same moments of the machine."""
+"""Times contenders in interleaved rounds, so that all are measured under the same conditions."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def spread(values: list[float]) -> tuple[float, tuple[float, float]]:
 
 
 def paired_ratio(baseline: list[float], values: list[float]) -> tuple[float, tuple[float, float]]:
-    """Of the times of the same rounds, baseline over value: how many times faster."""
+    """The speed-up over the baseline, from the times of the same rounds: median and quartiles."""
     return spread([b / v for b, v in zip(baseline, values, strict=True)])
 
 
 def once(call: Call) -> float:
-    """Seconds of one call, until the device has done it."""
+    """Seconds of one call, until the device has finished."""
     synchronise()
     start = time.perf_counter()
     call()
@@ -38,7 +38,7 @@ def synchronise() -> None:
 
 
 def in_turns(calls: Mapping[str, Call], rounds: int) -> dict[str, list[float]]:
-    """Seconds a call, round by round."""
+    """Seconds per call, round by round."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
@@ -47,6 +47,6 @@ def in_turns(calls: Mapping[str, Call], rounds: int) -> dict[str, list[float]]:
 
 
 def rounds_for(calls: Mapping[str, Call], budget: float, least: int, most: int) -> int:
-    """As many as fit into `budget` seconds, by one round's time."""
+    """The number of rounds that fit into `budget` seconds, given the time of one round."""
     one = sum(seconds[0] for seconds in in_turns(calls, 1).values())
     return max(least, min(most, int(budget / one)))

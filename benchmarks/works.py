@@ -1,7 +1,7 @@
-"""What is run: problems that a contender gets as one description each, and the arithmetic that they cannot do without.
+"""The workloads of the benchmarks, each with a description for the contenders and its minimum arithmetic.
 
-The multiply-adds of a step count forward pass and input gradient of all layers but the last (whose gradient is its
-weights), without products of padding, which need not be made.
+The multiply-adds of a step count the forward pass and the input gradient of all layers but the last (whose gradient is
+its weights), without products of padding, which are not needed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 N_CHAINS = 10_000
 BATCH = 64
 # Vector instructions of 16 lanes for 64 elements in the compiled AVX-512 update (docs/performance.md), noise included;
-# the score of a double well adds 4 an element, that of a mixture some 10 a component. Processors of today begin at most
-# two vector instructions in the time of one multiply-add, hence the half.
+# the score of a double well adds 4 per element, that of a mixture about 10 per component. Current processors start at
+# most two vector instructions in the time of one multiply-add, hence the half.
 UPDATE_LANES, DOUBLE_WELL_LANES, COMPONENT_LANES = 332 * 16 / 64 / 2, 4 / 2, 10 / 2
 
 
@@ -31,8 +31,8 @@ class Work:
     """A chain: x ← x + step_size·∇f(x) + noise_std·z, n_steps times from x0.
 
     Attributes:
-        kind: what `module` is, the name of `Langevin`'s argument: "log_density" (f) or "energy" (-f).
-        lanes: what a step of all chains needs at least, in the time of a multiply-add: for networks, those.
+        kind: the kind of `module`, the name of the argument of `Langevin`: "log_density" (f) or "energy" (-f).
+        lanes: the minimum cost of a step of all chains, in times of a multiply-add; for networks, the multiply-adds.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Work:
 
     @property
     def check_steps(self) -> int:
-        """Steps that are compared without noise: few, for the chains of a LeakyReLU network part at a kink."""
+        """Steps that are compared without noise: few, because the chains of a LeakyReLU network diverge at a kink."""
         return min(10, self.n_steps)
 
 
@@ -106,7 +106,7 @@ def convnet(image_size: int, channels: int, features: int, n_steps: int, device:
 
 
 def forward_multiply_adds(net: fl.models.ConvNet) -> int:
-    """Of one image through all layers but the last: output channels × input channels × pairs of pixel and tap."""
+    """Per image, in all layers but the last: output channels × input channels × pairs of pixel and tap."""
     total, size = 0, net.image_size
     for layer in [m for m in net.net if isinstance(m, nn.Conv2d)][:-1]:
         kernel, stride, padding = layer.kernel_size[0], layer.stride[0], layer.padding[0]

@@ -1,12 +1,12 @@
-"""Builds, tests and measures on this machine's GPU, in a few minutes, and writes what came out.
+"""Builds, tests and measures on the GPU of this machine in a few minutes, and writes a report.
 
     python scripts/gpu_report.py OUT_DIR [--budget SECONDS]
 
 Needs an NVIDIA GPU, torch 2.11 or newer and the package's requirements in the Python that runs it; installs nothing
-and needs no network. Libraries are compiled into OUT_DIR/cache, or $FASTLANGEVIN_CACHE. Each stage leaves
-OUT_DIR/stages/NAME.json when it ends; a second call runs only those that are missing or failed. Then it writes
-report.json and report.md and prints a short table. Exit code: 0 where all went well, 1 where a stage failed or was not
-reached, 2 where there is no GPU to run on, and nothing was written.
+and needs no network. Libraries are compiled into OUT_DIR/cache, or $FASTLANGEVIN_CACHE. Each stage writes
+OUT_DIR/stages/NAME.json when it ends; a second call runs only the stages that are missing or failed. Then it writes
+report.json and report.md and prints a short table. Exit code: 0 if all stages succeeded, 1 if a stage failed or was not
+run, 2 if there is no usable GPU, in which case nothing is written.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 BUDGET = 520.0
-_LEAST_SECONDS = 5.0  # no stage is begun with less of the budget left
+_LEAST_SECONDS = 5.0  # no stage is started with less of the budget left
 _TAIL = 4000  # characters of a stage's output that are kept
 
 
@@ -40,9 +40,9 @@ class Stage:
     """One subprocess.
 
     Attributes:
-        command: its arguments; "{seconds}" stands for the time it may take.
-        limit: seconds after which it is killed, where the budget leaves as many.
-        result: reads what the stage found, from its standard output; None where it left nothing.
+        command: its arguments; "{seconds}" is replaced by the time that it may take.
+        limit: seconds after which it is killed, or the rest of the budget if that is less.
+        result: reads the result of the stage from its standard output; raises an error if there is none.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Stage:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out_dir", type=Path)
-    parser.add_argument("--budget", type=float, default=BUDGET, help="seconds in all (default %(default).0f)")
+    parser.add_argument("--budget", type=float, default=BUDGET, help="seconds in total (default %(default).0f)")
     parser.add_argument("--only", choices=tuple(_INSIDE), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.only:
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     out = options.out_dir.resolve()
     (out / "stages").mkdir(parents=True, exist_ok=True)
-    (out / "junit.xml").unlink(missing_ok=True)  # a stage that dies early must not be judged by an older one's
+    (out / "junit.xml").unlink(missing_ok=True)  # a stage that fails early must not be judged by an older file
     records = run_stages(stages(out), out, options.budget)
     write_text(out / "report.json", json.dumps(records, indent=1) + "\n")
     write_text(out / "report.md", markdown(records))
@@ -77,13 +77,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def cannot_run() -> str | None:
-    """Why nothing can be reported here, or None."""
+    """Why no report can be made here, or None."""
     try:
         import torch
     except ImportError as error:
         return f"torch cannot be imported ({error})"
     if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < (2, 11):
-        return f"torch 2.11 or newer is needed, this is {torch.__version__}"
+        return f"torch 2.11 or newer is needed, got {torch.__version__}"
     if not torch.cuda.is_available():
         return f"this machine has no NVIDIA GPU that torch {torch.__version__} can use"
     return None
@@ -104,7 +104,7 @@ def stages(out: Path) -> list[Stage]:
 
 
 def run_stages(todo: list[Stage], out: Path, budget: float) -> dict[str, dict[str, Any]]:
-    """The record of every stage: kept from an earlier call where that went well, else made now."""
+    """The record of every stage: that of an earlier call if it succeeded, else a new one."""
     deadline = time.monotonic() + budget
     records = {}
     for stage in todo:
@@ -112,7 +112,7 @@ def run_stages(todo: list[Stage], out: Path, budget: float) -> dict[str, dict[st
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
             kept = json.loads(path.read_text())
             if kept["status"] == "ok":
-                print(f"{stage.name}: done before", flush=True)
+                print(f"{stage.name}: already done", flush=True)
                 records[stage.name] = kept
                 continue
         left = deadline - time.monotonic()
@@ -127,7 +127,7 @@ def run_stages(todo: list[Stage], out: Path, budget: float) -> dict[str, dict[st
 
 
 def run_stage(stage: Stage, limit: float, out: Path) -> dict[str, Any]:
-    """Runs a stage; one that lasts longer than `limit` seconds is killed with all its children."""
+    """Runs a stage. A stage that takes longer than `limit` seconds is killed with all its children."""
     command = [part.format(seconds=f"{0.9 * limit:.0f}") if "{seconds}" in part else part for part in stage.command]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.getenv("PYTHONPATH"))))}
     environment.setdefault("FASTLANGEVIN_CACHE", str(out / "cache"))
@@ -177,7 +177,7 @@ def last_json(output: str) -> Any:
 
 
 def read_junit(path: Path) -> dict[str, Any]:
-    """The number of tests of each outcome, and the names of those that failed."""
+    """The number of tests of each outcome, and the names of the failed tests."""
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     names = []
     for case in ElementTree.parse(path).iter("testcase"):
@@ -190,7 +190,7 @@ def read_junit(path: Path) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """What the figures depend on besides the code."""
+    """The environment on which the figures depend."""
     import torch
 
     properties = torch.cuda.get_device_properties(0)
@@ -214,7 +214,7 @@ def environment() -> dict[str, Any]:
 
 
 def build() -> dict[str, str | None]:
-    """Every backend by name, with why it is unavailable or None; compiles what is not compiled yet."""
+    """Every backend by name, with the reason why it is not available, or None. Compiles missing libraries."""
     from fastlangevin import kernels
 
     found = {name: backend.unsupported() for name, backend in kernels.BACKENDS.items()}
@@ -241,7 +241,7 @@ def _version(package: str) -> str | None:
 
 
 def short_table(records: dict[str, dict[str, Any]]) -> str:
-    """The outcome of every stage and every figure, a line each."""
+    """The outcome of every stage and every figure, one line each."""
     lines = [_machine(records)]
     for name, record in records.items():
         lines.append(f"{name:12} {record['status']:8} {_summary(name, record)}".rstrip())
@@ -249,7 +249,7 @@ def short_table(records: dict[str, dict[str, Any]]) -> str:
 
 
 def markdown(records: dict[str, dict[str, Any]]) -> str:
-    """The same as a document, with the commands and, of what failed, the output's end."""
+    """The same as a document, with the commands and, for failed stages, the end of the output."""
     lines = ["# GPU report", "", _machine(records), "", "## Stages", ""]
     lines += ["| stage | outcome | seconds | |", "|---|---|---|---|"]
     for name, record in records.items():
@@ -272,7 +272,7 @@ def markdown(records: dict[str, dict[str, Any]]) -> str:
 def _machine(records: dict[str, dict[str, Any]]) -> str:
     found = (records.get("environment") or {}).get("result")
     if not found:
-        return "machine unknown: the stage that looks at it did not end well"
+        return "machine unknown: the environment stage did not succeed"
     return "{gpu}, driver {driver}, CUDA {cuda}, torch {torch}, Python {python}, revision {revision}".format(**found)
 
 
@@ -287,7 +287,7 @@ def _summary(name: str, record: dict[str, Any]) -> str:
         return f"{result['passed']} passed, {result['failed']} failed, {result['skipped']} skipped{failing}"
     if name == "figures":
         n_failed = sum(bool(row.get("failure")) for rows in result.values() for row in rows)
-        return f"{len(result)} of them, {n_failed} contenders failed"
+        return f"{len(result)} figures, {n_failed} contenders failed"
     return ""
 
 
@@ -319,7 +319,7 @@ def _cell(text: str) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """In one step: a kill leaves the old file or the new one."""
+    """Writes atomically: after a kill there is either the old file or the new one."""
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(text)
     os.replace(temporary, path)

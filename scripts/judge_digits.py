@@ -1,12 +1,12 @@
-"""How good a run's digits are, judged by a classifier of real ones.
+"""The quality of a run's digits, judged by a classifier of real digits.
 
     python scripts/judge_digits.py runs/demo [another run …]        (needs the extra "eval": scikit-learn)
 
 A classifier (`fastlangevin.evaluation.classifier.fit`) is fitted on 1,200 of the 1,797 real digits. It gives the score
 of `fastlangevin.evaluation.metrics.coverage`: 1 for noise, 10 for ten equally frequent and unmistakable classes.
 `frechet_distance`, of the pixels in [0, 1] of samples and of all real digits, is 0 for the same mean and covariance.
-`fastlangevin evaluate` reports more of one run; here each is judged at two numbers of steps, by four draws, which show
-how far the score varies.
+`fastlangevin evaluate` reports more about one run. This script judges each run at two numbers of steps, with four draws
+that show how much the score varies.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def main() -> None:
     fitted = classifier.fit(images, labels, 1200)
     real = metrics.coverage(fitted.predict(images[fitted.held_out]))
     print(
-        f"classifier: {fitted.accuracy:.1%} right on the other {len(fitted.held_out)}, whose score is {real.score:.2f}"
+        f"classifier: accuracy {fitted.accuracy:.1%} on the other {len(fitted.held_out)} digits, "
+        f"whose score is {real.score:.2f}"
     )
     for run in sys.argv[1:]:
         _, sampler = fl.load(run)

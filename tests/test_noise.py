@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 
+import json
+
 import numpy as np
 import pytest
 import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import noise_oracle
 from support import noise_oracle
 
 import fastlangevin as fl
@@ -18,6 +21,10 @@ from fastlangevin.kernels import BACKENDS, reference
 
 def bits(words: list[str]) -> list[int]:
     return np.array([int(w, 16) for w in words], dtype=np.uint32).view(np.int32).tolist()
+
+
+def test_vectors_are_the_oracle_s():
+    assert json.loads(noise_oracle.WRITTEN.read_text()) == noise_oracle.vectors()
 
 
 def test_vectors_are_the_oracle_s():

@@ -1,8 +1,8 @@
-"""What a user would run, ours among them: one module each, which a benchmark imports and never copies.
+"""The contenders: what a user would run, fastlangevin included. Each is a module that benchmarks import.
 
-A module has `MISSING`, why what it needs cannot be imported, or None; `supports(work, **options)`, why it cannot run a
-work, or None; and `make(work, **options)`, a `Chain`, whose arguments let one chain serve the check and the clock: what
-is timed is what was checked.
+A module has `MISSING`, why its requirements cannot be imported, or None; `supports(work, **options)`, why it cannot run
+a work, or None; and `make(work, **options)`, a `Chain`. The check and the timing call the same chain with different
+arguments, so that what is timed is what was checked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from works import Work
 
 Chain = Callable[[Tensor, int, float], Tensor]  # (x0, n_steps, noise_std) to x_K
-# (step_size, noise_std) to the new state, a tensor or an array that knows DLPack; the next call goes on from it.
+# (step_size, noise_std) to the new state, a tensor or an array that supports DLPack; the next call continues from it.
 Update = Callable[[float, float], Any]
 
 
@@ -69,5 +69,5 @@ CONTENDERS: dict[str, Contender] = {
     "posteriors": Contender(posteriors_sgld),
     "blackjax": Contender(blackjax_sgld),
 }
-# Those that have an update to call without a score; the libraries have none.
+# The contenders with an update that takes a given score; the libraries have none.
 UPDATES: dict[str, ModuleType] = {OURS: ours, BASELINE: eager, "torch.compile": compiled, "JAX": jax_chain}

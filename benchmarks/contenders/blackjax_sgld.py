@@ -1,6 +1,6 @@
 """blackjax's SGLD: x ← x + η∇log p + sqrt(2ηT)·z, so T is σ² / 2η.
 
-Its step is jitted in a scan, except for convolutions on a CPU, which XLA runs slower there: these are in a Python loop.
+Its step is jitted in a scan, except for convolutions on a CPU, which XLA runs slower in a scan: they use a Python loop.
 """
 
 from __future__ import annotations

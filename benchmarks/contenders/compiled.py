@@ -1,6 +1,6 @@
 """The whole step, or ten of them unrolled, under torch.compile, noise included.
 
-On a CPU with `fallback_random`: inductor's own random numbers are ten times slower there than torch's.
+On a CPU with `fallback_random`: there, inductor's random numbers are ten times slower than torch's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def supports(
     if (graph or mode == "reduce-overhead") and work.device != "cuda":
         return "CUDA graphs are for GPUs"
     if work.n_steps % unroll:
-        return f"{work.n_steps} steps are no multiple of {unroll}"
+        return f"{work.n_steps} steps are not a multiple of {unroll}"
     return eager.supports(work, precision=precision)
 
 
@@ -54,7 +54,7 @@ def make(
             return replays[noise_std](x)
         if mode == "reduce-overhead":
             torch.compiler.cudagraph_mark_step_begin()
-            return compiled(x, sigma).clone()  # the graph's own memory is written over by its next replay
+            return compiled(x, sigma).clone()  # the next replay overwrites the memory of the graph
         return compiled(x, sigma)
 
     def chain(x0: Tensor, n_steps: int, noise_std: float) -> Tensor:
@@ -70,7 +70,7 @@ def make(
 
 
 def _captured(compiled: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Tensor) -> Callable[[Tensor], Tensor]:
-    """A CUDA graph, captured by hand, of one call of the compiled code."""
+    """A manually captured CUDA graph of one call of the compiled code."""
     state = x.clone()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -86,7 +86,7 @@ def _captured(compiled: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Te
 
 
 def _replay(graph: torch.cuda.CUDAGraph, state: Tensor, sigma: Tensor, x: Tensor) -> Tensor:
-    """`sigma` is held for the graph, which reads it."""
+    """`sigma` is kept alive for the graph, which reads it."""
     if x is not state:
         state.copy_(x)
     graph.replay()
@@ -94,7 +94,7 @@ def _replay(graph: torch.cuda.CUDAGraph, state: Tensor, sigma: Tensor, x: Tensor
 
 
 def _compile(function: Callable[..., Any], device: str, mode: str | None = None) -> Callable[..., Any]:
-    """`fallback_random` is an option of the function: as a setting of the process, a recompilation loses it."""
+    """`fallback_random` is set per function, because a recompilation loses the process-wide setting."""
     options = {"fallback_random": True} if device == "cpu" else None
     return torch.compile(function, fullgraph=True, mode=mode, options=options)
 

@@ -1,7 +1,7 @@
-"""The loop that one writes by hand, as in the paper's own code: contiguous, eager, `autograd.grad`.
+"""The handwritten loop, as in the code of the paper: contiguous, eager, `autograd.grad`.
 
-In channels_last the noise is drawn contiguous, for `randn_like` of a channels_last CPU tensor is nine times slower.
-float32 is strict, whatever the process's flags say, and TF32 is asked for by name.
+In channels_last the noise is drawn contiguous, because `randn_like` of a channels_last CPU tensor is nine times slower.
+float32 is strict for any flags of the process, and TF32 is requested explicitly.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def supports(work: Work, *, precision: str = "fp32", layout: str = "contiguous")
     if precision in ("tf32", "fp16") and work.device != "cuda":
         return f"{precision} is for GPUs"
     if precision in precisions.HALF and not work.is_network:
-        return "autocast acts on products and convolutions, and the density has none"
+        return "autocast applies to products and convolutions, and the density has none"
     if layout == "channels_last" and not work.is_convnet:
         return "channels_last is for images"
     return None
@@ -63,7 +63,7 @@ def chain(
 
 @contextlib.contextmanager
 def by_hand(precision: str, device: str) -> Iterator[None]:
-    """Autocast as its users have it, weight cache included; for float32 the flags that the sampler sets."""
+    """Autocast with its weight cache, as users run it; for float32 the flags that the sampler sets."""
     if precision in precisions.HALF:
         with torch.autocast(device, precisions.HALF[precision]):
             yield
@@ -73,6 +73,6 @@ def by_hand(precision: str, device: str) -> Iterator[None]:
 
 
 def make_update(n: int, device: str) -> Callable[[float, float], Tensor]:
-    """Bytes an element: 12 (read x and score, write x) + 4 (write noise) + 12 (read x and noise, write x), 28."""
+    """Bytes per element: 12 (read x and score, write x) + 4 (write noise) + 12 (read x and noise, write x), 28."""
     x, score = torch.zeros(n, device=device), torch.ones(n, device=device)
     return lambda step_size, noise_std: x.add_(score, alpha=step_size).add_(torch.randn_like(x), alpha=noise_std)

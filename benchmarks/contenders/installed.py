@@ -1,4 +1,4 @@
-"""Whether a peer is here."""
+"""Whether a peer is installed."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """JAX, on its default device: the whole chain as one `jit` of `lax.scan`, or a Python loop over one jitted step.
 
-Both, for XLA runs convolutions inside a scan slower than outside on a CPU, and is faster with a scan elsewhere.
-Noise is from the "rbg" generator, which makes normals faster than the default threefry. `jax.grad` of the sum over
-chains; matrix products in full float32.
+Both are timed, because XLA runs convolutions on a CPU slower inside a scan, and is faster with a scan otherwise. Noise
+is from the "rbg" generator, which draws normals faster than the default threefry. The gradient is `jax.grad` of the sum
+over chains; matrix products are in full float32.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MISSING = missing("jax")
 
 def supports(work: Work, *, form: str) -> str | None:
     if work.device == "cuda" and jax_device() != "gpu":
-        return "this JAX has no GPU"
+        return "the installed JAX does not support the GPU"
     return None
 
 

@@ -1,4 +1,4 @@
-"""The works' densities in jax.numpy. Images are (B, H, W, channels) there, XLA's own layout."""
+"""The densities of the works in jax.numpy. Images are (B, H, W, channels), the layout of XLA."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _layer(layer: nn.Module) -> Callable[[Any], Any]:
 
 
 def to_jax(x: Tensor) -> Any:
-    """Without a copy where none is needed."""
+    """Converts without a copy if possible."""
     import jax
 
     return jax.dlpack.from_dlpack((x.permute(0, 2, 3, 1) if x.dim() == 4 else x).contiguous())

@@ -1,4 +1,4 @@
-"""`fl.Langevin` and `fl.langevin_update_` as a user calls them: every choice is left to "auto"."""
+"""`fl.Langevin` and `fl.langevin_update_` as a user calls them, with "auto" for every choice."""
 
 from __future__ import annotations
 

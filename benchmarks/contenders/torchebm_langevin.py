@@ -1,6 +1,6 @@
 """torchebm's LangevinDynamics: x ← x - η∇U + noise_scale·sqrt(2η)·z, so noise_scale is σ / sqrt(2η).
 
-Its import sets torch's float32 matrix precision to "high" for the whole process; that is undone here.
+Its import sets torch's float32 matrix precision to "high" for the whole process; the setting is restored here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from works import Work
 
 MISSING = missing("torchebm")
-_NO_NOISE = 1e-30  # it wants a positive scale
+_NO_NOISE = 1e-30  # it requires a positive scale
 
 
 def supports(work: Work) -> str | None:

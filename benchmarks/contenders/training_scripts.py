@@ -21,9 +21,9 @@ LR = 1e-4
 
 @dataclass(frozen=True)
 class Training:
-    """A training of `work`'s network on `data`, a batch, over and over, from the same weights.
+    """Repeated training of `work`'s network on `data`, one batch, from the same weights.
 
-    A run is `(n_iterations, n_steps, noise_std, data_noise, x0) -> weights` (flat); x0 None: uniform noise, drawn anew.
+    A run is `(n_iterations, n_steps, noise_std, data_noise, x0) -> weights` (flat); x0 None: new uniform noise.
     """
 
     work: Work
@@ -37,7 +37,7 @@ class Training:
         return cls(work, data, {name: value.clone() for name, value in work.module.state_dict().items()})
 
     def reset(self) -> None:
-        """In place: compiled code and captured graphs go on reading the same weights."""
+        """Restores the weights in place, since compiled code and captured graphs continue to read the same tensors."""
         self.work.module.load_state_dict(self.weights)
 
     def flat(self) -> Tensor:
@@ -48,7 +48,7 @@ Run = Callable[[int, int, float, float, "Tensor | None"], Tensor]
 
 
 def script(training: Training, chain: Callable[[Tensor, int, float], Tensor]) -> Run:
-    """The script, with `chain` for its `sample_q`."""
+    """The script, with `chain` as its `sample_q`."""
     f, data = training.work.module, training.data
 
     def run(n_iterations: int, n_steps: int, noise_std: float, data_noise: float, x0: Tensor | None) -> Tensor:
@@ -67,7 +67,7 @@ def script(training: Training, chain: Callable[[Tensor, int, float], Tensor]) ->
 
 
 def fl_train(training: Training) -> Run:
-    """`fl.train` as a user calls it, its set-up included. It draws x0 itself: see `initial`."""
+    """`fl.train` as a user calls it, including its set-up. It draws x0 itself, see `initial`."""
 
     def run(n_iterations: int, n_steps: int, noise_std: float, data_noise: float, x0: Tensor | None) -> Tensor:
         training.reset()
@@ -99,7 +99,7 @@ def initial(training: Training) -> Tensor:
 def disagreement(training: Training, run: Run, tolerance: float = 0.05) -> str | None:
     """Why one iteration without noise does not move the weights as the eager script does, or None.
 
-    Adam's first step has the size lr in every weight, whose sign rounding decides where the gradient is all but 0.
+    Adam's first step has size lr in every weight; rounding decides its sign where the gradient is almost 0.
     """
     from . import eager
 

@@ -1,4 +1,4 @@
-"""The figures of `figures.py` through pytest; each measures itself, so pytest-benchmark's time is of all of it."""
+"""The figures of `figures.py` in pytest. Each does its own timing, so pytest-benchmark times the whole measurement."""
 
 from __future__ import annotations
 

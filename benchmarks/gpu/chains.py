@@ -1,4 +1,4 @@
-"""Chains of the paper's networks on one GPU: Langevin's engines in captured graphs beside loops written by hand."""
+"""Chains of the paper's networks on one GPU: Langevin's engines in captured graphs, and handwritten loops."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gpu.timing import Row, failed, ratio, times
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 BATCH, N_STEPS, NOISE = 64, 100, 0.01
-TARGETS = {  # a step's least ratio to a peer of the same run
+TARGETS = {  # the minimum ratio of a step to a peer of the same run
     ("chain n_f=64 32×32 batch 64", "auto fp16", "eager fp32"): "7×, at most 95 µs",
     ("chain n_f=64 32×32 batch 64", "auto bf16", "eager fp32"): "7×, at most 95 µs",
     ("chain n_f=64 32×32 batch 64", "auto fp16", "eager tf32"): "3×",
@@ -49,7 +49,7 @@ class Problem:
         self.x0 = torch.empty(shape, device=self.device).uniform_(-1, 1).contiguous(memory_format=layout)
 
     def eager(self, n_steps: int = N_STEPS, noise: float = NOISE) -> Tensor:
-        """The loop that one writes by hand."""
+        """The handwritten loop."""
         with eager.by_hand(self.precision, self.device):
             return eager.chain(self.net, self.x0, n_steps, step_size=1.0, noise_std=noise)
 
@@ -66,7 +66,7 @@ class Problem:
         )
 
     def disagreement(self) -> str | None:
-        """Why sampler and loop do not compute the same without noise over three steps, or None."""
+        """Why sampler and loop disagree without noise over three steps, or None."""
         expected, got = self.eager(3, 0.0), self.sampler(3, 0.0)(self.x0)
         why = checks.without_noise(got, expected, self.x0, self.precision)
         return None if why is None else f"after 3 steps without noise {why}"
@@ -86,7 +86,7 @@ def chain(features: int, image_size: int = 32, batch: int = BATCH) -> list[Row]:
 
 
 def chain_compiled(features: int) -> list[Row]:
-    """The same beside graphs over inductor's code, which takes a minute to compile."""
+    """The same, with graphs of inductor's code, which takes a minute to compile."""
     work = f"chain n_f={features} beside compiled"
     calls: dict[str, Call] = {"eager fp32": Problem(features, "fp32").eager}
     rows, plans = [], {}
@@ -96,7 +96,7 @@ def chain_compiled(features: int) -> list[Row]:
 
 
 def _add(calls: dict[str, Call], plans: dict[str, str], rows: list[Row], work: str, problem: Problem) -> None:
-    """A sampler among the contenders, once it is seen to compute what the eager loop does."""
+    """Adds a sampler to the contenders if it agrees with the eager loop, else a failed row."""
     name = f"{problem.engine} {problem.precision}"
     try:
         why = problem.disagreement()
@@ -107,7 +107,7 @@ def _add(calls: dict[str, Call], plans: dict[str, str], rows: list[Row], work: s
         sampler.check()
         plans[name] = str(sampler.plan_for(problem.x0.device))
         calls[name] = functools.partial(sampler, problem.x0)
-    except Exception as error:  # the others are worth their time all the same
+    except Exception as error:  # the others are still timed
         rows.append(failed(f"{work}, {name}", f"{type(error).__name__}: {error}"))
 
 
@@ -118,7 +118,7 @@ def _step_rows(
     rows = []
     for name, values in seconds.items():
         value, quartiles = spread([s / N_STEPS * 1e6 for s in values])
-        row: Row = {"what": f"{work}, {name}", "value": value, "unit": "µs a step", "quartiles": quartiles}
+        row: Row = {"what": f"{work}, {name}", "value": value, "unit": "µs per step", "quartiles": quartiles}
         if name not in plans:
             rows.append(row)
             continue
@@ -131,7 +131,7 @@ def _step_rows(
 
 
 def memory(features: int) -> list[Row]:
-    """Peak memory of the eager loop and of the graph, network and state included."""
+    """Peak memory of the eager loop and of the graph, including network and state."""
     rows: list[Row] = []
     for precision in PRECISIONS:
         peaks = {}
@@ -153,7 +153,7 @@ def memory(features: int) -> list[Row]:
 
 @contextlib.contextmanager
 def _peak() -> Iterator[dict[str, int]]:
-    """Bytes that the body had allocated and reserved at its peak, beyond what there was before it."""
+    """The peak bytes that the body allocates and reserves, in addition to those before it."""
     _collect()
     before = {"allocated": torch.cuda.memory_allocated(), "reserved": torch.cuda.memory_reserved()}
     torch.cuda.reset_peak_memory_stats()
@@ -164,7 +164,7 @@ def _peak() -> Iterator[dict[str, int]]:
 
 
 def growth(n_calls: int = 1000) -> list[Row]:
-    """What 1,000 calls of one sampler add to the memory in use."""
+    """The growth of the memory in use over 1,000 calls of one sampler."""
     problem = Problem(8, "fp32", image_size=8, batch=8)
     sampler = problem.sampler(n_steps=10)
     for _ in range(20):
@@ -177,7 +177,7 @@ def growth(n_calls: int = 1000) -> list[Row]:
     _collect()
     grown = max(torch.cuda.memory_allocated() - before[0], torch.cuda.memory_reserved() - before[1])
     row: Row = {"what": f"memory grown over {n_calls:,} calls", "value": grown, "unit": "bytes", "wanted": "0"}
-    return [row | ({"failure": f"{grown:,} bytes more are held than before"} if grown > 0 else {})]
+    return [row | ({"failure": f"the memory in use has grown by {grown:,} bytes"} if grown > 0 else {})]
 
 
 def _collect() -> None:

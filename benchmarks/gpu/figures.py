@@ -1,11 +1,11 @@
-"""What the kernels and the chain reach on one GPU, each figure beside its baseline of the same run.
+"""The performance of the kernels and the chain on one GPU, each figure with its baseline of the same run.
 
     python benchmarks/gpu/figures.py figures.json [--budget SECONDS]
 
-Contenders take turns in every round, so that all meet the same clocks; a time is the median of the rounds between two
-CUDA events, a ratio the median of the rounds' ratios, both with quartiles. A contender that computes something else
-than its baseline is reported as failed, without a time. The file is written after every figure, and a second call
-measures only those that it lacks. Needs torch and this package alone.
+Rounds are interleaved, so that all contenders run at the same clock rates. A time is the median over rounds between two
+CUDA events, a ratio the median of the rounds' ratios, both with quartiles. A contender that disagrees with its baseline
+is reported as failed, without a time. The file is written after every figure, and a second call measures only the
+missing ones. Needs only torch and this package.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-if __name__ == "__main__":  # a script finds benchmarks/ as pytest does
+if __name__ == "__main__":  # makes benchmarks/ importable, as in pytest
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
@@ -32,24 +32,24 @@ from gpu.timing import Row, captured, failed, times
 
 SIZES = (2**12, 2**14, 2**16, 196_608, 2**20, 2**23, 2**26)
 BACKENDS = ("cuda", "triton")
-UPDATE_BYTES, COPY_BYTES = 12, 8  # an element: read x and score, write x; read x, write y
-_LEAST_SECONDS = 20.0  # no figure is begun with less of the budget left
+UPDATE_BYTES, COPY_BYTES = 12, 8  # per element: read x and score, write x; read x, write y
+_LEAST_SECONDS = 20.0  # no figure is started with less of the budget left
 
 
 def main(out_json: Path, budget: float) -> int:
-    """Measures what `out_json` lacks. Returns 0 where every figure is there and no contender failed, else 1."""
+    """Measures the figures that `out_json` lacks. Returns 0 if all are present and no contender failed, else 1."""
     deadline = time.monotonic() + budget
     done: dict[str, list[Row]] = json.loads(out_json.read_text()) if out_json.exists() else {}
     for name, measure in FIGURES.items():
         if name in done and not failures(done[name]):
             continue
         if deadline - time.monotonic() < _LEAST_SECONDS:
-            print(f"{name}: not begun, the budget of {budget:.0f} s is spent", flush=True)
+            print(f"{name}: not started, the budget of {budget:.0f} s is spent", flush=True)
             continue
         started = time.monotonic()
         try:
             done[name] = measure()
-        except Exception as error:  # one figure that fails must not cost the others
+        except Exception as error:  # a failed figure must not stop the others
             done[name] = [failed(name, f"{type(error).__name__}: {error}")]
         write_json(out_json, done)
         print(f"{name}: {time.monotonic() - started:.1f} s", flush=True)
@@ -59,7 +59,7 @@ def main(out_json: Path, budget: float) -> int:
 
 
 def write_json(path: Path, content: object) -> None:
-    """In one step: a kill leaves the old file or the new one."""
+    """Writes atomically: after a kill there is either the old file or the new one."""
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(temporary, path)
@@ -70,7 +70,7 @@ def failures(rows: list[Row]) -> list[str]:
 
 
 def text(row: Row) -> str:
-    """A row in one line."""
+    """A row as one line of text."""
     if row.get("failure"):
         return f"{row['what']:44} FAILED: {row['failure']}"
     line = f"{row['what']:44} {row['value']:10.4g} {row['unit']:8}"
@@ -86,7 +86,7 @@ def text(row: Row) -> str:
 
 
 def floor() -> list[Row]:
-    """What one launch costs at the least: an add to one element, from Python and inside a graph."""
+    """The minimum cost of a launch: an add to one element, from Python and inside a graph."""
     x = torch.zeros(1, device="cuda")
     n = 500
     seconds = times({"python": lambda: x.add_(1.0), "graph": captured(lambda: x.add_(1.0), n)}, rounds=25, calls=20)
@@ -98,7 +98,7 @@ def floor() -> list[Row]:
 
 
 def update(n: int) -> list[Row]:
-    """One update of n float32 elements by each backend, as a share of a device-to-device copy's bandwidth."""
+    """One update of n float32 elements by each backend, relative to the bandwidth of a device-to-device copy."""
     states, score, failing = _updates(n)
     y = torch.empty(n, device="cuda")
     calls: dict[str, Call] = {"copy": lambda: y.copy_(score)}
@@ -133,7 +133,7 @@ def _update(x: Tensor, score: Tensor, backend: str) -> None:
 
 
 def _updates(n: int) -> tuple[dict[str, Tensor], Tensor, list[Row]]:
-    """The backends that give the reference's bits, each with a state of its own; the score; rows of the others."""
+    """The backends that agree with the reference bit for bit, each with its state; the score; rows of the others."""
     score = torch.randn(n, device="cuda")
     looked_at = min(n, 2**20)
     expected = torch.zeros(looked_at)
@@ -146,7 +146,7 @@ def _updates(n: int) -> tuple[dict[str, Tensor], Tensor, list[Row]]:
             if not torch.equal(x[:looked_at].cpu(), expected):
                 raise AssertionError("the result differs from the reference's bits")
             states[name] = x
-        except Exception as error:  # a backend that is missing or broken must not cost the other its figure
+        except Exception as error:  # a missing or broken backend must not stop the other
             failing.append(failed(f"update of {n:,}, {name}", f"{type(error).__name__}: {error}"))
     return states, score, failing
 
@@ -169,8 +169,8 @@ FIGURES: dict[str, Callable[[], list[Row]]] = {
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out_json", type=Path)
-    parser.add_argument("--budget", type=float, default=300.0, help="seconds; no figure is begun after them")
+    parser.add_argument("--budget", type=float, default=300.0, help="seconds, after which no figure is started")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
-        sys.exit(f"figures.py needs an NVIDIA GPU, and torch {torch.__version__} sees none")
+        sys.exit(f"figures.py needs an NVIDIA GPU, but torch {torch.__version__} finds none")
     sys.exit(main(arguments.out_json, arguments.budget))

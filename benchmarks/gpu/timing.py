@@ -1,4 +1,4 @@
-"""Contenders that take turns on a GPU, and rows of what came out."""
+"""Times contenders on a GPU in interleaved rounds, and makes rows of the results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def failed(what: str, why: str) -> Row:
 
 
 def times(contenders: dict[str, Call], rounds: int, calls: int = 1, warmup: int = 3) -> dict[str, list[float]]:
-    """Seconds a call of each contender, round by round, all taking turns."""
+    """Seconds per call of each contender, round by round, with contenders alternating."""
     for call in contenders.values():
         for _ in range(warmup):
             call()
@@ -34,7 +34,7 @@ def times(contenders: dict[str, Call], rounds: int, calls: int = 1, warmup: int 
 
 
 def captured(call: Call, n: int) -> Call:
-    """n calls as one CUDA graph; returns its replay."""
+    """Captures n calls as one CUDA graph, and returns its replay."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -48,6 +48,6 @@ def captured(call: Call, n: int) -> Call:
 
 
 def ratio(baseline: list[float], ours: list[float], name: str) -> Row:
-    """Of the rounds' times, as a part of a row."""
+    """The ratio of the rounds' times, as part of a row."""
     value, quartiles = paired_ratio(baseline, ours)
     return {"ratio": value, "ratio_quartiles": quartiles, "ratio_to": name}

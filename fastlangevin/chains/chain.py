@@ -1,4 +1,4 @@
-"""`Chain`: K consecutive transitions of a batch of chains, whatever the transition."""
+"""`Chain`: K consecutive transitions of a batch of chains, for any transition."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ C = TypeVar("C", bound="Chain")
 
 @dataclass(eq=False, kw_only=True)
 class Chain(abc.ABC):
-    """Everything that a run of steps needs besides its initial state. A subclass has the transition, `step_`.
+    """Everything that a run of steps needs besides its initial state. A subclass defines the transition, `step_`.
 
     Attributes:
         score, args: the engine of the score, and extra arguments of the energy.
         backend: of the update.
-        requested_backend: the sampler's option; "auto" lets kernels of the score do the update in the backend's place.
+        requested_backend: the sampler's option; "auto" lets kernels of the score do the update instead of the backend.
         seed, steps, offset: of the noise stream: step k draws at noise step steps[k], element i of the state at
             offset + i. Ints, or int64 tensors on the state's device.
     """
@@ -42,7 +42,7 @@ class Chain(abc.ABC):
 
         Args:
             score: `bind` of states like x.
-            precomputed: the score at x, where the caller has it.
+            precomputed: the score at x, if the caller has it.
         """
 
     @abc.abstractmethod
@@ -55,13 +55,13 @@ class Chain(abc.ABC):
 
     @abc.abstractmethod
     def built_in(self) -> tuple[Hashable, ...]:
-        """The options that a captured graph has built in."""
+        """The options that are constants of a captured graph."""
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def bind(self, x: Tensor) -> BoundScore:
-        """The score for states like x, with the weights as they are now."""
+        """The score for states like x, with the current weights."""
         return self.score.bind(x, self.args)
 
     def run_(self, x: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class Chain(abc.ABC):
         return x
 
     def advance_(self, x: Tensor, start: int, stop: int, score: BoundScore, precomputed: Tensor | None = None) -> None:
-        """Steps start to stop - 1, in place. `precomputed`: the score at x, where the caller has it."""
+        """Steps start to stop - 1, in place. `precomputed`: the score at x, if the caller has it."""
         for k in range(start, stop):
             self.step_(x, k, score, precomputed if k == start else None)
 

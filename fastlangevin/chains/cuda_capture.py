@@ -1,4 +1,4 @@
-"""Capturing work of one CUDA device as a graph, with what can go wrong met before the capture."""
+"""Captures work of one CUDA device as a graph. What cannot be captured is detected before the capture."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _WARM_UPS = 3
 
 
 class NotCapturable(RuntimeError):
-    """Why work cannot be captured."""
+    """The work cannot be captured; the message gives the reason."""
 
 
 def being_captured() -> bool:
-    """Whether the current stream is being captured, so that the host must not wait for anything."""
+    """Whether the current stream is being captured, so that the host must not synchronize."""
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 class CudaCapture:
-    """Graphs of one chain on one device. They share a memory pool, for no two of them run at a time."""
+    """Graphs of one chain on one device. They share a memory pool, because no two of them run at the same time."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -31,8 +31,8 @@ class CudaCapture:
         self._done: torch.cuda.Event | None = None
 
     def warm_up(self, step: Callable[[], None], buffers: list[Tensor]) -> None:
-        """Runs the work a few times on the stream of the capture: libraries choose algorithms, Triton and inductor
-        compile. Leaves `buffers` unchanged.
+        """Runs the work a few times on the stream of the capture, so that libraries choose algorithms and Triton and
+        inductor compile. Leaves `buffers` unchanged.
 
         Raises:
             NotCapturable: the work makes the host wait for the device, or changes `buffers`.
@@ -46,7 +46,7 @@ class CudaCapture:
                 waits = _waits(step)
         finally:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
-            # By value: batch norm moves its averages without telling autograd's version counter.
+            # By value: batch norm updates its averages without increasing autograd's version counter.
             changed = not all(torch.equal(buffer.nan_to_num(), value.nan_to_num()) for buffer, value in before)
             for buffer, value in before if changed else ():
                 buffer.copy_(value)
@@ -60,12 +60,12 @@ class CudaCapture:
             )
 
     def capture(self, body: Callable[[], None]) -> Callable[[], None]:
-        """The body's work as a graph; calling the result replays it on the current stream."""
+        """Captures the body as a graph. Calling the result replays it on the current stream."""
         graph = torch.cuda.CUDAGraph()
-        # Other threads (a loader that pins memory) may go on with what a capture forbids.
+        # Other threads (a loader that pins memory) may continue with operations that a capture forbids.
         capturing = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
         try:
-            # The outer context gives the caller's stream back, which a capture that fails at its end does not.
+            # The outer context restores the caller's stream, which a capture that fails at its end does not.
             with torch.cuda.stream(torch.cuda.current_stream(self._device)), capturing:
                 body()
         except RuntimeError as error:
@@ -87,11 +87,11 @@ class CudaCapture:
         return statistics.median(times[1:])
 
     def upload(self, values: Tensor, to: Tensor) -> None:
-        """Copies host values to the device without waiting; the pinned copy is torch's to free in time."""
+        """Copies host values to the device without waiting; torch frees the pinned copy after use."""
         to.copy_(values.pin_memory(), non_blocking=True)
 
     def begin(self) -> None:
-        """Before a replay: waits, on the device, for the last one, which may have been on another stream."""
+        """Called before a replay: the device waits for the last one, which may have been on another stream."""
         if self._done is not None:
             torch.cuda.current_stream(self._device).wait_event(self._done)
 
@@ -104,7 +104,7 @@ class CudaCapture:
 
 
 def _waits(work: Callable[[], None]) -> bool:
-    """Whether the host waits for the device within the work, by torch's own debug mode."""
+    """Whether the host waits for the device within the work, according to torch's sync debug mode."""
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")

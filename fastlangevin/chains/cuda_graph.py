@@ -1,7 +1,7 @@
-"""A chain's steps captured as CUDA graphs and replayed: which graphs are kept, and how a chain is laid out in them.
+"""Captures a chain's steps as CUDA graphs and replays them: the layout of the graphs, and the cache that keeps them.
 
-Everything that changes from call to call lies in device memory that a replay reads: the state, extra arguments, seed,
-noise steps, step sizes and noise levels. What cannot change is the key under which a graph is kept.
+Everything that changes from call to call is in device memory that a replay reads: the state, extra arguments, seed,
+noise steps, step sizes and noise levels. What cannot change is the key of a graph in the cache.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ..network.dependencies import Dependencies
 from .chain import Chain
 from .cuda_capture import CudaCapture, NotCapturable, being_captured
 
-_KEPT = 8  # graphs a sampler keeps
-_LONGEST = 128  # steps that are captured into one graph unless more are asked for
+_KEPT = 8  # graphs per sampler
+_LONGEST = 128  # steps that are captured into one graph unless more are requested
 _SHORT = 25
 _one_at_a_time = threading.Lock()  # a process captures one graph at a time
 
 
 class Capture(Protocol):
-    """What captures, replays and times on a device: `capture.CudaCapture`, or a stand-in of the tests."""
+    """Captures, replays and times work on a device: `cuda_capture.CudaCapture`, or a stand-in in tests."""
 
     def warm_up(self, step: Callable[[], None], buffers: list[Tensor]) -> None: ...
     def capture(self, body: Callable[[], None]) -> Callable[[], None]: ...
@@ -40,21 +40,21 @@ class Capture(Protocol):
 
 
 class CapturedChain:
-    """One chain's steps as a graph of `unroll` steps, replayed as often as it takes.
+    """One chain's steps as a graph of `unroll` steps, which is replayed until all steps are done.
 
     Args:
-        chain: whose score, backend, options and numbers of steps are captured.
+        chain: whose score, backend, options and number of steps are captured.
         x: a state of the shape, dtype, device and layout that are captured.
-        unroll: steps a graph, a divisor of the number of steps; None: what is fastest, by measuring.
+        unroll: steps per graph, a divisor of the number of steps; None: the fastest, by measurement.
 
     Raises:
-        NotCapturable: the score cannot be captured; the message says why.
+        NotCapturable: the score cannot be captured; the message gives the reason.
     """
 
     def __init__(self, chain: Chain, x: Tensor, dependencies: Dependencies, unroll: int | None, to: Capture) -> None:
         self._device = to
         self._n_steps = len(chain)
-        self._keep = dependencies.tensors  # the graph reads their memory, which must not become another tensor's
+        self._keep = dependencies.tensors  # the graph reads their memory, which must not be reused
         self._x = torch.empty_like(x)
         self._args = tuple(a.clone() if isinstance(a, Tensor) else a for a in chain.args)
         rows = len(chain.per_step()) + 1
@@ -70,7 +70,7 @@ class CapturedChain:
         self.unroll, self._run = min(plans, key=lambda plan: self.times.get(plan[0], 0.0))
 
     def __call__(self, chain: Chain, x0: Tensor) -> Tensor:
-        """Runs all steps from x0; a new tensor. Calls from several threads or streams take their turns."""
+        """Runs all steps from x0, and returns a new tensor. Calls from several threads or streams run one by one."""
         with self._lock:
             self._device.begin()
             self._fill(chain, x0)
@@ -80,13 +80,13 @@ class CapturedChain:
         return x
 
     def wait(self) -> None:
-        """Until no replay runs any more, so that the memory may be given back."""
+        """Waits until no replay is running, so that the memory can be freed."""
         with self._lock:
             self._device.wait()
 
     def _plan(self, chain: Chain, table: Tensor, unroll: int) -> tuple[int, Callable[[], None]]:
-        """Captures a graph of `unroll` steps. Shorter ones than the chain find their numbers by a position that each
-        replay moves on: a window of the table is copied to where the kernels read.
+        """Captures a graph of `unroll` steps. A graph that is shorter than the chain finds its numbers by a position
+        that each replay advances: a window of the table is copied to where the kernels read.
         """
         if unroll == self._n_steps:
             whole = _with(chain, table)
@@ -134,25 +134,25 @@ def _first_step_(chain: Chain, x: Tensor) -> None:
 
 
 def _with(chain: Chain, table: Tensor) -> Chain:
-    """The chain with its numbers read from a table: one row each of float64 numbers per step, as bits, then the noise
+    """The chain with its numbers read from a table: rows of one float64 number per step, as bits, then a row of noise
     steps.
     """
     return chain.with_per_step([row.view(torch.float64).unbind() for row in table[:-1]], table[-1].unbind())
 
 
 def unrolls(n_steps: int) -> list[int]:
-    """Steps a graph that are tried: one, the largest divisor up to 25, and all of them."""
+    """The numbers of steps per graph that are tried: one, the largest divisor up to 25, and all steps."""
     short = max(u for u in range(1, _SHORT + 1) if n_steps % u == 0)
     return sorted({1, short, *([n_steps] if n_steps <= _LONGEST else [])})
 
 
 class GraphCache:
-    """A sampler's captured chains, the most recently used few.
+    """A sampler's captured chains: a least-recently-used cache.
 
     Args:
         mode: the sampler's `graph` option.
         unroll: the sampler's `unroll` option.
-        capture: makes what captures on a device.
+        capture: makes the `Capture` of a device.
     """
 
     def __init__(
@@ -169,22 +169,22 @@ class GraphCache:
         self._lock = threading.Lock()
 
     def unsupported(self, device: torch.device) -> str | None:
-        """Why chains on `device` are not captured, or None where they are."""
+        """Why chains on `device` are not captured, or None if they are."""
         if self._mode is False:
-            return "switched off by graph=False"
+            return "disabled by graph=False"
         if device.type != self._device_type:
-            return f"CUDA graphs need an NVIDIA GPU, and the chain runs on {device.type}"
+            return f"CUDA graphs need an NVIDIA GPU, but the chain runs on {device.type}"
         return self._declined
 
     def run(self, chain: Chain, x0: Tensor) -> Tensor | None:
-        """The chain's last states, or None where it has to run eagerly.
+        """The chain's last states, or None if it must run eagerly.
 
         Raises:
             BackendUnavailable: graph=True, and the score cannot be captured.
             ValueError: `unroll` does not divide the number of steps.
         """
         if not len(x0) or being_captured():
-            return None  # nothing to do, or part of a graph of the caller's own
+            return None  # nothing to do, or part of a user-defined graph
         if self._unroll is not None and len(chain) % self._unroll:
             raise ValueError(f"unroll must divide n_steps = {len(chain)}, got {self._unroll}")
         dependencies = Dependencies(chain.score.target.function)
@@ -194,10 +194,10 @@ class GraphCache:
                 key = _key(chain, x0, dependencies)
                 self._misses = 0 if key in self._chains else self._misses + 1
                 if self._misses > _KEPT:
-                    raise NotCapturable(f"what a graph is kept under was another at each of {_KEPT} consecutive calls")
+                    raise NotCapturable(f"the key of the graph was different at each of {_KEPT} consecutive calls")
                 if key not in self._chains:
                     self._make_room()
-                    # Dropout's random state stays: a resumed training, which captures anew, draws the same.
+                    # Dropout's random state is restored: a resumed training captures again, and draws the same numbers.
                     with _one_at_a_time, torch.random.fork_rng([x0.device] if x0.is_cuda else []):
                         device = self._capture(x0.device)
                         self._chains[key] = CapturedChain(chain, x0, dependencies, self._unroll, device)
@@ -210,7 +210,7 @@ class GraphCache:
 
     @property
     def captured(self) -> list[CapturedChain]:
-        """Those kept, the least recently used first."""
+        """The cached chains, the least recently used first."""
         return list(self._chains.values())
 
     def _make_room(self) -> None:
@@ -229,11 +229,11 @@ class GraphCache:
 def _check(chain: Chain, x: Tensor, dependencies: Dependencies) -> None:
     hooked = dependencies.hooks()
     if hooked:
-        raise NotCapturable(f"a {hooked} has hooks, which have to run at each evaluation")
+        raise NotCapturable(f"a {hooked} has hooks, which must run at each evaluation")
     for i, a in enumerate(chain.args):
         if isinstance(a, Tensor):
             if a.device != x.device:
-                raise NotCapturable(f"extra argument {i} is on {a.device} and the chain on {x.device}")
+                raise NotCapturable(f"extra argument {i} is on {a.device}, but the chain is on {x.device}")
         elif not isinstance(a, (int, float, bool, str, type(None))):
             raise NotCapturable(f"extra argument {i} is neither a tensor nor a plain number: {type(a).__name__}")
 

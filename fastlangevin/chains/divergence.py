@@ -1,4 +1,4 @@
-"""Noticing chains that are not finite, without making a GPU wait."""
+"""Detects chains that are not finite, without synchronizing with a GPU."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def n_not_finite(x: Tensor) -> Tensor:
 
 
 def report(x: Tensor, first_step: int, step: int | None) -> ChainDiverged:
-    """The error for the states x at the end of a call, whose step `step` was the first to go wrong."""
+    """The error for the states x at the end of a call, where `step` was the first step that was not finite."""
     return _error(int(n_not_finite(x)), len(x), first_step, step)
 
 
 class PendingCheck:
-    """The number of chains that are not finite, on its way from the device to the host."""
+    """The number of chains that are not finite, while it is copied from the device to the host."""
 
     def __init__(self, x: Tensor, first_step: int) -> None:
         self._n_chains = len(x)
@@ -30,7 +30,7 @@ class PendingCheck:
         self._count = ToHost(n_not_finite(x))
 
     def raise_if_diverged(self) -> None:
-        """Waits for the number, which by the next call has long been there."""
+        """Waits for the number, which has usually arrived by the next call."""
         n_diverged = int(self._count.value())
         if n_diverged:
             raise _error(n_diverged, self._n_chains, self._first_step, None)

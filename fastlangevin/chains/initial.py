@@ -1,4 +1,4 @@
-"""Where chains start: the distribution p0 of short runs, and which states are accepted."""
+"""Initial states of chains: the distribution p0 of short runs, and checks of given states."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def draw(
 ) -> Tensor:
     """x0 of `shape`, from `Stream.INITIAL_STATE` at counter `step`.
 
-    "uniform" is lo + (hi - lo)·u over the bounds, U(-1, 1) where there are none; "normal" is N(0, 1), clamped to the
-    bounds where there are any; a callable is given the shape and keywords seed, step and chain_offset, and its result
+    "uniform" is lo + (hi - lo)·u over the bounds, U(-1, 1) without bounds; "normal" is N(0, 1), clamped to the bounds
+    if there are any. A callable is called with the shape and the keywords seed, step and chain_offset, and its result
     is used unchanged.
     """
     if callable(init):
@@ -50,7 +50,7 @@ def draw(
         return x0.to(device=device, dtype=dtype)
     lo, hi = bounds or (-1.0, 1.0)
     if init == "uniform" and hi - lo > torch.finfo(torch.float32).max:
-        raise ValueError(f"init='uniform' needs bounds whose distance is a float32 number, got ({lo}, {hi})")
+        raise ValueError(f"init='uniform' needs bounds whose difference is finite in float32, got ({lo}, {hi})")
     draw_from = noise.uniform if init == "uniform" else noise.normal
     x0 = draw_from(
         shape,
@@ -69,14 +69,14 @@ def draw(
 
 
 def check_state(name: str, x: Tensor, target: Target) -> None:
-    """Raises for a state that chains of `target` cannot start from."""
+    """Raises an error for a state from which chains of `target` cannot start."""
     check_state_dtype(name, x)
     if x.dim() == 0:
         raise ValueError(f"{name} must have a first dimension of chains, (B, *event), got a scalar")
     device = target.device()
     if device is not None and device != x.device:
         raise ValueError(f"{name} is on {x.device} and the {target.kind} on {device}: move one to the other")
-    if not x.is_cuda:  # there it would wait for the device; the chain's own check sees it
+    if not x.is_cuda:  # on a GPU this would synchronize, and the chain's own check detects it
         n_bad = int(n_not_finite(x))
         if n_bad:
             raise ValueError(f"{name} must be finite, got NaN or infinity in {n_bad} of {len(x)} chains")

@@ -34,13 +34,13 @@ class LangevinChain(Chain):
     noise_first: bool | Literal["clamp"]
 
     def advance_(self, x: Tensor, start: int, stop: int, score: BoundScore, precomputed: Tensor | None = None) -> None:
-        """In one call where the score's kernels run whole chains."""
+        """Steps start to stop - 1, in place: in one call if the score's kernels run whole chains."""
         if self._may_update(score) and score.run_chain_(x, self._chain_args(slice(start, stop))):
             return
         super().advance_(x, start, stop, score, precomputed)
 
     def step_(self, x: Tensor, k: int, score: BoundScore, precomputed: Tensor | None = None) -> None:
-        """Step k, in place. A `precomputed` score at x is used, except by noise_first, which moves x before."""
+        """Step k, in place. A `precomputed` score at x is used, except with noise_first, which changes x before."""
         if self.noise_first:
             self.add_noise_(x, k)
             precomputed = None
@@ -62,7 +62,7 @@ class LangevinChain(Chain):
         self.backend.update(x, score, self._update_args(k))
 
     def add_noise_(self, x: Tensor, k: int) -> None:
-        """The part of step k before the score, where noise comes first."""
+        """The part of step k before the score, if noise comes first."""
         lo, hi = (self.bounds if self.noise_first == "clamp" else None) or (None, None)
         sigma, step = self.noise_stds[k], self.steps[k]
         args = UpdateArgs(None, sigma, self.seed, step, Stream.LANGEVIN, self.offset, None, lo, hi)

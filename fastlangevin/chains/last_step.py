@@ -13,7 +13,7 @@ from .langevin_chain import LangevinChain
 
 
 def without_last_step(chain: LangevinChain) -> LangevinChain:
-    """Its first K - 1 steps."""
+    """The first K - 1 steps of a chain."""
     return dataclasses.replace(
         chain, step_sizes=chain.step_sizes[:-1], noise_stds=chain.noise_stds[:-1], steps=chain.steps[:-1]
     )
@@ -24,12 +24,12 @@ def last_step(chain: LangevinChain, x: Tensor) -> Tensor:
 
         x_K = clamp(x̃ + η·clip(s_θ(x̃)) + σz)
 
-    where x̃, which is x_{K-1}, or has its noise in it where noise comes first, is a constant: the graph leads to the
-    weights θ and to what else the energy reads, but not to x. The arithmetic is the update's, but for the rounding of
-    fused multiply-adds.
+    where x̃ is x_{K-1}, with its noise added if noise comes first. x̃ is a constant: the graph leads to the weights θ
+    and to the other tensors that the energy reads, but not to x. The arithmetic is that of the update, except for the
+    rounding of fused multiply-adds.
 
     Args:
-        chain: its kernels take no part; the score is autograd's.
+        chain: its kernels are not used; the score is computed by autograd.
         x: (B, *event), not modified.
 
     Returns:

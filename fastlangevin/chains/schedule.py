@@ -1,4 +1,4 @@
-"""Step sizes and noise levels of a chain: a number, one value a step, or a function of the step."""
+"""Step sizes and noise levels of a chain: a number, one value per step, or a function of the step."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _check(name: str, value: object) -> float:
 
 
 def check_temperature(temperature: float) -> float:
-    """The temperature as a float, or the error that says what came instead."""
+    """The temperature as a float. Raises ValueError if it is not finite and not negative."""
     if not isinstance(temperature, Real) or isinstance(temperature, bool) or not 0 <= temperature < math.inf:
         raise ValueError(f"temperature must be finite and not negative, got {temperature!r}")
     return float(temperature)

@@ -46,9 +46,9 @@ def langevin_update_(
         backend: "reference", "cpu", "triton", "cuda", or None for the fastest on x's device.
 
     Raises:
-        TypeError, ValueError: an argument that is not as above.
-        RuntimeError: x, or score, requires grad where gradients are recorded: the update is not differentiable.
-        BackendUnavailable: the backend asked for cannot serve x's device.
+        TypeError, ValueError: an argument is not as described above.
+        RuntimeError: x or score requires grad while gradients are recorded: the update is not differentiable.
+        BackendUnavailable: the requested backend does not support x's device.
     """
     _check_state(x, score)
     if score is None and noise_std is None:

@@ -21,14 +21,14 @@ def chain_vjp(chain: LangevinChain, x0: Tensor, v: Tensor, score: BoundScore) ->
     """vᵀ ∂x_K / ∂x_0 of the chain that starts at x0, with the energy's weights as constants.
 
     A step's Jacobian is M·(I + η·H·C), with H the Jacobian of the score, C and M the masks of the elements that the
-    clip and the bounds leave alone (as in torch.clamp's gradient, the limits count as inside). Where the energy is
-    piecewise linear H is zero almost everywhere, and the product of the M is what remains: the identity without bounds,
-    and one more run of the chain with them. Else the states are computed again from the noise's counter: about 2·√K of
-    them are held at a time, at the cost of two more runs of the chain and one double backward a step. An energy that
-    draws random numbers (dropout) is another one in that run.
+    clip and the bounds leave unchanged (as in torch.clamp's gradient, the limits count as inside). If the energy is
+    piecewise linear, H is zero almost everywhere and the product of the M remains: the identity without bounds, one
+    more run of the chain with bounds. Otherwise the states are recomputed from the counter-based noise: about 2·√K of
+    them are held at a time, at the cost of two more runs of the chain and one double backward per step. An energy that
+    draws random numbers (dropout) is a different function in that run.
 
     Args:
-        x0: (B, *event), as the chain was given it.
+        x0: (B, *event), the initial states of the chain.
         v: (B, *event).
         score: `chain.bind(x0)`.
 
@@ -70,14 +70,14 @@ def _through_all_steps(chain: LangevinChain, score: BoundScore, x0: Tensor, v: T
 
 
 class _Steps:
-    """A chain's steps with what its limits do to an element seen apart."""
+    """A chain's steps, with the limits applied separately and returned as masks."""
 
     def __init__(self, chain: LangevinChain, score: BoundScore) -> None:
         self._chain, self._score = chain, score
         self._free = dataclasses.replace(chain, bounds=None, noise_first=bool(chain.noise_first))
 
     def run_(self, x: Tensor, k: int) -> list[Tensor]:
-        """Step k, in place. Returns the masks of the elements that bounds left alone."""
+        """Step k, in place. Returns the masks of the elements that the bounds left unchanged."""
         masks = self._before_score_(x, k)
         self._free.move_(x, self._score(x), k)
         return [*masks, *self._limit_(x)]
@@ -116,8 +116,8 @@ class _Steps:
 class DifferentiableChain(torch.autograd.Function):
     """`run(x0)`, the last states of a chain, as a function of x0 whose gradient is `chain_vjp`; once differentiable.
 
-    `running(device)` is entered for the backward, as the caller of `run` does by itself. The backward raises where the
-    energy's weights were written to since, for the states could not be computed again.
+    The backward runs within `running(device)`; the caller of `run` does this itself. The backward raises an error if
+    the energy's weights were changed since, because the states could not be recomputed.
     """
 
     @staticmethod
@@ -149,7 +149,7 @@ class DifferentiableChain(torch.autograd.Function):
 
 
 def _versions(chain: LangevinChain) -> list[tuple[int, int]]:
-    """Of what the energy reads, but for the modules' buffers, which evaluations themselves may move."""
+    """Versions of the tensors that the energy reads, except the modules' buffers, which evaluations may change."""
     dependencies = Dependencies(chain.score.target.function)
     moving = {id(b) for module in dependencies.modules for b in module.buffers(recurse=False)}
     tensors = [t for t in dependencies.tensors if id(t) not in moving]

@@ -1,4 +1,4 @@
-"""The backends, one row each. To add a kernel: a row here, a row in the tests' parametrisation, and a benchmark."""
+"""The backends, one row each. To add one, add a row here, a row to the tests' parametrisation, and a benchmark."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Backend:
 
     Attributes:
         device: the device type that its kernels run on, or None for any.
-        load: makes its kernels ready, at the first call by compiling or loading a library; why they cannot run, or
-            None.
+        load: prepares its kernels, at the first call by compiling or loading a library. Returns why they cannot run,
+            or None.
         update: `(x, score, args) -> None`, in place.
         fill: `(out, seed, step, stream, offset, uniform) -> None`, into contiguous float32.
     """
@@ -34,7 +34,7 @@ class Backend:
     fill: Callable[..., None]
 
     def unsupported(self, device: torch.device | None = None) -> str | None:
-        """Why it cannot serve tensors on `device` (None: on its own), or None where it can."""
+        """Why it does not support tensors on `device` (None: its own device), or None if it does."""
         if device is not None and self.device not in (None, device.type):
             return f"its kernels run on {self.device} tensors, not on {device.type}"
         return self.load()
@@ -42,7 +42,7 @@ class Backend:
 
 _cpu, _cuda = Operators("cpu"), Operators("cuda")
 
-# In order of preference: "auto" takes the first that can serve the device.
+# In order of preference: "auto" selects the first that supports the device.
 BACKENDS = {
     backend.name: backend
     for backend in (
@@ -55,11 +55,11 @@ BACKENDS = {
 
 
 def select(name: str | None, device: torch.device) -> Backend:
-    """The backend called `name`, or for None and "auto" the fastest that can serve `device`.
+    """The backend called `name`, or for None and "auto" the fastest that supports `device`.
 
     Raises:
         ValueError: no backend has this name.
-        BackendUnavailable: the one asked for cannot serve `device`; the message says why.
+        BackendUnavailable: the requested backend does not support `device`; the message gives the reason.
     """
     if name in (None, "auto"):
         return next(b for b in BACKENDS.values() if b.unsupported(device) is None)

@@ -1,4 +1,4 @@
-"""The arguments of the update and of whole chains, as the kernels of `csrc/` read them: each described once."""
+"""The arguments of the update and of whole chains, in the form in which the kernels of `csrc/` read them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class UpdateArgs(NamedTuple):
     """
 
     step_size: Tensor | float | None  # η; None without a score
-    noise_std: Tensor | float | None  # σ; None: no noise is drawn
+    noise_std: Tensor | float | None  # σ; None: no noise
     seed: Tensor | int  # of the noise stream
     step: Tensor | int  # of the noise stream
     stream: int  # of the noise stream
     offset: int  # of the state's first element in the noise stream
-    grad_clip: float | None  # limit on every element of the score; None: none
-    lo: float | None  # limits on the new state; None: none
+    grad_clip: float | None  # limit on every element of the score; None: no limit
+    lo: float | None  # limits on the new state; None: no limit
     hi: float | None
 
 
@@ -31,12 +31,12 @@ class ChainArgs(NamedTuple):
 
     step_sizes: Sequence[float | Tensor]  # η_k, K of them
     noise_stds: Sequence[float | Tensor]  # σ_k, K of them
-    has_noise: bool  # whether noise is drawn where it does not come first
+    has_noise: bool  # whether noise is drawn if `noise_first` is False
     seed: int | Tensor  # of the noise stream
     steps: Sequence[int | Tensor]  # of the noise stream: K consecutive ones
     offset: int  # of the state's first element in the noise stream
-    grad_clip: float | None  # limit on every element of the score; None: none
-    lo: float | None  # limits on the new state; None: none
+    grad_clip: float | None  # limit on every element of the score; None: no limit
+    lo: float | None  # limits on the new state; None: no limit
     hi: float | None
     noise_first: bool | Literal["clamp"]  # see `LangevinChain`
 
@@ -54,7 +54,7 @@ class NoiseFirst(enum.IntEnum):
 
 
 class ActivationKind(enum.IntEnum):
-    """`ActivationKind` of csrc/cpu/chain.h. A ReLU is a leaky one of slope 0."""
+    """`ActivationKind` of csrc/cpu/chain.h. A ReLU is a leaky ReLU of slope 0."""
 
     leaky_relu = 0
     silu = 1

@@ -1,11 +1,11 @@
 """Compiles `csrc/` into shared libraries: one list of sources and flags for wheels, source installs and first use.
 
-`FASTLANGEVIN_CUDA` says whether the CUDA library is built: "auto" (the default) where nvcc is found, "0" never, "1"
-always, so that a build without nvcc is an error.
+`FASTLANGEVIN_CUDA` controls whether the CUDA library is built: "auto" (the default) if nvcc is found, "0" never, "1"
+always (a build without nvcc is then an error).
 
-The file a library is built into carries a digest of its sources and flags, so a stale library is never loaded, and no
-two users of one cache disturb each other. This file imports neither torch nor the rest of the package: `setup.py`
-loads it by path.
+The file name of a library contains a digest of its sources and flags. A stale library is therefore never loaded, and
+several users can share one cache. This file imports neither torch nor the rest of the package: `setup.py` loads it by
+path.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ _ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 _FLAGS = (
     *("-O3", "-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"),
     *("-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-maybe-uninitialized"),
-    *("-Wno-uninitialized", _ABI),  # in GCC 12's own AVX-512 header
+    *("-Wno-uninitialized", _ABI),  # in the AVX-512 header of GCC 12
 )
 _NVCC_FLAGS = ("-O3", "-std=c++17", "--fmad=false", "-Xcompiler=-fPIC,-fvisibility=hidden", "-DUSE_CUDA", _ABI)
-# Machine code for these, and PTX of the first for every GPU in between and to come.
+# Machine code for these, and PTX of the first for the GPUs between them and for later ones.
 CUDA_ARCHITECTURES = ("80", "90a", "100", "120")
 
 
 class BuildError(RuntimeError):
-    """A shared library could not be compiled; the message says why."""
+    """A shared library could not be compiled; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Library:
-    """A shared library: its name, and its sources below `csrc/` with the flags that each needs besides the common.
+    """A shared library: its name, and its sources in `csrc/`, each with its flags in addition to the common ones.
 
-    Its sources lie in `csrc/NAME`; headers in `csrc` itself are shared.
+    Its sources are in `csrc/NAME`; headers in `csrc` itself are shared.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Library:
         return any(source.endswith(".cu") for source, _ in self.sources)
 
     def digest(self) -> str:
-        """Of the sources, the headers and the flags: what the library is made of."""
+        """A digest of the sources, the headers and the flags."""
         h = hashlib.sha256(repr((_FLAGS, self.sources)).encode())
         if self.is_cuda:
             h.update(repr((_NVCC_FLAGS, CUDA_ARCHITECTURES)).encode())
@@ -93,14 +93,14 @@ CUDA = Library("cuda", (("cuda/update.cu", ()), ("cuda/noise.cu", ())))
 
 
 def unsupported() -> str | None:
-    """Why the native libraries cannot be built on this platform, or None where they can."""
+    """Why the native libraries cannot be built on this platform, or None if they can."""
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
-        return f"native kernels are for Linux on x86-64, and this is {platform.system()} on {platform.machine()}"
+        return f"native kernels need Linux on x86-64, got {platform.system()} on {platform.machine()}"
     return None
 
 
 def csrc() -> Path:
-    """The C++ sources: inside an installed package, or beside the package in a checkout."""
+    """The C++ sources: inside an installed package, or next to the package in a checkout."""
     package = Path(__file__).resolve().parent.parent
     inside = package / "csrc"
     return inside if inside.is_dir() else package.parent / "csrc"
@@ -111,7 +111,7 @@ def compiler() -> str:
     given = os.environ.get("CXX")
     if given:
         if not shutil.which(shlex.split(given)[0]):
-            raise BuildError(f"the C++ compiler that $CXX names was not found: {given}")
+            raise BuildError(f"the C++ compiler named by $CXX was not found: {given}")
         return given
     for name in ("g++", "c++", "clang++"):
         if shutil.which(name):
@@ -130,7 +130,7 @@ def cuda_wanted() -> str:
 
 
 def nvcc() -> Path | None:
-    """The CUDA compiler: of $CUDA_HOME, else of /usr/local/cuda, else on PATH; None where there is none."""
+    """The CUDA compiler in $CUDA_HOME, else in /usr/local/cuda, else on PATH; None if there is none."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     if home:
         given = Path(home) / "bin" / "nvcc"
@@ -143,23 +143,23 @@ def nvcc() -> Path | None:
 
 
 def cuda_unsupported() -> str | None:
-    """Why the CUDA library cannot be built here, or None where it can."""
+    """Why the CUDA library cannot be built here, or None if it can."""
     why = unsupported()
     if why:
         return why
     if cuda_wanted() == "0":
-        return "switched off by FASTLANGEVIN_CUDA=0"
+        return "disabled by FASTLANGEVIN_CUDA=0"
     if nvcc() is None:
         return "the CUDA compiler was not found (looked for nvcc in $CUDA_HOME, /usr/local/cuda and on PATH)"
     return None
 
 
 def cuda_targets(compiler: Path) -> list[str]:
-    """nvcc's flags for those of `CUDA_ARCHITECTURES` that it knows."""
+    """nvcc's flags for those of `CUDA_ARCHITECTURES` that it supports."""
     known = subprocess.run([compiler, "--list-gpu-code"], capture_output=True, text=True).stdout.split()
     chosen = [a for a in CUDA_ARCHITECTURES if f"sm_{a.rstrip('a')}" in known]
     if not chosen:
-        raise BuildError(f"{compiler} knows none of the architectures {', '.join(CUDA_ARCHITECTURES)}")
+        raise BuildError(f"{compiler} supports none of the architectures {', '.join(CUDA_ARCHITECTURES)}")
     targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in chosen]
     return [*targets, f"-gencode=arch=compute_{chosen[0]},code=compute_{chosen[0]}"]
 
@@ -177,21 +177,21 @@ def ninja() -> str:
 
 
 def build(library: Library, directory: Path, *, include: Sequence[str], libraries: Sequence[str]) -> Path:
-    """Compiles `library` into `directory` and returns its path; a build that exists already is returned as it is.
+    """Compiles `library` into `directory` and returns its path. An existing build is not compiled again.
 
     Args:
         include: torch's include folders (`torch.utils.cpp_extension.include_paths()`).
         libraries: the folders of torch's own shared libraries.
 
     Raises:
-        BuildError: no compiler, no ninja, or a compile that failed (with the compiler's own words).
+        BuildError: there is no compiler or no ninja, or compiling failed (the message has the compiler's output).
     """
     target = directory / library.filename()
     if target.exists():
         return target
     directory.mkdir(parents=True, exist_ok=True)
     root, cxx = csrc(), compiler()
-    # Compiled aside and renamed into place: two processes may build at once, and a reader never sees half a library.
+    # Compiled in a temporary folder and renamed: two processes may build at once, and no reader sees a partial file.
     with tempfile.TemporaryDirectory(prefix=".build-", dir=directory) as work:
         includes = [f"-isystem {_escape(i)}" for i in include]
         link = [*(f"-L{_escape(d)}" for d in libraries), "-Wl,--no-as-needed", "-ltorch_cpu", "-ltorch", "-lc10"]

@@ -19,7 +19,7 @@ CAPABILITY_VARIABLE = "FASTLANGEVIN_CPU_CAPABILITY"
 
 
 def cache_directory() -> Path:
-    """Where libraries compiled at first use are kept: $FASTLANGEVIN_CACHE, else a folder of the user's cache."""
+    """The folder of libraries compiled at first use: $FASTLANGEVIN_CACHE, else a folder in the user's cache."""
     given = os.environ.get("FASTLANGEVIN_CACHE")
     if given:
         return Path(given)
@@ -27,7 +27,7 @@ def cache_directory() -> Path:
 
 
 def prebuilt_directory() -> Path:
-    """Where a wheel or a source install puts its libraries."""
+    """The folder of the libraries of a wheel or a source install."""
     return Path(__file__).resolve().parent.parent / "_native"
 
 
@@ -36,14 +36,14 @@ _loading = threading.Lock()
 
 @constant_when_traced
 def load_cpu() -> str | None:
-    """Loads the CPU library once a process. Returns None, or why there is none."""
+    """Loads the CPU library once per process. Returns None, or why it is not available."""
     with _loading:
         return _load_cpu()
 
 
 @constant_when_traced
 def load_cuda() -> str | None:
-    """Loads the CUDA library once a process. Returns None, or why there is none."""
+    """Loads the CUDA library once per process. Returns None, or why it is not available."""
     with _loading:
         return _load_cuda()
 
@@ -57,9 +57,9 @@ def _load_cpu() -> str | None:
         torch.ops.load_library(str(_find_or_build(build.CPU)))
     except (build.BuildError, OSError) as error:
         warnings.warn(
-            f"fastlangevin runs on its slow reference backend: {str(error).strip()}\n"
-            "For the fast one it compiles its kernels once: that needs a C++ compiler (g++ 10 or later), and a folder "
-            f"to write to ({cache_directory()}; $FASTLANGEVIN_CACHE names another). `fastlangevin info` shows more.",
+            f"fastlangevin uses its slow reference backend: {str(error).strip()}\n"
+            "The fast backend compiles its kernels once. This needs a C++ compiler (g++ 10 or later) and a writable "
+            f"folder ({cache_directory()}, or $FASTLANGEVIN_CACHE if set). Run `fastlangevin info` for details.",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -77,7 +77,7 @@ def _load_cuda() -> str | None:
     if not torch.cuda.is_available():
         return "no CUDA device is visible"
     if build.cuda_wanted() == "0":
-        return "switched off by FASTLANGEVIN_CUDA=0"
+        return "disabled by FASTLANGEVIN_CUDA=0"
     try:
         path = _find(build.CUDA)
         if path is None:
@@ -88,7 +88,7 @@ def _load_cuda() -> str | None:
         torch.ops.load_library(str(path))
     except (build.BuildError, OSError) as error:
         warnings.warn(
-            f"fastlangevin cannot use its CUDA kernels and takes Triton's: {str(error).strip()}",
+            f"fastlangevin uses its Triton kernels, the CUDA kernels are not available: {str(error).strip()}",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -97,7 +97,7 @@ def _load_cuda() -> str | None:
 
 
 def _find(library: build.Library) -> Path | None:
-    """A library that is there already: of the installed package, else of the cache."""
+    """The path of an existing library, in the installed package or else in the cache; None if there is none."""
     for folder in (prebuilt_directory(), cache_directory()):
         if (folder / library.filename()).exists():
             return folder / library.filename()
@@ -113,7 +113,7 @@ def _find_or_build(library: build.Library) -> Path:
     build.compiler()
     seconds = 60 if library.is_cuda else 20
     print(
-        f"fastlangevin: compiling its {library.name} kernels, once, into {cache_directory()} (about {seconds} s)",
+        f"fastlangevin: compiling the {library.name} kernels into {cache_directory()} (once, about {seconds} s)",
         file=sys.stderr,
     )
     return build.build(
@@ -124,20 +124,20 @@ def _find_or_build(library: build.Library) -> Path:
     )
 
 
-@functools.cache  # to find it all sources are read
+@functools.cache  # finding the library reads all sources
 def _library() -> ctypes.CDLL:
     return ctypes.CDLL(str(_find(build.CPU)))
 
 
 def cpu_capability() -> str:
-    """The instruction set in force: "avx512", "avx2" or "portable". The library must be loaded."""
+    """The instruction set in use: "avx512", "avx2" or "portable". The library must be loaded."""
     function = _library().fastlangevin_cpu_capability
     function.restype = ctypes.c_char_p
     return function().decode()
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether the instruction set in force multiplies bfloat16: "avx512" on a processor that has AVX512_BF16."""
+    """Whether the instruction set in use multiplies bfloat16: "avx512" on a processor with AVX512_BF16."""
     function = _library().fastlangevin_cpu_has_bfloat16
     function.restype = ctypes.c_bool
     return function()
@@ -149,4 +149,4 @@ def set_cpu_capability(name: str) -> None:
     if outcome == 1:
         raise ValueError(f"{CAPABILITY_VARIABLE} must be 'avx512', 'avx2' or 'portable', got {name!r}")
     if outcome == 2:
-        raise ValueError(f"{CAPABILITY_VARIABLE}={name}: this processor lacks these instructions")
+        raise ValueError(f"{CAPABILITY_VARIABLE}={name}: this processor does not have these instructions")

@@ -1,4 +1,4 @@
-"""Calls of a backend's operators: which overload is called, and what the operators do not do themselves."""
+"""Calls the operators of a backend: selects the overload, and does what the operators do not do themselves."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _F = TypeVar("_F", bound=Callable[..., object])
 
 
 def constant_when_traced(function: _F) -> _F:
-    """What torch.compiler.assume_constant_result does, without its import of all of torch's compiler."""
+    """Like torch.compiler.assume_constant_result, but does not import torch's compiler."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
 
 
 class Operators:
-    """`fastlangevin::langevin_update_NAME_` and `noise_NAME_`, each taking its numbers as scalars or (`.tensor`) from
+    """`fastlangevin::langevin_update_NAME_` and `noise_NAME_`, each taking its numbers as scalars or (`.tensor`) as
     tensors on the device of the tensor that is written to.
     """
 
@@ -38,7 +38,7 @@ class Operators:
     def update(self, x: Tensor, score: Tensor | None, args: UpdateArgs) -> None:
         """The fused update, in place: see `fastlangevin.langevin_update_`."""
         if score is not None and _overlaps(x, score):
-            score = score.clone()  # the kernel would read elements that it has already moved
+            score = score.clone()  # the kernel would read elements that it has already updated
         step_size, noise_std, seed, step = numbers = args[:4]
         if _as_tensors(*numbers):
             on_device = (_float(step_size, x), _float(noise_std, x), _int(seed, x), _int(step, x))
@@ -59,19 +59,19 @@ class Operators:
 
 
 def _as_tensors(*numbers: object) -> bool:
-    # Inside torch.compile a float argument would be a constant of the graph, and each new value a recompile.
+    # In torch.compile a float argument would be a constant of the graph, and each new value would recompile it.
     return torch.compiler.is_compiling() or any(isinstance(n, Tensor) for n in numbers)
 
 
 def _overlaps(x: Tensor, score: Tensor) -> bool:
-    """Whether the two may share memory other than element by element. A traced graph sees to that by itself."""
+    """Whether the two may share memory other than element by element. A traced graph handles this itself."""
     if torch.compiler.is_compiling() or x.untyped_storage()._cdata != score.untyped_storage()._cdata:
         return False
     return x.storage_offset() != score.storage_offset() or x.stride() != score.stride()
 
 
 def written(x: Tensor) -> None:
-    """Tells autograd what operators of the stable ABI do not: that x was written to."""
+    """Informs autograd that x was written to, which operators of the stable ABI do not do."""
     if not torch.compiler.is_compiling():
         torch.autograd.graph.increment_version(x)
 
@@ -79,7 +79,7 @@ def written(x: Tensor) -> None:
 def _float(value: Tensor | float | None, like: Tensor) -> Tensor | None:
     if value is None or isinstance(value, Tensor):
         return value if value is None else value.to(like.device)
-    # Added, not filled in: inductor makes a constant of a fill value, and so each new one a recompile.
+    # Added, not filled in: inductor makes a fill value a constant, so that each new value would recompile the graph.
     return torch.zeros((), dtype=torch.float64, device=like.device) + value
 
 

@@ -1,4 +1,4 @@
-"""The noise stream and the update in plain torch, bit for bit, on any device: what every kernel is checked against."""
+"""The noise stream and the update in plain torch, on any device. Every kernel is checked against them bit for bit."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .arguments import UpdateArgs
 
 _MASK = 0xFFFFFFFF
 
-# Groups of four elements worked on at a time. On a CPU they stay in the cache, and below the size at which torch would
-# wake its threads for each of some 700 small operations; elsewhere they only bound the memory.
+# The number of groups of four elements that are processed at a time. On a CPU they fit in the cache, and are below the
+# size at which torch would use several threads for each of some 700 small operations; elsewhere they only limit memory.
 _CPU_CHUNK, _CHUNK = 1 << 14, 1 << 20
 
 
@@ -37,9 +37,9 @@ _QUARTER_TURN = _f32(3.6572951e-10)
 
 
 def _add_to_odd(a: Tensor, b: Tensor) -> Tensor:
-    """a + b in float64, rounded to odd: one rounding to fewer bits afterwards is then as if there had been no other.
+    """a + b in float64, rounded to odd, so that a later rounding to fewer bits gives the correctly rounded sum.
 
-    TwoSum gives the error of the rounded sum; where there is one and the sum's last bit is even, the odd neighbour on
+    TwoSum gives the error of the rounded sum. If it is not zero and the sum's last bit is even, the odd neighbour on
     the error's side is taken (Boldo and Melquiond, IEEE Trans. Computers 57, 2008).
     """
     s = a + b
@@ -59,7 +59,7 @@ def _fma32(a: Tensor, b: Tensor | float, c: Tensor | float) -> Tensor:
 
 
 def _fma64(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """fma(a, b, c) of float64 values with one rounding, where no part over- or underflows.
+    """fma(a, b, c) of float64 values with one rounding, provided that no part overflows or underflows.
 
     Dekker's exact product and Boldo and Melquiond's emulation of the fused multiply-add.
     """
@@ -110,7 +110,7 @@ def _flip_sign(a: Tensor, flip: Tensor) -> Tensor:
 def box_muller(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Two float32 normals from two words (int64 tensors)."""
     a = _fma32((u >> 8).float(), 2.0**-24, 2.0**-25)
-    # torch's float32 sqrt is not correctly rounded on a CPU; through float64 it is.
+    # torch's float32 sqrt is not correctly rounded on a CPU; the float64 sqrt rounded to float32 is.
     r = (-2.0 * _log(a)).double().sqrt().float()
     q = ((v + 0x20000000) & _MASK) >> 30
     turned = (v << 2) & _MASK
@@ -131,7 +131,7 @@ def box_muller(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 def _deviates(
     first: int, n: int, seed: Tensor | int, step: Tensor | int, stream: int, device: torch.device, uniform: bool
 ) -> Tensor:
-    """The deviates of elements first … first + n - 1, one float32 vector."""
+    """The deviates of elements first … first + n - 1, as one float32 vector."""
     group = torch.arange(first // 4, (first + n + 3) // 4, device=device)
     r = philox(group, seed, step, stream)
     if uniform:
@@ -142,7 +142,7 @@ def _deviates(
 
 
 def _chunks(n: int, offset: int, device: torch.device) -> Iterator[tuple[int, int]]:
-    """(start, length) of the pieces of n elements, later ones beginning on a whole group."""
+    """(start, length) of the pieces of n elements. All but the first start at a group boundary."""
     start, chunk = 0, 4 * (_CPU_CHUNK if device.type == "cpu" else _CHUNK)
     while start < n:
         length = min(n - start, chunk - (offset + start) % 4)
@@ -164,15 +164,15 @@ def update(x: Tensor, score: Tensor | None, args: UpdateArgs) -> None:
     compute = torch.float64 if wide else torch.float32
 
     def scalar(value: Tensor | float | None) -> Tensor:
-        """Rounded once to the arithmetic's type; as float64, which holds either. Filled in, not copied: a copy from
-        the host would make it wait for a GPU.
+        """The value rounded once to the compute dtype, as a float64 tensor, which can hold both. It is filled in, not
+        copied: a copy from the host would wait for a GPU.
         """
         if not isinstance(value, Tensor):
             value = torch.full((), value or 0.0, dtype=torch.float64, device=x.device)
         return value.to(x.device).to(compute).double()
 
     eta, sigma = scalar(step_size), scalar(noise_std)
-    # Rounded like all else, so that a limit beyond float32 is none and not an error.
+    # Rounded like all other values, so that a limit beyond float32 has no effect and is not an error.
     clip, low, high = (None if v is None else torch.tensor(v, dtype=compute).item() for v in (grad_clip, lo, hi))
     flat = x.reshape(-1)  # a view of contiguous storage, else a copy that is written back
     flat_score = None if score is None else score.reshape(-1)

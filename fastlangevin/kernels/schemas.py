@@ -1,4 +1,4 @@
-"""All operators of the package: schemas and fakes. Implementations are a native library's, or Triton's in Python."""
+"""Schemas and fakes of all operators of the package. The implementations are in the native libraries and `triton`."""
 
 from __future__ import annotations
 

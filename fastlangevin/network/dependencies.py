@@ -1,6 +1,6 @@
-"""What an energy reads besides its arguments: the network's tensors, and the Python values that steer it.
+"""What an energy reads besides its arguments: the network's tensors, and the Python values that affect it.
 
-A captured graph has both built in, addresses and values. Where either is another, the graph is of no use any more.
+A captured graph contains both: the addresses of the tensors, and the values. If either changes, the graph is invalid.
 """
 
 from __future__ import annotations
@@ -18,33 +18,35 @@ from .inspection import PLAIN, has_hooks, is_torch
 
 
 class Dependencies:
-    """Found by walking a callable: closures, defaults, the globals it names, attributes, partials, containers.
+    """The tensors, modules and constants that a callable reads.
+
+    They are found by walking its closures, defaults, the globals that it names, attributes, partials and containers.
 
     Attributes:
         tensors: parameters, buffers and all other tensors, each once.
         modules: every module, submodules included.
-        constants: plain Python values and the code of functions, in the order in which they were met.
+        constants: plain Python values and the code of functions, in the order in which they are found.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.tensors: list[Tensor] = []
         self.modules: list[nn.Module] = []
         self.constants: list[Any] = []
-        # By id: the object's number, and the object itself, so that no other gets its id meanwhile.
+        # By id: the object's number, and the object itself, so that its id is not reused.
         self._seen: dict[int, tuple[int, object]] = {}
         self._visit(function)
 
     def fingerprint(self) -> tuple[Any, ...]:
-        """Equal for two walks of the same callable when a graph captured at the one is good at the other."""
+        """Equal for two walks of the same callable if a graph captured at one is valid at the other."""
         addresses = tuple((t.data_ptr(), t.shape, t.stride(), t.dtype, t.requires_grad) for t in self.tensors)
         return (*addresses, *self.constants)
 
     def hooks(self) -> str | None:
-        """The class name of the first module with hooks, which have to run at each evaluation; None without one."""
+        """The class name of the first module with hooks, which must run at each evaluation; None if there is none."""
         return next((type(m).__name__ for m in self.modules if has_hooks(m)), None)
 
     def buffers(self) -> list[Tensor]:
-        """The tensors that no optimizer learns: what an evaluation might change."""
+        """The tensors that are not parameters: those that an evaluation may change."""
         return [t for t in self.tensors if not isinstance(t, nn.Parameter)]
 
     def _visit(self, value: Any) -> None:
@@ -106,8 +108,8 @@ class Dependencies:
             self._visit_object(module, type(module).forward)
 
     def _visit_object(self, owner: Any, function: Callable[..., Any]) -> None:
-        """What a method reads: of its owner the attributes that it names (not a counter that nothing reads), through
-        the methods and properties that it names too.
+        """Visits the attributes of the owner that a method names, directly or through the methods and properties that
+        it names. An attribute that is not read, such as a counter, is not visited.
         """
         functions: list[Any] = [function]
         read: set[str] = set()
@@ -134,14 +136,14 @@ class Dependencies:
         for cell in function.__closure__ or ():
             try:
                 self._visit(cell.cell_contents)
-            except ValueError:  # not filled yet
+            except ValueError:  # not yet filled
                 self.constants.append(None)
         self._visit_all((function.__defaults__, function.__kwdefaults__))
         names = _names(function.__code__)
         for name in names:
             found = function.__globals__.get(name)
             if isinstance(found, (type, types.ModuleType)) and not is_torch(found) and not _is_library(found):
-                self._visit_all(vars(found)[n] for n in names if n in vars(found))  # what it reads of it by name
+                self._visit_all(vars(found)[n] for n in names if n in vars(found))  # the members that it names
             elif name in function.__globals__:
                 self._visit(found)
 
@@ -151,7 +153,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _is_library(thing: Any) -> bool:
-    """Whether a class or module is Python's own or NumPy's: nothing in it steers an energy."""
+    """Whether a class or module is part of Python's standard library or of NumPy: these do not affect an energy."""
     name = thing.__name__ if isinstance(thing, types.ModuleType) else thing.__module__
     return name.split(".")[0] in {*sys.stdlib_module_names, "numpy"} - {"__main__"}
 

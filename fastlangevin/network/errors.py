@@ -1,11 +1,11 @@
-"""Why an energy is not recognised."""
+"""Errors for energies that are not recognised."""
 
 from __future__ import annotations
 
 
 class NotRecognised(ValueError):
-    """The energy is not seen to be a sequence of known layers; the message says what is in the way."""
+    """The energy is not recognised as a sequence of supported layers; the message gives the reason."""
 
 
 class WrongShape(NotRecognised):
-    """What is in the way may be the shape of the states."""
+    """The energy is not recognised, possibly because of the shape of the states."""

@@ -1,4 +1,4 @@
-"""What both `purity` and `dependencies` ask about Python objects."""
+"""Properties of Python objects that both `purity` and `dependencies` check."""
 
 from __future__ import annotations
 

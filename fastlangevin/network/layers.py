@@ -1,4 +1,4 @@
-"""The layers that a recognised energy is made of, as plain data: `walk` computes with them, kernels read them."""
+"""The layers of a recognised energy, as plain data: `walk` evaluates them, kernels read them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class AveragePool:
 
 @dataclass(frozen=True)
 class Reshape:
-    """Another shape of one chain's elements, in their row-major order; the first dimension stays the chains'."""
+    """A new shape of one chain's elements, in row-major order; the first dimension remains that of the chains."""
 
     event_shape: tuple[int, ...]
 
@@ -73,5 +73,5 @@ class Activation:
 
 Layer = Conv | Linear | AveragePool | Reshape | Activation
 
-# Convolutions, each with the slope below zero of the (leaky) ReLU after it: what the convnet kernels take.
+# Convolutions, each with the slope below zero of the (leaky) ReLU after it: the input of the convnet kernels.
 ConvTower = Sequence[tuple[Conv, float]]

@@ -1,4 +1,4 @@
-"""What each torch function does to the state of an energy that is recorded."""
+"""The effect of each torch function on the recorded state of an energy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .recorder import Recorder, name_of
 
 
 def apply(recorder: Recorder, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Records what a function does to the state, and returns the stand-in for its result."""
+    """Records the effect of a function on the state, and returns the stand-in for its result."""
     if function in PLACES:
         return PLACES[function](recorder.device)
     if function in QUESTIONS:
@@ -27,9 +27,9 @@ def apply(recorder: Recorder, function: Callable[..., Any], args: tuple[Any, ...
         return square
     operation = OPERATIONS.get(function)
     if operation is None:
-        raise NotRecognised(f"{name_of(function)} is not an operation that it knows")
+        raise NotRecognised(f"{name_of(function)} is not a supported operation")
     if not any(a is recorder.last for a in (args[0], args[-1])):
-        raise NotRecognised(f"{name_of(function)} is applied to a value that something else was applied to before")
+        raise NotRecognised(f"{name_of(function)} is applied to a value that was used before")
     return recorder.record(operation(recorder, *args, **kwargs))
 
 
@@ -54,7 +54,7 @@ def _conv(
     if isinstance(padding, str):
         spans = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
         if padding == "same" and any(s % 2 for s in spans):
-            raise NotRecognised("a convolution is padded on one side only")
+            raise NotRecognised("a convolution has padding on one side only")
         padding = tuple(s // 2 for s in spans) if padding == "same" else 0
     return Conv(weight, bias, _pair(stride), _pair(padding), dilation, groups)
 
@@ -79,18 +79,19 @@ def _average(
 
 
 def _reshape(function: Callable[..., Tensor]) -> Callable[..., Layer | None]:
-    """A change of shape that keeps the order of elements and the chains in front."""
+    """A change of shape that keeps the order of elements and the first dimension, that of the chains."""
 
     def operation(r: Recorder, *args: Any, **kwargs: Any) -> Layer | None:
         if any(isinstance(a, torch.dtype) for a in (*args, *kwargs.values())):
-            raise NotRecognised(f"{name_of(function)} reads the elements as another type")
+            raise NotRecognised(f"{name_of(function)} reinterprets the elements as another dtype")
         shape = tuple(function(*args, **kwargs).shape)
         if not shape or shape[0] != r.shape[0]:
             raise WrongShape(
-                f"{name_of(function)} takes shape {r.shape} to {shape}, with no dimension of chains in front"
+                f"{name_of(function)} changes shape {r.shape} to {shape}, "
+                "whose first dimension is not that of the chains"
             )
         if math.prod(shape) != math.prod(r.shape):
-            raise NotRecognised(f"{name_of(function)} takes a part of shape {r.shape}")
+            raise NotRecognised(f"{name_of(function)} selects a part of shape {r.shape}")
         return None if shape == r.shape else Reshape(shape[1:])
 
     return operation
@@ -99,19 +100,21 @@ def _reshape(function: Callable[..., Tensor]) -> Callable[..., Layer | None]:
 def _number(r: Recorder, a: Any, b: Any) -> float:
     value = b if a is r.last else a
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-        raise NotRecognised(f"the output is multiplied or divided by a {type(value).__name__} that is no plain number")
+        raise NotRecognised(
+            f"the output is multiplied or divided by a {type(value).__name__} that is not a finite number"
+        )
     return float(value)
 
 
 def _quotient(r: Recorder, a: Any, b: Any) -> float:
     if a is not r.last or not _number(r, a, b):
-        raise NotRecognised("something is divided by the output, or the output by 0")
+        raise NotRecognised("the output is used as a divisor, or is divided by 0")
     return 1 / _number(r, a, b)
 
 
 def _index(r: Recorder, x: Tensor, index: Any) -> Layer | None:
     if not all(isinstance(i, (slice, int, type(...))) for i in (index if isinstance(index, tuple) else (index,))):
-        raise NotRecognised("the output is indexed by more than slices and ints")
+        raise NotRecognised("the output is indexed by something other than slices and ints")
     return _reshape(Tensor.__getitem__)(r, x, index)
 
 
@@ -120,8 +123,8 @@ def _dropout(r: Recorder, input: Tensor, p: float = 0.5, training: bool = True, 
         raise NotRecognised("dropout is in train mode")
 
 
-# Answered without recording anything: what depends on the device, which the stand-in for the state does not lie on, and
-# what the stand-in knows itself.
+# Evaluated without recording anything: what depends on the chain's device, on which the stand-in for the state is not,
+# and what the stand-in has itself.
 PLACES: dict[Any, Callable[[torch.device], Any]] = {
     Tensor.device.__get__: lambda device: device,
     Tensor.is_cuda.__get__: lambda device: device.type == "cuda",  # type: ignore[attr-defined]
@@ -131,7 +134,7 @@ QUESTIONS = {
     *(Tensor.size, Tensor.dim, Tensor.ndimension, Tensor.numel, Tensor.nelement, Tensor.__len__),
     Tensor.is_floating_point,
 }
-# A function's layer, the number that it multiplies the output by, or None where it changes nothing that is recorded.
+# A function's layer, the number by which it multiplies the output, or None if it changes nothing that is recorded.
 OPERATIONS: dict[Any, Callable[..., Layer | float | None]] = {
     torch.conv2d: _conv,
     F.linear: _linear,

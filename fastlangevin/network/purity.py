@@ -1,4 +1,4 @@
-"""Whether the Python code of an energy does the same at every run, so that one run may stand for a whole chain's."""
+"""Checks that the Python code of an energy does the same at every run, so that one run can represent a whole chain."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ _PURE_BUILTINS = {
 }
 _VALUES = (Tensor, *PLAIN, slice)
 _PURE_PARAMETRIZATIONS = (parametrizations._SpectralNorm, parametrizations._WeightNorm, parametrizations._Orthogonal)
-_MOST_VALUES = 1000  # looked at in a container, at every call
+_MOST_VALUES = 1000  # checked in a container, at every call
 _CALL = nn.Module._call_impl.__code__
 _POWER_ITERATION = inspect.unwrap(parametrizations._SpectralNorm._power_method).__code__
 
 
 class Impure(Exception):
-    """The code may do something else at another run, or has to run each time; the message says what was found."""
+    """The code may behave differently at another run, or must run each time; the message gives the reason."""
 
 
 class Purity:
-    """Looks at the Python code that an energy runs, before it does and from each operation on the state.
+    """Checks the Python code of an energy, before it runs and at each operation on the state.
 
-    Refused are hooks, parametrizations other than spectral, weight and orthogonal norms, autocast and no_grad regions,
-    and user-defined code that writes outside its locals, draws random numbers, or reads anything but tensors,
-    modules, plain values and functions of which the same is true.
+    The checks reject hooks, parametrizations other than spectral, weight and orthogonal norms, and autocast and no_grad
+    regions. They also reject user-defined code that writes to anything but its local variables, draws random numbers,
+    or reads anything but tensors, modules, plain values and functions that pass the same checks.
     """
 
     def __init__(self, device_type: str) -> None:
         self._device_type = device_type
         self._base: types.FrameType | None = None
         self._mode = self._current_mode()
-        self._seen: dict[tuple[object, ...], list[object]] = {}  # with what the ids in the keys belong to
+        self._seen: dict[tuple[object, ...], list[object]] = {}  # holds the objects whose ids are in the keys
         self._modules: dict[int, nn.Module] = {}
 
     @contextlib.contextmanager
@@ -73,10 +73,10 @@ class Purity:
             self._base = None
 
     def check_frames(self, frame: types.FrameType | None) -> None:
-        """Looks at the frame that an operation is called from, and at those above it.
+        """Checks the frame that an operation is called from, and those above it.
 
         Raises:
-            Impure: the energy may do something else at another run.
+            Impure: the energy may behave differently at another run.
         """
         if self._current_mode() != self._mode:
             raise Impure("its Python code switches gradients or autocast")
@@ -89,10 +89,10 @@ class Purity:
             frame = frame.f_back
 
     def check_callable(self, function: Any) -> None:
-        """Looks at a function, a method, or a module and all modules in it, without running them.
+        """Checks a function, a method, or a module and all its submodules, without running them.
 
         Raises:
-            Impure: the energy may do something else at another run.
+            Impure: the energy may behave differently at another run.
         """
         if isinstance(function, nn.Module):
             for module in function.modules():
@@ -102,10 +102,10 @@ class Purity:
         elif isinstance(function, types.FunctionType):
             self._check_function(function)
         else:
-            raise Impure(f"it is {_description(function)}, of which it is not known what it does")
+            raise Impure(f"the energy is {_description(function)}, whose code cannot be checked")
 
     def check_inputs(self, args: Sequence[object]) -> None:
-        """Raises Impure for extra arguments of the energy that are more than tensors and plain values."""
+        """Raises Impure for extra arguments of the energy that are neither tensors nor plain values."""
         for i, value in enumerate(args):
             if not _is_harmless(value):
                 raise Impure(f"extra argument {i} is {_description(value)}")
@@ -119,11 +119,11 @@ class Purity:
             return
         self._modules[id(module)] = module
         if has_hooks(module):
-            raise Impure(f"a {type(module).__name__} has hooks, which have to run at each evaluation")
+            raise Impure(f"a {type(module).__name__} has hooks, which must run at each evaluation")
         for each in getattr(module, "parametrizations", {}).values():
             other = next((p for p in each if not isinstance(p, _PURE_PARAMETRIZATIONS)), None)
             if other is not None:
-                raise Impure(f"a layer has a parametrization that it does not know, {type(other).__name__}")
+                raise Impure(f"a layer has an unsupported parametrization, {type(other).__name__}")
         own = vars(module).get("forward")
         if own is None:
             self._check_function(type(module).forward, module)
@@ -135,7 +135,7 @@ class Purity:
             return
         code = function.__code__
         local = {}
-        with contextlib.suppress(ValueError):  # a cell that is not filled yet
+        with contextlib.suppress(ValueError):  # a cell that is not yet filled
             cells = function.__closure__ or ()
             local = {name: cell.cell_contents for name, cell in zip(code.co_freevars, cells, strict=True)}
         defaults = function.__defaults__ or ()
@@ -163,7 +163,7 @@ class Purity:
         if first in values and not isinstance(values[first], _VALUES):
             owners.append(values.pop(first))
         self._check_values(values, owners, code)
-        for owner in owners:  # grows by what attributes hold
+        for owner in owners:  # grows while attributes are checked
             self._check_attributes(owner, found.attributes, owners, code)
 
     def _check_values(self, values: Mapping[str, Any], owners: list[Any], code: types.CodeType) -> None:
@@ -186,7 +186,7 @@ class Purity:
     def _check_attributes(self, owner: Any, names: frozenset[str], owners: list[Any], code: types.CodeType) -> None:
         held = {**getattr(owner, "__dict__", {}), **getattr(owner, "_modules", {})}
         for name in names:
-            # super() may mean any class's own, so all of them are looked at
+            # super() may refer to any class of the hierarchy, so all of them are checked
             shared = [vars(cls)[name] for cls in type(owner).__mro__ if name in vars(cls)]
             for value in [held[name]] if name in held else shared:
                 if isinstance(value, (staticmethod, classmethod)):
@@ -200,15 +200,15 @@ class Purity:
 
 
 class _Operations(TorchDispatchMode):
-    """Refuses operations that draw random numbers or write to a tensor, but for spectral norm's power iterations."""
+    """Rejects operations that draw random numbers or write to a tensor, except spectral norm's power iterations."""
 
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if torch.Tag.nondeterministic_seeded in operation.tags:
-            raise Impure(f"it draws random numbers by {operation.overloadpacket.__name__}")
+            raise Impure(f"the energy draws random numbers with {operation.overloadpacket.__name__}")
         if operation._schema.is_mutable and not _iterates_a_norm():
-            raise Impure(f"it writes to a tensor by {operation.overloadpacket.__name__}")
+            raise Impure(f"the energy writes to a tensor with {operation.overloadpacket.__name__}")
         return operation(*args, **(kwargs or {}))
 
 
@@ -220,7 +220,7 @@ def _iterates_a_norm() -> bool:
 
 
 class _Read(NamedTuple):
-    """What a code object names, and what makes it impure by itself."""
+    """The names in a code object, and the reason why it is impure by itself, or None."""
 
     globals: frozenset[str]
     attributes: frozenset[str]
@@ -235,7 +235,7 @@ def _read(code: types.CodeType) -> _Read:
         operation, name = instruction.opname, instruction.argval
         in_place = operation.startswith("INPLACE_") or (operation == "BINARY_OP" and instruction.argrepr.endswith("="))
         if operation in _WRITES or in_place or (operation == "STORE_DEREF" and name in code.co_freevars):
-            impure = impure or "writes to something other than its own variables"
+            impure = impure or "writes to something other than its local variables"
         elif operation in _OTHERWISE_IMPURE:
             impure = impure or "imports or yields"
         elif operation in ("LOAD_GLOBAL", "LOAD_NAME"):
@@ -243,10 +243,10 @@ def _read(code: types.CodeType) -> _Read:
         elif operation in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
             attributes.add(name)
             if name in _MUTATORS or (name.endswith("_") and not name.endswith("__")) or name.startswith("register_"):
-                impure = impure or f"calls {name}, which changes what it is called on"
+                impure = impure or f"calls {name}, which modifies the object"
             elif name in _RANDOM or name.startswith("rand"):
-                impure = impure or f"draws random numbers by {name}"
-    for inner in code.co_consts:  # functions and comprehensions inside
+                impure = impure or f"draws random numbers with {name}"
+    for inner in code.co_consts:  # nested functions and comprehensions
         if isinstance(inner, types.CodeType):
             found = _read(inner)
             globals_ |= found.globals

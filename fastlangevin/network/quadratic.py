@@ -1,4 +1,4 @@
-"""Recognises a term c·‖x‖² beside the layers of an energy, as latent-space priors have it."""
+"""Recognises a term c·‖x‖² that is added to the layers of an energy, as in latent-space priors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Square:
 
 
 def square_of(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Square | None:
-    """The square of the state x, where that is what the function computes."""
+    """The square of the state x if the function computes it, else None."""
     if kwargs or args[0] is not x:
         return None
     if function in SQUARES or (function in POWERS and args[1] == 2) or (function in PRODUCTS and args[1] is x):
@@ -40,7 +40,7 @@ def square_of(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
 def after(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], square: Square, number: float | None
 ) -> Square | None:
-    """What a function makes of a square, its first tensor argument; `number` is its other one. None: something else."""
+    """The result of a function of a square and of `number`, its other argument; None if that is not a `Square`."""
     if kwargs and function not in SUMS:
         return None
     if function in NEGATIONS:

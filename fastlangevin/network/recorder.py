@@ -1,4 +1,4 @@
-"""The stand-in for a state, on which an energy runs once, and the record of what is done to it."""
+"""The stand-in for a state, on which an energy runs once, and the record of the operations on it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RecordingTensor(Tensor):
     ) -> Any:
         traced = next((a for a in args if isinstance(a, RecordingTensor)), None)
         if traced is None:
-            raise NotRecognised(f"{name_of(function)} takes the state in a way that it does not know")
+            raise NotRecognised(f"{name_of(function)} takes the state in an unsupported way")
         traced.recorder.purity.check_frames(sys._getframe(1))
         with torch._C.DisableTorchFunctionSubclass():
             return traced.recorder.apply(traced.recorder, function, args, kwargs or {})
@@ -48,9 +48,9 @@ class Recorder:
 
     Attributes:
         device: of the chain; the stand-in itself has no data.
-        purity: looks at the Python code that operations are called from.
+        purity: checks the Python code that operations are called from.
         input: the stand-in for the state.
-        last: what the last layer gave: the only value that the next one may be applied to.
+        last: the result of the last layer, the only value that the next one may be applied to.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Recorder:
         self.last: Any = self.input
 
     def record(self, result: Layer | float | None) -> RecordingTensor:
-        """The value after a layer, after a multiplication by a number, or (None) after nothing that changes it."""
+        """Records a layer, a multiplication by a number, or (None) no change, and returns the value after it."""
         if isinstance(result, float):
             self._factor *= result
             self._quadratic *= result
@@ -78,7 +78,7 @@ class Recorder:
         return self.last
 
     def add_square(self, a: Any, b: Any, sign: float) -> None:
-        """The sum of the layers' output and a square, in either order; sign: of the second."""
+        """Records the sum of the layers' output and a square, in either order; `sign` is that of the second."""
         square = b if a is self.last else a
         if not isinstance(square, RecordingTensor) or square.squared is None or not square.squared.summed:
             raise NotRecognised("something other than a multiple of ‖x‖² is added")
@@ -91,18 +91,18 @@ class Recorder:
             self._quadratic = sign * self._quadratic + square.squared.coefficient
 
     def finish(self, output: object, sign: float) -> Sequential:
-        """What was recorded, times `sign`; `output` must be what the last operation gave."""
+        """The recorded layers, times `sign`; `output` must be the result of the last operation."""
         if output is not self.last:
-            raise NotRecognised("it does not return what its last operation gave")
+            raise NotRecognised("the energy does not return the result of its last operation")
         if self.shape not in ((self.shape[0],), (self.shape[0], 1)):
-            raise WrongShape(f"it ends in shape {self.shape}, not in one number a chain")
+            raise WrongShape(f"the energy ends in shape {self.shape}, not in one number per chain")
         shapes = tuple(shape[1:] for shape in self._shapes)
         return Sequential(tuple(self._layers), shapes, self._dtype, sign * self._factor, sign * self._quadratic)
 
     def square(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> RecordingTensor | None:
-        """The square of the state, or what the function makes of one; None where neither is meant."""
+        """The square of the state, or the result of a function of a square; None if it is neither."""
         traced = [a for a in args if isinstance(a, RecordingTensor)]
         numbers = (a for a in args if isinstance(a, (int, float)) and not isinstance(a, bool))
         number = next(filter(math.isfinite, numbers), None)
@@ -119,11 +119,11 @@ class Recorder:
         return result
 
     def weight(self, name: str, tensor: object) -> Tensor:
-        """A layer's weights, detached; they must be of one type and on the chain's device."""
+        """A layer's weights, detached; they must have the input's dtype and be on the chain's device."""
         if not isinstance(tensor, Tensor) or isinstance(tensor, RecordingTensor):
             raise NotRecognised(f"a {name} has weights of type {type(tensor).__name__}")
         if tensor.dtype != self._dtype:
-            raise NotRecognised(f"a {name} has weights of {tensor.dtype} where the input has {self._dtype}")
+            raise NotRecognised(f"a {name} has weights of {tensor.dtype}, and its input is {self._dtype}")
         if tensor.device != self.device:
             raise NotRecognised(f"a {name} has weights on {tensor.device}, and the chain runs on {self.device}")
         return tensor.detach()
@@ -156,15 +156,15 @@ class Recorder:
 def _shape_after(layer: Conv | Linear | AveragePool, shape: tuple[int, ...]) -> tuple[int, ...]:
     if isinstance(layer, Linear):
         if shape[-1] != layer.weight.shape[1]:
-            raise WrongShape(f"a linear layer of {layer.weight.shape[1]} inputs is given {shape[-1]}")
+            raise WrongShape(f"a linear layer expects {layer.weight.shape[1]} input features, got {shape[-1]}")
         return (*shape[:-1], layer.weight.shape[0])
     if len(shape) != 4:
-        raise WrongShape(f"a 2-D layer is given shape {shape}")
+        raise WrongShape(f"a 2-D layer expects a 4-dimensional input, got shape {shape}")
     if isinstance(layer, AveragePool):
         return tuple(walk.forward(layer, torch.empty(shape, device="meta")).shape)
     n_out, n_in, *kernel = layer.weight.shape
     if shape[1] != n_in * layer.groups:
-        raise WrongShape(f"a convolution of {n_in * layer.groups} channels is given {shape[1]}")
+        raise WrongShape(f"a convolution expects {n_in * layer.groups} input channels, got {shape[1]}")
     size = tuple(
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, k, s, p, d in zip(shape[2:], kernel, layer.stride, layer.padding, layer.dilation, strict=True)

@@ -1,4 +1,4 @@
-"""What a recognised energy is: consecutive layers, as data."""
+"""A recognised energy: consecutive layers, as data."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .layers import Activation, Layer
 
 @dataclass(frozen=True)
 class Sequential:
-    """f(x) = factor · layers(x) + quadratic · ‖x‖², one number a chain.
+    """f(x) = factor · layers(x) + quadratic · ‖x‖², one number per chain.
 
     Attributes:
-        layers: in the order in which they are applied; their weights are the network's own, detached.
+        layers: in the order in which they are applied; their weights are the network's, detached.
         shapes: of one chain, before the first layer, between layers, and after the last: len(layers) + 1 of them.
-        dtype: of the weights and of what the layers are given.
-        factor: what the last layer's output is multiplied by.
+        dtype: of the weights and of the layers' input.
+        factor: by which the last layer's output is multiplied.
         quadratic: -½λ for the prior N(0, 1/λ); 0 for none.
     """
 
@@ -37,5 +37,5 @@ class Sequential:
 
     @functools.cached_property
     def tail(self) -> int:
-        """The index after the last activation: from there on the function is affine, and its gradient a constant."""
+        """The index after the last activation. From there on the function is affine and its gradient constant."""
         return max((i + 1 for i, layer in enumerate(self.layers) if isinstance(layer, Activation)), default=0)

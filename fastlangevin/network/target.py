@@ -1,4 +1,4 @@
-"""What is sampled from: an energy, a log-density or a score, as the caller wrote it."""
+"""The target of sampling: an energy, a log-density or a score, as the caller defines it."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Target:
 
     @property
     def module(self) -> nn.Module | None:
-        """The module behind the function: itself, or the one whose method it is."""
+        """The module of the function: the function itself, or the module of which it is a method."""
         owner = self.function if isinstance(self.function, nn.Module) else getattr(self.function, "__self__", None)
         return owner if isinstance(owner, nn.Module) else None
 
     def parameter(self) -> Tensor | None:
-        """A floating-point parameter or buffer of the module: it tells the device and the dtype of the network."""
+        """A floating-point parameter or buffer of the module, which has the device and the dtype of the network."""
         if self.module is None:
             return None
         tensors = itertools.chain(self.module.parameters(), self.module.buffers())
@@ -41,12 +41,16 @@ class Target:
         return None if parameter is None else parameter.device
 
     def energies(self, output: Tensor, n_chains: int) -> Tensor:
-        """The function's output as (B,), or an error that says what came."""
+        """The function's output as (B,).
+
+        Raises:
+            TypeError, ValueError: it is not a tensor of one number per chain.
+        """
         if not isinstance(output, Tensor):
             raise TypeError(f"{self.kind} must return a tensor, got {type(output).__name__}")
         if tuple(output.shape) not in ((n_chains,), (n_chains, 1)):
             raise ValueError(
-                f"{self.kind} must return one number a chain, of shape ({n_chains},) or ({n_chains}, 1), "
+                f"{self.kind} must return one number per chain, of shape ({n_chains},) or ({n_chains}, 1), "
                 f"got {tuple(output.shape)}"
             )
         return output.reshape(n_chains)

@@ -1,4 +1,4 @@
-"""Reads the layers of an energy by running it once on a tensor that records what is done to it."""
+"""Reads the layers of an energy by running it once on a tensor that records the operations on it."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from .target import Target
 def trace(
     target: Target, shape: Sequence[int], dtype: torch.dtype, device: torch.device, args: Sequence[object]
 ) -> Sequential:
-    """The layers of a target's log-density at states (B, *event), with the network's weights as they are now.
+    """The layers of a target's log-density at states (B, *event), with the current weights of the network.
 
-    The function runs once, on a stand-in for a state that has its shape and no data. Everything it does to the stand-in
-    must be a known operation with each result used once, and its Python must be seen to do the same at every run.
+    The function runs once, on a stand-in for a state that has its shape and no data. All operations on the stand-in
+    must be supported, each result must be used once, and the checks of `purity` must pass.
 
     Raises:
-        NotRecognised: it is not, or it raised an error.
+        NotRecognised: one of these conditions is not met, or the function raised an error.
     """
     if target.kind == "score":
-        raise NotRecognised("a score was given, and it recognises energies and log-densities")
+        raise NotRecognised("a score was given, only energies and log-densities are recognised")
     if len(shape) < 2:
-        raise NotRecognised(f"it needs states of shape (B, *event), and they have shape {tuple(shape)}")
+        raise NotRecognised(f"states must have shape (B, *event), got {tuple(shape)}")
     parameter = target.parameter()
     shape = (max(shape[0], 1), *shape[1:])
     recorder = Recorder(shape, dtype if parameter is None else parameter.dtype, device, operations.apply)
@@ -44,16 +44,18 @@ def trace(
         raise NotRecognised(str(error)) from None
     except NotRecognised:
         raise
-    except Exception as error:  # of the energy: autograd raises it again in full
-        raise WrongShape(f"it raised {type(error).__name__}: {next(iter(str(error).splitlines()), '')}") from error
+    except Exception as error:  # raised by the energy: autograd raises it again in full
+        raise WrongShape(
+            f"the energy raised {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        ) from error
     else:
         return recorder.finish(output, 1.0 if target.kind == "log_density" else -1.0)
     finally:
-        recorder.input = recorder.last = None  # a reference cycle would hold the weights
+        recorder.input = recorder.last = None  # a reference cycle would keep the weights alive
 
 
 class _Uncompiled:
-    """Within it, functions that torch.compile has wrapped run uncompiled. The switch belongs to the process: the first
+    """A context in which functions wrapped by torch.compile run uncompiled. The setting is process-wide: the first
     thread to enter sets it and the last to leave resets it.
     """
 

@@ -1,4 +1,4 @@
-"""Computing with layers: values forwards, and gradients with respect to the input backwards."""
+"""Evaluates layers forward, and their gradients with respect to the input backward."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def input_gradient(layer: Layer, gradient: Tensor, kept: Tensor) -> Tensor:
     """The gradient with respect to the layer's input, from the one with respect to its output.
 
     Args:
-        kept: of an activation the output where it `keeps_output`, else the input; of any other layer a tensor with the
+        kept: for an activation, its output if it `keeps_output`, else its input; for any other layer, a tensor with the
             shape and layout of its input, whose values are not read.
     """
     return _BACKWARD[type(layer)](layer, gradient, kept)
@@ -44,7 +44,7 @@ def log_density(network: Sequential, x: Tensor) -> Tensor:
 
 
 def last_gradient(network: Sequential, device: torch.device) -> Tensor:
-    """(1, *shape) ∂f/∂h at the last activation's output h, or at the state where there is no activation."""
+    """(1, *shape) ∂f/∂h at the last activation's output h, or at the state if there is no activation."""
     gradient = torch.full((1, *network.shapes[-1]), network.factor, dtype=network.dtype, device=device)
     affine = zip(network.layers[network.tail :], network.shapes[network.tail : -1], strict=True)
     for layer, shape in reversed(list(affine)):

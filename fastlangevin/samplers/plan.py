@@ -24,7 +24,7 @@ class Plan:
         backend: the backend of the update: "cuda", "cpu", "triton" or "reference".
         graph: whether the steps are captured as CUDA graphs.
         precision: what the network computes in: "fp32", "tf32", "bf16" or "fp16".
-        reasons: one sentence for each engine, kernel, backend or graph that is not used, and why.
+        reasons: one sentence for each engine, kernel, backend or graph that is not used, with the reason.
     """
 
     device: str
@@ -54,8 +54,8 @@ def make_plan(
     for other in kernels.BACKENDS.values():
         if other is backend:
             break
-        reasons.append(f"backend {other.name!r} passed over: {other.unsupported(device) or 'not requested'}")
+        reasons.append(f"backend {other.name!r} not used: {other.unsupported(device) or 'not requested'}")
     no_graph = graphs.unsupported(device)
     if no_graph is not None:
-        reasons.append(f"no graph: {no_graph}")
+        reasons.append(f"graph not used: {no_graph}")
     return Plan(device.type, name, backend.name, no_graph is None, engine.precision, tuple(reasons))

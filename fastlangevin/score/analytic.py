@@ -1,4 +1,4 @@
-"""The engine of energies in closed form whose whole chains are one kernel: mixtures and double wells."""
+"""The engine of closed-form energies whose chains run in one kernel: mixtures and double wells."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from .base import BoundScore, ScoreEngine
 
 class AnalyticEngine(ScoreEngine):
     """All steps of `fl.energies.GaussianMixture` and `DoubleWell` in one call on a CPU (`kernels/cpu/analytic_chain`),
-    in float32. Single scores are autograd's.
+    in float32. Single scores are computed by autograd.
 
     Raises (by `bind`):
-        BackendUnavailable: the target is another one, or does not run there.
+        BackendUnavailable: the target, the device or the precision is not supported.
     """
 
     name = "analytic"
@@ -37,17 +37,17 @@ class AnalyticEngine(ScoreEngine):
 
     @staticmethod
     def unsupported(target: Target, precision: str, x: Tensor) -> str | None:
-        """Why it cannot serve a target at states like x, or None where it can; may load the native library."""
+        """Why it does not support a target at states like x, or None if it does. May load the native library."""
         energy = target.function
         if target.kind != "energy" or type(energy) not in (GaussianMixture, DoubleWell):
-            return "it is for fl.energies.GaussianMixture and DoubleWell, given as energy"
+            return "it supports only fl.energies.GaussianMixture and DoubleWell, given as energy"
         assert isinstance(energy, nn.Module)
         if has_hooks(energy) or "forward" in vars(energy):
-            return "the energy has hooks or a user-defined forward, which have to run at each evaluation"
+            return "the energy has hooks or a user-defined forward, which must run at each evaluation"
         if x.device.type != "cpu" or precision != "fp32":
             return f"its kernels compute in fp32 on the CPU, not in {precision} on {x.device.type}"
         if any(b.dtype != torch.float32 for b in (x, *energy.buffers())):
-            return "its kernels take float32 states and parameters"
+            return "its kernels need float32 states and parameters"
         return native.load_cpu()
 
 
@@ -60,7 +60,7 @@ class AnalyticScore(AutogradScore):
     def run_chain_(self, x: Tensor, args: ChainArgs) -> bool:
         energy: Any = self.target.function
         if x.dim() != 2 or x.shape[1] != energy.mean.numel() or x.dtype != torch.float32 or not x.is_contiguous():
-            return False  # step by step, where the energy itself says what is wrong
+            return False  # the chain runs step by step, and the energy raises an error if x is invalid
         if isinstance(energy, GaussianMixture):
             constants, means, precisions = energy.constants, energy.means, energy.precisions
             analytic_chain.mixture_(constants.contiguous(), means.contiguous(), precisions.contiguous(), x, args)

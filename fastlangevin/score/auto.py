@@ -27,7 +27,7 @@ _LARGEST_SIZE = 256
 
 
 class _Call(NamedTuple):
-    """What is remembered of the last call, for plans."""
+    """The properties of the last call that plans need."""
 
     event: tuple[int, ...]
     dtype: torch.dtype
@@ -37,7 +37,7 @@ class _Call(NamedTuple):
 
 
 class AutoEngine(AutogradEngine):
-    """At each call "analytic", "mlp" or "convnet", where one recognises the energy as it then is, else "autograd"."""
+    """At each call "analytic", "mlp" or "convnet" if one of them recognises the energy, else "autograd"."""
 
     name = "auto"
 
@@ -51,7 +51,7 @@ class AutoEngine(AutogradEngine):
         return bound
 
     def explain(self, device: torch.device) -> tuple[str, list[str]]:
-        compiled = "engine 'compiled' passed over: it compiles for seconds to minutes; ask for it by name"
+        compiled = "engine 'compiled' not used: compiling takes seconds to minutes; it must be requested by name"
         last = self._last
         if last is not None and last.with_inputs:
             return last.engine, [*last.reasons, compiled]
@@ -77,21 +77,21 @@ class AutoEngine(AutogradEngine):
     def _examine(
         self, device: torch.device, event: tuple[int, ...] | None, dtype: torch.dtype
     ) -> tuple[str, list[str]]:
-        """The engine that recognises the energy for states of shape (B, *event), and what a plan says of its kernels.
+        """The engine that recognises the energy for states of shape (B, *event), and the reasons for a plan.
 
         Without an event shape it is guessed from the first layer. Leaves the network's buffers unchanged.
 
         Raises:
-            NotRecognised: none does.
+            NotRecognised: no engine does.
         """
         network = _recognised(self.target, device, event, dtype)
         x = torch.empty((0, *network.shapes[0]), dtype=dtype, device=device)
-        found, passed_over = choose(network, self.precision, x, _IMPLEMENTATIONS)
-        return found.name, [f"the {found.name} engine computes with {found.kernels}", *passed_over]
+        found, reasons = choose(network, self.precision, x, _IMPLEMENTATIONS)
+        return found.name, [f"the {found.name} engine computes with {found.kernels}", *reasons]
 
 
 def _not_recognised(error: NotRecognised) -> str:
-    return f"engines 'mlp' and 'convnet' passed over: {error}"
+    return f"engines 'mlp' and 'convnet' not used: {error}"
 
 
 def _recognised(target: Target, device: torch.device, event: tuple[int, ...] | None, dtype: torch.dtype) -> Sequential:
@@ -103,7 +103,7 @@ def _recognised(target: Target, device: torch.device, event: tuple[int, ...] | N
         for guess in _events(dependencies.modules):
             with contextlib.suppress(WrongShape):
                 return trace(target, (2, *guess), dtype, device, ())
-        raise NotRecognised("the shape of its states is not known before the first call, and no square image fits")
+        raise NotRecognised("the shape of the states is not known before the first call, and no square image fits")
     finally:
         for buffer, value in before:
             if not torch.equal(buffer, value):
@@ -111,7 +111,7 @@ def _recognised(target: Target, device: torch.device, event: tuple[int, ...] | N
 
 
 def _events(modules: Sequence[nn.Module]) -> Iterator[tuple[int, ...]]:
-    """Shapes of a state that a network's first layer would take."""
+    """State shapes that a network's first layer accepts."""
     first = next((m for m in modules if isinstance(m, (nn.Conv2d, nn.Linear))), None)
     if isinstance(first, nn.Linear):
         yield (first.in_features,)

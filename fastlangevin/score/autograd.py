@@ -14,8 +14,8 @@ from .precision import HALF, autocast
 
 
 class AutogradEngine(ScoreEngine):
-    """The engine for any energy: differentiates with respect to the state alone. No weight gradient is computed, no
-    `.grad` is touched, no graph is kept. A network of one parameter dtype is given the state in that dtype.
+    """The engine for any energy. It differentiates with respect to the state only: it computes no weight gradients,
+    leaves `.grad` unchanged and keeps no graph. The state is cast to the dtype of the network's parameters.
     """
 
     name = "autograd"
@@ -68,9 +68,9 @@ class AutogradScore(BoundScore):
         return score.detach(), vjp
 
     def with_graph(self, x: Tensor) -> Tensor:
-        """The scores at a constant x, with a graph to what else the energy reads: its weights.
+        """The scores at a constant x, with a graph to the other tensors that the energy reads, such as its weights.
 
-        One forward and backward; a backward through the result is a second one.
+        One forward and backward; a backward through the result is a second backward.
         """
         with torch.enable_grad():
             if self.target.kind == "score":

@@ -1,4 +1,4 @@
-"""What every engine and every score that it binds have."""
+"""The base classes of engines and of the scores that they bind."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..network.target import Target
 
 
 class ScoreEngine(ABC):
-    """A way to compute the score of a target; `bind` gives the score for the steps of one call.
+    """Computes the score of a target. `bind` returns the score for the steps of one call.
 
     Attributes:
-        name: by which it is asked for.
+        name: by which it is requested.
     """
 
     name: ClassVar[str]
@@ -26,7 +26,7 @@ class ScoreEngine(ABC):
         self.target, self.precision = target, precision
 
     def explain(self, device: torch.device) -> tuple[str, list[str]]:
-        """The name of the engine that chains on `device` use, and why others are passed over."""
+        """The name of the engine that chains on `device` use, and why others are not used."""
         return self.name, []
 
     @abstractmethod
@@ -44,7 +44,7 @@ class BoundScore(ABC):
     Attributes:
         name: of the engine.
         is_piecewise_linear: whether the score's Jacobian is known to be zero wherever it exists.
-        updates_with: the backend whose update `fused_step_` and `run_chain_` do, where there is either.
+        updates_with: the backend whose update `fused_step_` and `run_chain_` do, if either is implemented.
     """
 
     name: ClassVar[str]
@@ -57,24 +57,26 @@ class BoundScore(ABC):
 
     @abstractmethod
     def energy(self, x: Tensor) -> Tensor | None:
-        """(B, *event) states to (B,) energies; None where only a score was given."""
+        """(B, *event) states to (B,) energies; None if only a score was given."""
 
     @abstractmethod
     def energy_and_score(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
-        """(B,) energies (None where only a score was given) and the scores."""
+        """(B,) energies (None if only a score was given) and the scores."""
 
     @abstractmethod
     def linearize(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor | None]]:
-        """The scores at x, and the function of v (B, *event) that gives vᵀ ∂score/∂x, or None for zero. The function
-        may be called once.
+        """The scores at x, and a function of v (B, *event) that returns vᵀ ∂score/∂x, or None for zero. The
+        function may be called only once.
         """
 
     def fused_step_(self, x: Tensor, args: UpdateArgs) -> bool:
-        """A whole Langevin step of x in place, where the kernels of the score do that too; False, and nothing, where
-        they do not.
+        """Does a whole Langevin step of x in place and returns True, if the kernels of the score include the update.
+        Otherwise returns False and does nothing.
         """
         return False
 
     def run_chain_(self, x: Tensor, args: ChainArgs) -> bool:
-        """All steps of a chain in place, where one kernel does them; False, and nothing, where none does."""
+        """Does all steps of a chain in place and returns True, if one kernel runs them. Otherwise returns False and
+        does nothing.
+        """
         return False

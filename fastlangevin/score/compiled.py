@@ -15,19 +15,19 @@ from .base import BoundScore, ScoreEngine
 
 class CompiledEngine(ScoreEngine):
     """∇ log-density by `torch.compile(torch.func.grad(f))`: inductor's code for the forward and for the gradient with
-    respect to the state, and for nothing else. Compiled at the first call for a shape, which takes seconds to minutes.
+    respect to the state only. It is compiled at the first call for a shape, which takes seconds to minutes.
 
-    Energies alone, and second derivatives, are computed as by `AutogradEngine`.
+    Energies alone, and second derivatives, are computed as in `AutogradEngine`.
 
     Raises:
-        ValueError: the target is a score; or (at the first call) torch.compile cannot trace the energy whole.
+        ValueError: the target is a score; or (at the first call) torch.compile cannot trace the whole energy.
     """
 
     name = "compiled"
 
     def __init__(self, target: Target, precision: str) -> None:
         if target.kind == "score":
-            raise ValueError("engine='compiled' differentiates an energy or log_density, and a score was given")
+            raise ValueError("engine='compiled' differentiates an energy or log_density, but a score was given")
         super().__init__(target, precision)
         self._gradient: Any = None
 
@@ -45,7 +45,7 @@ class CompiledEngine(ScoreEngine):
 
 
 class CompiledScore(AutogradScore):
-    """Energies and scores by what the engine has compiled."""
+    """Energies and scores by the engine's compiled function."""
 
     name = "compiled"
 

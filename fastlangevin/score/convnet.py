@@ -16,8 +16,8 @@ from .torch_ops import TorchOpsScore
 
 
 def as_tower(network: Sequential) -> ConvTower | None:
-    """The convolutions before the affine tail, each with the slope below zero of what follows it; None for any other
-    kind of network.
+    """The convolutions before the affine tail, each with the slope below zero of the activation after it; None for any
+    other kind of network.
     """
     layers = network.layers[: network.tail]
     if network.quadratic:
@@ -31,7 +31,7 @@ def as_tower(network: Sequential) -> ConvTower | None:
 
 
 class NativeConvNetScore(SequentialScore):
-    """One C++ call a step for small images on a CPU (`kernels/cpu/convnet`)."""
+    """One C++ call per step for small images on a CPU (`kernels/cpu/convnet`)."""
 
     name = "convnet"
     kernels = "native kernels"
@@ -47,7 +47,7 @@ class NativeConvNetScore(SequentialScore):
         if x.device.type != "cpu":
             return f"they run on the CPU, not on {x.device.type}"
         if tower is None:
-            return "they are for consecutive convolutions with (leaky) ReLU"
+            return "they support only consecutive convolutions with (leaky) ReLU"
         return convnet_cpu.unsupported(tower, x.shape[1:], precision)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class NativeConvNetScore(SequentialScore):
 
 
 class TritonConvNetScore(SequentialScore):
-    """Two Triton kernels a layer and step on a GPU, the Langevin update in the last (`kernels/triton/convnet`)."""
+    """Two Triton kernels per layer and step on a GPU, the last with the Langevin update (`kernels/triton/convnet`)."""
 
     name = "convnet"
     kernels = "fused Triton kernels"
@@ -70,7 +70,7 @@ class TritonConvNetScore(SequentialScore):
     def unsupported(network: Sequential, precision: str, x: Tensor) -> str | None:
         tower = as_tower(network)
         if tower is None:
-            return "they are for consecutive convolutions with (leaky) ReLU"
+            return "they support only consecutive convolutions with (leaky) ReLU"
         return convnet_triton.unsupported(tower, tuple(x.shape[1:]), precision, x.device)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -86,9 +86,9 @@ class TritonConvNetScore(SequentialScore):
 class ConvNetEngine(SequentialEngine):
     """Consecutive convolutions, linear layers, average pools, element-wise functions and reshapes, down to one number.
 
-    With h_i = layer_i(h_{i-1}), h_0 = x, the score is J_1ᵀ ⋯ J_nᵀ (±1). What follows the last activation is affine, so
-    its product of Jacobians is one constant a chain: neither that part's forward nor its backward is computed. Weights
-    are read, and brought into the precision and layout that they are used in, once a call.
+    With h_i = layer_i(h_{i-1}), h_0 = x, the score is J_1ᵀ ⋯ J_nᵀ (±1). The part after the last activation is affine,
+    so its product of Jacobians is a constant: neither its forward nor its backward is computed. Weights are read, and
+    converted to the precision and layout of the computation, once per call.
     """
 
     name = "convnet"

@@ -71,7 +71,7 @@ class TritonMlpScore(MlpScore):
         if x.device.type != triton.DEVICE:
             return f"they run on {triton.DEVICE} tensors, not on {x.device.type}"
         if triton.DEVICE == "cpu" and precision == "bf16":
-            return "Triton's interpreter multiplies no bfloat16"
+            return "Triton's interpreter does not support bfloat16 products"
         why = triton.unsupported() or _not_an_mlp(network, x)
         if why is not None:
             return why
@@ -86,7 +86,7 @@ class TritonMlpScore(MlpScore):
 
 
 class MlpEngine(SequentialEngine):
-    """Alternating linear layers and activations: all steps of a chain in one call, weights and state on the chip."""
+    """Alternating linear layers and activations: a chain's steps in one call, with weights and state on the chip."""
 
     name = "mlp"
     implementations = (NativeMlpScore, TritonMlpScore)
@@ -96,5 +96,5 @@ def _not_an_mlp(network: Sequential, x: Tensor) -> str | None:
     layers = network.layers[: network.tail]
     alternating = all(isinstance(la, Activation if i % 2 else Linear) for i, la in enumerate(layers))
     if x.dim() != 2 or not layers or not alternating or len(layers) % 2:
-        return "they are for alternating linear layers and activations, on vectors"
-    return None if x.dtype == torch.float32 else f"their state is float32, not {x.dtype}"
+        return "they support only alternating linear layers and activations, on vectors"
+    return None if x.dtype == torch.float32 else f"they need float32 states, got {x.dtype}"

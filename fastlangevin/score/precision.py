@@ -1,4 +1,4 @@
-"""What the network runs in. The state and the update keep the state's own type whatever is chosen here."""
+"""The precision that the network runs in. The state and the update always keep the state's dtype."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def check(precision: str, device: torch.device | None = None) -> str:
-    """The precision's name, or an error: unknown, or (given a device) not to be had there."""
+    """Returns the precision's name, or raises if it is unknown or, given a device, not available there."""
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
     if precision == "tf32" and device is not None and device.type != "cuda":
-        raise ValueError(f"precision='tf32' is a mode of NVIDIA GPUs, and the chain runs on {device.type}")
+        raise ValueError(f"precision='tf32' is a mode of NVIDIA GPUs, but the chain runs on {device.type}")
     return precision
 
 
@@ -44,10 +44,10 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
 
 
 class _Float32Flags:
-    """torch's float32 precision flags of one device type. They belong to the process, so its threads share them.
+    """torch's float32 precision flags of one device type. They are process-wide, so all threads share them.
 
-    The first to hold a mode sets the flags and the last restores them; a thread that wants another mode meanwhile
-    waits, unless it is itself inside (an energy that runs a chain itself), where the flags change for that time.
+    The first holder of a mode sets the flags and the last restores them. A thread that needs another mode meanwhile
+    waits, unless it is a holder itself (an energy that runs a chain); then the flags change for that time.
     """
 
     def __init__(self, switches: tuple[Any, ...]) -> None:
@@ -77,7 +77,7 @@ class _Float32Flags:
                 else:
                     for switch, old in zip(self._switches, self._before, strict=True):
                         if switch.fp32_precision != old:
-                            switch.fp32_precision = "none"  # follow the parent again, if it was that
+                            switch.fp32_precision = "none"  # follows the parent again, if it did before
                         if switch.fp32_precision != old:
                             switch.fp32_precision = old
                     self._mode = None

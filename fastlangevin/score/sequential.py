@@ -1,4 +1,4 @@
-"""The engines of energies that are consecutive known layers, and what the implementations of their scores share."""
+"""The base classes of engines for consecutive supported layers, and of the implementations of their scores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SequentialScore(AutogradScore):
     """The score of a `Sequential`, by the kernels of a subclass; energies, and second derivatives, by autograd.
 
     Attributes:
-        kernels: what the subclass computes with, for people to read.
+        kernels: what the subclass computes with, as text for plans.
     """
 
     kernels: ClassVar[str]
@@ -35,7 +35,7 @@ class SequentialScore(AutogradScore):
 
     @staticmethod
     def unsupported(network: Sequential, precision: str, x: Tensor) -> str | None:
-        """Why the kernels cannot serve a network at states like x, or None where they can; may load a library."""
+        """Why the kernels do not support a network at states like x, or None if they do. May load a library."""
         return None
 
     @abstractmethod
@@ -60,8 +60,8 @@ class SequentialEngine(ScoreEngine):
         implementations: of the score, the fastest first.
 
     Raises (by `bind`):
-        BackendUnavailable: the energy is not seen to be a sequence of known layers, or no implementation serves it; the
-            message says what is in the way.
+        BackendUnavailable: the energy is not recognised as a sequence of supported layers, or no implementation
+            supports it; the message gives the reason.
     """
 
     implementations: ClassVar[Implementations]
@@ -80,15 +80,15 @@ class SequentialEngine(ScoreEngine):
 def choose(
     network: Sequential, precision: str, x: Tensor, implementations: Implementations
 ) -> tuple[type[SequentialScore], list[str]]:
-    """The first implementation that serves a network at states like x, and why those before it are passed over.
+    """The first implementation that supports a network at states like x, and why those before it are not used.
 
     Raises:
-        NotRecognised: none does.
+        NotRecognised: no implementation does.
     """
     reasons: list[str] = []
     for implementation in implementations:
         why = implementation.unsupported(network, precision, x)
         if why is None:
             return implementation, reasons
-        reasons.append(f"{implementation.kernels} passed over: {why}")
+        reasons.append(f"{implementation.kernels} not used: {why}")
     raise NotRecognised("; ".join(reasons))

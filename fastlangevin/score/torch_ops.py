@@ -17,8 +17,8 @@ from .sequential import SequentialScore
 class TorchOpsScore(SequentialScore):
     """Channels last, on any device and in any precision.
 
-    fp16: the constant gradient is multiplied by the power of two that takes its largest magnitude into [1, 2), so that
-    gradients do not underflow, and the score is divided by it in float32.
+    fp16: the constant gradient is multiplied by the power of two that brings its largest magnitude into [1, 2), so that
+    gradients do not underflow. The score is divided by it in float32.
     """
 
     name = "convnet"
@@ -46,20 +46,20 @@ class TorchOpsScore(SequentialScore):
             return score.to(x.dtype)
 
     def _forward(self, x: Tensor) -> list[Tensor]:
-        """What each layer's backward needs: the input of an activation, or its output, else a tensor like its input."""
+        """What each layer's backward needs: an activation's input or output, or a tensor like another layer's input."""
         h = _channels_last(x.to(self._dtype))
-        overwritable = False  # neither is the state, nor what is kept
+        overwritable = False  # the state and the kept tensors are not
         kept: list[Tensor] = []
         for i, layer in enumerate(self._layers):
             if not isinstance(layer, Activation):
                 after = self._layers[i - 1] if i else None
                 smooth = isinstance(after, Activation) and not after.keeps_output
-                kept.append(kept[-1] if smooth else h)  # like h, and kept anyway
+                kept.append(kept[-1] if smooth else h)  # has the shape and layout of h, and is kept anyway
                 if i + 1 < len(self._layers):
                     h = walk.forward(layer, h)
                 overwritable = overwritable or not isinstance(layer, Reshape)
             elif i + 1 == len(self._layers) and layer.slope is not None:
-                kept.append(h)  # it has its output's sign
+                kept.append(h)  # has the sign of its output
             elif layer.keeps_output:
                 h = walk.forward_(layer, h) if overwritable else walk.forward(layer, h)
                 overwritable = False

@@ -1,4 +1,4 @@
-"""Who gets a time in the benchmarks: contenders that run the work. Nothing is timed."""
+"""Which contenders are timed in the benchmarks: those that run the work. Nothing is timed here."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def expected(work):
 
 
 def eager_with(work, **changes):
-    """The eager loop of another work: other numbers, or another network."""
+    """The eager loop of a different work: other numbers, or another network."""
     return eager.make(dataclasses.replace(work, **changes))
 
 
@@ -52,19 +52,19 @@ def test_compiled_steps_run_the_work():
         chain(work.x0, 15, 0.0)
 
 
-def test_a_wrong_step_is_refused(work, expected):
+def test_a_wrong_step_is_rejected(work, expected):
     why = checks.disagreement(work, eager_with(work, step_size=1.01 * work.step_size), expected)
     assert "steps without noise" in why and "away from the eager loop's" in why
 
 
 @pytest.mark.parametrize("factor", [0.9, 1.1])
-def test_wrong_noise_is_refused(work, expected, factor):
+def test_wrong_noise_is_rejected(work, expected, factor):
     chain = eager.make(work)
     why = checks.disagreement(work, lambda x0, n, sigma: chain(x0, n, factor * sigma), expected)
     assert "standard errors apart" in why
 
 
-def test_noise_that_repeats_at_every_step_is_refused(work, expected):
+def test_noise_that_repeats_at_every_step_is_rejected(work, expected):
     chain = eager.make(work)
 
     def repeating(x0, n_steps, noise_std):
@@ -78,14 +78,14 @@ def test_noise_that_repeats_at_every_step_is_refused(work, expected):
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [(lambda x: x * torch.nan, "nan away"), (lambda x: x[:1], "the state is"), (lambda x: x + 1, "away from")],
+    [(lambda x: x * torch.nan, "nan away"), (lambda x: x[:1], "the state has shape"), (lambda x: x + 1, "away from")],
 )
-def test_a_state_that_is_not_the_eager_loop_s_is_refused(work, expected, change, says):
+def test_a_state_that_differs_from_the_eager_loop_is_rejected(work, expected, change, says):
     chain = eager.make(work)
     assert says in checks.disagreement(work, lambda *a: change(chain(*a)), expected)
 
 
-def test_who_is_admitted(work):
+def test_admitted_contenders(work):
     def broken(**changes):
         make = lambda work: lambda x0, n, sigma: eager_with(work, **changes)(x0, n, sigma)
         return Contender(types.SimpleNamespace(MISSING=None, supports=lambda work: None, make=make))
@@ -126,8 +126,8 @@ def test_updates_are_checked(name):
         assert says in checks.update_disagreement(4096, wrong, 1e-3, 1e-2)
 
 
-def test_compiled_noise_is_torch_s_own():
-    """At every call: inductor's own random numbers, ten times slower on a CPU, would make this peer a straw man."""
+def test_compiled_noise_is_drawn_by_torch():
+    """At every call: inductor's random numbers are ten times slower on a CPU and would slow this peer down."""
     update = UPDATES["torch.compile"].make_update(64, "cpu")
     update(1e-3, 0.0), update(1e-3, 1e-2)
     before = update(0.0, 0.0).clone()
@@ -148,7 +148,7 @@ def test_training_iterations_are_checked():
 
 @pytest.mark.parametrize("image_size", [8, 16])
 def test_multiply_adds_are_counted_without_padding(image_size):
-    """Weights and images of ones: the sum of a layer's outputs is the number of its products."""
+    """With weights and images of ones, the sum of a layer's outputs is the number of its products."""
     import fastlangevin as fl
 
     net = fl.models.ConvNet(image_size, 3, 2)

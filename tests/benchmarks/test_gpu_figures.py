@@ -1,4 +1,4 @@
-"""What surrounds the measurements of benchmarks/gpu; these need a GPU."""
+"""The code of benchmarks/gpu around the measurements, which need a GPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gpu import chains as gpu_chains
 from gpu import figures
 
 
-def test_figures_go_on_where_they_were(tmp_path, monkeypatch):
+def test_a_second_call_measures_the_missing_figures(tmp_path, monkeypatch):
     calls = []
 
     def figure(name, fail):
@@ -36,7 +36,7 @@ def test_spread():
     assert figures.spread([7.0]) == (7.0, (7.0, 7.0))
 
 
-def test_a_sampler_s_row_for_each_peer(monkeypatch):
+def test_a_sampler_has_a_row_for_each_peer(monkeypatch):
     taken = {"eager fp32": [1.0, 2.0, 3.0], "eager fp16": [0.5, 0.5, 0.5], "auto fp16": [0.1, 0.1, 0.1]}
     monkeypatch.setattr(gpu_chains, "times", lambda calls, rounds, warmup: {name: taken[name] for name in calls})
     calls = dict.fromkeys(taken, lambda: None)
@@ -52,8 +52,8 @@ def test_a_sampler_s_row_for_each_peer(monkeypatch):
 
 
 @pytest.mark.parametrize("engine", ["autograd", "auto"])
-def test_a_sampler_that_computes_something_else_is_no_contender(monkeypatch, engine):
-    """With CPU tensors in CUDA's place: the check without noise, and what fails it."""
+def test_a_sampler_that_disagrees_is_not_timed(monkeypatch, engine):
+    """With CPU tensors instead of CUDA tensors: the check without noise, and samplers that fail it."""
     monkeypatch.setattr(torch.nn.Module, "cuda", lambda self: self)
     monkeypatch.setattr(gpu_chains.Problem, "device", "cpu")
     problem = gpu_chains.Problem(4, "fp32", image_size=8, batch=2, engine=engine)

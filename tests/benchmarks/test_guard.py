@@ -1,4 +1,4 @@
-"""The guard of the ratios."""
+"""The check of the ratios against their floors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def test_the_guard_allows_thirty_percent():
     assert guard.lost({"a": 7.01, "b": 9.0}, floors) == []
     (complaint,) = guard.lost({"a": 6.99, "b": 2.0}, floors)
     assert complaint == "a: 6.99× the eager loop, 30% below 10.00×"
-    assert guard.lost({"b": 2.0}, floors) == ["a: not measured, its floor is 10.00×"]
+    assert guard.lost({"b": 2.0}, floors) == ["a: not measured, the floor is 10.00×"]
     assert guard.lost({"a": 10.0, "b": 2.0, "c": 1.0}, floors) == ["c: no floor in floors.json (--update)"]
 
 

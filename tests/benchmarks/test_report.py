@@ -23,7 +23,7 @@ ROWS = [
 ]
 
 
-def test_the_table_says_everything():
+def test_the_table_is_complete():
     text = report.markdown([entry(ROWS)], []).splitlines()
     in_table = [line.split(" | ")[1] for line in text if line.startswith("| some work")]
     assert in_table == ["quick", OURS, BASELINE, "odd", "gone, away"]
@@ -37,12 +37,12 @@ def test_the_table_says_everything():
         assert line in text, line
 
 
-def test_times_are_quoted_for_gpus_only():
+def test_times_are_given_for_gpus_only():
     assert "500 ms" in report.markdown([entry(ROWS, device="cuda")], [])
     assert " ms" not in report.markdown([entry(ROWS)], [])
 
 
-def test_a_busy_machine_is_said_to_be_one():
+def test_a_busy_machine_is_reported():
     machine = {"date": "2026-01-02", "revision": "abc", "processor": "P", "cores": 2, "threads": 2, "gpu": None}
     machine |= {"cpu_kernels": "avx2", "versions": {"torch": "2.13"}, "rooflines": {"copy": 2e10}}
     for loads, busy in (((0.5, 2.9), False), ((0.5, 3.1), True)):
@@ -51,18 +51,18 @@ def test_a_busy_machine_is_said_to_be_one():
         assert ("Other programs ran meanwhile" in text) == busy
 
 
-def test_the_plots_show_what_the_table_says():
+def test_the_plots_agree_with_the_table():
     figure = report.plot_times([entry(ROWS)])
     (axes,) = figure.axes
     points = {c.get_label(): [(x, round(y)) for x, y in c.get_offsets().tolist()] for c in axes.collections}
     assert points == {BASELINE: [(1.0, 0)], OURS: [(0.5, 0)], "quick": [(pytest.approx(1 / 3), 0)]}
-    assert len({y for c in axes.collections for _, y in c.get_offsets().tolist()}) == 3, "none hides another"
+    assert len({y for c in axes.collections for _, y in c.get_offsets().tolist()}) == 3, "no marker hides another"
     assert axes.get_xscale() == "log" and axes.get_yticklabels()[0].get_text() == "some work, K = 5"
     (axes,) = report.plot_floors([entry(ROWS)]).axes
     assert [bar.get_width() for bar in axes.patches] == [0.5]
 
 
-def test_the_page_is_what_the_committed_results_say():
+def test_the_page_agrees_with_the_committed_results():
     entries, machines = report.load(sorted(report.RESULTS.glob("*.json")))
     assert (report.DOCS / report.NAME).read_text() == report.markdown(entries, machines), "make bench-docs"
     titles = " ".join(e["title"] for e in entries)

@@ -1,4 +1,4 @@
-"""Turns, ratios of paired rounds, and a process's peak memory."""
+"""Interleaved rounds, ratios of paired rounds, and the peak memory of a process."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def test_ratios_are_of_paired_rounds():
     assert "of_floor" not in rows[0] and "of_floor" not in rows[1]
 
 
-def test_contenders_take_turns():
+def test_contenders_alternate():
     order = []
     calls = {name: lambda name=name: order.append(name) for name in "abc"}
     seconds = timing.in_turns(calls, 3)
     assert "".join(order) == "abcabcabc" and {name: len(s) for name, s in seconds.items()} == dict.fromkeys("abc", 3)
 
 
-def test_peak_memory_is_the_process_s_own():
-    """Not that of the process which started it."""
+def test_peak_memory_is_that_of_the_process():
+    """Not that of the parent process."""
     child = "import first_call; print(first_call.peak())"
     start = f"subprocess.check_output([sys.executable, '-c', {child!r}])"
     parent = f"import subprocess, sys; held = b'1' * 300_000_000; print(int({start}))"

@@ -1,5 +1,5 @@
-"""Captured chains without a GPU: a stand-in for the capture replays by running the body again, on CPU tensors. So all
-is as on a GPU except the graph itself: the tables that replays read, keys, the cache, the plan, what is declined.
+"""Captured chains without a GPU: a stand-in for the capture replays by running the body again, on CPU tensors.
+Everything but the graph itself is as on a GPU: the tables that replays read, keys, the cache, the plan, the errors.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def captured(sampler: fl.Langevin, mode="auto", unroll=None, **options) -> fl.La
 
 
 def pair(**options) -> tuple[fl.Langevin, fl.Langevin]:
-    """An eager sampler and a captured one, of one network."""
+    """An eager and a captured sampler of the same network."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
     defaults = dict(n_steps=6, seed=3)
@@ -43,7 +43,7 @@ def test_replays_give_the_eager_chain_s_bits(unroll, backend, made):
     schedule = dict(step_size=[0.1 * (k + 1) for k in range(6)], noise_std=lambda k: 0.0 if k == 3 else 0.02 * k)
     eager, replayed = pair(**schedule, backend=backend, bounds=(-2, 2), grad_clip=0.4)
     captured(replayed, unroll=unroll)
-    for _ in range(3):  # fresh noise at each call
+    for _ in range(3):  # new noise at each call
         assert torch.equal(replayed(X), eager(X))
     assert torch.equal(replayed(X, step=2**32 - 6), eager(X, step=2**32 - 6))
     assert len(made) == 1
@@ -62,7 +62,7 @@ def test_no_noise_draws_none():
     assert torch.equal(replayed(X), eager(X))
 
 
-def test_changed_weights_schedules_and_seeds_need_no_capture(made):
+def test_changed_weights_schedules_and_seeds_are_not_captured_again(made):
     eager, replayed = pair()
     replayed(X), eager(X)
     optimizer = torch.optim.Adam(eager.target.function.parameters(), lr=0.1)
@@ -91,7 +91,7 @@ def test_changed_weights_schedules_and_seeds_need_no_capture(made):
     ],
     ids=["shape", "dtype", "layout", "n_steps", "offset", "eval", "storage", "noise", "requires_grad"],
 )
-def test_what_a_graph_cannot_follow_is_captured_anew(change, made):
+def test_other_changes_are_captured_again(change, made):
     _, replayed = pair()
     replayed(X)
     replayed(X)
@@ -112,7 +112,7 @@ def test_extra_arguments_are_read_at_each_call(made):
     assert len(made) == 2
 
 
-def test_the_state_given_and_the_state_returned_are_the_caller_s():
+def test_states_given_and_returned_do_not_share_memory():
     _, replayed = pair()
     before = X.clone()
     first = replayed(X)
@@ -124,7 +124,7 @@ def test_the_state_given_and_the_state_returned_are_the_caller_s():
     assert replayed(x).stride() == x.stride()
 
 
-def test_the_fastest_plan_is_taken_and_remembered(made):
+def test_the_fastest_plan_is_used_and_kept(made):
     assert unrolls(100) == [1, 25, 100] and unrolls(60) == [1, 20, 60] and unrolls(7) == [1, 7]
     assert unrolls(1) == [1] and unrolls(1000) == [1, 25] and unrolls(10_007) == [1]
     for fastest, replays in ((1, 60), (20, 3), (60, 1)):
@@ -165,8 +165,8 @@ def test_the_cache_is_bounded_and_forgets_the_least_recently_used(made):
     ],
     ids=str,
 )
-def test_samplers_that_share_graphs_replay_their_own_options(options, made):
-    """Each option that a graph has built in makes another key."""
+def test_samplers_that_share_graphs_replay_with_their_options(options, made):
+    """Each option that is a constant of a graph is part of the key."""
     net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
     sampler = lambda **more: fl.Langevin(
         net, **{"n_steps": 6, "seed": 3, "step_size": 0.3, "noise_std": 0.2, "bounds": (-1, 1), **more}
@@ -190,7 +190,7 @@ def test_kinds_of_targets_that_share_graphs(made):
     assert len(made) == 2
 
 
-def test_copies_capture_for_themselves(made):
+def test_copies_capture_separately(made):
     _, replayed = pair()
     replayed(X)
     assert copy.deepcopy(replayed)._graphs.captured == []
@@ -213,7 +213,7 @@ def test_true_raises_where_it_cannot_be_captured():
             replayed(X)
 
 
-def test_hooks_and_strange_inputs_are_declined():
+def test_hooks_and_unsupported_arguments_are_declined():
     _, replayed = pair()
     captured(replayed, True)
     handle = replayed.target.function[1].register_forward_hook(lambda *_: None)
@@ -226,9 +226,9 @@ def test_hooks_and_strange_inputs_are_declined():
         captured(fl.Langevin(energy, n_steps=2, seed=1), True)(X, [1.0])
 
 
-def test_what_changes_at_every_call_is_not_captured_for_ever(made):
+def test_changes_at_every_call_stop_the_captures(made):
     _, replayed = pair()
-    with pytest.warns(RuntimeWarning, match="was another at each of 8 consecutive calls"):
+    with pytest.warns(RuntimeWarning, match="was different at each of 8 consecutive calls"):
         for k in range(12):
             replayed(X, chain_offset=k)
     assert len(made) == 8

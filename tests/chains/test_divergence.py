@@ -1,4 +1,4 @@
-"""Chains that are no longer finite are an error that says where."""
+"""Chains that are not finite raise an error with the step and the number of chains."""
 
 from __future__ import annotations
 

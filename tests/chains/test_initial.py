@@ -1,4 +1,4 @@
-"""Where chains start."""
+"""Initial states of chains."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_bad_sample_shape(shape, words):
         fl.Langevin(quadratic, seed=1).sample(shape)
 
 
-def test_sample_takes_its_dtype_device_and_offset():
+def test_sample_has_its_dtype_device_and_offset():
     sampler = fl.Langevin(quadratic, n_steps=1, step_size=0.0, noise_std=0.0, init="normal", seed=1)
     whole = sampler.sample((6, 3), step=0)
     assert torch.equal(sampler.sample((4, 3), step=0, chain_offset=2), whole[2:])
@@ -67,7 +67,7 @@ def test_sample_takes_its_dtype_device_and_offset():
         sampler.trace(torch.zeros(2, 3), every=0)
 
 
-def test_initial_is_where_sample_starts_from():
+def test_sample_starts_from_initial():
     sampler = fl.Langevin(log_density=lambda x: -x.square().sum(1), n_steps=3, seed=4)
     z = sampler.initial((5, 3))
     assert sampler.step == 0 and torch.equal(sampler.initial((5, 3)), z)

@@ -24,7 +24,7 @@ def start(dtype=torch.float64, n=5):
 
 
 def plain_loop(log_density, x, *, etas, sigmas, first=0, offset=0, grad_clip=None, bounds=None, noise_first=False):
-    """Every state is cut off from the one before, as in Du et al.'s own loop."""
+    """Every state is detached from the one before, as in the loop of Du et al."""
     for k, (eta, sigma) in enumerate(zip(etas, sigmas, strict=True)):
         x = x.detach()
         z = fl.noise.normal(x.shape, seed=SEED, step=first + k, stream=Stream.LANGEVIN, offset=offset).to(x.dtype)
@@ -41,7 +41,7 @@ def plain_loop(log_density, x, *, etas, sigmas, first=0, offset=0, grad_clip=Non
 
 
 def weight_gradients(net, x):
-    """Of a function that weighs each element of x differently."""
+    """The gradients of a function with a different weight for each element of x."""
     v = torch.linspace(-1, 2, x.numel(), dtype=x.dtype).view(x.shape)
     return torch.autograd.grad((v * x.cos()).sum(), list(net.parameters()), allow_unused=True)
 
@@ -60,7 +60,7 @@ OPTIONS = {
 @pytest.mark.parametrize("activation", [nn.SiLU, nn.LeakyReLU])
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("n_steps", [1, 2, 6])
-def test_value_and_weight_gradients_are_the_plain_loop_s(n_steps, options, activation):
+def test_value_and_weight_gradients_equal_those_of_the_plain_loop(n_steps, options, activation):
     net, options = network(activation=activation), dict(OPTIONS[options])
     etas = [0.9 + 0.2 * k for k in range(n_steps)]
     sigma = options.pop("sigma", 0.3)
@@ -80,7 +80,7 @@ def test_value_and_weight_gradients_are_the_plain_loop_s(n_steps, options, activ
     assert sampler.step == n_steps
 
 
-def test_nothing_reaches_the_states_before():
+def test_no_gradient_reaches_earlier_states():
     net, x0 = network(), start().requires_grad_()
     before = x0.detach().clone()
     sampler = fl.Langevin(net, n_steps=3, step_size=0.5, noise_std=0.01, seed=SEED)
@@ -148,7 +148,7 @@ def test_the_network_runs_in_the_sampler_s_precision(precision):
     sampler = fl.Langevin(
         log_density=log_density, n_steps=3, step_size=0.5, noise_std=0.01, precision=precision, seed=SEED
     )
-    with torch.autocast("cpu", dtype=torch.bfloat16):  # the caller's own, which is left out
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # the caller's autocast, which is not used
         x = sampler.with_last_step(start(torch.float32))
     assert ran_in[-3:] == [torch.bfloat16 if precision == "bf16" else torch.float32] * 3
     assert x.dtype == torch.float32 and all(torch.isfinite(g).all() for g in weight_gradients(net, x)[:-1])
@@ -158,8 +158,8 @@ def test_the_network_runs_in_the_sampler_s_precision(precision):
 
 
 def test_a_state_of_16_bits_is_rounded_once():
-    """η·s + σ·z far below bfloat16's spacing at x, but not their sum: rounding between would lose both."""
-    x0 = torch.full((4, 2), 256.0, dtype=torch.bfloat16)  # neighbours 1 and 2 away
+    """η·s and σ·z are each below bfloat16's spacing at x, but not their sum: rounding in between would lose both."""
+    x0 = torch.full((4, 2), 256.0, dtype=torch.bfloat16)  # its neighbours are at distances 1 and 2
     sampler = fl.Langevin(score=lambda x: 0.75 * torch.ones_like(x), n_steps=1, noise_std=0.75, seed=SEED)
     x = sampler.with_last_step(x0)
     assert x.dtype == torch.bfloat16 and torch.equal(x, sampler(x0, step=0))
@@ -168,7 +168,7 @@ def test_a_state_of_16_bits_is_rounded_once():
     assert not torch.equal(x, ((x0 + 0.75).bfloat16() + 0.75 * z).bfloat16())
 
 
-def test_modes_and_what_is_left_alone():
+def test_gradient_modes_and_what_is_unchanged():
     net = network()
     net[0].weight.grad = torch.ones_like(net[0].weight)
     sampler = fl.Langevin(log_density=net, n_steps=2, seed=SEED)

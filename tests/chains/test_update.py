@@ -52,7 +52,7 @@ def test_bits_equal_reference(backend, dtype, options, part):
 
 
 def test_a_score_that_shares_the_state_s_memory(backend):
-    """Read as it was before the update, however it overlaps."""
+    """The score is read as it was before the update, for any overlap."""
     square = torch.arange(64 * 64.0).reshape(64, 64)
     got = square.clone()
     fl.langevin_update_(got, got.t(), 1.0, None, backend=backend, **KEY)
@@ -66,7 +66,7 @@ def test_a_score_that_shares_the_state_s_memory(backend):
     assert torch.equal(same, 2 * torch.arange(9.0))
 
 
-def test_limits_beyond_float32_are_none(backend):
+def test_limits_beyond_float32_have_no_effect(backend):
     x, score = torch.zeros(3), torch.full((3,), 5.0)
     fl.langevin_update_(x, score, 1.0, None, grad_clip=1e300, bounds=(-1e300, 1e300), backend=backend, **KEY)
     assert (x == 5).all()
@@ -81,8 +81,8 @@ def test_float64_limits_are_not_rounded(backend):
     assert x.tolist() == [0.3, -0.7]
 
 
-def test_noise_of_a_large_state_is_the_stream_s(backend):
-    """Across the reference's pieces and the kernels' blocks, on a stream of one's own."""
+def test_noise_of_a_large_state_equals_the_stream(backend):
+    """Across the chunks of the reference and the blocks of the kernels, on a user-defined stream."""
     x = torch.zeros(70_003)
     fl.langevin_update_(x, None, None, 1.0, seed=3, step=2**32 - 1, stream=5, offset=7, backend=backend)
     assert torch.equal(x, fl.noise.normal((70_003,), seed=3, step=2**32 - 1, stream=5, offset=7, backend=backend))
@@ -95,7 +95,7 @@ def test_a_stride_of_zero_over_one_element_is_no_overlap(backend):
     assert (x != 0).all()
 
 
-def test_small_floats_convert_as_torch_does(backend):
+def test_16_bit_states_convert_as_in_torch(backend):
     """Every bit pattern of a 16-bit state, through an update that changes nothing."""
     for dtype in (torch.bfloat16, torch.float16):
         every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
@@ -121,7 +121,7 @@ SPECIAL = [math.nan, math.inf, -math.inf, 0.0, 1.0]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_limits_do_as_torch_clamp(backend, dtype):
+def test_limits_equal_torch_clamp(backend, dtype):
     x = torch.tensor(SPECIAL * 5, dtype=dtype)
     score = torch.tensor([s for s in SPECIAL for _ in range(5)], dtype=dtype)
     expected = (x.double() + 1.0 * score.double().clamp(-0.5, 0.5)).clamp(-2, 2).to(dtype)
@@ -145,7 +145,7 @@ def test_strides_of_x_and_score_do_not_matter(backend):
             assert torch.equal(got, expected)
 
 
-def test_memory_around_a_view_is_left_alone(backend):
+def test_memory_around_a_view_is_unchanged(backend):
     whole = torch.full((40, 50), 99.0)
     view = whole[3:20, 5:41:3]
     fl.langevin_update_(view, torch.zeros_like(view), 1.0, 1.0, backend=backend, **KEY)
@@ -187,7 +187,7 @@ def test_empty_and_scalar_states(backend):
 
 
 def test_more_than_2_31_elements():
-    """Indices are 64 bits: a huge bfloat16 state, seen through its last elements only."""
+    """Indices have 64 bits: a large bfloat16 state, checked at its last elements only."""
     if BACKENDS["cpu"].unsupported():
         pytest.skip(BACKENDS["cpu"].unsupported())
     n = 2**31 + 5
@@ -220,7 +220,7 @@ def test_thread_count_does_not_matter(threads, x_dense, score_dense):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_every_option_with_tensors_as_with_scalars(backend, dtype):
+def test_every_option_with_tensors_equals_scalars(backend, dtype):
     x, score = state((4, 33), dtype)
     y = x.clone()
     options = {"stream": 6, "offset": 2**34 + 1, "grad_clip": 0.7, "bounds": (-1.1, 1.2), "backend": backend}
@@ -298,7 +298,7 @@ def test_bad_arguments(change, error, words):
         fl.langevin_update_(**{**good, **change})
 
 
-def test_explicit_backend_that_cannot_serve_is_an_error():
+def test_explicit_backend_that_is_not_supported_is_an_error():
     x = torch.zeros(3, device="meta")
     with pytest.raises(fl.BackendUnavailable, match="backend='cpu' cannot be used: its kernels run on cpu tensors"):
         fl.langevin_update_(x, x.clone(), 1.0, 1.0, backend="cpu", **KEY)

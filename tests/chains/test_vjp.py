@@ -17,7 +17,7 @@ from fastlangevin.score.torch_ops import TorchOpsScore
 
 
 def with_a_prior():
-    """Piecewise linear but for its quadratic term."""
+    """Piecewise linear except for its quadratic term."""
     net = piecewise()
     return lambda x: net(x)[:, 0] - 0.3 * x.square().sum(1)
 
@@ -48,7 +48,7 @@ def test_vjp_is_autograd_s_through_the_plain_chain(network, n_steps, options, en
 
 
 def test_without_bounds_a_piecewise_linear_chain_s_jacobian_is_the_identity(monkeypatch):
-    """No score is evaluated in the backward; with bounds, one a step."""
+    """No score is evaluated in the backward; with bounds, one per step."""
     evaluated = []
     monkeypatch.setattr(
         TorchOpsScore, "_forward", lambda *_, forward=TorchOpsScore._forward: evaluated.append(1) or forward(*_)
@@ -76,8 +76,8 @@ def test_a_given_score_need_not_be_a_gradient():
     torch.testing.assert_close(gradient, expected)
 
 
-def test_gradient_flows_on():
-    """d/dw of the mean end state, where x0 = w·u, by finite differences."""
+def test_gradient_continues_through_x0():
+    """d/dw of the mean final state, with x0 = w·u, by finite differences."""
     net = smooth()
     u = torch.randn(6, 4, dtype=torch.float64)
     sampler = fl.Langevin(log_density=net, n_steps=12, noise_std=0.05, step_size=0.5, seed=1)
@@ -107,7 +107,7 @@ def test_few_states_are_held_at_a_time(monkeypatch):
     assert len(held) == 15 and 15 <= max(held) < 30
 
 
-def test_changed_weights_are_noticed():
+def test_changed_weights_are_an_error():
     net = smooth()
     x0 = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
     x = fl.Langevin(log_density=net, n_steps=3, seed=1)(x0)
@@ -117,7 +117,7 @@ def test_changed_weights_are_noticed():
         x.sum().backward()
 
 
-def test_what_else_may_not_change_before_the_backward():
+def test_other_changes_before_the_backward_are_an_error():
     weights, args = torch.randn(4, dtype=torch.float64), torch.ones(2, 1, dtype=torch.float64)
     x0 = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
     sampler = fl.Langevin(lambda x, a: (torch.cos(x * weights) * a).sum(1), n_steps=3, seed=1)
@@ -133,7 +133,7 @@ def test_what_else_may_not_change_before_the_backward():
         x.sum().backward()
 
 
-def test_weights_may_change_where_no_state_is_computed_again():
+def test_weights_may_change_if_no_state_is_recomputed():
     net = piecewise()
     x0 = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
     x = fl.Langevin(log_density=net, n_steps=3, seed=1)(x0)
@@ -157,7 +157,7 @@ def test_precision_holds_in_the_backward(precision):
     net = smooth().float()
     x0 = torch.randn(64, 4, requires_grad=True)
     sampler = fl.Langevin(log_density=net, n_steps=5, precision=precision, seed=1)
-    with torch.autocast("cpu", dtype=torch.bfloat16):  # the caller's own, which is left out
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # the caller's autocast, which is not used
         x = sampler(x0)
         x.sum().backward()
     exact = x0.grad.clone()
@@ -167,7 +167,7 @@ def test_precision_holds_in_the_backward(precision):
     assert error == 0 if precision == "fp32" else 1e-6 < error < 1e-1
 
 
-def test_no_gradient_is_asked_for():
+def test_no_gradient_is_requested():
     sampler = fl.Langevin(log_density=smooth(), n_steps=3, seed=1)
     x0 = torch.randn(2, 4, dtype=torch.float64)
     assert not sampler(x0).requires_grad

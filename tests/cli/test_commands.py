@@ -70,7 +70,7 @@ def test_folder_of_images(tmp_path):
 
 def test_info():
     text = run("info").stdout
-    for part in ("fastlangevin", "torch", "triton", "cpu", "reference", "engine convnet", "passed over"):
+    for part in ("fastlangevin", "torch", "triton", "cpu", "reference", "engine convnet", "not used"):
         assert part in text
 
 

@@ -1,4 +1,4 @@
-"""On a GPU: chains beside those of a CPU, divergence, precision flags."""
+"""On a GPU: chains compared with those on a CPU, divergence, precision flags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On a GPU: the fused convnet score against float64, its splits at work together, its step's bits, its capture."""
+"""On a GPU: the fused convnet score against float64, concurrent splits, the bits of a step, and its capture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHAPE = (3, 32, 32)
 
 
 def paper(precision: str):
-    """The paper's network, and its score's weights for the kernels."""
+    """The paper's network, and its weights packed for the kernels."""
     convnet = pytest.importorskip("fastlangevin.kernels.triton.convnet")
     torch.manual_seed(3)
     network = ConvNet(32, 3, 64).to(DEVICE)
@@ -31,7 +31,7 @@ def paper(precision: str):
 
 @pytest.mark.parametrize("batch", [1, 7, 64, 300])
 @pytest.mark.parametrize(("precision", "cosine"), [("fp16", 0.999), ("tf32", 0.999), ("bf16", 0.99)])
-def test_score_is_autograd_s(precision, cosine, batch):
+def test_score_equals_autograd(precision, cosine, batch):
     network, convnet, packed = paper(precision)
     x = torch.rand(batch, *SHAPE, device=DEVICE) * 2 - 1
     score = convnet.score(packed, x)
@@ -39,7 +39,7 @@ def test_score_is_autograd_s(precision, cosine, batch):
     (expected,) = torch.autograd.grad(network.double()(wide).sum(), wide)
     assert torch.cosine_similarity(score.double().flatten(), expected.flatten(), 0) > cosine
     assert 0.97 < score.norm() / expected.norm() < 1.03
-    for _ in range(20):  # whichever split is the last
+    for _ in range(20):  # in any order of the splits
         assert torch.equal(convnet.score(packed, x), score)
 
 
@@ -54,7 +54,7 @@ def test_a_step_is_the_score_and_the_update():
         assert torch.equal(got.cpu(), expected)
 
 
-def test_a_captured_chain_packs_the_weights_anew():
+def test_a_captured_chain_packs_the_weights_again():
     _, convnet, _ = paper("fp16")
     x0 = torch.rand(64, *SHAPE, device=DEVICE) * 2 - 1
     x = x0.clone()

@@ -1,4 +1,4 @@
-"""On a GPU: captured chains against eager ones, what is declined, streams, and memory."""
+"""On a GPU: captured chains against eager chains, what is not captured, streams, and memory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ X = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
 def close(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Equal but for the rounding of libraries that choose another algorithm."""
+    """Equal except for the rounding of libraries that choose another algorithm."""
     return torch.allclose(a, b, atol=1e-4)
 
 
@@ -62,7 +62,7 @@ def test_the_noise_of_replays_has_the_eager_chain_s_bits(backend):
     assert torch.equal(x.cpu(), on_cpu(X))
 
 
-def test_changed_weights_schedules_and_seeds_are_followed():
+def test_changed_weights_schedules_and_seeds_are_used():
     eager, replayed = pair()
     x = X.cuda()
     replayed(x), eager(x)
@@ -77,7 +77,7 @@ def test_changed_weights_schedules_and_seeds_are_followed():
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
-def test_lower_precisions_see_changed_weights(precision):
+def test_lower_precisions_use_changed_weights(precision):
     _, replayed = pair(precision=precision, noise_std=0.0)
     x = X.cuda()
     before = replayed(x)
@@ -106,10 +106,10 @@ def test_what_cannot_be_captured_runs_eagerly_after_one_warning():
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             sampler(X.cuda())
-    torch.zeros(1 << 20, device="cuda").sum().item()  # the device is as sound as before
+    torch.zeros(1 << 20, device="cuda").sum().item()  # the device still works
 
 
-def test_declining_leaves_batch_norm_s_averages_to_the_chain():
+def test_averages_of_batch_norm_are_unchanged_by_a_declined_capture():
     net = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 1)).cuda()
     twin = copy.deepcopy(net)
     with pytest.warns(RuntimeWarning):
@@ -119,7 +119,7 @@ def test_declining_leaves_batch_norm_s_averages_to_the_chain():
     torch.testing.assert_close(net[0].running_mean, twin[0].running_mean)
 
 
-def test_further_inputs():
+def test_extra_arguments():
     energy = lambda x, y: ((x.flatten(1) - y[:, None]) ** 2).sum(1)
     options = dict(n_steps=4, seed=1, step_size=0.1, noise_std=0.01)
     eager, replayed = fl.Langevin(energy, graph=False, **options), fl.Langevin(energy, graph=True, **options)
@@ -127,7 +127,7 @@ def test_further_inputs():
         assert close(replayed(X.cuda(), y), eager(X.cuda(), y))
 
 
-def test_calls_on_several_streams_take_their_turns():
+def test_calls_on_several_streams_are_serialized():
     eager, replayed = pair()
     xs = [torch.full_like(X, float(i)).cuda() for i in range(6)]
     expected = [eager(x, step=12 * i) for i, x in enumerate(xs)]

@@ -23,7 +23,7 @@ def backend(request):
     return request.param
 
 
-def test_the_kernels_of_this_project_serve_a_gpu():
+def test_custom_kernels_are_used_on_a_gpu():
     for name in ("cuda", "triton"):
         assert kernels.BACKENDS[name].unsupported() is None, name
 

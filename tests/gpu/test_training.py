@@ -1,4 +1,4 @@
-"""On a GPU: training, what it waits for, and resuming on another device."""
+"""On a GPU: training, its synchronization, and resuming on another device."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def test_training_and_resuming(tmp_path):
 
 @pytest.mark.parametrize("from_host", [False, True], ids=["data-on-the-gpu", "data-on-the-host"])
 @pytest.mark.parametrize("log_every", [100, 1])
-def test_a_steady_iteration_waits_for_nothing(monkeypatch, from_host, log_every):
-    """Between the second iteration and the last, logging included, nothing that torch can tell makes the host wait."""
+def test_an_iteration_does_not_synchronize(monkeypatch, from_host, log_every):
+    """Between the second iteration and the last, logging included, torch detects no synchronization."""
     if kernels.select(None, torch.device("cuda")).name == "reference":
-        pytest.skip("the reference backend, which is all there is here, copies its coefficients synchronously")
+        pytest.skip("the reference backend, the only one available here, copies its coefficients synchronously")
     first, last = 2, 9
     step = TrainingState.step
     strict = []
@@ -55,7 +55,7 @@ def test_a_steady_iteration_waits_for_nothing(monkeypatch, from_host, log_every)
 
 
 @pytest.mark.parametrize(("first", "second"), [("cpu", "cuda"), ("cuda", "cpu")])
-def test_a_run_goes_on_on_another_device(tmp_path, first, second):
+def test_a_run_continues_on_another_device(tmp_path, first, second):
     options = {"batch_size": 8, "features": 4, "sampler": {"n_steps": 3}, "progress": False}
     fl.train("digits", out=tmp_path, n_iterations=3, device=first, **options)
     fl.train("digits", out=tmp_path, n_iterations=6, device=second, resume=True, progress=False)

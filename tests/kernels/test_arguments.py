@@ -1,4 +1,4 @@
-"""The numbers that Python and csrc must agree on."""
+"""The enumerations that Python and csrc share."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ from fastlangevin.kernels.arguments import ActivationKind, NoiseFirst
 def test_enumerations_are_those_of_chain_h(enumeration):
     source = (build.csrc() / "cpu" / "chain.h").read_text()
     (members,) = re.findall(rf"enum class {enumeration.__name__} : int64_t {{(.*?)}};", source, re.DOTALL)
-    names = [member.strip() for member in members.split(",")]  # numbered from 0: no member has a value of its own
+    names = [member.strip() for member in members.split(",")]  # numbered from 0: no member has an explicit value
     assert all(name.isidentifier() for name in names)
     assert {member.name: int(member) for member in enumeration} == {name: i for i, name in enumerate(names)}

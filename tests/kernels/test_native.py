@@ -1,4 +1,4 @@
-"""Questions to the loaded library."""
+"""Queries of the loaded library."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from fastlangevin.kernels import build, native
 
 
 @pytest.mark.parametrize("ask", [native.cpu_has_bfloat16, native.cpu_capability], ids=lambda f: f.__name__)
-def test_a_question_reads_no_sources(monkeypatch, ask):
-    """To find the library all of csrc is read and hashed: once a process, not at each call."""
+def test_a_query_reads_no_sources(monkeypatch, ask):
+    """Finding the library reads and hashes all of csrc: once per process, not at each call."""
     if native.load_cpu():
         pytest.skip(native.load_cpu())
     expected = ask()

@@ -34,7 +34,7 @@ def test_reference_rounds_each_fused_multiply_add_once(dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_reference_does_not_round_twice(dtype):
-    """Sums a hair above and below the middle of two neighbours, which a first rounding would put onto the middle."""
+    """Sums just above and below the midpoint of two neighbours, which a first rounding would move to the midpoint."""
     half = torch.finfo(dtype).eps / 2
     u = 2.0**-12 if dtype == torch.float32 else 2.0**-26  # (1 + u)(1 - u + u²) = 1 + u³, and (1 + u²/2)² ≈ 1 + u²
     above = (1 + u, (1 - u + u * u) * half, 1.0)

@@ -1,4 +1,4 @@
-"""What an energy reads besides its arguments, and when that has changed."""
+"""What an energy reads besides its arguments, and when this has changed."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_attributes_that_the_energy_reads_count_and_others_do_not():
     assert fingerprint(holder.energy) != before[0] and fingerprint(own) != before[1]
 
 
-def test_a_torch_module_s_own_settings_count():
+def test_settings_of_a_torch_module_count():
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.LeakyReLU(0.2), nn.Dropout(0.1))
     before = fingerprint(net)
     assert fingerprint(net) == before and hash(before) is not None

@@ -1,4 +1,4 @@
-"""Which energies are recognised as sequences of known layers, and what the reading leaves unchanged."""
+"""Energies that are recognised as sequences of supported layers, and what recognition leaves unchanged."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ RECOGNISED = {
     "square root": lambda x: MODEL(x) / math.sqrt(2),
     "functional": lambda x: F.linear(F.relu(x.flatten(1)), torch.ones(1, 72)),
     "compiled": torch.compile(net(), backend="eager"),
-    "asks where it is": lambda x: MODEL(x) * (1.0 if x.device.type == "cpu" and not x.is_cuda else 2.0),
+    "reads the device": lambda x: MODEL(x) * (1.0 if x.device.type == "cpu" and not x.is_cuda else 2.0),
     "small list": lambda x, table=(1.0, 2.0): MODEL(x) * table[1],
     "lambda modules": nn.Sequential(Lambda(lambda h: h), net(), Lambda(lambda h: -h)),
     "prior": lambda x: MODEL(x).squeeze(1) - 0.5 * x.square().sum(dim=(1, 2, 3)),
@@ -84,19 +84,19 @@ def test_models_of_the_library():
         torch.testing.assert_close(log_density(read(model, x.shape), x), model(x))
 
 
-def test_weights_are_those_of_the_moment():
+def test_current_weights_are_read():
     model = net()
     before = read(model)
     with torch.no_grad():
         model[0].weight.mul_(2)
     x = torch.randn(3, 2, 6, 6)
-    torch.testing.assert_close(log_density(before, x), model(x)[:, 0])  # the very tensors
+    torch.testing.assert_close(log_density(before, x), model(x)[:, 0])  # the same tensors
     model[0].weight = nn.Parameter(torch.randn(4, 2, 3, 3))
     torch.testing.assert_close(log_density(read(model), x), model(x)[:, 0])
 
 
 def test_no_chains():
-    """A shape of -1 cannot be told from nothing, and one chain stands for none."""
+    """A dimension of -1 cannot be inferred without elements, so one chain is traced instead of none."""
     assert read(Energy(), shape=(0, 2, 6, 6)).shapes == read(Energy(), shape=(1, 2, 6, 6)).shapes
 
 
@@ -105,7 +105,7 @@ def test_extra_arguments_are_given():
         return MODEL(x) * scale
 
     assert read(conditional, args=(2.0,)).factor == 2.0
-    assert "no plain number" in why(conditional, args=(torch.ones(1),))
+    assert "not a finite number" in why(conditional, args=(torch.ones(1),))
     assert "extra argument 0 is a Random" in why(lambda x, r: MODEL(x) * r.gauss(0, 1), args=(random.Random(0),))
 
 
@@ -115,8 +115,8 @@ def test_state_without_weights_keeps_its_type():
     assert network.dtype == torch.float64 and torch.equal(log_density(network, x), F.silu(x[:, 0]))
 
 
-def test_threads_that_read_at_once_leave_torch_compile_on():
-    """Each leaves while another is inside."""
+def test_concurrent_traces_leave_torch_compile_enabled():
+    """Each thread leaves while another is inside."""
     inside, leave = threading.Barrier(2), [threading.Event(), threading.Event()]
 
     def slow(number):
@@ -139,7 +139,7 @@ def test_threads_that_read_at_once_leave_torch_compile_on():
         leave[number].set()
         thread.join()
         compiled(torch.zeros(2))
-        assert len(runs) == number  # as it was written while the second thread is inside
+        assert len(runs) == number  # uncompiled while the second thread is inside
 
 
 def test_nothing_is_held_afterwards():

@@ -145,7 +145,7 @@ def test_out_must_not_be_a_file(tmp_path):
     [
         ({"sampler": {"n_steps": 0}}, "n_steps must be an int"),
         ({"sampler": {"precision": "tf32"}}, "precision='tf32' is a mode of NVIDIA GPUs"),
-        ({"model": nn.Conv2d(1, 1, 3)}, "log_density must return one number a chain"),
+        ({"model": nn.Conv2d(1, 1, 3)}, "log_density must return one number per chain"),
     ],
 )
 def test_bad_options_create_no_folder(tmp_path, change, words):

@@ -103,7 +103,7 @@ def test_chains_of_scalars():
         (
             lambda x: x.sum(),
             ValueError,
-            "energy must return one number a chain, of shape \\(3,\\) or \\(3, 1\\), got \\(\\)",
+            "energy must return one number per chain, of shape \\(3,\\) or \\(3, 1\\), got \\(\\)",
         ),
         (lambda x: x, ValueError, "got \\(3, 2\\)"),
         (lambda x: 1.0, TypeError, "energy must return a tensor, got float"),

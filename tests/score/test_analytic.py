@@ -1,4 +1,4 @@
-"""engine="analytic": whole chains in one call, beside the step-by-step chain of the same noise."""
+"""engine="analytic": whole chains in one call, compared with the step-by-step chain of the same noise."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_analytic_chains(energy, options):
     torch.testing.assert_close(whole.energy(x0), energy(x0))
 
 
-def test_what_the_analytic_engine_declines():
+def test_unsupported_targets():
     class Own(fl.energies.DoubleWell):
         pass
 

@@ -72,7 +72,7 @@ ARCHITECTURES = {
 
 
 def scores(net, x, kind="log_density"):
-    """By both engines; the network is copied, for a forward of spectral norm changes it."""
+    """The scores of both engines. The network is copied, because a forward of spectral norm changes it."""
     return [
         fl.Langevin(**{kind: copy.deepcopy(net)}, engine=engine, seed=1).score(x) for engine in ("convnet", "autograd")
     ]
@@ -84,7 +84,7 @@ def chains(event, n=3, dtype=torch.float64):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_float64_score_is_autograd_s(architecture, activation):
+def test_float64_score_is_that_of_autograd(architecture, activation):
     if activation == "leaky in place" and architecture in ("activation first", "flattened first"):
         pytest.skip("would overwrite the state")
     torch.manual_seed(3)
@@ -118,7 +118,7 @@ def test_parametrized_layers(norm):
     torch.testing.assert_close(score, expected, rtol=1e-12, atol=1e-14)
 
 
-def test_spectral_norm_iterates_once_a_call():
+def test_spectral_norm_iterates_once_per_call():
     net = nn.Sequential(parametrizations.spectral_norm(nn.Linear(4, 6)), nn.SiLU(), nn.Linear(6, 1))
     once = copy.deepcopy(net)
     fl.Langevin(net, n_steps=7, engine="convnet", seed=1)(torch.zeros(2, 4))
@@ -130,7 +130,7 @@ def test_spectral_norm_iterates_once_a_call():
 
 
 @pytest.mark.parametrize("n_chains", [0, 1, 2])
-def test_batches_down_to_none(n_chains):
+def test_batch_sizes_down_to_zero(n_chains):
     net, event = convolutions(ACTIVATIONS["leaky"])
     x = chains(event, n_chains, torch.float32)
     score, expected = scores(net, x) if n_chains else (fl.Langevin(net, engine="convnet", seed=1).score(x), x)
@@ -153,7 +153,7 @@ def test_layouts_of_the_state():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-def test_state_and_network_of_different_types(dtype):
+def test_state_and_network_of_different_dtypes(dtype):
     net, event = convolutions(ACTIVATIONS["leaky"])
     x = chains(event, dtype=dtype)
     score, expected = scores(net, x)
@@ -174,7 +174,7 @@ def test_float64_network_stays_float64():
 @pytest.mark.parametrize(("precision", "error"), [("bf16", 2e-2), ("fp16", 3e-3)])
 @pytest.mark.parametrize("activation", ["silu", "tanh", "softplus"])
 def test_16_bit_precisions(precision, error, activation):
-    """Smooth activations, so that no sign flips: the relative error is that of the type."""
+    """The activations are smooth, so that no sign flips: the relative error is that of the dtype."""
     torch.manual_seed(3)
     net, event = convolutions(ACTIVATIONS[activation])
     x = chains(event, 8, torch.float32)
@@ -187,7 +187,7 @@ def test_16_bit_precisions(precision, error, activation):
 
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e4])
 def test_fp16_gradients_do_not_underflow(scale):
-    """Last weights of 1e-9 are zero in float16 (least positive: 6e-8)."""
+    """Last weights of 1e-9 are zero in float16 (smallest positive number: 6e-8)."""
     torch.manual_seed(3)
     net, event = convolutions(ACTIVATIONS["tanh"])
     with torch.no_grad():
@@ -207,7 +207,7 @@ def test_energies_and_traces():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_a_chain_sees_the_weights_of_its_own_time():
+def test_a_chain_uses_the_weights_at_its_call():
     net, event = convolutions(ACTIVATIONS["leaky"])
     x = chains(event, dtype=torch.float32)
     sampler = fl.Langevin(log_density=net, n_steps=3, engine="convnet", seed=1)
@@ -221,7 +221,7 @@ def test_a_chain_sees_the_weights_of_its_own_time():
     assert not torch.allclose(first, second, atol=1e-3)
 
 
-def test_nothing_of_the_network_is_touched():
+def test_the_network_is_unchanged():
     net, event = convolutions(ACTIVATIONS["leaky in place"])
     before = copy.deepcopy(net.state_dict())
     fl.Langevin(log_density=net, n_steps=3, engine="convnet", precision="bf16", seed=1).sample((2, *event))

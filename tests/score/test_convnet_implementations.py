@@ -1,4 +1,4 @@
-"""Which kernels compute the score of a convnet, and chains that run on them."""
+"""Which kernels compute the score of a convnet, and chains that use them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def native_kernels():
         pytest.skip(why)
 
 
-def test_what_a_tower_is():
+def test_networks_that_are_towers():
     network = read(small(), (2, 1, 4, 4))
     assert [slope for _, slope in as_tower(network)] == [0.2, 0.0]
     assert [conv.weight.shape[0] for conv, _ in as_tower(network)] == [32, 64]
@@ -59,13 +59,13 @@ def test_what_a_tower_is():
 
 
 @pytest.mark.usefixtures("native_kernels")
-def test_the_fastest_that_serves_is_chosen():
+def test_the_fastest_supported_implementation_is_selected():
     network, x = read(small(), (2, 1, 4, 4)), states()
     assert choose(network, "fp32", x, ConvNetEngine.implementations)[0] is NativeConvNetScore
     smooth = read(nn.Sequential(nn.Conv2d(1, 2, 3), nn.SiLU(), nn.Conv2d(2, 1, 2), nn.Flatten(0)), (2, 1, 4, 4))
     kind, reasons = choose(smooth, "fp32", x, ConvNetEngine.implementations)
     assert kind is TorchOpsScore
-    why = "passed over: they are for consecutive convolutions with (leaky) ReLU"
+    why = "not used: they support only consecutive convolutions with (leaky) ReLU"
     assert {f"fused Triton kernels {why}", f"native kernels {why}"} <= set(reasons)
     assert fl.Langevin(log_density=small(), seed=1).plan.engine == "convnet"
 
@@ -76,12 +76,12 @@ def test_a_plan_names_the_kernels():
     assert "the convnet engine computes with native kernels" in plan.reasons
     doubled = fl.Langevin(log_density=fl.models.ConvNet(8, 1, 4).double(), seed=1).plan
     assert "the convnet engine computes with torch operators" in doubled.reasons
-    assert any("native kernels passed over: its weights are float32" in reason for reason in doubled.reasons)
+    assert any("native kernels not used: weights must be float32" in reason for reason in doubled.reasons)
 
 
 @pytest.mark.usefixtures("native_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_states_of_any_type_and_layout(dtype):
+def test_states_of_any_dtype_and_layout(dtype):
     net, x = small(channels=3), states(channels=3).to(dtype)
     native_score = NativeConvNetScore(read(net, x.shape), "fp32", x)
     expected = TorchOpsScore(read(net, x.shape), "fp32", x)(x)
@@ -97,7 +97,7 @@ def test_states_of_any_type_and_layout(dtype):
 
 @pytest.mark.usefixtures("native_kernels")
 def test_chains_are_the_same_however_the_batch_is_split():
-    """The native kernels compute each chain alone, so that whole chains are equal bit for bit."""
+    """The native kernels compute each chain separately, so that whole chains are equal bit for bit."""
     sampler = fl.Langevin(log_density=small(), n_steps=6, noise_std=0.1, seed=1)
     x0 = states(7)
     whole = sampler(x0, step=0)
@@ -107,7 +107,7 @@ def test_chains_are_the_same_however_the_batch_is_split():
 
 @pytest.fixture
 def interpreted():
-    """Triton's kernels on CPU tensors, in its interpreter."""
+    """The Triton kernels on CPU tensors, in Triton's interpreter."""
     why = TritonConvNetScore.unsupported(read(small(), (2, 1, 4, 4)), "fp16", states())
     if why is not None:
         pytest.skip(why)
@@ -115,7 +115,7 @@ def interpreted():
 
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("options", [{}, {"grad_clip": 0.05, "bounds": (-0.9, 0.9)}, {"noise_first": True}])
-def test_fused_steps_are_the_steps(options):
+def test_fused_steps_equal_separate_steps(options):
     """The update in the last kernel gives the bits of the score followed by a backend's update."""
     net, x0 = small(), states(2)
     fused, apart = (
@@ -131,7 +131,7 @@ def test_fused_steps_are_the_steps(options):
 
 @pytest.mark.usefixtures("interpreted")
 def test_an_explicit_backend_does_the_update(monkeypatch):
-    """Whether kernels of the score may do it is asked for by backend="auto" and "triton" alone."""
+    """Only backend="auto" and "triton" let the kernels of the score do the update."""
     steps = []
     monkeypatch.setattr(TritonConvNetScore, "fused_step_", lambda self, x, args: steps.append(1) is None and False)
     for backend, expected in (("auto", 2), ("triton", 2), ("reference", 0)):
@@ -141,7 +141,7 @@ def test_an_explicit_backend_does_the_update(monkeypatch):
 
 
 @pytest.mark.usefixtures("interpreted")
-def test_states_that_the_fused_step_cannot_take():
+def test_states_that_the_fused_step_does_not_support():
     net, x0 = small(channels=3), states(1, 3)
     sampler = fl.Langevin(log_density=net, n_steps=2, precision="fp16", seed=1)
     expected = sampler(x0, step=0)

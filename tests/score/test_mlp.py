@@ -1,4 +1,4 @@
-"""engine="mlp": whole chains in one call, beside the step-by-step chain of the same noise."""
+"""engine="mlp": whole chains in one call, compared with the step-by-step chain of the same noise."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def network(activation=nn.SiLU, inputs=5):
 
 @pytest.mark.parametrize("kind", ["energy", "log_density"])
 @pytest.mark.parametrize("options", OPTIONS)
-def test_the_chain_is_the_step_by_step_one(options, kind):
+def test_chain_equals_the_step_by_step_chain(options, kind):
     whole, steps = pair(network(), kind, **OPTIONS[options])
     assert whole.plan.engine == "mlp"
     x0 = states()
@@ -50,7 +50,7 @@ def test_a_prior_and_a_factor(scale):
     torch.testing.assert_close(whole(states()), steps(states()), rtol=1e-5, atol=1e-6)
 
 
-def test_the_library_s_own_network():
+def test_the_library_s_network():
     whole, steps = pair(fl.models.MLP(6, (20, 20), "gelu", prior=1.0), step_size=0.1, noise_std=0.01)
     assert whole.plan.engine == "mlp"
     torch.testing.assert_close(whole.sample((8, 6)), steps.sample((8, 6)), rtol=1e-5, atol=1e-6)
@@ -63,7 +63,7 @@ def test_batch_splits_give_the_same_bits():
     assert torch.equal(whole(x0, step=9), torch.cat(parts))
 
 
-def test_weights_are_those_of_the_moment():
+def test_current_weights_are_used():
     net = network()
     whole, steps = pair(net)
     whole(states(), step=0)
@@ -88,13 +88,13 @@ def test_one_call_runs_all_steps(monkeypatch):
     assert len(calls) == 2  # an explicit backend does the update
 
 
-def test_a_plan_says_that_a_backend_takes_the_steps():
+def test_a_plan_names_the_backend_that_runs_single_steps():
     plan = fl.Langevin(log_density=network(), backend="reference", seed=1).plan
     assert "steps are taken one by one: backend='reference' was requested" in plan.reasons
     assert not any("one by one" in reason for reason in fl.Langevin(log_density=network(), seed=1).plan.reasons)
 
 
-def test_states_that_the_kernels_do_not_take():
+def test_states_that_the_kernels_do_not_support():
     whole, steps = pair(network())
     for x0 in (states().double(), states().bfloat16(), states().t().contiguous().t(), states(0)):
         x = whole(x0, step=0)
@@ -127,7 +127,7 @@ def test_divergence_names_its_step():
         fl.Langevin(log_density=net, n_steps=3, seed=1)(torch.ones(2, 1))
 
 
-def test_what_the_engine_declines():
+def test_unsupported_networks():
     for net, words in (
         (nn.Sequential(nn.Linear(5, 1)), "alternating linear layers and activations"),
         (nn.Sequential(nn.Linear(5, 4), nn.LeakyReLU(-0.1), nn.Linear(4, 1)), "activation leaky_relu"),
@@ -143,7 +143,7 @@ def test_what_the_engine_declines():
             half(states())
 
 
-# Triton's, in its interpreter
+# the Triton kernels, in Triton's interpreter
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_triton_chains(options):
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("unroll", [1, 7])
 def test_captured_triton_chains(unroll):
-    """Numbers from device memory, as in a graph: replays draw fresh noise and follow weights and schedules."""
+    """Numbers from device memory, as in a graph: replays draw new noise and use the current weights and schedules."""
     net = network()
     whole, steps = pair(net, noise_std=0.1)
     whole._graphs = GraphCache("auto", unroll, functools.partial(FakeCapture), "cpu")
@@ -180,8 +180,8 @@ def test_captured_triton_chains(unroll):
     assert len(whole._graphs.captured) == 1
 
 
-def test_long_calls_are_cut_in_slices(monkeypatch):
-    """So that a signal is met between them; the bits are the same."""
+def test_long_calls_are_split(monkeypatch):
+    """Signals are handled between the parts; the bits are the same."""
     calls = []
     whole, _ = pair(network(), noise_std=0.1)
     expected = whole(states(), step=0)

@@ -1,4 +1,4 @@
-"""The types of states and networks, and torch's precision flags around the network."""
+"""The dtypes of states and networks, and torch's precision flags around the network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_state_keeps_its_dtype(backend, dtype):
     assert (x.double() - expected).abs().max() < tolerance
 
 
-def test_network_runs_in_its_parameters_dtype():
+def test_network_runs_in_the_dtype_of_its_parameters():
     seen = []
     net = small_net().double()
     net[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].dtype))
@@ -31,7 +31,7 @@ def test_network_runs_in_its_parameters_dtype():
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_precision_lowers_the_network_only(precision):
+def test_precision_applies_to_the_network_only(precision):
     net = small_net()
     x0 = torch.randn(64, 3)
     options = dict(n_steps=3, step_size=0.1, noise_std=0.1, seed=1)
@@ -59,8 +59,8 @@ def test_fp32_is_strict_and_flags_are_restored():
         torch.backends.mkldnn.matmul.fp32_precision = before
 
 
-def test_threads_hold_their_precision_together():
-    """A strict chain that ends while another runs must not take the flags away under it."""
+def test_threads_share_precision_flags():
+    """A strict chain that ends while another runs must not reset the flags of the other."""
     before = torch.backends.mkldnn.matmul.fp32_precision
     inside, go_on = threading.Event(), threading.Event()
     seen = []
@@ -84,7 +84,7 @@ def test_threads_hold_their_precision_together():
         torch.backends.mkldnn.matmul.fp32_precision = before
 
 
-def test_flags_that_follow_their_parent_still_do():
+def test_flags_that_follow_their_parent_continue_to():
     backend = torch.backends.mkldnn
     before = backend.fp32_precision
     try:

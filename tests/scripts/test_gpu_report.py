@@ -1,4 +1,4 @@
-"""What surrounds the measurements of scripts/gpu_report.py; these need a GPU."""
+"""The code of scripts/gpu_report.py around the measurements, which need a GPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def module(path: str):
     spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     loaded = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = loaded  # dataclasses look their own module up
+    sys.modules[spec.name] = loaded  # dataclasses look up their module
     spec.loader.exec_module(loaded)
     return loaded
 
@@ -42,9 +42,9 @@ def test_without_a_gpu_nothing_is_written(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_old_torch_is_refused(monkeypatch):
+def test_an_old_torch_is_rejected(monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.9.1+cu128")
-    assert "2.11 or newer is needed, this is 2.9.1" in report.cannot_run()
+    assert "2.11 or newer is needed, got 2.9.1" in report.cannot_run()
 
 
 def test_a_second_call_runs_only_what_failed(out):
@@ -74,7 +74,7 @@ def test_a_stage_beyond_its_limit_is_killed_with_its_children(out):
     assert not (out / "survived").exists()
 
 
-def test_the_budget_cuts_stages_off(out, monkeypatch):
+def test_the_budget_stops_stages(out, monkeypatch):
     todo = [stage("first", "import time; time.sleep(60)", limit=100), stage("second", "print({})")]
     monkeypatch.setattr(report, "_LEAST_SECONDS", 1.0)
     records = report.run_stages(todo, out, 1.5)
@@ -87,7 +87,7 @@ def test_a_stage_without_a_result_has_failed(out):
     assert record["status"] == "failed" and record["result"] is None and "no line of JSON" in record["unreadable"]
 
 
-def test_a_stage_imports_this_package_and_is_told_its_time(out):
+def test_a_stage_imports_this_package_and_is_given_its_time(out):
     code = "import fastlangevin, json, os, sys; "
     code += "print(json.dumps([0])); print(json.dumps({'f': fastlangevin.__file__, 's': sys.argv[1], **os.environ}))"
     told = report.Stage("told", (sys.executable, "-c", code, "{seconds}"), 50, report.last_json)
@@ -116,7 +116,7 @@ def test_the_stages_are_those_of_this_repository(tmp_path):
     assert Path(todo["figures"].command[1]).is_file()
 
 
-def test_the_report_says_everything():
+def test_the_report_is_complete():
     machine = {"gpu": "GPU 9", "driver": "1.2", "cuda": "13.0", "torch": "2.13", "python": "3.12", "revision": "abc"}
     rows = [
         {"what": "copy", "value": 2500.0, "unit": "GB/s", "quartiles": (2400.0, 2600.0)},
@@ -150,6 +150,6 @@ def test_the_report_says_everything():
     assert "3.46× eager" in table and "FAILED: a|b" in table
 
 
-def test_the_report_can_do_without_any_stage():
+def test_the_report_needs_no_stage():
     records = {"environment": {"status": "timeout", "command": "env", "seconds": 1, "result": None}}
     assert "machine unknown" in report.short_table(records) and "machine unknown" in report.markdown(records)

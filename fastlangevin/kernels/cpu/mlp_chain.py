@@ -1,4 +1,4 @@
-"""Whole chains of an MLP energy on the CPU, weights and state in the cache."""
+"""Whole chains of an MLP energy on the CPU, with weights and state in the cache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_LAYERS, MOST_INPUTS, MOST_WIDTH = 4, 256, 512
 
 
 def split(layers: Sequence[Layer]) -> tuple[list[Linear], list[Activation]]:
-    """The linear layers and the activations of layers in which the two alternate."""
+    """Splits alternating linear layers and activations into the two."""
     linears = [layer for layer in layers[::2] if isinstance(layer, Linear)]
     activations = [layer for layer in layers[1::2] if isinstance(layer, Activation)]
     if len(linears) + len(activations) != len(layers):
@@ -24,28 +24,30 @@ def split(layers: Sequence[Layer]) -> tuple[list[Linear], list[Activation]]:
 
 
 def unsupported(layers: Sequence[Layer], n_inputs: int) -> str | None:
-    """Why `run_` does not take these hidden layers of an MLP with n_inputs inputs, or None where it does.
+    """Why `run_` does not support these hidden layers of an MLP with n_inputs inputs, or None if it does.
 
     Args:
         layers: alternating a `Linear` and the `Activation` after it.
     """
     n_linears, n_activations = len(layers[::2]), len(layers[1::2])
     if n_linears != n_activations or not 1 <= n_linears <= MOST_LAYERS:
-        return f"it has {n_linears} linear layers and {n_activations} activations, not 1 to {MOST_LAYERS} pairs"
+        return (
+            f"the network has {n_linears} linear layers and {n_activations} activations, not 1 to {MOST_LAYERS} pairs"
+        )
     try:
         linears, activations = split(layers)
     except ValueError:
-        return "its layers are not alternating linear layers and activations"
+        return "the layers are not alternating linear layers and activations"
     if not 1 <= n_inputs <= MOST_INPUTS:
-        return f"it has {n_inputs} inputs, more than {MOST_INPUTS}"
+        return f"the network has {n_inputs} inputs, not 1 to {MOST_INPUTS}"
     for linear in linears:
         if linear.weight.dim() != 2 or linear.weight.dtype != torch.float32:
             return f"a weight is {linear.weight.dim()}-dimensional {linear.weight.dtype}, not a float32 matrix"
         if not 1 <= len(linear.weight) <= MOST_WIDTH:
-            return f"a layer is {len(linear.weight)} wide, more than {MOST_WIDTH}"
+            return f"a layer is {len(linear.weight)} wide, not 1 to {MOST_WIDTH}"
     for activation in activations:
         if _activation_args(activation) is None:
-            return f"the activation {activation.name}{activation.parameters} is not among those it knows"
+            return f"the activation {activation.name}{activation.parameters} is not supported"
     return None
 
 
@@ -56,12 +58,12 @@ def run_(
     x: Tensor,  # (B, d), contiguous float32
     args: ChainArgs,
 ) -> None:
-    """All steps of the chains x of log p(x) = last · h(x) - prior / 2 · |x|², h the last layer's activations; in place.
+    """All steps of the chains x of log p(x) = last · h(x) - prior / 2 · |x|², with h the last activations; in place.
 
-    The score is float32's, its sums in ascending order of the features. See `whole_chain.run_`.
+    The score is computed in float32, with sums in ascending order of the features. See `whole_chain.run_`.
 
     Args:
-        layers: what `unsupported` takes.
+        layers: supported, see `unsupported`.
     """
     linears, activations = split(layers)
     arguments = [activation_args(activation) for activation in activations]
@@ -77,7 +79,7 @@ def run_(
 
 
 def activation_args(activation: Activation) -> ActivationArgs:
-    """An activation that is not `unsupported`, as the kernels read it."""
+    """The arguments of an activation as the kernels read them. It must be supported, see `unsupported`."""
     found = _activation_args(activation)
     if found is None:
         raise ValueError(f"no kernel for the activation {activation.name}{activation.parameters}")

@@ -1,4 +1,4 @@
-"""Calls of the operators that run whole chains on the CPU: all Langevin steps in one call."""
+"""Calls the operators that run whole chains on the CPU: all Langevin steps in one call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .. import native
 from ..arguments import ChainArgs
 from ..operators import written
 
-_MOST_UPDATES = 2**24  # of single elements in one call: a second or so
+_MOST_UPDATES = 2**24  # of single elements in one call: about one second
 
 
 def run_(
@@ -37,12 +37,12 @@ def run_(
         raise ValueError(f"x must be (B, d), contiguous and float32, got {x.dtype} {tuple(x.shape)}")
     step_sizes, noise_stds, has_noise, seed, steps, *tail, _ = args
     if not len(steps) == len(step_sizes) == len(noise_stds):
-        raise ValueError("steps, step_sizes and noise_stds must be of one length")
+        raise ValueError("steps, step_sizes and noise_stds must have the same length")
     if not steps or not len(x):
         return
     call = getattr(torch.ops.fastlangevin, operator).default
     n_steps = max(1, _MOST_UPDATES // max(1, x.numel()))
-    for k in range(0, len(steps), n_steps):  # Python meets signals between calls
+    for k in range(0, len(steps), n_steps):  # Python handles signals between calls
         eta, sigma = list(step_sizes[k : k + n_steps]), list(noise_stds[k : k + n_steps])
         call(x, *energy, eta, sigma, has_noise, seed, int(steps[k]), *tail, int(args.order))
     written(x)

@@ -1,6 +1,6 @@
-"""The "triton" backend: the same kernels for any GPU that Triton compiles for, compiled at first use.
+"""The "triton" backend: the same kernels for any GPU that Triton supports, compiled at first use.
 
-With TRITON_INTERPRET=1 set before the first use it serves CPU tensors through Triton's interpreter: for tests.
+With TRITON_INTERPRET=1 set before the first use, it runs on CPU tensors in Triton's interpreter, for tests.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DEVICE = "cpu" if _INTERPRETED else "cuda"
 
 @constant_when_traced
 def unsupported() -> str | None:
-    """Why its kernels cannot run here, or None where they can."""
+    """Why its kernels cannot run here, or None if they can."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if not _INTERPRETED and not torch.cuda.is_available():

@@ -1,8 +1,8 @@
-"""Whole chains of an MLP energy on a GPU: a program owns BLOCK chains for all their steps.
+"""Whole chains of an MLP energy on a GPU: each program runs all steps of BLOCK chains.
 
-The state and the activations' derivatives stay in registers and the weights in shared memory, and the noise passes
-through a scratch of the program's own, for a group of four elements may belong to two chains. Widths are padded with
-zeros to a power of two. All numbers are read from the device's memory, so that a captured graph follows them.
+The state and the activations' derivatives stay in registers and the weights in shared memory. The noise passes through
+a scratch buffer of each program, because a group of four elements may belong to two chains. Widths are padded with
+zeros to a power of two. All numbers are read from device memory, so that a captured graph uses their current values.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _activate(z, KIND: tl.constexpr, parameters):
 @triton.jit
 def _hidden(h, weights, biases, parameters, LAYER: tl.constexpr, KINDS: tl.constexpr, HOW: tl.constexpr):
     WIDTH: tl.constexpr = weights.shape[0]
-    # A vector over a product's columns fills registers: read anew at each step, from the cache.
+    # A vector over a product's columns fills registers, so it is read from the cache at each step.
     bias = tl.load(biases + LAYER * WIDTH + tl.arange(0, WIDTH))
     z = tl.dot(h.to(weights.dtype), tl.trans(weights), input_precision=HOW) + bias[None, :]
     h, d = _activate(z, KINDS[LAYER], parameters + 2 * LAYER)
@@ -109,7 +109,7 @@ def _score(x, w0, w1, w2, w3, biases, last, parameters, LAYERS: tl.constexpr, KI
 
 @triton.jit
 def _weights(pointer, LAYER: tl.constexpr, LAYERS: tl.constexpr, WIDTH: tl.constexpr):
-    """Those of a later hidden layer; where there is no such layer, of one that there is."""
+    """The weights of a later hidden layer; if there is no such layer, those of an existing one."""
     INDEX: tl.constexpr = LAYER - 1 if LAYER < LAYERS else 0
     rows = tl.arange(0, WIDTH)
     return tl.load(pointer + INDEX * WIDTH * WIDTH + rows[:, None] * WIDTH + rows[None, :])
@@ -139,7 +139,7 @@ def mlp_chain_kernel(
     HAS_CLIP: tl.constexpr,
     HAS_BOUNDS: tl.constexpr,
     NOISE_FIRST: tl.constexpr,
-    SKIP: tl.constexpr,  # lanes of the first group that lie before x
+    SKIP: tl.constexpr,  # lanes of the first group that precede x
     LAYERS: tl.constexpr,
     INPUTS: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -159,7 +159,7 @@ def mlp_chain_kernel(
     group = offset // 4 + program * BLOCK * d // 4 + tl.arange(0, GROUPS)
     seed = tl.load(seed_pointer)
     clip, lo, hi = tl.load(limits_pointer), tl.load(limits_pointer + 1), tl.load(limits_pointer + 2)
-    # Read before the steps, they stay in shared memory for all of them.
+    # Loaded before the steps, they stay in shared memory for all steps.
     rows = tl.arange(0, WIDTH)
     w0 = tl.load(first_pointer + rows[:, None] * INPUTS + feature)
     w1 = _weights(weights_pointer, 1, LAYERS, WIDTH) if LAYERS > 1 else w0
@@ -194,8 +194,8 @@ def mlp_chain_kernel(
 
 
 def unsupported(layers: Sequence[Layer], n_inputs: int, precision: str = "fp32") -> str | None:
-    """As `kernels.cpu.mlp_chain.unsupported`, for these kernels: the weights must fit into shared memory, in
-    two layouts at worst.
+    """Like `kernels.cpu.mlp_chain.unsupported`, for these kernels: the weights must fit in shared memory, in the worst
+    case in two layouts.
     """
     why = cpu.unsupported(layers, n_inputs)
     if why is not None:
@@ -203,14 +203,14 @@ def unsupported(layers: Sequence[Layer], n_inputs: int, precision: str = "fp32")
     linears, activations = cpu.split(layers)
     for activation in activations:
         if cpu.activation_args(activation).kind not in ACTIVATIONS:
-            return f"they have no activation {activation.name}"
+            return f"the activation {activation.name} is not supported"
     widest = max(n_inputs, *(len(linear.weight) for linear in linears))
     if widest > MOST_WIDTH:
         return f"a layer is {widest} wide, more than {MOST_WIDTH}"
     inputs, width = _widths(layers, n_inputs)
     n_bytes = 2 * _PRECISIONS[precision][0].itemsize * width * (inputs + (len(layers) // 2 - 1) * width)
     return (
-        f"its weights fill {n_bytes} bytes of shared memory, more than {MOST_SHARED}" if n_bytes > MOST_SHARED else None
+        f"the weights take {n_bytes} bytes of shared memory, more than {MOST_SHARED}" if n_bytes > MOST_SHARED else None
     )
 
 
@@ -222,7 +222,7 @@ def run_(
     args: ChainArgs,
     precision: str = "fp32",
 ) -> None:
-    """As `kernels.cpu.mlp_chain.run_`, with numbers of either kind.
+    """Like `kernels.cpu.mlp_chain.run_`, with numbers from Python or tensors.
 
     The weights are packed by torch operators, so that a captured graph reads them at each replay.
     """
@@ -233,7 +233,7 @@ def run_(
     first = _pad(linears[0].weight, width, inputs).to(dtype)
     weights = [_pad(layer.weight, width, width).to(dtype) for layer in linears[1:]]
     biases = [_pad(x.new_zeros(1, 1) if la.bias is None else la.bias[None], 1, width) for la in linears]
-    # The gradient begins between 1 and 2 at its largest, whatever its scale, lest 16 bits lose it.
+    # The initial gradient is scaled so that its largest element is in [1, 2): 16 bits would lose a small one.
     scale = torch.exp2(torch.floor(torch.log2(last.detach().abs().max().clamp_min(1e-30)))).float()
     step_sizes, noise_stds = (_on(x, values, torch.float64) for values in (args.step_sizes, args.noise_stds))
     seed, step = _on(x, [args.seed, args.steps[0]], torch.int64)
@@ -282,20 +282,20 @@ def run_(
 
 
 def _widths(layers: Sequence[Layer], n_inputs: int) -> tuple[int, int]:
-    """The padded widths of the input and of all hidden layers: powers of two of at least 16, which a product takes."""
+    """The padded widths of the input and of all hidden layers: powers of two of at least 16, as tl.dot requires."""
     widest = max(len(linear.weight) for linear in cpu.split(layers)[0])
     return max(16, triton.next_power_of_2(n_inputs)), max(16, triton.next_power_of_2(widest))
 
 
 def _on(x: Tensor, numbers: Sequence[float | Tensor], dtype: torch.dtype) -> Tensor:
-    """Numbers, Python's or on the device already, as one tensor on x's device."""
+    """Python numbers, or tensors on x's device, as one tensor on x's device."""
     if isinstance(numbers[0], Tensor):
         return torch.stack(list(numbers))  # type: ignore[arg-type]
     return torch.tensor([int(n) if dtype == torch.int64 else n for n in numbers], dtype=dtype, device=x.device)
 
 
 def _filled(like: Tensor, *values: float) -> Tensor:
-    """The values, by fills: a copy from the host could not be captured."""
+    """The values as a tensor, by fills: a copy from the host cannot be captured."""
     return torch.cat([like.new_full((1,), value) for value in values])
 
 

@@ -1,6 +1,6 @@
 """The noise stream as Triton device functions, bit for bit: the formulas of `csrc/noise.h` and `docs/noise.md`.
 
-Every operation rounds as written: launch what calls these with `enable_fp_fusion=False`.
+Every operation rounds as written: kernels that call these must be launched with `enable_fp_fusion=False`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _interleave(z0, z1, z2, z3):
 
 @triton.jit
 def normals(group, seed, step, stream):
-    """Standard normals of groups group: (N,) int64, in element order: (4 N,) float32."""
+    """Standard normals of the groups (N,) int64, in element order: (4 N,) float32."""
     r0, r1, r2, r3 = words(group, seed, step, stream)
     z0, z1 = _box_muller(r0, r1)
     z2, z3 = _box_muller(r2, r3)
@@ -92,7 +92,7 @@ def normals(group, seed, step, stream):
 
 @triton.jit
 def uniforms(group, seed, step, stream):
-    """Uniforms in [0, 1) of groups group: (N,) int64, in element order: (4 N,) float32."""
+    """Uniforms in [0, 1) of the groups (N,) int64, in element order: (4 N,) float32."""
     r0, r1, r2, r3 = words(group, seed, step, stream)
     u = _interleave(r0, r1, r2, r3)
     return (u >> 8).to(tl.int32).to(tl.float32) * 5.9604644775390625e-8

@@ -1,7 +1,7 @@
-"""The fused update, and filling with deviates, in Triton: the contract of `fastlangevin.langevin_update_`.
+"""The fused update and filling with deviates in Triton, with the contract of `fastlangevin.langevin_update_`.
 
-A program handles BLOCK groups of four elements. Numbers come by value (float64s as their bits: Triton would pass a
-Python float as float32) or, for torch.compile and captured graphs, from device memory.
+A program processes BLOCK groups of four elements. Numbers are passed by value (a float64 as its bits: Triton would pass
+a Python float as float32) or, for torch.compile and captured graphs, read from device memory.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from torch import Tensor
 from ..arguments import UpdateArgs
 from .noise import normals, uniforms
 
-# Where these lie must not make another kernel: a captured chain's numbers are neighbours, and only the first one's
-# kernel has been compiled when the capture begins.
+# The alignment of these pointers must not specialise the kernel: the numbers of a captured chain are adjacent, and only
+# the kernel of the first one has been compiled when the capture starts.
 NUMBERS = ("step_size_pointer", "noise_std_pointer", "seed_pointer", "step_pointer")
-# Nor must their values: Triton would compile anew for a step that 16 divides, and for step 1.
+# Nor must the values: Triton would compile again for a step divisible by 16, and for step 1.
 VALUES = ("step_size", "noise_std", "seed", "step", "clip", "lo", "hi", "stream", "offset", "first_group")
-BLOCK, WARPS = 256, 4  # groups a program: two a thread, whose 16-byte loads are in flight together
+BLOCK, WARPS = 256, 4  # groups per program: two per thread, whose 16-byte loads are in flight together
 STRIDED_DIMENSIONS = 4
 
 
 @triton.jit
 def clamp(a, lo, hi):
-    # NaN compares false and so stays, which tl.minimum, tl.maximum and tl.clamp do not promise.
+    # NaN compares false and is kept, which tl.minimum, tl.maximum and tl.clamp do not guarantee.
     a = tl.where(a < lo, lo, a)
     return tl.where(a > hi, hi, a)
 
@@ -56,7 +56,7 @@ def _narrow(a, dtype: tl.constexpr):
 
 @triton.jit
 def scalar(bits: tl.int64, pointer, ON_DEVICE: tl.constexpr, dtype: tl.constexpr):
-    """A float64, by value or from memory, rounded once to the arithmetic's type."""
+    """A float64, by value or from memory, rounded once to the compute dtype."""
     if ON_DEVICE:
         return tl.load(pointer).to(dtype)
     else:
@@ -73,7 +73,7 @@ def key(value: tl.int64, pointer, ON_DEVICE: tl.constexpr):
 
 @triton.jit
 def _strided(index, n1, n2, n3, s0, s1, s2, s3):
-    """The memory offset of a logical index into four dimensions; divides in the index's own width."""
+    """The memory offset of a logical index into four dimensions; the divisions have the width of the index."""
     i2, i3 = index // n3.to(index.dtype), index % n3.to(index.dtype)
     i1, i2 = i2 // n2.to(index.dtype), i2 % n2.to(index.dtype)
     i0, i1 = i1 // n1.to(index.dtype), i1 % n1.to(index.dtype)
@@ -115,8 +115,8 @@ def update_kernel(
     HAS_BOUNDS: tl.constexpr,
     ON_DEVICE: tl.constexpr,
     STRIDED: tl.constexpr,
-    SKIP: tl.constexpr,  # lanes of the first group that lie before x
-    WIDE: tl.constexpr,  # more elements than 32 bits count
+    SKIP: tl.constexpr,  # lanes of the first group that precede x
+    WIDE: tl.constexpr,  # more elements than 32-bit indices can address
     BLOCK: tl.constexpr,
 ):
     dtype: tl.constexpr = tl.float64 if x_pointer.dtype.element_ty == tl.float64 else tl.float32
@@ -168,7 +168,7 @@ def fill_kernel(
 
 
 def update(x: Tensor, score: Tensor | None, args: UpdateArgs) -> None:
-    """Launches the update of x. The first four of `args` are of one kind."""
+    """Launches the update of x. The first four of `args` are either Python numbers or tensors."""
     layout = _layout(x, x if score is None else score)
     if layout is None:
         dense = x.contiguous()
@@ -194,7 +194,7 @@ def update(x: Tensor, score: Tensor | None, args: UpdateArgs) -> None:
 
 
 def fill(out: Tensor, seed: Tensor | int, step: Tensor | int, stream: int, offset: int, uniform: bool) -> None:
-    """Launches the filling of a contiguous float32 tensor. Seed and step are Python's, or tensors on its device."""
+    """Launches the filling of a contiguous float32 tensor. Seed and step are ints, or tensors on its device."""
     on_device = isinstance(seed, Tensor)
     skip, n = offset % 4, out.numel()
     with on(out.device):
@@ -215,7 +215,7 @@ _DENSE = (1,) * (STRIDED_DIMENSIONS - 1) + (0,) * (2 * STRIDED_DIMENSIONS)
 
 
 def _layout(x: Tensor, score: Tensor) -> tuple[int, ...] | None:
-    """n1 … n3, x's strides and score's strides for the kernel; None for more dimensions than it walks."""
+    """n1 … n3, x's strides and score's strides for the kernel; None for more dimensions than it supports."""
     if x.is_contiguous() and score.is_contiguous():
         return _DENSE
     return _merged(tuple(x.shape), x.stride(), score.stride())
@@ -240,7 +240,7 @@ def _merged(
 
 
 def kernel_arguments(args: UpdateArgs) -> tuple[tuple[object, ...], dict[str, bool]]:
-    """A kernel's arguments from `step_size` to `hi`, and which of the update's parts they ask for."""
+    """A kernel's arguments from `step_size` to `hi`, and which parts of the update they require."""
     step_size, noise_std, seed, step, _, _, grad_clip, lo, hi = args
     on_device = isinstance(seed, Tensor)
     four = (step_size, noise_std, seed, step)
@@ -265,5 +265,5 @@ def _wide(n: int) -> bool:
 
 
 def on(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Triton launches on the current device."""
+    """A context in which `device` is current: Triton launches on the current device."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()

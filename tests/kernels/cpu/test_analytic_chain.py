@@ -1,5 +1,5 @@
 """Whole chains of closed-form energies in one call, against float64 step by step, and bits that do not depend on the
-threads, the batch or what else is in a block.
+threads, the batch or the rest of a block.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def test_against_float64(capability, name, options):
     energy, dimension = ENERGIES[name]()
     x, tail = states(300, dimension), arguments(**{"step_sizes": [0.05] * 4, **OPTIONS[options]})
     expected = chain(lambda y: -energy.double()(y), x, tail)
-    # A double well's cubic force takes some chains far out, where a unit in the last place is larger.
+    # A double well's cubic force moves some chains far out, where a unit in the last place is larger.
     assert ((run(energy.float(), x, tail) - expected).abs() < 2e-6 * (1 + expected.abs().square())).all()
 
 
@@ -69,7 +69,7 @@ def test_neither_threads_nor_batches_matter(capability, threads, name):
 
 
 def test_far_from_every_component(capability):
-    """Where every component's density underflows the nearest still pulls; what is not finite stays so."""
+    """If every component's density underflows, the nearest one still attracts. States that are not finite stay so."""
     energy = fl.energies.GaussianMixture([[-1.0, 0.0], [1.0, 0.0]], 0.01)
     x = torch.tensor([[30.0, 0.0], [-30.0, 0.0], [math.nan, 0.0], [math.inf, 0.0], [0.5, 0.0]])
     got = run(energy, x, arguments(step_sizes=[0.005], noise_stds=[0.0], steps=[0]))
@@ -77,7 +77,7 @@ def test_far_from_every_component(capability):
     assert not torch.isfinite(got[2:4, 0]).any()
 
 
-def test_memory_around_the_state_is_left_alone(capability):
+def test_memory_around_the_state_is_unchanged(capability):
     for energy in (mixture(2, 3), fl.energies.DoubleWell(3)):
         whole = torch.full((60, 3), 99.0)
         x = whole[7:50]
@@ -91,7 +91,7 @@ def test_memory_around_the_state_is_left_alone(capability):
         assert x._version > before
 
 
-def test_arguments_that_do_not_fit():
+def test_mismatched_arguments():
     energy = mixture(2, 3)
     with pytest.raises(RuntimeError, match=r"means and precisions must be \(components, dimension\)"):
         run(energy, states(4, 2), arguments())

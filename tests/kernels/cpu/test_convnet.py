@@ -1,4 +1,4 @@
-"""The convnet's native score: against float64 autograd and a bfloat16 reference, bits whatever the batch, bad input."""
+"""The native score of convnets: against float64 autograd and a bfloat16 reference, bits in any batch, bad input."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def conv(outs, ins, kernel, stride=1, padding=0, bias=True, seed=0) -> Conv:
     return Conv(weight, shift, pair(stride), pair(padding), (1, 1), 1)
 
 
-# x's shape, and for each layer: channels, kernel, stride, padding, slope, whether there is a bias.
+# x's shape, and for each layer: channels, kernel, stride, padding, slope, bias or not.
 TOWERS = {
     "paper-8x8": ((1, 8, 8), [(32, 3, 1, 1, 0.2, True), (64, 4, 2, 1, 0.2, True)]),
     "paper-16x16": ((3, 16, 16), [(32, 3, 1, 1, 0.2, True), (64, 4, 2, 1, 0.2, True), (128, 4, 2, 1, 0.2, True)]),
@@ -92,7 +92,7 @@ def rounded(layers, last, x):
 
 
 def score(layers, last, x, precision="fp32"):
-    """The kernel's, with the memory that it is likely to be given poisoned."""
+    """The kernel's score, with the memory that it is likely to get poisoned."""
     assert convnet_cpu.unsupported(layers, x.shape[1:], precision) is None
     packed = convnet_cpu.pack(layers, last, x.shape[1:], precision)
     poison = [torch.full((4096 * k + 16,), torch.nan) for k in range(1, 40)]
@@ -191,7 +191,7 @@ def test_no_chains():
     assert score(layers, last, torch.empty(0, 1, 8, 8)).shape == (0, 1, 8, 8)
 
 
-def test_weights_that_require_grad_are_left_alone():
+def test_weights_that_require_grad_are_unchanged():
     layers, last = build(*TOWERS["one-layer"])
     layers[0][0].weight.requires_grad_()
     got = score(layers, last, images(2, (5, 4, 7)))
@@ -206,7 +206,7 @@ def test_opcheck():
     torch.library.opcheck(torch.ops.fastlangevin.convnet_score_cpu.default, arguments)
 
 
-# What it cannot serve, and bad input
+# Unsupported arguments, and bad input
 
 _GOOD = ((conv(4, 3, 3), 0.2), (conv(2, 4, 2), 0.2))
 _LAST = torch.zeros(2, 5, 5)
@@ -215,17 +215,17 @@ _LAST = torch.zeros(2, 5, 5)
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"precision": "fp16"}, "its precisions are fp32 and bf16, not fp16"),
-        ({"layers": ()}, "there is no convolution"),
-        ({"x_shape": (3, 2, 8)}, "a kernel is larger than what it is applied to"),
-        ({"x_shape": (3, 8, 3)}, "a kernel is larger than what it is applied to"),
-        ({"x_shape": (1, 8, 8)}, "a convolution takes 3 channels and gets 1"),
+        ({"precision": "fp16"}, "precision must be fp32 or bf16, got fp16"),
+        ({"layers": ()}, "the network has no convolution"),
+        ({"x_shape": (3, 2, 8)}, "a kernel is larger than its input"),
+        ({"x_shape": (3, 8, 3)}, "a kernel is larger than its input"),
+        ({"x_shape": (1, 8, 8)}, "a convolution expects 3 input channels, got 1"),
         ({"slope": -0.1}, "an activation has the negative slope -0.1"),
         ({"slope": float("nan")}, "an activation has the negative slope nan"),
         ({"groups": 2}, "a convolution has groups"),
         ({"dilation": (1, 2)}, "a convolution has dilation"),
-        ({"weight": torch.zeros(4, 3, 3, 3, dtype=torch.float64)}, "its weights are float32 on the CPU, not.*float64"),
-        ({"weight": torch.zeros(4, 3, 3, 3, device="meta")}, "its weights are float32 on the CPU, not.*meta"),
+        ({"weight": torch.zeros(4, 3, 3, 3, dtype=torch.float64)}, "weights must be float32 on the CPU, got.*float64"),
+        ({"weight": torch.zeros(4, 3, 3, 3, device="meta")}, "weights must be float32 on the CPU, got.*meta"),
     ],
 )
 def test_unsupported(change, words):
@@ -238,12 +238,12 @@ def test_unsupported(change, words):
     assert re.search(words, convnet_cpu.unsupported(**arguments) or "")
 
 
-def test_bfloat16_is_the_best_instruction_set_s(capability):
+def test_bfloat16_needs_the_best_instruction_set(capability):
     why = convnet_cpu.unsupported(_GOOD, (3, 8, 8), "bf16")
     if capability == "avx512" and "avx512_bf16" in Path("/proc/cpuinfo").read_text().split():
         assert why is None
     else:
-        assert why == f"no bfloat16 arithmetic: it needs AVX512_BF16, and {capability} is in force"
+        assert why == f"bfloat16 needs AVX512_BF16, and the instruction set in use is {capability}"
         packed = convnet_cpu.pack(_GOOD, _LAST, (3, 8, 8), "bf16")
         with pytest.raises(RuntimeError, match="bfloat16 needs the avx512 kernels and a processor with AVX512_BF16"):
             convnet_cpu.score(packed, torch.zeros(2, 3, 8, 8))

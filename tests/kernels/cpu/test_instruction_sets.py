@@ -1,4 +1,4 @@
-"""The CPU kernels of each instruction set, beside one another."""
+"""The CPU kernels of different instruction sets, compared with each other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HERE, ROOT = Path(__file__).parent, Path(__file__).parents[3]
 
 
 def test_avx512_kernels_on_any_processor(tmp_path):
-    """The AVX-512 kernels, their intrinsics emulated lane by lane, against the portable ones."""
+    """The AVX-512 kernels, with intrinsics emulated lane by lane, against the portable kernels."""
     if build.unsupported():
         pytest.skip(build.unsupported())
     flags = ["-O1", "-std=c++17", "-ffp-contract=off", "-fno-math-errno", "-Wno-psabi", "-Wno-unknown-pragmas"]
@@ -31,7 +31,7 @@ def test_avx512_kernels_on_any_processor(tmp_path):
 
 
 def test_kernels_of_one_instruction_set_are_linked_into_no_other(tmp_path):
-    """A weak symbol compiled with AVX-512 could be the copy that the linker keeps, for every processor."""
+    """The linker could keep a weak symbol compiled with AVX-512 for all processors."""
     if build.unsupported() or not shutil.which("nm"):
         pytest.skip("needs the native build and nm")
     for source, flags in build.CPU.sources:

@@ -69,7 +69,7 @@ def test_prior(capability):
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("dimension", [1, 2, 3, 7])
-def test_noise_and_update_are_the_contract_s_bit_for_bit(capability, dimension, options):
+def test_noise_and_update_match_the_contract_bit_for_bit(capability, dimension, options):
     """A linear net, whose score is exactly the weights of its only unit."""
     force = states(1, dimension, seed=5)
     layers = [Linear(force, None), Activation("leaky_relu", (1.0,))]
@@ -108,7 +108,7 @@ def test_neither_threads_nor_batches_matter(capability, threads, widths):
         assert same_bits(torch.cat(parts), whole)
 
 
-def test_steps_in_one_call_are_the_steps_one_by_one(capability):
+def test_steps_in_one_call_equal_single_steps(capability):
     net, x = Net((3, 20, 9), SILU), states(50, 3)
     for noise_first in (False, True, "clamp"):
         options = dict(lo=-1.0, hi=1.0, noise_first=noise_first)
@@ -137,7 +137,7 @@ def test_avx2_and_avx512_agree_bit_for_bit():
         assert same_bits(*results)
 
 
-def test_a_chain_that_is_not_finite_stays_so_and_disturbs_no_other(capability):
+def test_a_chain_that_is_not_finite_does_not_affect_others(capability):
     x = states(40, 2)
     for activation in ACTIVATIONS:
         net = Net((2, 9, 5), activation)
@@ -151,7 +151,7 @@ def test_a_chain_that_is_not_finite_stays_so_and_disturbs_no_other(capability):
             assert same_bits(got[others], expected[others])
 
 
-def test_memory_around_the_state_is_left_alone(capability):
+def test_memory_around_the_state_is_unchanged(capability):
     whole = torch.full((60, 3), 99.0)
     x = whole[7:50]
     net = Net((3, 5), SILU)
@@ -159,7 +159,7 @@ def test_memory_around_the_state_is_left_alone(capability):
     assert (whole[:7] == 99).all() and (whole[50:] == 99).all() and (x != 99).all()
 
 
-def test_autograd_is_told_and_weights_that_require_grad_are_taken():
+def test_version_counter_and_weights_that_require_grad():
     net, x = Net((3, 5), SILU), states(4, 3)
     expected = net.run(x, arguments())
     net.layers[0] = Linear(nn.Parameter(net.layers[0].weight.t().contiguous().t()), nn.Parameter(net.layers[0].bias))
@@ -200,15 +200,15 @@ def test_operator_passes_opcheck():
         (Net((3, 4), Activation("mish")).layers, 3, "mish"),
     ],
 )
-def test_what_is_not_supported(layers, n_inputs, words):
+def test_unsupported(layers, n_inputs, words):
     assert words in (mlp_chain.unsupported(layers, n_inputs) or "")
 
 
-def test_arguments_that_do_not_fit():
+def test_mismatched_arguments():
     net, x = Net((3, 5), SILU), states(4, 3)
     with pytest.raises(ValueError, match="contiguous and float32"):
         mlp_chain.run_(net.layers, net.last, 0.0, x.double(), arguments())
-    with pytest.raises(ValueError, match="of one length"):
+    with pytest.raises(ValueError, match="must have the same length"):
         mlp_chain.run_(net.layers, net.last, 0.0, x, arguments(step_sizes=[0.1]))
     with pytest.raises(RuntimeError, match="do not follow each other"):
         mlp_chain.run_(net.layers, net.last, 0.0, states(4, 2), arguments())

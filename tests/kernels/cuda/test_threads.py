@@ -1,4 +1,4 @@
-"""The CUDA kernels without a GPU: every thread's work run on the host, and the compiled machine code looked at."""
+"""The CUDA kernels without a GPU: the work of every thread runs on the host, and the machine code is inspected."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def threads_on_host(tmp_path_factory):
 
 
 def update(library, x, score, eta, sigma, *, offset=0, clip=None, bounds=None, stream=0, on_device=False) -> bool:
-    """The update of x by the CUDA kernels' threads. Returns whether the packed kernel was taken."""
+    """The update of x by the CUDA kernels' threads. Returns whether the packed kernel was used."""
     infinity = float("inf")
     limits = (clip or infinity, *(bounds or (-infinity, infinity)))
     strides = (x if score is None else score).stride()

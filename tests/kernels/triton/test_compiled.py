@@ -1,4 +1,4 @@
-"""The Triton kernels compiled for GPUs that need not be here. Their results: `backend` "triton" in the other tests."""
+"""The Triton kernels compiled ahead of time for several GPUs. Other tests check their results (backend "triton")."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ def test_nothing_spills(compiled):
     assert len(compiled) == 3 * (8 + 4 + 8) + 4
     for (kernel, architecture), record in compiled.items():
         if kernel.startswith("mlp_chain"):
-            continue  # test_mlp_chain.py says what those spill
+            continue  # test_mlp_chain.py limits the spills of those
         assert record["local"] == 0, (kernel, architecture)
         if kernel.startswith("convnet"):
-            # Of 8.x and 12.x the least is 99 KiB; 8.0 has 163.
+            # The minimum of 8.x and 12.x is 99 KiB; 8.0 has 163.
             assert record["shared"] <= (99 if architecture == 80 else 227) << 10, (kernel, architecture)
         else:
             assert record["registers"] <= 80 and record["shared"] <= 4096, (kernel, architecture)
 
 
 def test_convnets_run_on_the_tensor_cores(compiled):
-    """By each architecture's instructions, with operands copied to shared memory ahead of them."""
+    """With each architecture's instructions, and operands copied to shared memory ahead of them."""
     for (kernel, architecture), record in compiled.items():
         if kernel.startswith("convnet"):
             assert count(record, {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}[architecture]) >= 2, (kernel, architecture)
@@ -62,7 +62,7 @@ def test_the_large_products_of_convnets_leave_room(compiled):
             assert record["shared"] <= (28 << 10 if few else 121 << 10), (kernel, architecture)
 
 
-# Loads of x and of score, and stores, a thread: 1,024 elements by 128 threads.
+# Loads of x and of score, and stores, per thread: 1,024 elements by 128 threads.
 PACKS = {"update-fp32": (4, 2), "update-fp32-captured": (4, 2), "update-fp64": (8, 4), "update-bf16": (2, 1)}
 PACKS |= {"update-fp16": (2, 1), "fill-normal": (0, 2), "fill-uniform": (0, 2)}
 
@@ -77,7 +77,7 @@ def test_dense_memory_is_read_and_written_16_bytes_at_a_time(compiled, kernel):
         assert count(record, "LDG") - loads == (4 if kernel.endswith("captured") else 0)
 
 
-def test_instructions_an_element(compiled):
-    """A thread makes 8 elements: what an arithmetic-bound GPU spends on one."""
+def test_instructions_per_element(compiled):
+    """A thread computes 8 elements. The count bounds the time per element on an arithmetic-bound GPU."""
     for architecture in (80, 90, 100):
         assert sum(compiled["update-fp32", architecture]["instructions"].values()) / 8 <= 75

@@ -1,7 +1,7 @@
 """The fused score of convnets, and its Langevin step, in Triton's interpreter: against float64, layer by layer.
 
-Signs are checked where float64 is sure of them. The way back is linear once they are known, and is compared with the
-kernels' own signs: a sign that rounding turned does not hide an error, nor look like one.
+Signs are checked where rounding cannot change them in float64. The backward pass is linear for given signs, and is
+compared with the kernels' signs: a sign that rounding flips neither hides an error nor looks like one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ EPS = {"fp16": 2.0**-10, "bf16": 2.0**-7, "tf32": 2.0**-10}
 
 @pytest.fixture(autouse=True)
 def poisoned(monkeypatch):
-    """What torch.empty returns holds NaNs, and ones in every bit."""
+    """torch.empty returns memory filled with NaNs, or with ones in every bit."""
     for name in ("empty", "empty_like"):
         make = getattr(torch, name)
         fill = lambda t: t.fill_(float("nan") if t.is_floating_point() else -1)
@@ -82,7 +82,7 @@ def error(got: Tensor, expected: Tensor) -> float:
     return ((got - expected).norm() / expected.norm()).item()
 
 
-# image, channels, strides, batch, precision, further options
+# image, channels, strides, batch, precision, other options
 NETS = {
     "tail of a tile, one plane": ((1, 8, 8), (32, 64), (1, 2), 1, "fp16", {}),
     "two images a tile": ((3, 8, 8), (32, 64, 64), (1, 2, 1), 3, "fp16", {}),
@@ -136,7 +136,7 @@ def test_every_kernel_against_float64(net):
 
 
 @pytest.mark.parametrize("precision", convnet.DTYPES)
-def test_score_is_autograd_s(precision):
+def test_score_equals_autograd(precision):
     layers, last = tower((3, 8, 8), (32, 64), (1, 2))
     x = torch.randn(2, 3, 8, 8)
     wide = a = x.double().requires_grad_()
@@ -145,11 +145,11 @@ def test_score_is_autograd_s(precision):
         a = functional.leaky_relu(pre, slope)
     (expected,) = torch.autograd.grad((a * last).sum(), wide)
     score = convnet.score(convnet.pack(layers, last, (3, 8, 8), precision), x)
-    assert error(score, expected) < (0.12 if precision == "bf16" else 0.05)  # a sign that turns is 3 %
+    assert error(score, expected) < (0.12 if precision == "bf16" else 0.05)  # a flipped sign changes it by 3 %
 
 
 def test_a_second_call_gives_the_same_bits():
-    """Locks are as they were, whatever the buffers hold; another batch size has buffers of its own."""
+    """Locks are restored, whatever the buffers contain; another batch size has separate buffers."""
     shape = (3, 8, 8)
     packed = convnet.pack(*tower(shape, (32, 64), (1, 2)), shape, "fp16")
     x = torch.randn(3, *shape)
@@ -162,7 +162,7 @@ def test_a_second_call_gives_the_same_bits():
     assert convnet.score(packed, x[:0]).shape == (0, *shape)
 
 
-def test_small_and_large_gradients_do_not_leave_fp16():
+def test_small_and_large_gradients_stay_in_the_range_of_fp16():
     shape = (1, 8, 8)
     layers, last = tower(shape, (32, 32), (1, 2))
     x = torch.randn(1, *shape)
@@ -174,7 +174,7 @@ def test_small_and_large_gradients_do_not_leave_fp16():
 
 
 def test_tf32_operands_are_rounded_to_nearest():
-    """All of 1 and three quarters of TF32's last bit: weights, states and activations."""
+    """Weights, states and activations are all 1 plus three quarters of TF32's last bit."""
     bit = 2.0**-10
     weight = torch.zeros(32, 2, 3, 3)
     weight[0, :, 1, 1], weight[1, 1, 1, 1] = 1.0, -1.0
@@ -193,8 +193,8 @@ def test_tf32_operands_are_rounded_to_nearest():
     assert torch.equal(convnet.score(packed, torch.ones(1, 1, 2, 2)), torch.full((1, 1, 2, 2), 32 * 4 * (1 + bit)))
 
 
-def test_a_nan_of_any_bits_stays_one_in_tf32():
-    """Rounded as a number, one of all ones would be zero."""
+def test_nan_of_any_bits_is_kept_in_tf32():
+    """If rounded as a number, a NaN with all bits set would become zero."""
     nan = torch.tensor([-1, 0x7FFFFFFF], dtype=torch.int32).view(torch.float32)
     weight = torch.zeros(32, 1, 3, 3)
     weight[0, 0, 1, 1], weight[1, 0, 0, :2] = 1.0, nan
@@ -227,7 +227,7 @@ def test_a_step_is_the_score_and_the_update(case, as_tensors):
     packed = convnet.pack(*tower(shape, (32,), (1,)), shape, "fp16")
     memory = torch.randn(5 * planes * 48)
     before = memory.clone()
-    x = memory.view(5, *shape)[1:4]  # three states, 144 pixels: a tile and a part of one, and memory around them
+    x = memory.view(5, *shape)[1:4]  # three states, 144 pixels: one tile and part of another, with memory around them
     x[0, 0, 0, :3] = torch.tensor([float("nan"), float("inf"), -float("inf")])
     expected, score = x.clone(), convnet.score(packed, x)
     reference.update(expected, score, UpdateArgs(step_size, noise_std, seed, step, *rest))
@@ -258,7 +258,7 @@ def test_the_paper_s_network_occupies_an_h100():
 
 
 def test_a_measured_tile_is_used(monkeypatch):
-    """Whatever the tile, the score is the same but for rounding; and the fastest is kept for the shape."""
+    """The score is the same for every tile except for rounding, and the fastest tile is kept for the shape."""
     monkeypatch.setattr(convnet_plan, "TILES", dict(convnet_plan.TILES))
     monkeypatch.setattr(convnet_tune, "TILES", convnet_plan.TILES)
     shape = (1, 8, 8)
@@ -279,7 +279,7 @@ def test_a_measured_tile_is_used(monkeypatch):
     assert error(convnet.score(packed, x), before) < 1e-3
 
 
-def test_what_it_does_not_serve():
+def test_unsupported():
     shape = (3, 8, 8)
     layers, _ = tower(shape, (32, 64), (1, 2))
     assert convnet.unsupported(layers, shape, "fp16", CPU) is None
@@ -291,14 +291,14 @@ def test_what_it_does_not_serve():
         return [layers[0], (Conv(**{**vars(layers[1][0]), **fields}), 0.2)]
 
     assert "not in fp32" in why(precision="fp32")
-    assert "multiplies no bfloat16" in why(precision="bf16")
+    assert "does not support bfloat16 products" in why(precision="bf16")
     assert "not on meta" in why(device=torch.device("meta"))
     assert "no convolution" in why([])
     assert "at most 4 planes" in why(shape=(5, 8, 8))
     assert "even height" in why(shape=(3, 8, 7))
-    assert "halves an image of 3×3" in why(tower((3, 6, 6), (32, 32), (2, 2))[0], (3, 6, 6))
+    assert "input of odd size, 3×3" in why(tower((3, 6, 6), (32, 32), (2, 2))[0], (3, 6, 6))
     assert "slope -0.1" in why([(layers[0][0], -0.1)])
-    assert "no multiple of 32" in why(tower(shape, (48,), (1,))[0])
+    assert "expected a multiple of 32" in why(tower(shape, (48,), (1,))[0])
     for fields in ({"padding": (0, 0)}, {"stride": (1, 1)}, {"dilation": (2, 2)}, {"groups": 2}):
         assert "neither 3×3" in why(changed(**fields)), fields
     packed = convnet.pack(*tower(shape, (32,), (1,)), shape, "fp16")
@@ -307,8 +307,8 @@ def test_what_it_does_not_serve():
             convnet.score(packed, x)
 
 
-def test_no_number_makes_another_kernel():
-    """Not a step of 1 nor one that 16 divides, which Triton would compile anew for."""
+def test_no_number_specialises_a_kernel():
+    """Neither a step of 1 nor one divisible by 16, for which Triton would compile again by default."""
     code = """
 import json
 from triton.backends.compiler import GPUTarget

@@ -1,5 +1,5 @@
 """Whole chains of MLP energies in Triton: in its interpreter against the CPU's kernel and float64, and compiled
-ahead of time for GPUs that need not be here.
+ahead of time for several GPUs.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def test_options_as_on_the_cpu(kernels, options):
 
 @pytest.mark.parametrize("scale", [1.0, 1e-6])
 def test_16_bits(kernels, scale):
-    """Also where the last layer's weights are below fp16's least number. (The interpreter has no bf16 products.)"""
+    """Also with last weights below the smallest fp16 number. (The interpreter has no bf16 products.)"""
     net, x = Net((3, 20, 9), SILU, gain=1.0), states(67, 3)
     net.last = net.last * scale
     tail = arguments(step_sizes=[1 / scale], noise_stds=[0.0], steps=[0])
@@ -58,7 +58,7 @@ def test_16_bits(kernels, scale):
     assert (run(kernels, net, x, tail, "fp16") - expected).abs().max() < 4e-3 * (expected - x).abs().max()
 
 
-def test_numbers_on_the_device_are_those_of_python(kernels):
+def test_numbers_on_the_device_equal_python_numbers(kernels):
     net, x, args = Net((3, 20, 9), SILU), states(10, 3), arguments(seed=-3)
     on_device = args._replace(
         step_sizes=torch.tensor(args.step_sizes, dtype=torch.float64).unbind(),
@@ -74,14 +74,14 @@ def test_net_without_bias(kernels):
     assert (run(kernels, net, x, tail) - chain(net.log_density, x, tail)).abs().max() < 1e-6
 
 
-def test_what_is_not_supported(kernels):
+def test_unsupported(kernels):
     assert "129 wide" in kernels.unsupported(Net((3, 129), SILU).layers, 3)
     assert "shared memory" in kernels.unsupported(Net((3, 128, 128, 128), SILU).layers, 3)
     assert kernels.unsupported(Net((3, 128, 128, 128), SILU).layers, 3, "fp16") is None
     assert "mish" in kernels.unsupported(Net((3, 4), Activation("mish")).layers, 3)
 
 
-# Bytes of local memory a thread, at most. 128 wide, what two products need at once fills the registers.
+# At most these bytes of local memory per thread. At width 128 the operands of two products fill the registers.
 LOCAL = {"mlp_chain-fp16-128": 136, "mlp_chain-bf16-64": 16, "mlp_chain-tf32-64": 40, "mlp_chain-fp32-32": 16}
 
 

@@ -23,7 +23,7 @@ def test_operators_pass_opcheck():
     torch.library.opcheck(ops.noise_triton_.default, (torch.empty(7), 3, 4, 0, 0, False))
 
 
-def test_more_dimensions_than_the_kernel_walks():
+def test_more_dimensions_than_the_kernel_supports():
     if kernels.BACKENDS["triton"].unsupported(torch.device("cpu")):
         pytest.skip("needs the interpreter")
     make = lambda: torch.arange(2.0**6).reshape(2, 2, 2, 2, 2, 2).permute(5, 3, 1, 4, 2, 0)

@@ -1,7 +1,7 @@
-"""The score of convolutions with LeakyReLU, and a Langevin step along it, in twice as many kernels as there are layers.
+"""The score of convolutions with LeakyReLU, and a Langevin step along it, in two kernels per layer.
 
-Between kernels there are only activations, one bit of sign for each, and gradients, which take the activations' place.
-All products are the tensor cores', in fp16, bf16 or tf32; sums are float32.
+Kernels exchange only activations, one sign bit for each, and gradients, which overwrite the activations. All products
+are computed on tensor cores, in fp16, bf16 or tf32; sums are float32.
 """
 
 from .launches import DTYPES, Packed, Workspace, pack, score, step_, unsupported

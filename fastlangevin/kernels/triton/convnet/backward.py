@@ -1,7 +1,7 @@
 """The input gradient of a convolution, times the derivative of the LeakyReLU before it, as an implicit matrix product.
 
-Stride 2 is four products, one for each parity of (y, x): a pixel of the input sees 2×2 of the 4×4 taps, and no product
-is wasted. Rows are then the pixels of one parity, in the order of the gradient's own.
+Stride 2 takes four products, one for each parity of (y, x): a pixel of the input depends on 2×2 of the 4×4 taps, and no
+product is wasted. Rows are then the pixels of one parity, in the order of the gradient's pixels.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def backward_kernel(
     acc = tl.zeros((M, N), tl.float32)
     for step in range(STEPS):
         t = split * STEPS + step
-        # A pixel's taps follow one another: they see the same gradients, which the first of them leaves in L1.
+        # A pixel's taps are consecutive: they read the same gradients, which the first of them leaves in L1.
         r, s, channel = t % TAPS // SIDE, t % SIDE, t // TAPS * K
         tap = (1 - py + STRIDE * r) * KERNEL + 1 - px + STRIDE * s
         gy, gx = y + py - r, x + px - s

@@ -1,8 +1,8 @@
 """Convolution, bias, LeakyReLU and its sign mask in one kernel, as an implicit matrix product.
 
 Rows are pixels of the output in the order (image, y, x), columns its channels; activations are NHWC. A bit of the mask
-is set where the pre-activation is positive: bit c % 32 of word c // 32 of a pixel. The last layer's kernel writes no
-activation but the gradient with respect to its pre-activation.
+is set where the pre-activation is positive: bit c % 32 of word c // 32 of a pixel. The last layer's kernel writes
+the gradient with respect to its pre-activation instead of the activation.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def first_kernel(
     N: tl.constexpr,
     K: tl.constexpr,
 ):
-    """The first layer, from the state as it is: all of its few products in one step."""
+    """The first layer, from the state in its own layout, with all of its few products in one step."""
     H: tl.constexpr = STRIDE * HEIGHT
     W: tl.constexpr = STRIDE * WIDTH
     row = tl.program_id(0) * M + tl.arange(0, M)
@@ -119,7 +119,7 @@ def forward_kernel(
     column = tl.program_id(1) * N + tl.arange(0, N)
     split = tl.program_id(2)
     k = tl.arange(0, K)
-    # 64 bits count where the tile's first image begins, 32 what lies within the tile.
+    # The offset of the tile's first image has 64 bits, offsets within the tile have 32.
     first_image = tl.program_id(0) * M // (HEIGHT * WIDTH)
     x_pointer += first_image.to(tl.int64) * (H * W * DEPTH)
     top, left = row // WIDTH % HEIGHT * STRIDE - 1, row % WIDTH * STRIDE - 1
@@ -130,7 +130,7 @@ def forward_kernel(
     for step in range(STEPS):
         t = split * STEPS + step
         tap, channel = t % TAPS, t // TAPS * K
-        # The taps of one parity follow one another: they see the same pixels, which the first of them leaves in L1.
+        # The taps of one parity are consecutive: they read the same pixels, which the first of them leaves in L1.
         r = tap // 8 + tap // 2 % 2 * 2 if STRIDE == 2 else tap // KERNEL
         s = tap // 4 % 2 + tap % 2 * 2 if STRIDE == 2 else tap % KERNEL
         y, x = top + r, left + s

@@ -1,7 +1,7 @@
-"""The score with respect to the state, from the first layer's gradient, and with it the Langevin update.
+"""The score from the first layer's gradient, and the Langevin update with it.
 
 Rows are pixels of the state in the order (image, y, x), columns its few channels, padded for the tensor cores. The sums
-are then laid out as the state is, NCHW: M pixels of each plane.
+are then rearranged to the state's layout, NCHW: M pixels of each plane.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..update import NUMBERS, VALUES, clamp, key, scalar
 
 @triton.jit
 def _element(i, PIXELS: tl.constexpr, PLANES: tl.constexpr, M: tl.constexpr):
-    """The row-major index in the state of number i in (plane, row) of a tile."""
+    """The row-major index in the state of element i of a tile, in the order (plane, row)."""
     row = tl.program_id(0) * M + i % M
     return ((row // PIXELS).to(tl.int64) * PLANES + i // M) * PIXELS + row % PIXELS
 
@@ -32,7 +32,7 @@ def _noise(
     PLANES: tl.constexpr,
     M: tl.constexpr,
 ):
-    """The deviates of a tile's N numbers: four from a group where groups begin at every fourth, else one by one."""
+    """The deviates of a tile's N elements: four per group if groups start at every fourth one, else one by one."""
     if WHOLE_GROUPS:
         first = _element(4 * tl.arange(0, N // 4), PIXELS, PLANES, M)
         return normals((offset + first) // 4, seed, step, stream)
@@ -45,9 +45,9 @@ def _noise(
 @triton.jit(do_not_specialize=VALUES, do_not_specialize_on_alignment=NUMBERS)
 def input_kernel(
     g_pointer,  # (B, HEIGHT, WIDTH, DEPTH)
-    w_pointer,  # (N, KERNEL, KERNEL, DEPTH): CHANNELS of them, and zeros
+    w_pointer,  # (N, KERNEL, KERNEL, DEPTH): CHANNELS rows, then zeros
     unscale_pointer,  # one float32
-    x_pointer,  # (B, CHANNELS, STRIDE * HEIGHT, STRIDE * WIDTH) float32: the state to be moved, or where the score goes
+    x_pointer,  # (B, CHANNELS, STRIDE * HEIGHT, STRIDE * WIDTH) float32: the state to update, or the output score
     rows: tl.int32,
     step_size: tl.int64,
     noise_std: tl.int64,

@@ -1,4 +1,4 @@
-"""Packing a convnet's weights, and launching its kernels in their order."""
+"""Packs a convnet's weights, and launches its kernels in order."""
 
 from __future__ import annotations
 
@@ -24,49 +24,49 @@ _SHAPES = {((3, 3), (1, 1), (1, 1)), ((4, 4), (2, 2), (1, 1))}  # kernel, stride
 
 
 def unsupported(layers: ConvTower, x_shape: tuple[int, ...], precision: str, device: torch.device) -> str | None:
-    """Why these kernels cannot serve a network, or None where they can.
+    """Why these kernels do not support a network, or None if they do.
 
     Args:
-        layers: convolutions, each followed by a LeakyReLU of the slope beside it.
+        layers: convolutions, each with the slope of the LeakyReLU after it.
         x_shape: (C, H, W), of one state.
     """
     if precision not in DTYPES:
-        return f"its kernels compute in {', '.join(DTYPES)}, not in {precision}"
+        return f"they compute in {', '.join(DTYPES)}, not in {precision}"
     if device.type != DEVICE:
-        return f"its kernels run on {DEVICE} tensors, not on {device.type}"
+        return f"they run on {DEVICE} tensors, not on {device.type}"
     if why := triton_unsupported():
         return why
     if device.type == "cpu" and precision == "bf16":
-        return "Triton's interpreter multiplies no bfloat16"
+        return "Triton's interpreter does not support bfloat16 products"
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
-        return "its kernels need a GPU of compute capability 8.0 or later"
+        return "they need a GPU of compute capability 8.0 or later"
     if not layers or len(x_shape) != 3:
-        return "there is no convolution of images"
+        return "the network has no convolution of images"
     planes, height, width = x_shape
     if planes > 4 or height % 2 or width % 2:
-        return f"the state must have at most 4 planes of even height and width, and has shape {tuple(x_shape)}"
+        return f"the state must have at most 4 planes of even height and width, got shape {tuple(x_shape)}"
     for conv, slope in layers:
         kernel = tuple(conv.weight.shape[2:])
         if (kernel, conv.stride, conv.padding) not in _SHAPES or conv.dilation != (1, 1) or conv.groups != 1:
             return "a convolution is neither 3×3 of stride 1 nor 4×4 of stride 2, with padding 1"
         if len(conv.weight) % 32:
-            return f"a convolution has {len(conv.weight)} channels, no multiple of 32"
+            return f"a convolution has {len(conv.weight)} channels, expected a multiple of 32"
         if not 0 <= slope < math.inf:
             return f"an activation has slope {slope}"
         if conv.stride == (2, 2):
             if height % 2 or width % 2:
-                return f"a convolution halves an image of {height}×{width}"
+                return f"a convolution of stride 2 has an input of odd size, {height}×{width}"
             height, width = height // 2, width // 2
     return None
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer's weights as its two kernels read them.
+    """A layer's weights in the layouts of its two kernels.
 
     Attributes:
-        forward: (O, taps, I), of the first layer (O, products of an output) with zeros to a power of two.
-        backward: (I, taps, O), of the first layer with zeros to 16 planes.
+        forward: (O, taps, I); for the first layer (O, products per output), padded with zeros to a power of two.
+        backward: (I, taps, O); for the first layer padded with zeros to 16 planes.
         bias: (O,) float32.
     """
 
@@ -79,11 +79,11 @@ class _Layer:
 
 @dataclass
 class Packed:
-    """A network's weights for the kernels, and the buffers of the batch size that was last asked for.
+    """A network's weights for the kernels, and the buffers of the last requested batch size.
 
     Attributes:
         last: (H, W, C) float32, the gradient at the last activation's output, scaled to a magnitude of 1/2 to 1.
-        unscale: one float32, the power of two that takes the scale back.
+        unscale: one float32, the power of two that reverses the scaling.
     """
 
     x_shape: tuple[int, ...]
@@ -99,15 +99,15 @@ class Packed:
         return self._workspace
 
     def forget_workspace(self) -> None:
-        """The next one is planned anew."""
+        """Drops the workspace; the next one is planned again."""
         self._workspace = None
 
 
 def pack(layers: ConvTower, last: Tensor, x_shape: tuple[int, ...], precision: str) -> Packed:
-    """The network as the kernels read it: a few small operations on its device, which nothing waits for.
+    """Packs the network for the kernels, by a few small operations on its device without synchronization.
 
     Args:
-        layers, x_shape, precision: such that `unsupported` has nothing against them.
+        layers, x_shape, precision: supported, see `unsupported`.
         last: (C, H, W), the gradient of the log-density with respect to the last activation's output.
     """
     from .plan import Geometry, first_depth
@@ -129,7 +129,7 @@ def pack(layers: ConvTower, last: Tensor, x_shape: tuple[int, ...], precision: s
         packed.append(_Layer(geometry, forward, backward, bias.contiguous(), slope))
         planes, (height, width) = channels, geometry.out
     last = last.detach().float()
-    # fp16 would lose small gradients. A power of two changes no digit, and its exponent is kept to float32's.
+    # Small gradients would underflow in fp16. A power of two scales exactly; its exponent is limited to float32's.
     exponent = torch.frexp(last.abs().amax()).exponent.clamp(-125, 126)
     scaled = last * _power_of_two(-exponent)
     return Packed(tuple(x_shape), dtype, tuple(packed), scaled.permute(1, 2, 0).contiguous(), _power_of_two(exponent))
@@ -139,9 +139,9 @@ class Workspace:
     """The buffers of a batch, and the launches that fill them.
 
     Attributes:
-        activations: of each layer (B, H, W, C); of the last, and of all on the way back, the gradient.
+        activations: of each layer (B, H, W, C); of the last layer, and of all in the backward pass, the gradient.
         masks: of each layer but the last (B, H, W, C / 32) int32.
-        launches: the score's kernels in their order.
+        launches: the score's kernels in order.
     """
 
     def __init__(self, packed: Packed, batch: int) -> None:
@@ -161,7 +161,7 @@ class Workspace:
         self.partial = torch.empty(max(la.partial for la in self.launches), device=device)
 
     def arguments(self, i: int, x: Tensor) -> tuple[object, ...]:
-        """Of launch i; of the last, those before the update's numbers."""
+        """The arguments of launch i; of the last launch, those before the update's numbers."""
         layers, n = self._packed.layers, len(self._packed.layers)
         shared, rows = (self.partial, self.locks), self.launches[i].rows
         if i < n:
@@ -178,13 +178,13 @@ class Workspace:
         return (gradient, layer.backward, *before, *shared, rows, layers[j - 1].slope)
 
     def backpropagate(self, x: Tensor) -> None:
-        """All but the last kernel: the gradient at the first layer, from the state."""
+        """Runs all kernels but the last: computes the gradient at the first layer from the state."""
         for i, launch in enumerate(self.launches[:-1]):
             launch(*self.arguments(i, x))
 
 
 def score(packed: Packed, x: Tensor) -> Tensor:
-    """The gradient with respect to x: (B, C, H, W), contiguous float32, which is what x must be."""
+    """The gradient with respect to x: (B, C, H, W), contiguous float32, as x must be."""
     from ..update import kernel_arguments, on
 
     out = torch.empty_like(_checked(packed, x))
@@ -198,9 +198,9 @@ def score(packed: Packed, x: Tensor) -> Tensor:
 
 
 def step_(packed: Packed, x: Tensor, args: UpdateArgs) -> None:
-    """One Langevin step of x in place: as the score and `Backend.update` with it, bit for bit.
+    """One Langevin step of x in place, bit for bit the same as `score` followed by `Backend.update`.
 
-    The first four of `args` are of one kind.
+    The first four of `args` are either Python numbers or tensors.
     """
     from ..update import kernel_arguments, on
 
@@ -228,7 +228,7 @@ def _checked(packed: Packed, x: Tensor) -> Tensor:
 
 
 def _to_compute(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """As the kernels' function of this name."""
+    """Like the device function `parts.to_compute`."""
     if dtype != torch.float32:
         return weight.to(dtype)
     rounded = ((weight.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
@@ -236,12 +236,12 @@ def _to_compute(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _power_of_two(exponent: Tensor) -> Tensor:
-    """Of int32: exactly, which torch.ldexp, a product with a power, is not bound to be."""
+    """2 to the power of an int32, exactly. torch.ldexp, which multiplies by a power, does not guarantee this."""
     return ((exponent + 127) << 23).view(torch.float32)
 
 
 def _gpu(device: torch.device) -> Gpu:
-    """The interpreter does as an H100 would."""
+    """The properties of a GPU; for the interpreter, those of an H100."""
     from .plan import Gpu
 
     if device.type == "cpu":

@@ -1,4 +1,4 @@
-"""Which kernels a convnet's score takes and in which tiles: plain numbers, known without a GPU."""
+"""The kernels of a convnet's score and their tiles, as plain numbers that do not need a GPU."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Gpu:
-    """What the choice of tiles knows of a GPU: its compute capability, major, and its number of multiprocessors."""
+    """The properties of a GPU that determine the tiles: major compute capability and number of multiprocessors."""
 
     major: int
     processors: int
@@ -47,7 +47,7 @@ class Tile:
 
     Attributes:
         stages: steps whose operands are in shared memory or on their way there.
-        split: programs that share one tile's steps where tiles alone would not occupy the GPU: at most so many.
+        split: at most this number of programs share the steps of a tile if tiles alone would not occupy the GPU.
     """
 
     rows: int
@@ -58,9 +58,9 @@ class Tile:
     split: int = 16
 
 
-# By kernel and compute capability, major; columns and depth are cut to divide a layer's. Where a shape has been
-# measured (`convnet_tune`), by `Launch.key`. The state's 1 to 4 planes are 16 columns, the least for the tensor cores.
-# Stages are few, for what they leave of a multiprocessor's memory is L1: docs/performance.md.
+# By kernel and major compute capability, or by `Launch.key` for a shape that has been measured (`tune`). Columns and
+# depth are reduced to divisors of a layer's. The state's 1 to 4 planes are 16 columns, the minimum of the tensor cores.
+# There are few stages because the memory of a multiprocessor that they do not use is L1: docs/performance.md.
 TILES: dict[tuple[object, ...], Tile] = {
     ("first", 8): Tile(128, 64, 0, 4, 1),
     ("forward", 8): Tile(128, 128, 64, 8, 4),
@@ -80,14 +80,14 @@ _SHORTEST_SPLIT = 4  # steps
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel's launch but for its tensors.
+    """The launch of a kernel, without its tensors.
 
     Attributes:
         name: "first", "forward", "backward" or "input".
-        key, tile: under which `TILES` may have a tile measured for it; the one that was chosen.
+        key, tile: the key of a measured tile in `TILES`, and the selected tile.
         rows: of the matrix product; with four parities, of each.
-        locks, partial: int32 and float32 numbers through which a tile's splits meet.
-        constants, options: of the kernel, of the compiler.
+        locks, partial: the number of int32 locks and of float32 partial sums of the splits of tiles.
+        constants, options: of the kernel, and of the compiler.
     """
 
     name: str
@@ -109,7 +109,7 @@ class Launch:
 
 
 def plan(layers: Sequence[Geometry], batch: int, itemsize: int, gpu: Gpu) -> list[Launch]:
-    """The launches of a score in their order: the layers forwards, then backwards.
+    """The launches of a score in order: the layers forward, then backward.
 
     Args:
         itemsize: bytes of an activation.
@@ -125,7 +125,7 @@ def plan(layers: Sequence[Geometry], batch: int, itemsize: int, gpu: Gpu) -> lis
 
 
 def first_depth(layer: Geometry) -> int:
-    """Products of an output of the first layer, padded for the tensor cores."""
+    """The number of products per output of the first layer, padded for the tensor cores."""
     return max(16, 1 << (layer.planes * layer.kernel**2 - 1).bit_length())
 
 
@@ -162,13 +162,13 @@ def _launch(name: str, layer: Geometry, batch: int, itemsize: int, gpu: Gpu, con
         locks=locks,
         partial=locks * split * m * n,
         constants={**constants, **sizes, "KERNEL": layer.kernel, "STRIDE": layer.stride},
-        # The update's operations round one by one.
+        # The operations of the update are rounded one by one.
         options={"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": name != "input"},
     )
 
 
 def _split(tiles: int, steps: int, most: int, gpu: Gpu) -> int:
-    """The largest power of two by which the programs still fit the GPU at once, and the steps can be shared evenly."""
+    """The largest power of two for which all programs fit the GPU at once and the steps are divided evenly."""
     split = 1
     while (
         2 * split <= most

@@ -1,4 +1,4 @@
-"""Tiles measured on the GPU at hand: minutes for a network, and asked for by hand only."""
+"""Tiles measured on the current GPU. This takes minutes per network and runs only on request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .plan import TILES, Launch, Tile
 
 
 def tune(packed: Packed, x: Tensor) -> dict[tuple[object, ...], Tile]:
-    """The fastest tile of each matrix product of a score of x, by the keys of `TILES`, which holds them from now on."""
+    """The fastest tile of each matrix product of a score of x, by the keys of `TILES`, where they are stored too."""
     found: dict[tuple[object, ...], Tile] = {}
     for i, launch in enumerate(packed.workspace(len(x)).launches):
         if launch.name in ("forward", "backward") and launch.key not in found:
@@ -36,7 +36,7 @@ def _candidates(launch: Launch) -> Iterator[Tile]:
 
 
 def _time(packed: Packed, x: Tensor, i: int, key: tuple[object, ...], tile: Tile) -> float:
-    """Milliseconds; infinite where the tile does not fit the GPU."""
+    """Milliseconds; infinity if the tile does not fit the GPU."""
     TILES[key] = tile
     workspace = Workspace(packed, len(x))
     launch, arguments = workspace.launches[i], workspace.arguments(i, x)
