@@ -68,7 +68,7 @@ def train(
     score_norm, mean |∇ log p| at the samples; and gradient_strength, its mean along chains (v there).
 
     Args:
-        data: "digits"; a tensor or array, `.npy` or `.npz`; a folder of images; a torch Dataset; "cifar10", "celeba" or
+        data: "digits"; a tensor or array, or a file of one; a folder of images; a torch Dataset; "cifar10", "celeba" or
             "lsun" (extra "vision"). Scaled to `data_range`; see `data.load_data`.
         model: a module (B, *event) to (B,) or (B, 1), read as a log-density f and trained in place. None:
             `models.ConvNet` for the data's size.
