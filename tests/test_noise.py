@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 
-import json
-
 import numpy as np
 import pytest
 import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import noise_oracle
 from support import noise_oracle
 
 import fastlangevin as fl

@@ -23,7 +23,7 @@ def train(
     data: Annotated[
         str,
         typer.Argument(
-            help="digits; a folder of images; an .npy or .npz file; or cifar10, celeba, lsun (with torchvision).",
+            help="digits; a folder of images; an array file (.npy, …); or cifar10, celeba, lsun (with torchvision).",
             show_default=False,
         ),
     ],

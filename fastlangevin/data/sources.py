@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,8 @@ def load_data(source: Any, *, image_size: int | None = None, value_range: tuple[
         images.check_no_size(image_size, "a tensor or array")
         return stored_data("tensor", to_channels_first(to_tensor(source, "data"), "data"), value_range)
     raise TypeError(
-        f"data must be a name ({', '.join(map(repr, _NAMES))}), a tensor, a NumPy array, the path of a .npy, a .npz or "
-        f"a folder of images, or a torch Dataset, got {type(source).__name__}"
+        f"data must be a name ({', '.join(map(repr, _NAMES))}), a tensor, a NumPy array, the path of a {_ENDINGS} "
+        f"file or of a folder of images, or a torch Dataset, got {type(source).__name__}"
     )
 
 
@@ -151,10 +152,11 @@ def _from_path(path: Path, image_size: int | None, value_range: Range | None) ->
         raise FileNotFoundError(
             f"data={str(path)!r}: no such file or folder, and not one of the names {', '.join(_NAMES)}{hint}"
         )
-    if path.suffix.lower() not in (".npy", ".npz"):
-        raise ValueError(f"data as a path must be a folder of images, a .npy or a .npz file, got {str(path)!r}")
+    read = _READERS.get(path.suffix.lower())
+    if read is None:
+        raise ValueError(f"data as a path must be a folder of images or a {_ENDINGS} file, got {str(path)!r}")
     images.check_no_size(image_size, f"a {path.suffix} file")
-    array, beside = _arrays(path)
+    array, beside = read(path)
     values = to_channels_first(to_tensor(array, str(path)), str(path))
     labels = None if beside is None else class_labels.check(beside, len(values), f"the labels in {path}")
     return stored_data(f"file:{path.name}", values, value_range, labels)
@@ -178,3 +180,8 @@ def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     raise ValueError(
         f"{path} must hold one array, or one named {', '.join(map(repr, _ARRAY_NAMES))}, got {loaded.files}"
     )
+
+
+# What reads a file of this ending: its items (N, …), and their labels if it has any.
+_READERS: dict[str, Callable[[Path], tuple[np.ndarray, np.ndarray | None]]] = {".npy": _arrays, ".npz": _arrays}
+_ENDINGS = " or ".join(_READERS)

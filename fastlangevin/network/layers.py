@@ -53,8 +53,8 @@ class Activation:
     """An element-wise function.
 
     Attributes:
-        name: as in `torch.nn.functional`: "leaky_relu", "relu", "silu", "gelu", "elu", "softplus", "tanh".
-        parameters: leaky_relu (slope,); gelu ("none" or "tanh",); elu (alpha,); softplus (beta, threshold).
+        name: as in `torch.nn.functional`; `walk` has all of them.
+        parameters: leaky_relu (slope,); gelu ("none" or "tanh",); elu (alpha,); softplus (beta, threshold); else ().
     """
 
     name: str

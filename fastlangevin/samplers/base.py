@@ -5,11 +5,12 @@ from __future__ import annotations
 import abc
 import contextlib
 import copy
+import dataclasses
 import functools
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ from ..score import precision as precisions
 from ..validation import STATE_DTYPES, check_bounds, check_int, check_shape, unknown
 from .noise_counter import NoiseCounter, check_step
 from .option import Option
-from .plan import Plan, make_plan
+from .plan import WHOLE_CHAIN_ENGINES, Plan, make_plan
 from .trace import Trace, record
 
 S = TypeVar("S", bound="Sampler")
@@ -54,6 +55,8 @@ class Sampler(abc.ABC):
     backend = Option[str]()
     graph = Option["bool | str"]()
     unroll = Option["int | None"]()
+
+    _chain_kernels: ClassVar[bool] = False  # whether its chain gives whole chains to the kernels of a score
 
     def __init__(self, target: Target, noise: NoiseCounter, options: Mapping[str, Any]) -> None:
         self.target = target
@@ -201,7 +204,11 @@ class Sampler(abc.ABC):
     def plan_for(self, device: torch.device | str) -> Plan:
         """Returns how the sampler runs on `device`. May compile or load a kernel library, and runs the energy once."""
         device = torch.device(device)
-        return make_plan(self._score, self._backend(device), self.backend, self._graphs, device)
+        plan = make_plan(self._score, self._backend(device), self.backend, self._graphs, device)
+        if plan.engine in WHOLE_CHAIN_ENGINES and not self._chain_kernels:
+            reason = f"steps are taken one by one: no kernel runs whole chains of {type(self).__name__}"
+            plan = dataclasses.replace(plan, reasons=(*plan.reasons, reason))
+        return plan
 
     def state_dict(self) -> dict[str, int]:
         """Returns the noise counter: "seed", "step" and "stream_version", as ints."""

@@ -108,6 +108,8 @@ class Langevin(Sampler):
     grad_clip = Option["float | None"]()
     noise_first = Option["bool | Literal['clamp']"]()
 
+    _chain_kernels = True
+
     def __init__(
         self,
         energy: Callable[..., Tensor] | None = None,

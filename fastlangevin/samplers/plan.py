@@ -11,7 +11,7 @@ from ..chains.cuda_graph import GraphCache
 from ..score import ScoreEngine
 from ..score import precision as precisions
 
-_WHOLE_CHAIN_ENGINES = ("mlp", "analytic")
+WHOLE_CHAIN_ENGINES = ("mlp", "analytic")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def make_plan(
     precisions.check(engine.precision, device)
     name, reasons = engine.explain(device)
     kernels_of_the_engine = "cpu" if device.type == "cpu" else "triton"
-    if name in _WHOLE_CHAIN_ENGINES and asked_backend not in ("auto", kernels_of_the_engine):
+    if name in WHOLE_CHAIN_ENGINES and asked_backend not in ("auto", kernels_of_the_engine):
         reasons.append(f"steps are taken one by one: backend={asked_backend!r} was requested")
     for other in kernels.BACKENDS.values():
         if other is backend:

@@ -69,7 +69,7 @@ def train(
     (v there); and seconds.
 
     Args:
-        data: "digits"; a tensor or array, `.npy` or `.npz`; a folder of images; a torch Dataset; "cifar10", "celeba" or
+        data: "digits"; a tensor or array, or a file of one; a folder of images; a torch Dataset; "cifar10", "celeba" or
             "lsun" (extra "vision"). Scaled to `data_range`; see `data.load_data`.
         model: a module that maps (B, *event) to (B,) or (B, 1), the log-density f, trained in place. None:
             `models.ConvNet` for the data's size.

@@ -10,6 +10,7 @@ import threading
 import pytest
 import torch
 import torch.nn.functional as F
+from support.activations import ACTIVATIONS
 from support.traced_energies import MODEL, Energy, Lambda, body, net, read, why
 from torch import nn
 from torch.nn.utils import parametrizations
@@ -70,6 +71,12 @@ def test_recognised(name):
     x = torch.randn(3, 2, 6, 6)
     torch.testing.assert_close(log_density(network, x), function(x).reshape(3))
     assert network.shapes[0] == (2, 6, 6)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations(name):
+    module, activation = ACTIVATIONS[name]
+    assert read(nn.Sequential(nn.Linear(2, 3), module(), nn.Linear(3, 1)), (3, 2)).layers[1] == activation
 
 
 def test_the_sign_of_an_energy():

@@ -116,6 +116,12 @@ def test_its_steps_are_captured(unroll):
     assert len(sampler._graphs.captured) == 2
 
 
+def test_its_plan_does_not_claim_the_kernels_of_langevin():
+    sampler = Ascent(small_net(), rate=0.5, engine="mlp", seed=1)
+    assert "steps are taken one by one: no kernel runs whole chains of Ascent" in sampler.plan.reasons
+    assert not any("one by one" in reason for reason in fl.Langevin(small_net(), engine="mlp", seed=1).plan.reasons)
+
+
 def test_an_x0_that_requires_grad_is_an_error():
     with pytest.raises(ValueError, match="x0 must not require grad, because Ascent is not differentiable"):
         Ascent(quadratic, rate=0.5, seed=1)(X.clone().requires_grad_())

@@ -13,6 +13,7 @@ import torch
 from support.langevin_reference import normal, quadratic, small_net
 
 import fastlangevin as fl
+from fastlangevin.noise import STREAM_VERSION
 
 
 def test_counter_advances_and_an_override_does_not_change_it():
@@ -59,12 +60,12 @@ def test_state_dict_round_trip():
     a.sample((2, 2))
     b = fl.Langevin(quadratic, n_steps=3, seed=1)
     b.load_state_dict(a.state_dict())
-    assert a.state_dict() == {"seed": 2**64 - 2, "step": 3, "stream_version": 1}
+    assert a.state_dict() == {"seed": 2**64 - 2, "step": 3, "stream_version": STREAM_VERSION}
     assert torch.equal(a.sample((2, 2)), b.sample((2, 2)))
-    with pytest.raises(ValueError, match="noise stream version 2"):
-        b.load_state_dict({"seed": 1, "step": 0, "stream_version": 2})
+    with pytest.raises(ValueError, match=f"noise stream version {STREAM_VERSION + 1}"):
+        b.load_state_dict({"seed": 1, "step": 0, "stream_version": STREAM_VERSION + 1})
     with pytest.raises(ValueError, match="state lacks step"):
-        b.load_state_dict({"seed": 1, "stream_version": 1})
+        b.load_state_dict({"seed": 1, "stream_version": STREAM_VERSION})
 
 
 def test_copies_have_their_own_counter_of_the_same_value():
@@ -98,7 +99,7 @@ def test_threads_share_one_counter():
 
 def test_counter_that_would_exceed_its_range_raises():
     sampler = fl.Langevin(quadratic, n_steps=3, seed=1)
-    sampler.load_state_dict({"seed": 1, "step": 2**32 - 3, "stream_version": 1})
+    sampler.load_state_dict({"seed": 1, "step": 2**32 - 3, "stream_version": STREAM_VERSION})
     sampler(torch.zeros(1, 2))
     assert sampler.step == 2**32
     with pytest.raises(OverflowError, match="another seed"):
@@ -136,22 +137,22 @@ def test_bad_calls_do_not_change_the_counter(x0, call, error, words):
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        ({"seed": 1, "step": 2**32 + 1, "stream_version": 1}, "state's step must lie in"),
-        ({"seed": 1, "step": -1, "stream_version": 1}, "state's step must lie in"),
-        ({"seed": 2**64, "step": 1, "stream_version": 1}, "seed must fit 64 bits"),
+        ({"seed": 1, "step": 2**32 + 1, "stream_version": STREAM_VERSION}, "state's step must lie in"),
+        ({"seed": 1, "step": -1, "stream_version": STREAM_VERSION}, "state's step must lie in"),
+        ({"seed": 2**64, "step": 1, "stream_version": STREAM_VERSION}, "seed must fit 64 bits"),
     ],
 )
 def test_bad_state_dicts_change_nothing(state, words):
     sampler = fl.Langevin(quadratic, seed=5)
     with pytest.raises(ValueError, match=words):
         sampler.load_state_dict(state)
-    assert sampler.state_dict() == {"seed": 5, "step": 0, "stream_version": 1}
+    assert sampler.state_dict() == {"seed": 5, "step": 0, "stream_version": STREAM_VERSION}
 
 
 def test_negative_seeds_are_their_two_s_complement():
     sampler = fl.Langevin(quadratic, seed=-1)
     assert sampler.seed == 2**64 - 1
-    sampler.load_state_dict({"seed": -2, "step": 0, "stream_version": 1})
+    sampler.load_state_dict({"seed": -2, "step": 0, "stream_version": STREAM_VERSION})
     assert sampler.seed == 2**64 - 2
 
 

@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 
 import fastlangevin as fl
-from fastlangevin.noise import Stream
+from fastlangevin.noise import STREAM_VERSION, Stream
 
 SEED = 2**63 + 5
 EVENT = (2, 3)
@@ -248,7 +248,7 @@ def test_continues_from_a_state(policy):
         ({"values": [1]}, "values must be .* got list"),
         ({"counts": torch.zeros(2, dtype=torch.int64)}, "counts must be torch.int64 \\(1,\\)"),
         ({"policy": "reservoir"}, "policy must be 'fifo', got 'reservoir'"),
-        ({"stream_version": 0}, "noise stream version 0, this is 1"),
+        ({"stream_version": 0}, f"noise stream version 0, this is {STREAM_VERSION}"),
         ({"seed": 2**64}, "seed must fit 64 bits"),
         ({"step": -1}, "step must lie in"),
     ],

@@ -6,6 +6,7 @@ import functools
 
 import pytest
 import torch
+from support.activations import ACTIVATIONS
 from support.fake_capture import FakeCapture
 from support.whole_chains import OPTIONS, pair, states
 from torch import nn
@@ -40,6 +41,13 @@ def test_chain_equals_the_step_by_step_chain(options, kind):
     for offset in (0, 3):
         torch.testing.assert_close(whole(x0, chain_offset=offset), steps(x0, chain_offset=offset), rtol=1e-5, atol=1e-6)
     assert torch.equal(x0, before) and whole.step == steps.step == 14
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_every_activation(name):
+    whole, steps = pair(network(ACTIVATIONS[name][0]), step_size=0.1, noise_std=0.01)
+    assert whole.plan.engine == "mlp"
+    torch.testing.assert_close(whole(states()), steps(states()), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1.0, -2.5])

@@ -11,17 +11,6 @@ from fastlangevin.kernels.cpu import mlp_chain
 from fastlangevin.network import walk
 from fastlangevin.network.layers import Activation, Linear
 
-ACTIVATIONS = [
-    Activation("leaky_relu", (0.2,)),
-    Activation("relu"),
-    Activation("silu"),
-    Activation("gelu", ("none",)),
-    Activation("gelu", ("tanh",)),
-    Activation("tanh"),
-    Activation("softplus", (2.0, 20.0)),
-    Activation("softplus", (1.0, 0.5)),
-    Activation("elu", (1.5,)),
-]
 SILU = Activation("silu")
 
 
