@@ -24,10 +24,6 @@ def test_vectors_are_the_oracle_s():
     assert json.loads(noise_oracle.WRITTEN.read_text()) == noise_oracle.vectors()
 
 
-def test_vectors_are_the_oracle_s():
-    assert json.loads(noise_oracle.WRITTEN.read_text()) == noise_oracle.vectors()
-
-
 def test_vectors_are_those_of_the_stream(vectors):
     assert len(vectors) == 464
     assert vectors[0]["philox"] == ["6627e8d5", "e169c58d", "bc57ac4c", "9b00dbd8"]
