@@ -4,12 +4,15 @@ threads, the batch or what else is in a block.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
 import pytest
 import torch
 from chain_reference import OPTIONS, arguments, chain
+from error_bounds import Roundings, U, assert_within
+from torch import Tensor
 
 import fastlangevin as fl
 from fastlangevin.kernels import analytic_chain
@@ -44,14 +47,53 @@ ENERGIES = {
 }
 
 
+def mixture_score(energy: fl.energies.GaussianMixture, r: Roundings, x: Tensor) -> Tensor:
+    """Σ_k w_k p_k (μ_k - x) / Σ_k w_k, w_k = e^(l_k - max l), with the roundings of csrc/cpu/analytic_chain_impl.h.
+
+    Weights are e^a for a ≤ 0, and one of them is 1: what counts is their absolute error. The derivative of
+    elu(1.5), 1.5 e^a, is within 2.5 units in the last place of 1 (test_mlp_chain.py), so e^a is within 5u / 1.5.
+    """
+    means, precisions, constants = (v.double() for v in (energy.means, energy.precisions, energy.constants))
+    away = r.relative(x[:, None, :] - means)
+    squares = r.relative(r.relative(away * precisions) * away)
+    square = r.rounded(squares.sum(2), U * squares.cumsum(2).abs().sum(2))
+    logits = r.relative(constants - 0.5 * square)
+    weights = r.relative(logits - logits.detach().amax(1, keepdim=True)).exp()
+    weights = r.rounded(weights, 5 * U / 1.5)
+    total = r.rounded(weights.sum(1), U * weights.cumsum(1).abs().sum(1))
+    pulls = r.relative(-away * precisions) * weights[:, :, None]
+    pull = r.rounded(r.relative(pulls).sum(1), U * pulls.cumsum(1).abs().sum(1))
+    return r.relative(pull * r.relative(1 / total[:, None]))
+
+
+def double_well_score(energy: fl.energies.DoubleWell, r: Roundings, x: Tensor) -> Tensor:
+    """-4 b x / w² (x² / w² - 1): b and w are rounded, then w², 1 / w² and b / w², and each operation of the formula."""
+    per_square = r.relative(torch.full_like(x, 1 / energy.width**2), 4)
+    slope = r.relative(-4 * energy.barrier * per_square, 2)
+    well = r.relative(r.relative(r.relative(x.square()) * per_square) - 1)
+    return r.relative(r.relative(slope * x) * well)
+
+
+@functools.cache
+def bounded(name: str, options: str):
+    energy, dimension = ENERGIES[name]()
+    x, tail = states(300, dimension), arguments(**{"step_sizes": [0.05] * 4, **OPTIONS[options]})
+    score = double_well_score if isinstance(energy, fl.energies.DoubleWell) else mixture_score
+    leaf = x.double().requires_grad_()
+    (force,) = torch.autograd.grad(-energy.double()(leaf).sum(), leaf)
+    torch.testing.assert_close(score(energy, Roundings(), leaf).detach(), force, rtol=1e-12, atol=1e-13)
+    energy.float()
+    return energy, x, tail, chain(functools.partial(score, energy), x, *tail)
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("name", ENERGIES)
 def test_against_float64(capability, name, options):
-    energy, dimension = ENERGIES[name]()
-    x, tail = states(300, dimension), arguments(**{"step_sizes": [0.05] * 4, **OPTIONS[options]})
-    expected = chain(lambda y: -energy.double()(y), x, *tail)
-    # A double well's cubic force takes some chains far out, where a unit in the last place is larger.
-    assert ((run(energy.float(), x, *tail) - expected).abs() < 2e-6 * (1 + expected.abs().square())).all()
+    """A double well's cubic force takes some chains far out, where roundings are larger, and their sum's bound with
+    them.
+    """
+    energy, x, tail, expected = bounded(name, options)
+    assert_within(run(energy, x, *tail), *expected, tight=3e-5)
 
 
 @pytest.mark.parametrize("name", ENERGIES)
@@ -71,8 +113,13 @@ def test_far_from_every_component(capability):
     """Where every component's density underflows the nearest still pulls; what is not finite stays so."""
     energy = fl.energies.GaussianMixture([[-1.0, 0.0], [1.0, 0.0]], 0.01)
     x = torch.tensor([[30.0, 0.0], [-30.0, 0.0], [math.nan, 0.0], [math.inf, 0.0], [0.5, 0.0]])
-    got = run(energy, x, *arguments(step_sizes=[0.005], noise_stds=[0.0], steps=[0]))
-    assert torch.allclose(got[[0, 1, 4], 0], torch.tensor([15.5, -15.5, 0.75]))
+    tail = arguments(step_sizes=[0.005], noise_stds=[0.0], steps=[0])
+    got = run(energy, x, *tail)
+    finite = torch.tensor([0, 1, 4])
+    expected = chain(functools.partial(mixture_score, energy), x[finite], *tail)
+    assert_within(got[finite], *expected, tight=1e-5)
+    moved = torch.tensor([-14.5, 14.5, 0.25], dtype=torch.float64)  # by 1 / 0.01, which is rounded twice
+    assert_within(expected[0][:, 0] - x[finite, 0], moved, 2 * U * moved.abs(), tight=1e-6)
     assert not torch.isfinite(got[2:4, 0]).any()
 
 

@@ -1,0 +1,170 @@
+"""The score of a network in float64, with the roundings of a forward and a backward pass in lower precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from error_bounds import Roundings, U, gamma
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Affine:
+    """h ↦ function(h, weight, bias), each output a sum of n_terms products and the bias."""
+
+    function: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    weight: Tensor
+    bias: Tensor | None
+    n_terms: int
+
+    def __call__(self, h: Tensor) -> Tensor:
+        return self.function(h, self.weight, self.bias)
+
+    def transposed(self, like: Tensor) -> Affine:
+        """The gradient with respect to an input like `like`."""
+        if self.weight.dim() == 2:
+            return Affine(functional.linear, self.weight.t(), None, len(self.weight))
+
+        def function(g: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            h = torch.zeros_like(like, requires_grad=True)
+            return torch.autograd.grad(self.function(h, weight, None), h, g, create_graph=True)[0]
+
+        return Affine(function, self.weight, None, len(self.weight) * math.prod(self.weight.shape[2:]))
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """An activation; its value or derivative jumps at the branches."""
+
+    name: str
+    function: Callable[[Tensor], Tensor]
+    branches: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reshape:
+    function: Callable[[Tensor], Tensor]
+
+
+_NAMES = {nn.LeakyReLU: "leaky_relu", nn.ReLU: "relu", nn.SiLU: "silu", nn.GELU: "gelu", nn.Tanh: "tanh"}
+
+
+def layer_of(layer: Any) -> Affine | Elementwise | Reshape:
+    """Of a torch module, or of a layer of `fastlangevin.score.stack`."""
+    if isinstance(layer, (nn.Flatten, nn.Unflatten)):
+        return Reshape(layer)
+    if isinstance(layer, nn.Softplus):
+        return Elementwise("softplus", layer, (layer.threshold / layer.beta,))
+    if type(layer) in _NAMES:
+        name = _NAMES[type(layer)]
+        return Elementwise(name, layer, (0.0,) if "relu" in name else ())
+    if hasattr(layer, "name"):
+        branches = {"relu": (0.0,), "leaky_relu": (0.0,), "elu": (0.0,)}.get(layer.name, ())
+        if layer.name == "softplus":
+            branches = (layer.parameters[1] / layer.parameters[0],)
+        return Elementwise(layer.name, layer.forward, branches)
+    weight = layer.weight.detach().double()
+    bias = None if layer.bias is None else layer.bias.detach().double()
+    if weight.dim() == 2:
+        return Affine(functional.linear, weight, bias, weight.shape[1])
+    geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    return Affine(lambda h, w, b: functional.conv2d(h, w, b, *geometry), weight, bias, weight[0].numel())
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a kernel computes.
+
+    Attributes:
+        activation: (name, z, value, derivative) to the errors of value and derivative for z without an error.
+        ascending: sums run from the bias over the features in ascending order; otherwise in any.
+        half: the unit roundoff of the type that factors, and maybe results, are rounded to; 0 for float32.
+    """
+
+    activation: Callable[[str, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    ascending: bool = False
+    half: float = 0.0
+
+    def sums(self, roundings: Roundings, layer: Affine, h: Tensor) -> Tensor:
+        total = layer(h)
+        with torch.no_grad():
+            bias = layer.bias
+            if self.ascending:
+                terms = h[:, None, :] * layer.weight
+                partial = terms.cumsum(2) + (0.0 if bias is None else bias[:, None])
+                bound = U * (partial.abs().sum(2) + terms.abs().sum(2))
+            else:
+                n = layer.n_terms + (bias is not None)
+                terms = layer.function(h.abs(), layer.weight.abs(), None if bias is None else bias.abs())
+                bound = (gamma(n) + 2 * self.half) * terms + self.half * total.abs()
+        return roundings.rounded(total, bound)
+
+
+class Exact(Arithmetic):
+    """Of numbers so short that float32 makes no error, in whatever order it adds: each is a whole multiple of a power of
+    two, and no sum of absolute values reaches 2^24 times that.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(lambda name, z, value, derivative: (0 * z, 0 * z))
+
+    def sums(self, roundings: Roundings, layer: Affine, h: Tensor) -> Tensor:
+        bias = layer.bias
+        unit = finest_bit(h) * finest_bit(layer.weight)
+        most = layer.function(h.abs(), layer.weight.abs(), None if bias is None else bias.abs()).max()
+        assert most < 2**24 * unit and (bias is None or finest_bit(bias) >= unit), "float32 would round"
+        return layer(h)
+
+
+def finest_bit(values: Tensor) -> float:
+    """A power of two, at most 1, of which all values are whole multiples."""
+    unit = 1.0
+    while (values / unit).frac().any():
+        unit /= 2
+    return unit
+
+
+def score(roundings: Roundings, layers: Sequence[Any], x: Tensor, arithmetic: Arithmetic, prior: float = 0.0) -> Tensor:
+    """The score of f(x) = layers(x) - prior / 2 · |x|²; the last layer is linear, with one output."""
+    *steps, last = [layer_of(layer) for layer in layers]
+    assert isinstance(last, Affine) and last.weight.dim() == 2 and len(last.weight) == 1
+    h, kept = x, []
+    for layer in steps:
+        if isinstance(layer, Elementwise):
+            roundings.branch(h, *layer.branches)
+            h = h if h.requires_grad else h.requires_grad_()
+            value = layer.function(h)
+            (derivative,) = torch.autograd.grad(value.sum(), h, create_graph=True)
+            errors = arithmetic.activation(layer.name, h.detach(), value.detach(), derivative.detach())
+            h, derivative = (roundings.rounded(v, e) for v, e in zip((value, derivative), errors, strict=True))
+            kept.append(derivative)
+        else:
+            kept.append(h)
+            h = arithmetic.sums(roundings, layer, h) if isinstance(layer, Affine) else layer.function(h)
+    g = last.weight.expand(len(x), -1)
+    for layer, k in zip(reversed(steps), reversed(kept), strict=True):
+        if isinstance(layer, Elementwise):
+            g = roundings.relative(g * k, 1 + arithmetic.half / U)
+        else:
+            g = arithmetic.sums(roundings, layer.transposed(k), g) if isinstance(layer, Affine) else g.reshape(k.shape)
+    if prior:
+        g = roundings.relative(g - roundings.relative(prior * x, 2))
+    return g
+
+
+def native_activation(name: str, z: Tensor, value: Tensor, derivative: Tensor) -> tuple[Tensor, Tensor]:
+    """Of csrc/cpu/activations.h, as test_mlp_chain.py has them: 7 units in the last place of the value or of 0.1, and
+    2.5 of the derivative or of 1, a unit being 2u of the number at most. A leaky ReLU is a product with the slope
+    rounded to float32.
+    """
+    if name in ("relu", "leaky_relu"):
+        return 2 * U * value.abs(), U * derivative.abs() * (derivative != 1)
+    return 14 * U * value.abs().clamp_min(0.1), 5 * U * derivative.abs().clamp_min(1.0)
+
+
+NATIVE_MLP = Arithmetic(native_activation, ascending=True)
