@@ -49,8 +49,8 @@ def chain(
     """The final states of chains in float64, a bound on the error of float32's, and whether a chain is sure: for
     `error_bounds.assert_within`.
 
-    To what `evaluate` says of the score a step adds the rounding of η and of σ and those of two fused multiply-adds, and
-    those of the limits. What lies within its error of a limit may be clamped or not: it counts as not clamped, and the
+    To what `evaluate` says of the score a step adds the roundings of η and of σ, of two fused multiply-adds, and of the
+    limits. What lies within its error of a limit may be clamped or not: it counts as not clamped, and the
     difference, which that error bounds, as one more rounding.
 
     Args:

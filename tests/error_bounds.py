@@ -1,9 +1,10 @@
 """Bounds on rounding errors, by first-order error analysis in float64 (Higham, Accuracy and Stability of Numerical
 Algorithms, 2nd ed., chapters 2 and 3). None is taken from what some library's kernel happens to reach.
 
-u is the unit roundoff: each operation gives its exact result times 1 + δ, |δ| ≤ u. A sum of n products in any order, with
-or without fused multiply-adds, is off by at most γ_n Σ|terms|, γ_n = n u / (1 - n u). Added up in a known order, it is off
-by at most u Σ|partial sums|, and u Σ|terms| more where products are rounded: the running error bound, far smaller.
+u is the unit roundoff: each operation gives its exact result times 1 + δ, |δ| ≤ u. A sum of n products in any order,
+with or without fused multiply-adds, is off by at most γ_n Σ|terms|, γ_n = n u / (1 - n u). Added up in a known order,
+it is off by at most u Σ|partial sums|, and u Σ|terms| more where products are rounded: the running error bound, which
+is far smaller.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Roundings:
     def bound(self, output: Tensor) -> Tensor:
         flat = output.flatten(1)
         bound = torch.zeros_like(flat, requires_grad=False)
-        points = [(p, b) for p, b in self._points if p.numel()]
+        points = [(p, b) for p, b in self._points if b.any()]
         if not points or not flat.requires_grad:
             return bound.view_as(output)
         n = flat.shape[1]
@@ -80,7 +81,7 @@ def assert_within(got: Tensor, expected: Tensor, bound: Tensor, sure: Tensor | N
         got, expected, bound = got[sure], expected[sure], bound[sure]
     assert got.shape == expected.shape and torch.isfinite(expected).all()
     scale = expected.abs().max()
-    assert bound.max() < tight * scale, f"a bound of {bound.max() / scale:.1e} of the largest value shows nothing"
+    assert bound.max() < tight * scale, f"a bound of {bound.max() / scale:.1e} of the largest value shows too little"
     error = (got.double() - expected).abs()
     worst = (error / bound.clamp_min(1e-300)).argmax()
     assert (error <= bound).all(), f"{error.flatten()[worst]:.3e} off, at most {bound.flatten()[worst]:.3e} expected"

@@ -31,8 +31,9 @@ class Affine:
             return Affine(functional.linear, self.weight.t(), None, len(self.weight))
 
         def function(g: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            h = torch.zeros_like(like, requires_grad=True)
-            return torch.autograd.grad(self.function(h, weight, None), h, g, create_graph=True)[0]
+            with torch.enable_grad():
+                h = torch.zeros_like(like, requires_grad=True)
+                return torch.autograd.grad(self.function(h, weight, None), h, g, create_graph=True)[0]
 
         return Affine(function, self.weight, None, len(self.weight) * math.prod(self.weight.shape[2:]))
 
@@ -106,19 +107,23 @@ class Arithmetic:
 
 
 class Exact(Arithmetic):
-    """Of numbers so short that float32 makes no error, in whatever order it adds: each is a whole multiple of a power of
-    two, and no sum of absolute values reaches 2^24 times that.
+    """Of numbers so short that float32 sums have no error in any order: all terms are whole multiples of a power of
+    two, and their absolute values add up to less than 2^24 times that.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+        """dtype: what factors are rounded to, before products that are exact."""
         super().__init__(lambda name, z, value, derivative: (0 * z, 0 * z))
+        object.__setattr__(self, "dtype", dtype)
 
     def sums(self, roundings: Roundings, layer: Affine, h: Tensor) -> Tensor:
-        bias = layer.bias
-        unit = finest_bit(h) * finest_bit(layer.weight)
-        most = layer.function(h.abs(), layer.weight.abs(), None if bias is None else bias.abs()).max()
-        assert most < 2**24 * unit and (bias is None or finest_bit(bias) >= unit), "float32 would round"
-        return layer(h)
+        h, weight = (v.to(self.dtype).double() for v in (h, layer.weight))
+        bias = () if layer.bias is None else (layer.bias,)
+        unit = min(finest_bit(h) * finest_bit(weight), *map(finest_bit, bias), 1.0)
+        most = layer.function(h.abs(), weight.abs(), None if layer.bias is None else layer.bias.abs())
+        if (most >= 2**24 * unit).any():
+            raise FloatingPointError(f"float32 would round sums of up to {most.max() / unit:.0f} units")
+        return layer.function(h, weight, layer.bias)
 
 
 def finest_bit(values: Tensor) -> float:
@@ -167,4 +172,6 @@ def native_activation(name: str, z: Tensor, value: Tensor, derivative: Tensor) -
     return 14 * U * value.abs().clamp_min(0.1), 5 * U * derivative.abs().clamp_min(1.0)
 
 
+# Any order of the sums, as a library's kernels have; of activations, leaky ReLUs alone.
+LIBRARY = Arithmetic(native_activation)
 NATIVE_MLP = Arithmetic(native_activation, ascending=True)
