@@ -107,22 +107,25 @@ class Arithmetic:
 
 
 class Exact(Arithmetic):
-    """Of numbers so short that float32 sums have no error in any order: all terms are whole multiples of a power of
-    two, and their absolute values add up to less than 2^24 times that.
+    """Of numbers so short that sums have no error in any order: all terms are whole multiples of a power of two, and
+    their absolute values add up to less than 2^bits times that, or it raises a FloatingPointError.
     """
 
-    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
-        """dtype: what factors are rounded to, before products that are exact."""
+    def __init__(self, dtype: torch.dtype = torch.float64, bits: int = 24) -> None:
+        """dtype: what factors are rounded to, before products that are exact. bits: float32 has 24, bfloat16 8."""
         super().__init__(lambda name, z, value, derivative: (0 * z, 0 * z))
         object.__setattr__(self, "dtype", dtype)
+        object.__setattr__(self, "bits", bits)
 
     def sums(self, roundings: Roundings, layer: Affine, h: Tensor) -> Tensor:
         h, weight = (v.to(self.dtype).double() for v in (h, layer.weight))
         bias = () if layer.bias is None else (layer.bias,)
         unit = min(finest_bit(h) * finest_bit(weight), *map(finest_bit, bias), 1.0)
         most = layer.function(h.abs(), weight.abs(), None if layer.bias is None else layer.bias.abs())
-        if (most >= 2**24 * unit).any():
-            raise FloatingPointError(f"float32 would round sums of up to {most.max() / unit:.0f} units")
+        if (most >= 2**self.bits * unit).any():
+            raise FloatingPointError(
+                f"sums of up to {most.max() / unit:.0f} units would be rounded to {self.bits} bits"
+            )
         return layer.function(h, weight, layer.bias)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from torch import nn
+from whole_numbers import exact_score, whole_
 
 import fastlangevin as fl
 from fastlangevin.kernels import native
@@ -38,20 +37,10 @@ def states(n=3, channels=1):
 
 
 def whole(channels=1):
-    """A network of whole weights up to 2 with a slope of a quarter, and whole states up to 4. The largest sums, those of
-    the first layer's input gradient, are below 32·9·2 · (64·16·2 · 2) < 2^24 quarters: float32 makes no error in them,
-    whatever the order. What float16 keeps between layers is short too.
+    """A network of whole weights up to 2, and states up to 4. The largest sums, those of the first layer's input
+    gradient, are below 32·9·2 · (64·16·2 · 2) < 2^24 quarters. What float16 keeps between layers is short too.
     """
-    net = small(channels=channels, slope=0.25)
-    with torch.no_grad():
-        for p in net.parameters():
-            p.mul_(2.4 / p.abs().max()).round_()
-    return net, states(channels=channels).mul(2).round().clamp(-4, 4)
-
-
-def exact_score(net, x):
-    x = x.double().requires_grad_()
-    return torch.autograd.grad(copy.deepcopy(net).double()(x).sum(), x)[0]
+    return whole_(small(channels=channels)), states(channels=channels).mul(2).round().clamp(-4, 4)
 
 
 @pytest.fixture
