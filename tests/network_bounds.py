@@ -44,6 +44,7 @@ class Elementwise:
 
     name: str
     function: Callable[[Tensor], Tensor]
+    parameters: tuple[Any, ...] = ()
     branches: tuple[float, ...] = ()
 
 
@@ -52,23 +53,29 @@ class Reshape:
     function: Callable[[Tensor], Tensor]
 
 
-_NAMES = {nn.LeakyReLU: "leaky_relu", nn.ReLU: "relu", nn.SiLU: "silu", nn.GELU: "gelu", nn.Tanh: "tanh"}
+_NAMES = {
+    **{nn.LeakyReLU: "leaky_relu", nn.ReLU: "relu", nn.ELU: "elu", nn.SiLU: "silu", nn.GELU: "gelu", nn.Tanh: "tanh"},
+    nn.Softplus: "softplus",
+}
+_PARAMETERS = {
+    "leaky_relu": lambda module: (module.negative_slope,),
+    "elu": lambda module: (module.alpha,),
+    "gelu": lambda module: (module.approximate,),
+    "softplus": lambda module: (module.beta, module.threshold),
+}
 
 
 def layer_of(layer: Any) -> Affine | Elementwise | Reshape:
     """Of a torch module, or of a layer of `fastlangevin.score.stack`."""
     if isinstance(layer, (nn.Flatten, nn.Unflatten)):
         return Reshape(layer)
-    if isinstance(layer, nn.Softplus):
-        return Elementwise("softplus", layer, (layer.threshold / layer.beta,))
-    if type(layer) in _NAMES:
-        name = _NAMES[type(layer)]
-        return Elementwise(name, layer, (0.0,) if "relu" in name else ())
-    if hasattr(layer, "name"):
-        branches = {"relu": (0.0,), "leaky_relu": (0.0,), "elu": (0.0,)}.get(layer.name, ())
-        if layer.name == "softplus":
-            branches = (layer.parameters[1] / layer.parameters[0],)
-        return Elementwise(layer.name, layer.forward, branches)
+    name = getattr(layer, "name", _NAMES.get(type(layer)))
+    if name is not None:
+        parameters = layer.parameters if hasattr(layer, "name") else _PARAMETERS.get(name, lambda _: ())(layer)
+        branches = (0.0,) if name in ("relu", "leaky_relu", "elu") else ()
+        if name == "softplus":
+            branches = (parameters[1] / parameters[0],)
+        return Elementwise(name, layer.forward, parameters, branches)
     weight = layer.weight.detach().double()
     bias = None if layer.bias is None else layer.bias.detach().double()
     if weight.dim() == 2:
@@ -82,12 +89,12 @@ class Arithmetic:
     """How a kernel computes.
 
     Attributes:
-        activation: (name, z, value, derivative) to the errors of value and derivative for z without an error.
+        activation: (name, z, value, derivative, parameters) to the errors of value and derivative, z without one.
         ascending: sums run from the bias over the features in ascending order; otherwise in any.
         half: the unit roundoff of the type that factors, and maybe results, are rounded to; 0 for float32.
     """
 
-    activation: Callable[[str, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    activation: Callable[[str, Tensor, Tensor, Tensor, tuple], tuple[Tensor, Tensor]]
     ascending: bool = False
     half: float = 0.0
 
@@ -113,7 +120,7 @@ class Exact(Arithmetic):
 
     def __init__(self, dtype: torch.dtype = torch.float64, bits: int = 24) -> None:
         """dtype: what factors are rounded to, before products that are exact. bits: float32 has 24, bfloat16 8."""
-        super().__init__(lambda name, z, value, derivative: (0 * z, 0 * z))
+        super().__init__(lambda name, z, *_: (0 * z, 0 * z))
         object.__setattr__(self, "dtype", dtype)
         object.__setattr__(self, "bits", bits)
 
@@ -137,8 +144,15 @@ def finest_bit(values: Tensor) -> float:
     return unit
 
 
-def score(roundings: Roundings, layers: Sequence[Any], x: Tensor, arithmetic: Arithmetic, prior: float = 0.0) -> Tensor:
-    """The score of f(x) = layers(x) - prior / 2 · |x|²; the last layer is linear, with one output."""
+def score(
+    roundings: Roundings,
+    layers: Sequence[Any],
+    x: Tensor,
+    arithmetic: Arithmetic,
+    prior: float = 0.0,
+    factor: float = 1.0,
+) -> Tensor:
+    """The score of factor · layers(x) - prior / 2 · |x|²; the last layer is linear, with one output."""
     *steps, last = [layer_of(layer) for layer in layers]
     assert isinstance(last, Affine) and last.weight.dim() == 2 and len(last.weight) == 1
     h, kept = x, []
@@ -148,13 +162,14 @@ def score(roundings: Roundings, layers: Sequence[Any], x: Tensor, arithmetic: Ar
             h = h if h.requires_grad else h.requires_grad_()
             value = layer.function(h)
             (derivative,) = torch.autograd.grad(value.sum(), h, create_graph=True)
-            errors = arithmetic.activation(layer.name, h.detach(), value.detach(), derivative.detach())
+            arguments = (h.detach(), value.detach(), derivative.detach(), layer.parameters)
+            errors = arithmetic.activation(layer.name, *arguments)
             h, derivative = (roundings.rounded(v, e) for v, e in zip((value, derivative), errors, strict=True))
             kept.append(derivative)
         else:
             kept.append(h)
             h = arithmetic.sums(roundings, layer, h) if isinstance(layer, Affine) else layer.function(h)
-    g = last.weight.expand(len(x), -1)
+    g = roundings.relative(factor * last.weight.expand(len(x), -1), abs(factor) != 1)
     for layer, k in zip(reversed(steps), reversed(kept), strict=True):
         if isinstance(layer, Elementwise):
             g = roundings.relative(g * k, 1 + arithmetic.half / U)
@@ -163,18 +178,3 @@ def score(roundings: Roundings, layers: Sequence[Any], x: Tensor, arithmetic: Ar
     if prior:
         g = roundings.relative(g - roundings.relative(prior * x, 2))
     return g
-
-
-def native_activation(name: str, z: Tensor, value: Tensor, derivative: Tensor) -> tuple[Tensor, Tensor]:
-    """Of csrc/cpu/activations.h, as test_mlp_chain.py has them: 7 units in the last place of the value or of 0.1, and
-    2.5 of the derivative or of 1, a unit being 2u of the number at most. A leaky ReLU is a product with the slope
-    rounded to float32.
-    """
-    if name in ("relu", "leaky_relu"):
-        return 2 * U * value.abs(), U * derivative.abs() * (derivative != 1)
-    return 14 * U * value.abs().clamp_min(0.1), 5 * U * derivative.abs().clamp_min(1.0)
-
-
-# Any order of the sums, as a library's kernels have; of activations, leaky ReLUs alone.
-LIBRARY = Arithmetic(native_activation)
-NATIVE_MLP = Arithmetic(native_activation, ascending=True)

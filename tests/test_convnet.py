@@ -76,7 +76,7 @@ ARCHITECTURES = {
 }  # fmt: skip
 
 
-# Scores around 1 of at most 6 layers, forwards and backwards, with sums of at most 80 terms: 12 γ_80 = 1e-13 of Σ|terms|.
+# Scores around 1, of at most 6 layers forwards and backwards with sums of at most 80 terms: 12 γ_80 = 1e-13 of Σ|terms|.
 FLOAT64 = dict(rtol=1e-12, atol=2e-13)
 
 
@@ -208,7 +208,7 @@ def test_16_bit_precisions(precision, activation):
     torch.manual_seed(3)
     net, event = convolutions(ACTIVATIONS[activation])
     x, roundings, half = chains(event, 8, torch.float32), Roundings(), UNIT[HALF[precision]]
-    rounded = lambda name, z, value, derivative: (half * value.abs() + 8 * U, half * derivative.abs() + 8 * U)
+    rounded = lambda name, z, value, derivative, *_: (half * value.abs() + 8 * U, half * derivative.abs() + 8 * U)
     expected = score(roundings, layers_of(net), x.double(), Arithmetic(rounded, half=half))
     got = fl.Langevin(log_density=net, engine="convnet", precision=precision, seed=1).score(x)
     assert got.dtype == torch.float32

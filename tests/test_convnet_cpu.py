@@ -12,10 +12,11 @@ from pathlib import Path
 import network_bounds
 import pytest
 import torch
+from activation_bounds import LIBRARY
 from error_bounds import Roundings, assert_within
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from network_bounds import LIBRARY, Exact
+from network_bounds import Exact
 from torch.nn.functional import conv2d, leaky_relu
 
 from fastlangevin.kernels import convnet_cpu, native

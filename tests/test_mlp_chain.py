@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from activation_bounds import NATIVE_MLP
 from chain_reference import OPTIONS, arguments, chain
 from error_bounds import Roundings, U, assert_within
-from network_bounds import NATIVE_MLP, Arithmetic, Exact, score
+from network_bounds import Arithmetic, Exact, score
 from scipy import special
 from torch import nn
 

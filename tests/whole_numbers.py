@@ -1,5 +1,5 @@
-"""Networks of whole weights and slopes of a quarter: the sums that their scores are made of are exact in float32, in any
-order, so that every kernel on every processor gives the same bits. `network_bounds.Exact` is the proof where one is needed.
+"""Networks of whole weights and slopes of a quarter: float32 makes no error in the sums of their scores, in any order,
+so that every kernel on every processor gives the same bits. `network_bounds.Exact` proves it of a network.
 """
 
 from __future__ import annotations
