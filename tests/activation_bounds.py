@@ -15,8 +15,8 @@ Errors = tuple[Tensor, Tensor]
 
 
 def native(name: str, z: Tensor, value: Tensor, derivative: Tensor, parameters: tuple = ()) -> Errors:
-    """7 units in the last place of the value or of 0.1, and 2.5 of the derivative or of 1, a unit being 2u of the number
-    at most. A leaky ReLU is a product with the slope rounded to float32.
+    """7 units in the last place of the value or of 0.1, and 2.5 of the derivative or of 1; a unit is 2u of the number at
+    most. A leaky ReLU is a product with the slope rounded to float32.
     """
     if name in ("relu", "leaky_relu"):
         return 2 * U * value.abs(), U * derivative.abs() * (derivative != 1)
@@ -72,7 +72,7 @@ def triton(name: str, z: Tensor, value: Tensor, derivative: Tensor, parameters: 
     return error_h, error + error_h * (1 - s) * slope + h * rest * slope + product * (2 * U + rounded) + U * d
 
 
-# Any order of the sums, as libraries' kernels have. Of theirs, leaky ReLUs alone: their other activations promise nothing.
+# Any order of the sums, as libraries' kernels have; leaky ReLUs alone, for their other activations promise nothing.
 LIBRARY = Arithmetic(native)
 NATIVE_MLP = Arithmetic(native, ascending=True)
 TRITON_MLP = Arithmetic(triton)

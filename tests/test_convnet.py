@@ -76,7 +76,7 @@ ARCHITECTURES = {
 }  # fmt: skip
 
 
-# Scores around 1, of at most 6 layers forwards and backwards with sums of at most 80 terms: 12 γ_80 = 1e-13 of Σ|terms|.
+# Scores around 1, of at most 6 layers forwards and backwards, sums of at most 80 terms: 12 γ_80 = 1e-13 of Σ|terms|.
 FLOAT64 = dict(rtol=1e-12, atol=2e-13)
 
 

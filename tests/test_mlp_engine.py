@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import math
 
 import pytest
 import torch
+from activation_bounds import NATIVE_MLP, TRITON_MLP
+from chain_reference import chain
+from error_bounds import assert_within
+from network_bounds import score
+from test_analytic_chain import double_well_score, mixture_score
 from test_graph import FakeCapture
 from torch import nn
+from whole_numbers import exact_score, whole_
 
 import fastlangevin as fl
 from fastlangevin.graph import GraphCache
@@ -48,30 +56,71 @@ def pair(energy, kind="log_density", engines=("auto", "autograd"), **options):
     return [fl.Langevin(**given, engine=engine) for engine in engines]
 
 
+def beside_float64(energy, net, kind="log_density", **options):
+    """Of energy(net) a sampler that runs whole chains, and the step-by-step one in float64."""
+    (whole,) = pair(energy(net), kind, ("auto",), **options)
+    (steps,) = pair(energy(copy.deepcopy(net).double()), kind, ("autograd",), **options)
+    return whole, steps
+
+
+def plain(net):
+    return net
+
+
+def score_of(net, arithmetic=NATIVE_MLP, **energy):
+    """For `chain_reference.chain`."""
+    return lambda roundings, x: score(roundings, list(net), x, arithmetic, **energy)
+
+
+def schedule(values, n):
+    return [values(k) if callable(values) else values[k] if isinstance(values, list) else values for k in range(n)]
+
+
+def assert_chains_are(evaluate, whole, steps, x0, chain_offset=0, tight=1e-5):
+    """The next call of `steps` gives the chain written out, but for float64's roundings, and that of `whole` but for
+    what float32's can do.
+    """
+    n, first = whole.n_steps, whole.step
+    etas = schedule(whole.step_size, n)
+    sigmas = [math.sqrt(2 * eta * whole.temperature) for eta in etas]
+    sigmas = sigmas if whole.noise_std is None else schedule(whole.noise_std, n)
+    lo, hi = whole.bounds or (None, None)
+    noise = (any(sigmas), whole.seed, range(first, first + n), chain_offset * x0[0].numel())
+    expected = chain(evaluate, x0, etas, sigmas, *noise, whole.grad_clip, lo, hi, whole.noise_first)
+    wide = steps(x0.double(), step=first, chain_offset=chain_offset)
+    torch.testing.assert_close(wide, expected[0], rtol=1e-11, atol=1e-11)
+    assert_within(whole(x0, chain_offset=chain_offset), *expected, tight=tight)
+    assert whole.step == first + n
+
+
 @pytest.mark.parametrize("kind", ["energy", "log_density"])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_the_chain_is_the_step_by_step_one(options, kind):
-    whole, steps = pair(network(), kind, **OPTIONS[options])
+    net = network()
+    whole, steps = beside_float64(plain, net, kind, **OPTIONS[options])
     assert whole.plan.engine == "mlp"
     x0 = states()
     before = x0.clone()
     for offset in (0, 3):
-        torch.testing.assert_close(whole(x0, chain_offset=offset), steps(x0, chain_offset=offset), rtol=1e-5, atol=1e-6)
-    assert torch.equal(x0, before) and whole.step == steps.step == 14
+        assert_chains_are(score_of(net, factor=-1 if kind == "energy" else 1), whole, steps, x0, offset)
+    assert torch.equal(x0, before)
 
 
 @pytest.mark.parametrize("scale", [1.0, -2.5])
 def test_a_prior_and_a_factor(scale):
     net = network()
-    whole, steps = pair(lambda x: scale * (net(x)[:, 0] - 0.4 * x.square().sum(1)), step_size=0.1)
+    energy = lambda net: lambda x: scale * (net(x)[:, 0] - 0.4 * x.square().sum(1))
+    whole, steps = beside_float64(energy, net, step_size=0.1)
     assert whole.plan.engine == "mlp"
-    torch.testing.assert_close(whole(states()), steps(states()), rtol=1e-5, atol=1e-6)
+    assert_chains_are(score_of(net, prior=0.8 * scale, factor=scale), whole, steps, states())
 
 
 def test_the_library_s_own_network():
-    whole, steps = pair(fl.models.MLP(6, (20, 20), "gelu", prior=1.0), step_size=0.1)
+    model = fl.models.MLP(6, (20, 20), "gelu", prior=1.0)
+    whole, steps = beside_float64(plain, model, step_size=0.1)
     assert whole.plan.engine == "mlp"
-    torch.testing.assert_close(whole.sample((8, 6)), steps.sample((8, 6)), rtol=1e-5, atol=1e-6)
+    assert_chains_are(score_of(model.net[:-1], prior=1.0), whole, steps, whole.initial((8, 6)))
+    assert torch.equal(whole.sample((8, 6), step=9), whole(whole.initial((8, 6), step=9), step=9))
 
 
 def test_batch_splits_give_the_same_bits():
@@ -83,12 +132,13 @@ def test_batch_splits_give_the_same_bits():
 
 def test_weights_are_those_of_the_moment():
     net = network()
-    whole, steps = pair(net)
-    whole(states(), step=0)
+    whole, steps = beside_float64(plain, net)
+    whole(states())
     with torch.no_grad():
         for p in net.parameters():
             p.mul_(1.5)
-    torch.testing.assert_close(whole(states(), step=0), steps(states(), step=0), rtol=1e-5, atol=1e-6)
+    steps.target.function.load_state_dict(net.state_dict())
+    assert_chains_are(score_of(net), whole, steps, states())
 
 
 def test_one_call_runs_all_steps(monkeypatch):
@@ -101,8 +151,7 @@ def test_one_call_runs_all_steps(monkeypatch):
     explicit = fl.Langevin(log_density=network(), n_steps=7, seed=5, backend="cpu")
     explicit(states())
     assert len(calls) == 2
-    by_reference = fl.Langevin(log_density=network(), n_steps=7, seed=5, backend="reference")
-    torch.testing.assert_close(by_reference(states()), pair(network())[1](states()), rtol=1e-5, atol=1e-6)
+    fl.Langevin(log_density=network(), n_steps=7, seed=5, backend="reference")(states())
     assert len(calls) == 2  # an explicit backend does the update
 
 
@@ -113,28 +162,38 @@ def test_a_plan_says_that_a_backend_takes_the_steps():
 
 
 def test_states_that_the_kernels_do_not_take():
-    whole, steps = pair(network())
-    for x0 in (states().double(), states().bfloat16(), states().t().contiguous().t(), states(0)):
-        x = whole(x0, step=0)
-        assert x.dtype == x0.dtype and x.stride() == x0.stride()
-        torch.testing.assert_close(x, steps(x0, step=0), rtol=1e-2 if x.dtype.itemsize == 2 else 1e-5, atol=1e-5)
+    """Of numbers whose sums float32 makes without an error: scores and states are rounded to the state's type alone."""
+    net = whole_(network(nn.LeakyReLU))
+    whole, _ = pair(net, n_steps=2, step_size=0.25, noise_std=0.0)
+    x = states().mul(2).round().clamp(-4, 4)
+    for x0 in (x.double(), x.bfloat16(), x.t().contiguous().t(), x[:0]):
+        got, expected = whole(x0, step=0), x0
+        for _ in range(2):
+            expected = (expected.double() + 0.25 * exact_score(net, expected).to(x0.dtype)).to(x0.dtype)
+        assert got.dtype == x0.dtype and got.stride() == x0.stride() and torch.equal(got, expected)
 
 
 def test_traces_are_of_the_same_chain():
-    whole, steps = pair(network())
+    """The kernels' bits; energies and scores are those of its states."""
+    whole, _ = pair(network())
     x0 = states()
-    for a, b in zip(whole.trace(x0, every=3), steps.trace(x0, every=3), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(whole.trace(x0, step=0).x[-1], whole(x0, step=0), rtol=1e-5, atol=1e-6)
+    trace = whole.trace(x0, every=3)
+    for x, energy, norm, k in zip(*trace[:3], trace.steps.tolist(), strict=True):
+        assert torch.equal(x, whole(x0, step=0, n_steps=k) if k else x0)
+        assert torch.equal(energy, whole.energy(x)) and torch.equal(norm, whole.score(x).norm(dim=1))
+    net = whole_(network(nn.LeakyReLU))
+    x = states().mul(2).round()
+    assert torch.equal(pair(net)[0].energy(x).double(), -copy.deepcopy(net).double()(x.double())[:, 0])
 
 
 def test_a_gradient_flows_through_the_chain():
-    x0 = states().requires_grad_()
-    gradients = []
-    for sampler in pair(network(), step_size=0.3):
-        (gradient,) = torch.autograd.grad(sampler(x0).square().sum(), x0)
-        gradients.append(gradient)
-    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+    """Backwards it computes each state again, by torch's operators and so with the bits of the convnet engine, whose
+    gradients test_vjp.py checks.
+    """
+    x0, v = states().requires_grad_(), states(inputs=5).flip(0)
+    samplers = pair(network(), engines=("mlp", "convnet"), step_size=0.3)
+    gradients = [torch.autograd.grad(sampler(x0), x0, v)[0] for sampler in samplers]
+    assert torch.equal(*gradients) and (gradients[0] - v).abs().max() > 0.01
 
 
 def test_divergence_names_its_step():
@@ -177,9 +236,10 @@ def interpreted(monkeypatch):
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("options", ["schedules", "limits", "noise first, clamped"])
 def test_triton_chains(options):
-    whole, steps = pair(network(), **OPTIONS[options])
+    net = network()
+    whole, steps = beside_float64(plain, net, **OPTIONS[options])
     assert "the mlp engine computes with Triton whole-chain kernels" in whole.plan.reasons
-    torch.testing.assert_close(whole(states(), chain_offset=3), steps(states(), chain_offset=3), rtol=1e-4, atol=1e-5)
+    assert_chains_are(score_of(net, TRITON_MLP), whole, steps, states(), 3)
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -187,15 +247,16 @@ def test_triton_chains(options):
 def test_captured_triton_chains(unroll):
     """Numbers from device memory, as in a graph: replays draw fresh noise and follow weights and schedules."""
     net = network()
-    whole, steps = pair(net, noise_std=0.1)
+    whole, steps = beside_float64(plain, net, noise_std=0.1)
     whole._graphs = GraphCache("auto", unroll, functools.partial(FakeCapture), "cpu")
     for _ in range(2):
-        torch.testing.assert_close(whole(states()), steps(states()), rtol=1e-4, atol=1e-5)
+        assert_chains_are(score_of(net, TRITON_MLP), whole, steps, states())
     with torch.no_grad():
         net[0].weight.mul_(0.5)
+        steps.target.function[0].weight.mul_(0.5)
     for sampler in (whole, steps):
         sampler.step_size = [0.1 * k for k in range(7)]
-    torch.testing.assert_close(whole(states()), steps(states()), rtol=1e-4, atol=1e-5)
+    assert_chains_are(score_of(net, TRITON_MLP), whole, steps, states())
     assert len(whole._graphs.captured) == 1
 
 
@@ -203,16 +264,17 @@ def test_captured_triton_chains(unroll):
 
 MIXTURE = fl.energies.GaussianMixture([[0.0, 1.0, 0.5], [1.0, -1.0, 2.0], [-2.0, 0.0, 0.0]], [0.5, 1.0, 2.0], [1, 2, 3])
 WELL = fl.energies.DoubleWell(3, barrier=1.5, width=1.2)
+SCORES = {fl.energies.GaussianMixture: mixture_score, fl.energies.DoubleWell: double_well_score}
 
 
 @pytest.mark.parametrize("energy", [MIXTURE, WELL], ids=["mixture", "double well"])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_analytic_chains(energy, options):
-    whole, steps = pair(energy, "energy", **{"step_size": 0.05, **OPTIONS[options]})
+    whole, steps = beside_float64(plain, energy, "energy", **{"step_size": 0.05, **OPTIONS[options]})
     assert whole.plan.engine == "analytic"
     x0 = states(inputs=3)
-    torch.testing.assert_close(whole(x0, chain_offset=2), steps(x0, chain_offset=2), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(whole.energy(x0), energy(x0))
+    assert_chains_are(functools.partial(SCORES[type(energy)], energy), whole, steps, x0, 2)
+    assert torch.equal(whole.energy(x0), energy(x0))
 
 
 def test_what_the_analytic_engine_declines():
