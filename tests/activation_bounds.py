@@ -15,8 +15,8 @@ Errors = tuple[Tensor, Tensor]
 
 
 def native(name: str, z: Tensor, value: Tensor, derivative: Tensor, parameters: tuple = ()) -> Errors:
-    """7 units in the last place of the value or of 0.1, and 2.5 of the derivative or of 1; a unit is 2u of the number at
-    most. A leaky ReLU is a product with the slope rounded to float32.
+    """7 units in the last place of the value or of 0.1, and 2.5 of the derivative or of 1; a unit is at most 2u of the
+    number. A leaky ReLU is a product with the slope rounded to float32.
     """
     if name in ("relu", "leaky_relu"):
         return 2 * U * value.abs(), U * derivative.abs() * (derivative != 1)
