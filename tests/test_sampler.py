@@ -10,6 +10,11 @@ import threading
 import numpy as np
 import pytest
 import torch
+from activation_bounds import NATIVE_MLP
+from chain_reference import arguments, chain
+from error_bounds import UNIT, Roundings, U, assert_within, gamma
+from network_bounds import Arithmetic
+from network_bounds import score as network_score
 from torch import nn
 
 import fastlangevin as fl
@@ -44,6 +49,17 @@ def plain_loop(x, score, *, n_steps, eta, sigma, first=0, clip=None, bounds=None
         if bounds is not None:
             x = x.clamp(*bounds)
     return x
+
+
+# Of float64, where energies are around 1 and sums are of at most 16 terms: far more than their roundings, 16 · 2^-53 each.
+FLOAT64 = dict(rtol=1e-12, atol=1e-13)
+
+
+def in_16_bits(precision: str) -> Arithmetic:
+    """Factors, sums, activations and their derivatives are rounded to the type."""
+    half = UNIT[{"bf16": torch.bfloat16, "fp16": torch.float16}[precision]]
+    rounded = lambda name, z, value, derivative, *_: (half * value.abs() + 8 * U, half * derivative.abs() + 8 * U)
+    return Arithmetic(rounded, half=half)
 
 
 def small_net(seed=0) -> nn.Sequential:
@@ -98,10 +114,16 @@ def test_energy_log_density_and_score_give_the_same_chain():
     options = dict(n_steps=20, step_size=0.1, noise_std=0.05, seed=1)
     from_energy = fl.Langevin(net, **options)(x0)
     assert torch.equal(from_energy, fl.Langevin(log_density=lambda x: -net(x), **options)(x0))
-    torch.testing.assert_close(from_energy, fl.Langevin(score=score, **options)(x0), rtol=1e-5, atol=1e-6)
+    tail = arguments([0.1] * 20, [0.05] * 20, seed=1, steps=range(20), offset=0)
+    expected = chain(lambda r, x: network_score(r, list(net), x, NATIVE_MLP, factor=-1), x0, *tail)
+    assert_within(from_energy, *expected, tight=1e-5)
     step_by_step = fl.Langevin(net, engine="autograd", **options)(x0)
     assert torch.equal(step_by_step, fl.Langevin(score=score, **options)(x0))
-    assert not torch.allclose(from_energy, fl.Langevin(log_density=net, **options)(x0), atol=0.01)
+    net.double()
+    wide = fl.Langevin(score=score, **options)(x0.double())
+    torch.testing.assert_close(wide, expected[0], rtol=1e-12, atol=1e-12)
+    opposite = fl.Langevin(log_density=net, **options)(x0.double())
+    assert not torch.allclose(wide, opposite, atol=0.01)
 
 
 # Options, each against the plain loop
@@ -121,15 +143,24 @@ CASES = {
 }
 
 
+def wavy(x: torch.Tensor) -> torch.Tensor:
+    """|x|²/2 + Σ cos 3x / 8, each of whose operations, and those of its gradient, is rounded a few times at most."""
+    return quadratic(x) + torch.cos(3 * x).sum(1) / 8
+
+
+def wavy_score(r: Roundings, x: torch.Tensor) -> torch.Tensor:
+    """3/8 sin 3x - x by float32's autograd: 3x is rounded, the sine within 2 units in the last place of itself, or of
+    what its argument's is; then two products and the sum.
+    """
+    sine = r.relative(torch.sin(r.relative(3 * x)), 4)
+    return r.relative(r.relative(3 / 8 * sine, 2) - x)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_options_against_a_plain_loop(backend, case):
     options = {"step_size": 0.25, "noise_std": 0.1, **CASES[case]}
     x0 = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
-    u = lambda x: quadratic(x) + torch.sin(3 * x).sum(1)
-    score = lambda x: -x - 3 * torch.cos(3 * x)
-    expected = plain_loop(
-        x0,
-        score,
+    loop = dict(
         n_steps=6,
         eta=options["step_size"],
         sigma=options["noise_std"],
@@ -138,8 +169,14 @@ def test_options_against_a_plain_loop(backend, case):
         bounds=options.get("bounds"),
         noise_first=options.get("noise_first", False),
     )
-    got = fl.Langevin(u, n_steps=6, seed=1, backend=backend, **options)(x0, step=11)
-    assert torch.allclose(got.double(), expected, atol=2e-6), (got.double() - expected).abs().max()
+    expected = plain_loop(x0, lambda x: 3 / 8 * torch.sin(3 * x) - x, **loop)
+    etas, sigmas = (v if isinstance(v, list) else [v] * 6 for v in (loop["eta"], loop["sigma"]))
+    place = (any(sigmas), 1, range(11, 17), 0)
+    limits = (loop["clip"], *(loop["bounds"] or (None, None)), loop["noise_first"])
+    written, bound, sure = chain(wavy_score, x0, etas, sigmas, *place, *limits)
+    torch.testing.assert_close(written, expected, rtol=1e-13, atol=1e-13)
+    got = fl.Langevin(wavy, n_steps=6, seed=1, backend=backend, **options)(x0, step=11)
+    assert_within(got, expected, bound, sure, tight=3e-6)
 
 
 def test_cases_differ_from_one_another():
@@ -181,8 +218,10 @@ def test_state_keeps_its_dtype(backend, dtype):
     x = sampler(x0)
     assert x.dtype == dtype
     expected = plain_loop(x0, lambda v: -v, n_steps=5, eta=0.1, sigma=0.1)
-    tolerance = {torch.float64: 1e-14, torch.bfloat16: 0.1, torch.float16: 0.01}[dtype]
-    assert (x.double() - expected).abs().max() < tolerance
+    # At each step three roundings by the arithmetic and one to the state's type, of at most 5; later steps shrink them.
+    arithmetic = UNIT[dtype if dtype == torch.float64 else torch.float32]
+    most = 5 * 5 * (3 * arithmetic + (0 if dtype == torch.float64 else UNIT[dtype]))
+    assert (x.double() - expected).abs().max() <= most and expected.abs().max() < 5
 
 
 def test_network_runs_in_its_parameters_dtype():
@@ -198,10 +237,12 @@ def test_precision_lowers_the_network_only(precision):
     net = small_net()
     x0 = torch.randn(64, 3)
     options = dict(n_steps=3, step_size=0.1, noise_std=0.1, seed=1)
-    exact = fl.Langevin(net, **options)(x0)
+    tail = arguments([0.1] * 3, [0.1] * 3, seed=1, steps=range(3), offset=0)
+    expected = chain(lambda r, x: network_score(r, list(net), x, in_16_bits(precision), factor=-1), x0, *tail)
     lower = fl.Langevin(net, precision=precision, **options)(x0)
     assert lower.dtype == torch.float32
-    assert 0 < (lower - exact).abs().max() < 0.02
+    assert_within(lower, *expected, tight=0.01)
+    assert (lower - expected[0]).abs().max() > 100 * U  # not float32
 
 
 def test_fp32_is_strict_and_flags_are_restored():
@@ -231,8 +272,10 @@ def test_counter_advances_and_override_leaves_it_alone():
     first = sampler(x0)
     assert sampler.step == 4
     second = sampler(x0)
-    assert torch.allclose(first, sum(normal((2, 3), k) for k in range(4)), atol=1e-6)
-    assert torch.allclose(second, sum(normal((2, 3), k) for k in range(4, 8)), atol=1e-6)
+    assert torch.equal(
+        first, sum(normal((2, 3), k) for k in range(4))
+    )  # a step of 0 and noise of 1: one rounding a sum
+    assert torch.equal(second, sum(normal((2, 3), k) for k in range(4, 8)))
     assert torch.equal(sampler(x0, step=4), second) and sampler.step == 8
     sampler.trace(x0)
     sampler.sample((1, 3))
@@ -253,7 +296,8 @@ def test_initial_state(backend, bounds):
     u = fl.noise.uniform((4000, 2), seed=5, step=3, stream=1)
     lo, hi = bounds or (-1.0, 1.0)
     x = fl.Langevin(quadratic, **options).sample((4000, 2), step=3)
-    assert torch.allclose(x, lo + (hi - lo) * u, atol=1e-6)
+    exact = lo + (hi - lo) * u.double()
+    assert ((x - exact).abs() <= 2 * U * (max(abs(lo), abs(hi)) + (hi - lo))).all()  # of the product and of the sum
     assert abs(x.min() - lo) < 0.01 * (hi - lo) and abs(x.max() - hi) < 0.01 * (hi - lo)
     z = fl.noise.normal((4000, 2), seed=5, step=3, stream=1)
     x = fl.Langevin(quadratic, init="normal", **options).sample((4000, 2), step=3)
@@ -382,7 +426,7 @@ def test_layout_is_kept_and_does_not_matter():
     expected = fl.Langevin(quadratic, n_steps=3, seed=1)(x0)
     got = fl.Langevin(quadratic, n_steps=3, seed=1)(x0.to(memory_format=torch.channels_last))
     assert got.is_contiguous(memory_format=torch.channels_last)
-    assert torch.allclose(got, expected, atol=1e-6)
+    assert torch.equal(got, expected)  # the gradient, 2x / 2, is exact
 
 
 def test_extra_inputs_and_column_energies():
@@ -491,9 +535,9 @@ def test_energies_that_the_caller_keeps_are_safe():
 
 @pytest.mark.parametrize("noise_first", [False, True])
 def test_trace(noise_first):
-    net = small_net()
+    net = small_net().double()
     sampler = fl.Langevin(net, n_steps=7, step_size=0.1, noise_std=0.1, noise_first=noise_first, grad_clip=0.05, seed=1)
-    x0 = torch.randn(4, 3)
+    x0 = torch.randn(4, 3, dtype=torch.float64)
     trace = sampler.trace(x0, every=3, step=5)
     assert trace.steps.tolist() == [0, 3, 6, 7]
     assert torch.equal(trace.x[0], x0)
@@ -502,20 +546,22 @@ def test_trace(noise_first):
         assert torch.equal(trace.x[i], x)
         leaf = x.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(net(leaf).sum(), leaf)
-        assert torch.allclose(trace.energy[i], net(x)[:, 0].detach())
-        assert torch.allclose(trace.score_norm[i], gradient.norm(dim=1))
+        torch.testing.assert_close(trace.energy[i], net(x)[:, 0].detach(), **FLOAT64)
+        # Norms are float32's, of three elements: each rounded, squared, added, and the root halves their error.
+        norm = gradient.norm(dim=1)
+        assert ((trace.score_norm[i] - norm).abs() <= gamma(5) * norm).all()
     log_trace = fl.Langevin(log_density=net, n_steps=1, seed=1).trace(x0)
-    assert torch.allclose(log_trace.energy[0], -net(x0)[:, 0].detach())
+    torch.testing.assert_close(log_trace.energy[0], -net(x0)[:, 0].detach(), **FLOAT64)
     assert fl.Langevin(score=lambda x: -x, n_steps=1, seed=1).trace(x0).energy is None
 
 
 def test_energy_and_score_methods():
-    net = small_net()
-    x = torch.randn(4, 3)
+    net = small_net().double()
+    x = torch.randn(4, 3, dtype=torch.float64)
     sampler = fl.Langevin(log_density=net, grad_clip=1e-3, seed=1)
-    assert torch.allclose(sampler.energy(x), -net(x)[:, 0].detach())
+    torch.testing.assert_close(sampler.energy(x), -net(x)[:, 0].detach(), **FLOAT64)
     leaf = x.clone().requires_grad_()
-    assert torch.allclose(sampler.score(x), torch.autograd.grad(net(leaf).sum(), leaf)[0])
+    torch.testing.assert_close(sampler.score(x), torch.autograd.grad(net(leaf).sum(), leaf)[0], **FLOAT64)
     with pytest.raises(ValueError, match="given a score"):
         fl.Langevin(score=lambda x: -x, seed=1).energy(x)
 
@@ -682,8 +728,10 @@ def test_energy_and_score_run_in_the_sampler_s_precision():
     x = torch.randn(64, 3)
     exact, lower = (fl.Langevin(net, precision=p, seed=1) for p in ("fp32", "bf16"))
     assert lower.energy(x).dtype == torch.bfloat16 and exact.energy(x).dtype == torch.float32
-    assert 0 < (lower.score(x) - exact.score(x)).abs().max() < 0.05
-    assert torch.allclose(exact.energy(x), net(x)[:, 0].detach())
+    roundings = Roundings()
+    expected = network_score(roundings, list(net), x.double(), in_16_bits("bf16"), factor=-1)
+    assert_within(lower.score(x), expected.detach(), roundings.bound(expected), tight=0.1)
+    assert (lower.score(x) - expected).abs().max() > 100 * U > (exact.score(x) - expected).abs().max()
 
 
 def test_sample_takes_its_dtype_device_and_offset():
@@ -765,27 +813,29 @@ def test_drawn_seeds_use_all_64_bits():
 # engine="compiled"
 
 
+@pytest.mark.compiled
 def test_compiled_score_is_the_autograd_score():
     torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.SiLU(), torch.nn.Linear(8, 1))
-    x = torch.randn(5, 3)
+    net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.SiLU(), torch.nn.Linear(8, 1)).double()
+    x = torch.randn(5, 3, dtype=torch.float64)
     for kind, n_args in (("energy", 0), ("log_density", 1)):
         function = net if not n_args else lambda x, shift: net(x - shift)
         args = (torch.arange(3.0),)[:n_args]
         plain, compiled = (fl.Langevin(**{kind: function}, n_steps=4, seed=1, engine=e) for e in ("auto", "compiled"))
         assert compiled.plan.engine == "compiled"
         for _ in range(2):
-            torch.testing.assert_close(compiled(x, *args), plain(x, *args), rtol=0, atol=1e-6)
+            torch.testing.assert_close(compiled(x, *args), plain(x, *args), **FLOAT64)
             with torch.no_grad():
                 net[0].weight.mul_(1.1)  # weights are read at each call
         for a, b in zip(compiled.trace(x, *args), plain.trace(x, *args), strict=True):
-            torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+            torch.testing.assert_close(a, b, **FLOAT64)
         leaf = x.clone().requires_grad_()
         a, b = (torch.autograd.grad(s(leaf, *args, step=0).sum(), leaf)[0] for s in (compiled, plain))
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
-        assert not torch.allclose(a, torch.ones(()), atol=0.01)
+        torch.testing.assert_close(a, b, **FLOAT64)
+        assert not torch.allclose(a, torch.ones_like(a), atol=0.01)
 
 
+@pytest.mark.compiled
 def test_compiled_engine_needs_an_energy_that_can_be_traced():
     with pytest.raises(ValueError, match="engine='compiled' differentiates an energy or log_density"):
         fl.Langevin(score=lambda x: -x, engine="compiled", seed=1)
