@@ -51,7 +51,7 @@ def plain_loop(x, score, *, n_steps, eta, sigma, first=0, clip=None, bounds=None
     return x
 
 
-# Of float64, where energies are around 1 and sums are of at most 16 terms: far more than their roundings, 16 · 2^-53 each.
+# Of float64, where energies are around 1 and sums of at most 16 terms: far more than their roundings, 16 · 2^-53 each.
 FLOAT64 = dict(rtol=1e-12, atol=1e-13)
 
 
@@ -857,6 +857,6 @@ def test_initial_is_where_sample_starts_from():
     assert torch.equal(sampler(z, step=0), sampler.sample((5, 3)))
     assert sampler.step == 3 and not torch.equal(sampler.initial((5, 3)), z)
     assert torch.equal(sampler.initial((5, 3), step=0), z)
-    for arguments, words in [({"step": -1}, "step must be"), ({"chain_offset": -1}, "chain_offset must be")]:
+    for place, words in [({"step": -1}, "step must be"), ({"chain_offset": -1}, "chain_offset must be")]:
         with pytest.raises(ValueError, match=words):
-            sampler.initial((5, 3), **arguments)
+            sampler.initial((5, 3), **place)
