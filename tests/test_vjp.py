@@ -191,7 +191,7 @@ def test_only_once_differentiable():
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_precision_holds_in_the_backward(precision):
-    """The same operations have the same bits; bfloat16's roundings of 2^-9 and more are seen, and are not all there is."""
+    """The same operations have the same bits; bfloat16's roundings, 2^-8, are seen, and are not all there is."""
     net = smooth().float()
     x0 = torch.randn(64, 4, requires_grad=True)
     sampler = fl.Langevin(log_density=net, n_steps=5, precision=precision, seed=1)
