@@ -15,6 +15,8 @@ from fastlangevin import data, images, order
 from fastlangevin.data import load_data
 from fastlangevin.order import batch_indices, epoch_order
 
+pytestmark = pytest.mark.any_processor
+
 
 class Items(Dataset):
     """Serves a list, or calls a function for its items, and remembers what was read."""

@@ -56,6 +56,7 @@ def test_golden_philox_words(vectors):
         assert [f"{int(w):08x}" for w in words] == row["philox"]
 
 
+@pytest.mark.any_processor
 def test_avx512_kernels_on_any_processor(tmp_path):
     """The AVX-512 kernels, their intrinsics emulated lane by lane, against the portable ones."""
     if build.unsupported():
@@ -73,6 +74,7 @@ def test_avx512_kernels_on_any_processor(tmp_path):
     assert done.returncode == 0, done.stdout[-2000:]
 
 
+@pytest.mark.any_processor
 def test_kernels_of_one_instruction_set_are_linked_into_no_other(tmp_path):
     """A weak symbol compiled with AVX-512 could be the copy that the linker keeps, for every processor."""
     if build.unsupported() or not shutil.which("nm"):

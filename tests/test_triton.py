@@ -13,7 +13,10 @@ import torch
 import fastlangevin as fl
 from fastlangevin import kernels
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+pytestmark = [
+    pytest.mark.any_processor,
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed"),
+]
 
 
 def count(record: dict, prefix: str) -> int:

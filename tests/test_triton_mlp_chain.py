@@ -144,6 +144,7 @@ def test_what_is_not_supported(kernels):
 LOCAL = {"mlp_chain-fp16-128": 136, "mlp_chain-bf16-64": 16, "mlp_chain-tf32-64": 40, "mlp_chain-fp32-32": 16}
 
 
+@pytest.mark.any_processor
 @pytest.mark.parametrize("kernel", LOCAL)
 def test_compiled(compiled, kernel):
     for architecture in (80, 90, 100):
