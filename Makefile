@@ -10,13 +10,16 @@ SOURCES := setup.py pyproject.toml constraints.txt fastlangevin/kernels/build.py
 # Threads that wait sleep: where another program has a core too, spinning ones slow a training down tenfold.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test lint format bench bench-docs bench-quick clean
+.PHONY: demo test test-processors lint format bench bench-docs bench-quick clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fastlangevin train digits --out runs/demo --resume
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+test-processors: $(VENV)/.dev
+	nice $(BIN)/python scripts/test_processors.py $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
