@@ -1,6 +1,7 @@
 # make demo: train on the handwritten digits, pictures in runs/demo.   make test: the tests.
 # Both create .venv and install their dependencies.
 # make test-newest: the tests with the newest torch, in .venv-newest (5.5 GB).
+# make test-processors: the tests with older instruction sets in torch's libraries.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +14,7 @@ SOURCES := setup.py pyproject.toml constraints.txt fastlangevin/kernels/build.py
 # Waiting threads sleep. If another program uses a core, spinning threads make training ten times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-newest lint format bench bench-docs bench-quick clean
+.PHONY: demo test test-newest test-processors lint format bench bench-docs bench-quick clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fastlangevin train digits --out runs/demo --resume
@@ -23,6 +24,9 @@ test: $(VENV)/.dev
 
 test-newest: $(NEWEST)/.dev
 	$(NEWEST)/bin/python -m pytest -n auto --dist loadfile
+
+test-processors: $(VENV)/.dev
+	nice $(BIN)/python scripts/test_processors.py $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -15,7 +15,10 @@ from fastlangevin.kernels import build
 
 ROOT = Path(__file__).parents[1]
 
-pytestmark = pytest.mark.skipif(build.unsupported() is not None, reason=str(build.unsupported()))
+pytestmark = [
+    pytest.mark.any_processor,
+    pytest.mark.skipif(build.unsupported() is not None, reason=str(build.unsupported())),
+]
 
 # A process that finds no library of a wheel or source install, and therefore compiles one.
 NO_PREBUILT = """

@@ -44,6 +44,7 @@ def test_contenders_run_the_work(work, expected, name):
     assert checks.disagreement(work, contender.make(work), expected, contender.precision) is None
 
 
+@pytest.mark.compiled
 def test_compiled_steps_run_the_work():
     work = WORKS["double well"]()
     chain = CONTENDERS["torch.compile 10 steps"].make(work)
@@ -126,15 +127,17 @@ def test_updates_are_checked(name):
         assert says in checks.update_disagreement(4096, wrong, 1e-3, 1e-2)
 
 
-def test_compiled_noise_is_drawn_by_torch():
-    """At every call: inductor's random numbers are ten times slower on a CPU and would slow this peer down."""
+@pytest.mark.compiled
+def test_compiled_noise_is_torch_s_own():
+    """At every call: inductor's own random numbers, ten times slower on a CPU, would make this peer a straw man."""
     update = UPDATES["torch.compile"].make_update(64, "cpu")
     update(1e-3, 0.0), update(1e-3, 1e-2)
     before = update(0.0, 0.0).clone()
     torch.manual_seed(3)
     after = update(0.0, 1.0).clone()
     torch.manual_seed(3)
-    torch.testing.assert_close(after - before, torch.randn(64), rtol=0, atol=1e-6)
+    # The state is rounded where the noise is added, and the difference is exact or rounded once more.
+    assert ((after - before - torch.randn(64)).abs() <= 2.0**-24 * 2 * (after.abs() + before.abs())).all()
 
 
 def test_training_iterations_are_checked():

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from support.error_bounds import U
 from torch import nn
 
 import fastlangevin as fl
@@ -60,7 +61,8 @@ OPTIONS = {
 @pytest.mark.parametrize("activation", [nn.SiLU, nn.LeakyReLU])
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("n_steps", [1, 2, 6])
-def test_value_and_weight_gradients_equal_those_of_the_plain_loop(n_steps, options, activation):
+def test_value_and_weight_gradients_are_the_plain_loop_s(n_steps, options, activation):
+    """In float64, whose roundings of 2^-53 six steps of sums of at most 9 terms magnify by less than 10^3."""
     net, options = network(activation=activation), dict(OPTIONS[options])
     etas = [0.9 + 0.2 * k for k in range(n_steps)]
     sigma = options.pop("sigma", 0.3)
@@ -97,13 +99,18 @@ def test_no_gradient_reaches_earlier_states():
 @pytest.mark.parametrize("engine", ["autograd", "mlp", "convnet", "auto"])
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_engines_and_backends(engine, backend):
-    net = network(torch.float32)
-    options = dict(n_steps=8, step_size=0.5, noise_std=0.05, seed=SEED, backend=backend)
-    expected = plain_loop(net, start(torch.float32), etas=[0.5] * 8, sigmas=[0.05] * 8)
-    x = fl.Langevin(log_density=net, engine=engine, **options).with_last_step(start(torch.float32))
-    torch.testing.assert_close(x, expected, rtol=1e-5, atol=1e-6)
-    for a, b in zip(weight_gradients(net, x)[:-1], weight_gradients(net, expected)[:-1], strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    """An engine and a backend take all steps but the last one, which has the bits of one step from there: of value and
+    gradients, whatever kernels the processor has for them.
+    """
+    net, x0 = network(torch.float32), start(torch.float32)
+    options = dict(step_size=0.5, noise_std=0.05, seed=SEED)
+    sampler = fl.Langevin(log_density=net, engine=engine, n_steps=8, backend=backend, **options)
+    x = sampler.with_last_step(x0)
+    before = sampler(x0, step=0, n_steps=7)
+    one = fl.Langevin(log_density=net, engine="autograd", n_steps=1, **options).with_last_step(before, step=7)
+    assert torch.equal(x, one) and (x - before).abs().max() > 0.01
+    for a, b in zip(weight_gradients(net, x)[:-1], weight_gradients(net, one)[:-1], strict=True):
+        assert torch.equal(a, b)
 
 
 def test_place_in_a_batch_and_in_the_noise():
@@ -139,7 +146,11 @@ def test_labels_and_a_given_score():
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_network_runs_in_the_sampler_s_precision(precision):
-    net, ran_in = network(torch.float32), []
+    """Of piecewise linear and tanh layers, whose backward is the same operation where it is to be differentiated: the
+    chain's score is the sampler's. What is left are the last step's roundings: the update's two, and those of two
+    products and two sums.
+    """
+    net, ran_in = network(torch.float32, nn.LeakyReLU), []
 
     def log_density(x):
         ran_in.append(net[0](x).dtype)
@@ -152,9 +163,10 @@ def test_the_network_runs_in_the_sampler_s_precision(precision):
         x = sampler.with_last_step(start(torch.float32))
     assert ran_in[-3:] == [torch.bfloat16 if precision == "bf16" else torch.float32] * 3
     assert x.dtype == torch.float32 and all(torch.isfinite(g).all() for g in weight_gradients(net, x)[:-1])
-    torch.testing.assert_close(
-        x, sampler(start(torch.float32), step=0), rtol=0, atol=1e-6 if precision == "fp32" else 2e-3
-    )
+    expected = sampler(start(torch.float32), step=0)
+    noise = 0.01 * fl.noise.normal(x.shape, seed=SEED, step=2).abs()
+    moved = (sampler(start(torch.float32), step=0, n_steps=2) - expected).abs() + noise
+    assert ((x - expected).abs() <= U * (moved + noise + 2 * (expected.abs() + noise) + 2 * expected.abs())).all()
 
 
 def test_a_state_of_16_bits_is_rounded_once():

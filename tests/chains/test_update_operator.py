@@ -59,6 +59,7 @@ def test_opcheck(dtype):
     torch.library.opcheck(ops.noise_cpu_.tensor, (torch.empty(7), torch.tensor(3), torch.tensor(4), 0, 0, False))
 
 
+@pytest.mark.compiled
 @needs_cpu
 def test_compiles_once_for_all_steps():
     def step(x, score, eta, sigma, k):
@@ -79,6 +80,7 @@ def test_compiles_once_for_all_steps():
     assert seen[-1] == seen[4] <= 4, f"still compiling at step 12: {seen}"
 
 
+@pytest.mark.compiled
 @needs_cpu
 def test_inside_inductor():
     def step(x, score):

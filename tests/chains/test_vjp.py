@@ -27,6 +27,7 @@ def with_a_prior():
 @pytest.mark.parametrize("n_steps", [1, 2, 7, 9])
 @pytest.mark.parametrize("network", [smooth, piecewise, with_a_prior])
 def test_vjp_is_autograd_s_through_the_plain_chain(network, n_steps, options, engine):
+    """In float64, whose roundings of 2^-53 nine steps of sums of at most 9 terms magnify by some 10^3."""
     net, options = network(), OPTIONS[options]
     x0 = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(4), requires_grad=True)
     v = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
@@ -154,6 +155,7 @@ def test_only_once_differentiable():
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_precision_holds_in_the_backward(precision):
+    """The same operations have the same bits; bfloat16's roundings, 2^-8, are seen, and are not all there is."""
     net = smooth().float()
     x0 = torch.randn(64, 4, requires_grad=True)
     sampler = fl.Langevin(log_density=net, n_steps=5, precision=precision, seed=1)

@@ -11,6 +11,8 @@ from PIL import Image
 
 from fastlangevin.runs import checkpoint
 
+pytestmark = pytest.mark.any_processor
+
 QUICK = ["--features", "4", "--batch-size", "8", "--steps", "3", "--iterations", "2"]
 
 

@@ -10,6 +10,8 @@ from support.data_sources import bytes_, everything, rand
 from fastlangevin.data import load_data
 from fastlangevin.data import sources as data
 
+pytestmark = pytest.mark.any_processor
+
 
 def test_digits_are_those_of_scikit_learn():
     bunch = pytest.importorskip("sklearn.datasets").load_digits()

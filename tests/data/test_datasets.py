@@ -15,6 +15,8 @@ from torch.utils.data import Dataset, TensorDataset
 
 from fastlangevin.data import load_data
 
+pytestmark = pytest.mark.any_processor
+
 # Datasets
 
 

@@ -13,6 +13,8 @@ from support.data_sources import bytes_, everything, picture, rand, scaled
 from fastlangevin.data import load_data
 from fastlangevin.data import sources as data
 
+pytestmark = pytest.mark.any_processor
+
 
 @pytest.mark.parametrize("kind", [str, lambda path: path], ids=["str", "Path"])
 def test_npy(tmp_path, kind):

@@ -10,6 +10,8 @@ from support.data_sources import everything, picture, scaled
 
 from fastlangevin.data import images, load_data
 
+pytestmark = pytest.mark.any_processor
+
 
 def test_a_folder(tmp_path):
     folder = tmp_path / "cats"

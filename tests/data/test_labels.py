@@ -8,6 +8,8 @@ from torch.utils.data import Dataset
 
 from fastlangevin.data import digits, labels, load_data
 
+pytestmark = pytest.mark.any_processor
+
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 4, 4), dtype=np.uint8)
 NUMBERS = [3, 0, 1, 1, 0, 2]
 

@@ -8,6 +8,8 @@ import torch
 from fastlangevin.data import order
 from fastlangevin.data.order import batch_indices, epoch_order
 
+pytestmark = pytest.mark.any_processor
+
 
 @pytest.mark.parametrize("n", [1, 2, 100])
 def test_an_epoch_visits_every_item_once(n):

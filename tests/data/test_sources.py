@@ -10,6 +10,8 @@ from torch.utils.data import TensorDataset
 from fastlangevin.data import load_data
 from fastlangevin.data import sources as data
 
+pytestmark = pytest.mark.any_processor
+
 
 def test_a_batch_is_a_copy():
     values = rand(6, 2, lo=-1)

@@ -69,9 +69,10 @@ def test_energies_are_the_samplers(run):
     model, sampler = fl.load(run)
     result = fl.evaluate((model, sampler), "digits", n=300, seed=5, **OFF)
     sampler.load_state_dict({**sampler.state_dict(), "seed": 5})
-    energy = sampler.energy(sampler.sample((300, 1, 8, 8), step=0)).double()  # more than one batch
-    assert result["energy"]["samples_mean"] == pytest.approx(float(energy.mean()), rel=1e-5)
-    assert result["energy"]["samples_std"] == pytest.approx(float(energy.std()), rel=1e-4)
+    energy = sampler.energy(sampler.sample((300, 1, 8, 8), step=0)).double()  # more than are drawn at a time
+    rounding = 1e-5 * float(energy.abs().max())  # float32's in sums of some 100 terms, whose order the batch may decide
+    assert result["energy"]["samples_mean"] == pytest.approx(float(energy.mean()), abs=rounding)
+    assert result["energy"]["samples_std"] == pytest.approx(float(energy.std()), abs=rounding)
     assert result["n_steps"] == 5 and result["trained_on_data"] is None
 
 

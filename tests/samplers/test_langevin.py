@@ -6,7 +6,11 @@ import math
 
 import pytest
 import torch
+from support.activation_bounds import NATIVE_MLP
+from support.chain_reference import arguments, chain
+from support.error_bounds import assert_within
 from support.langevin_reference import quadratic, small_net
+from support.network_bounds import score as network_score
 from torch import nn
 
 import fastlangevin as fl
@@ -58,10 +62,16 @@ def test_energy_log_density_and_score_give_the_same_chain():
     options = dict(n_steps=20, step_size=0.1, noise_std=0.05, seed=1)
     from_energy = fl.Langevin(net, **options)(x0)
     assert torch.equal(from_energy, fl.Langevin(log_density=lambda x: -net(x), **options)(x0))
-    torch.testing.assert_close(from_energy, fl.Langevin(score=score, **options)(x0), rtol=1e-5, atol=1e-6)
+    tail = arguments([0.1] * 20, [0.05] * 20, seed=1, steps=range(20), offset=0)
+    expected = chain(lambda r, x: network_score(r, list(net), x, NATIVE_MLP, factor=-1), x0, tail)
+    assert_within(from_energy, *expected, tight=1e-5)
     step_by_step = fl.Langevin(net, engine="autograd", **options)(x0)
     assert torch.equal(step_by_step, fl.Langevin(score=score, **options)(x0))
-    assert not torch.allclose(from_energy, fl.Langevin(log_density=net, **options)(x0), atol=0.01)
+    net.double()
+    wide = fl.Langevin(score=score, **options)(x0.double())
+    torch.testing.assert_close(wide, expected[0], rtol=1e-12, atol=1e-12)
+    opposite = fl.Langevin(log_density=net, **options)(x0.double())
+    assert not torch.allclose(wide, opposite, atol=0.01)
 
 
 def test_layout_is_preserved_and_does_not_matter():
@@ -69,7 +79,7 @@ def test_layout_is_preserved_and_does_not_matter():
     expected = fl.Langevin(quadratic, n_steps=3, seed=1)(x0)
     got = fl.Langevin(quadratic, n_steps=3, seed=1)(x0.to(memory_format=torch.channels_last))
     assert got.is_contiguous(memory_format=torch.channels_last)
-    assert torch.allclose(got, expected, atol=1e-6)
+    assert torch.equal(got, expected)  # the gradient, 2x / 2, is exact
 
 
 def test_extra_arguments_and_column_energies():

@@ -7,9 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from support.chain_reference import chain
+from support.error_bounds import Roundings, assert_within
 from support.langevin_reference import plain_loop, quadratic, small_net
 
 import fastlangevin as fl
+from fastlangevin.kernels.arguments import ChainArgs
 
 CASES = {
     "plain": {},
@@ -25,15 +28,24 @@ CASES = {
 }
 
 
+def wavy(x: torch.Tensor) -> torch.Tensor:
+    """|x|²/2 + Σ cos 3x / 8, each of whose operations, and those of its gradient, is rounded a few times at most."""
+    return quadratic(x) + torch.cos(3 * x).sum(1) / 8
+
+
+def wavy_score(r: Roundings, x: torch.Tensor) -> torch.Tensor:
+    """3/8 sin 3x - x by float32's autograd: 3x is rounded, the sine within 2 units in the last place of itself, or of
+    what its argument's is; then two products and the sum.
+    """
+    sine = r.relative(torch.sin(r.relative(3 * x)), 4)
+    return r.relative(r.relative(3 / 8 * sine, 2) - x)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_options_against_a_plain_loop(backend, case):
     options = {"step_size": 0.25, "noise_std": 0.1, **CASES[case]}
     x0 = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
-    u = lambda x: quadratic(x) + torch.sin(3 * x).sum(1)
-    score = lambda x: -x - 3 * torch.cos(3 * x)
-    expected = plain_loop(
-        x0,
-        score,
+    loop = dict(
         n_steps=6,
         eta=options["step_size"],
         sigma=options["noise_std"],
@@ -42,8 +54,14 @@ def test_options_against_a_plain_loop(backend, case):
         bounds=options.get("bounds"),
         noise_first=options.get("noise_first", False),
     )
-    got = fl.Langevin(u, n_steps=6, seed=1, backend=backend, **options)(x0, step=11)
-    assert torch.allclose(got.double(), expected, atol=2e-6), (got.double() - expected).abs().max()
+    expected = plain_loop(x0, lambda x: 3 / 8 * torch.sin(3 * x) - x, **loop)
+    etas, sigmas = (v if isinstance(v, list) else [v] * 6 for v in (loop["eta"], loop["sigma"]))
+    place = (any(sigmas), 1, range(11, 17), 0)
+    limits = (loop["clip"], *(loop["bounds"] or (None, None)), loop["noise_first"])
+    written, bound, sure = chain(wavy_score, x0, ChainArgs(etas, sigmas, *place, *limits))
+    torch.testing.assert_close(written, expected, rtol=1e-13, atol=1e-13)
+    got = fl.Langevin(wavy, n_steps=6, seed=1, backend=backend, **options)(x0, step=11)
+    assert_within(got, expected, bound, sure, tight=3e-6)
 
 
 def test_cases_differ_from_one_another():

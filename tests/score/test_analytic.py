@@ -1,10 +1,13 @@
-"""engine="analytic": whole chains in one call, compared with the step-by-step chain of the same noise."""
+"""engine="analytic": whole chains in one call, beside the step-by-step ones in float64, to a bound of roundings."""
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
-from support.whole_chains import OPTIONS, pair, states
+from support.analytic_scores import double_well_score, mixture_score
+from support.whole_chains import OPTIONS, assert_chains_are, beside_float64, plain, states
 from torch import nn
 
 import fastlangevin as fl
@@ -20,16 +23,17 @@ def native_kernels():
 
 MIXTURE = fl.energies.GaussianMixture([[0.0, 1.0, 0.5], [1.0, -1.0, 2.0], [-2.0, 0.0, 0.0]], [0.5, 1.0, 2.0], [1, 2, 3])
 WELL = fl.energies.DoubleWell(3, barrier=1.5, width=1.2)
+SCORES = {fl.energies.GaussianMixture: mixture_score, fl.energies.DoubleWell: double_well_score}
 
 
 @pytest.mark.parametrize("energy", [MIXTURE, WELL], ids=["mixture", "double well"])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_analytic_chains(energy, options):
-    whole, steps = pair(energy, "energy", **{"step_size": 0.05, "noise_std": 0.01, **OPTIONS[options]})
+    whole, steps = beside_float64(plain, energy, "energy", **{"step_size": 0.05, "noise_std": 0.01, **OPTIONS[options]})
     assert whole.plan.engine == "analytic"
     x0 = states(inputs=3)
-    torch.testing.assert_close(whole(x0, chain_offset=2), steps(x0, chain_offset=2), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(whole.energy(x0), energy(x0))
+    assert_chains_are(functools.partial(SCORES[type(energy)], energy), whole, steps, x0, 2)
+    assert torch.equal(whole.energy(x0), energy(x0))
 
 
 def test_unsupported_targets():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 
 import pytest
 import torch
+from support.activation_bounds import TRITON_MLP
 from support.activations import ACTIVATIONS
 from support.fake_capture import FakeCapture
-from support.whole_chains import OPTIONS, pair, states
+from support.whole_chains import OPTIONS, assert_chains_are, beside_float64, pair, plain, score_of, states
+from support.whole_numbers import exact_score, whole_
 from torch import nn
 
 import fastlangevin as fl
@@ -33,35 +36,40 @@ def network(activation=nn.SiLU, inputs=5):
 
 @pytest.mark.parametrize("kind", ["energy", "log_density"])
 @pytest.mark.parametrize("options", OPTIONS)
-def test_chain_equals_the_step_by_step_chain(options, kind):
-    whole, steps = pair(network(), kind, **OPTIONS[options])
+def test_the_chain_is_the_step_by_step_one(options, kind):
+    net = network()
+    whole, steps = beside_float64(plain, net, kind, **OPTIONS[options])
     assert whole.plan.engine == "mlp"
     x0 = states()
     before = x0.clone()
     for offset in (0, 3):
-        torch.testing.assert_close(whole(x0, chain_offset=offset), steps(x0, chain_offset=offset), rtol=1e-5, atol=1e-6)
-    assert torch.equal(x0, before) and whole.step == steps.step == 14
+        assert_chains_are(score_of(net, factor=-1 if kind == "energy" else 1), whole, steps, x0, offset)
+    assert torch.equal(x0, before)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_every_activation(name):
-    whole, steps = pair(network(ACTIVATIONS[name][0]), step_size=0.1, noise_std=0.01)
+    net = network(ACTIVATIONS[name][0])
+    whole, steps = beside_float64(plain, net, step_size=0.1, noise_std=0.01)
     assert whole.plan.engine == "mlp"
-    torch.testing.assert_close(whole(states()), steps(states()), rtol=1e-5, atol=1e-6)
+    assert_chains_are(score_of(net), whole, steps, states())
 
 
 @pytest.mark.parametrize("scale", [1.0, -2.5])
 def test_a_prior_and_a_factor(scale):
     net = network()
-    whole, steps = pair(lambda x: scale * (net(x)[:, 0] - 0.4 * x.square().sum(1)), step_size=0.1, noise_std=0.01)
+    energy = lambda net: lambda x: scale * (net(x)[:, 0] - 0.4 * x.square().sum(1))
+    whole, steps = beside_float64(energy, net, step_size=0.1, noise_std=0.01)
     assert whole.plan.engine == "mlp"
-    torch.testing.assert_close(whole(states()), steps(states()), rtol=1e-5, atol=1e-6)
+    assert_chains_are(score_of(net, prior=0.8 * scale, factor=scale), whole, steps, states())
 
 
-def test_the_library_s_network():
-    whole, steps = pair(fl.models.MLP(6, (20, 20), "gelu", prior=1.0), step_size=0.1, noise_std=0.01)
+def test_the_library_s_own_network():
+    model = fl.models.MLP(6, (20, 20), "gelu", prior=1.0)
+    whole, steps = beside_float64(plain, model, step_size=0.1, noise_std=0.01)
     assert whole.plan.engine == "mlp"
-    torch.testing.assert_close(whole.sample((8, 6)), steps.sample((8, 6)), rtol=1e-5, atol=1e-6)
+    assert_chains_are(score_of(model.net[:-1], prior=1.0), whole, steps, whole.initial((8, 6)))
+    assert torch.equal(whole.sample((8, 6), step=9), whole(whole.initial((8, 6), step=9), step=9))
 
 
 def test_batch_splits_give_the_same_bits():
@@ -73,12 +81,13 @@ def test_batch_splits_give_the_same_bits():
 
 def test_current_weights_are_used():
     net = network()
-    whole, steps = pair(net)
-    whole(states(), step=0)
+    whole, steps = beside_float64(plain, net)
+    whole(states())
     with torch.no_grad():
         for p in net.parameters():
             p.mul_(1.5)
-    torch.testing.assert_close(whole(states(), step=0), steps(states(), step=0), rtol=1e-5, atol=1e-6)
+    steps.target.function.load_state_dict(net.state_dict())
+    assert_chains_are(score_of(net), whole, steps, states())
 
 
 def test_one_call_runs_all_steps(monkeypatch):
@@ -91,8 +100,7 @@ def test_one_call_runs_all_steps(monkeypatch):
     explicit = fl.Langevin(log_density=network(), n_steps=7, seed=5, backend="cpu")
     explicit(states())
     assert len(calls) == 2
-    by_reference = fl.Langevin(log_density=network(), n_steps=7, seed=5, backend="reference")
-    torch.testing.assert_close(by_reference(states()), pair(network())[1](states()), rtol=1e-5, atol=1e-6)
+    fl.Langevin(log_density=network(), n_steps=7, seed=5, backend="reference")(states())
     assert len(calls) == 2  # an explicit backend does the update
 
 
@@ -102,29 +110,39 @@ def test_a_plan_names_the_backend_that_runs_single_steps():
     assert not any("one by one" in reason for reason in fl.Langevin(log_density=network(), seed=1).plan.reasons)
 
 
-def test_states_that_the_kernels_do_not_support():
-    whole, steps = pair(network())
-    for x0 in (states().double(), states().bfloat16(), states().t().contiguous().t(), states(0)):
-        x = whole(x0, step=0)
-        assert x.dtype == x0.dtype and x.stride() == x0.stride()
-        torch.testing.assert_close(x, steps(x0, step=0), rtol=1e-2 if x.dtype.itemsize == 2 else 1e-5, atol=1e-5)
+def test_states_that_the_kernels_do_not_take():
+    """Of numbers whose sums float32 makes without an error: scores and states are rounded to the state's type alone."""
+    net = whole_(network(nn.LeakyReLU))
+    whole, _ = pair(net, n_steps=2, step_size=0.25, noise_std=0.0)
+    x = states().mul(2).round().clamp(-4, 4)
+    for x0 in (x.double(), x.bfloat16(), x.t().contiguous().t(), x[:0]):
+        got, expected = whole(x0, step=0), x0
+        for _ in range(2):
+            expected = (expected.double() + 0.25 * exact_score(net, expected).to(x0.dtype)).to(x0.dtype)
+        assert got.dtype == x0.dtype and got.stride() == x0.stride() and torch.equal(got, expected)
 
 
 def test_traces_are_of_the_same_chain():
-    whole, steps = pair(network())
+    """The kernels' bits; energies and scores are those of its states."""
+    whole, _ = pair(network())
     x0 = states()
-    for a, b in zip(whole.trace(x0, every=3), steps.trace(x0, every=3), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(whole.trace(x0, step=0).x[-1], whole(x0, step=0), rtol=1e-5, atol=1e-6)
+    trace = whole.trace(x0, every=3)
+    for x, energy, norm, k in zip(*trace[:3], trace.steps.tolist(), strict=True):
+        assert torch.equal(x, whole(x0, step=0, n_steps=k) if k else x0)
+        assert torch.equal(energy, whole.energy(x)) and torch.equal(norm, whole.score(x).norm(dim=1))
+    net = whole_(network(nn.LeakyReLU))
+    x = states().mul(2).round()
+    assert torch.equal(pair(net)[0].energy(x).double(), -copy.deepcopy(net).double()(x.double())[:, 0])
 
 
 def test_a_gradient_flows_through_the_chain():
-    x0 = states().requires_grad_()
-    gradients = []
-    for sampler in pair(network(), step_size=0.3, noise_std=0.01):
-        (gradient,) = torch.autograd.grad(sampler(x0).square().sum(), x0)
-        gradients.append(gradient)
-    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+    """Backwards it computes each state again, by torch's operators and so with the bits of the convnet engine, whose
+    gradients chains/test_vjp.py checks.
+    """
+    x0, v = states().requires_grad_(), states(inputs=5).flip(0)
+    samplers = pair(network(), engines=("mlp", "convnet"), step_size=0.3, noise_std=0.01)
+    gradients = [torch.autograd.grad(sampler(x0), x0, v)[0] for sampler in samplers]
+    assert torch.equal(*gradients) and (gradients[0] - v).abs().max() > 0.01
 
 
 def test_divergence_names_its_step():
@@ -167,9 +185,10 @@ def interpreted(monkeypatch):
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("options", ["schedules", "limits", "noise first, clamped"])
 def test_triton_chains(options):
-    whole, steps = pair(network(), **OPTIONS[options])
+    net = network()
+    whole, steps = beside_float64(plain, net, **OPTIONS[options])
     assert "the mlp engine computes with Triton whole-chain kernels" in whole.plan.reasons
-    torch.testing.assert_close(whole(states(), chain_offset=3), steps(states(), chain_offset=3), rtol=1e-4, atol=1e-5)
+    assert_chains_are(score_of(net, TRITON_MLP), whole, steps, states(), 3)
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -177,14 +196,15 @@ def test_triton_chains(options):
 def test_captured_triton_chains(unroll):
     """Numbers from device memory, as in a graph: replays draw new noise and use the current weights and schedules."""
     net = network()
-    whole, steps = pair(net, noise_std=0.1)
+    whole, steps = beside_float64(plain, net, noise_std=0.1)
     whole._graphs = GraphCache("auto", unroll, functools.partial(FakeCapture), "cpu")
     for _ in range(2):
-        torch.testing.assert_close(whole(states()), steps(states()), rtol=1e-4, atol=1e-5)
+        assert_chains_are(score_of(net, TRITON_MLP), whole, steps, states())
     with torch.no_grad():
         net[0].weight.mul_(0.5)
+        steps.target.function[0].weight.mul_(0.5)
     whole, steps = (sampler.replace(step_size=[0.1 * k for k in range(7)]) for sampler in (whole, steps))
-    torch.testing.assert_close(whole(states()), steps(states()), rtol=1e-4, atol=1e-5)
+    assert_chains_are(score_of(net, TRITON_MLP), whole, steps, states())
     assert len(whole._graphs.captured) == 1
 
 

@@ -1,4 +1,6 @@
-"""The chain of a log-density, step by step in float64 from its definition, with the reference backend's noise."""
+"""The chain of a score, step by step in float64 from its definition, with the reference backend's noise, and what the
+roundings of float32 can do to it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,8 @@ from torch import Tensor
 
 import fastlangevin as fl
 from fastlangevin.kernels.arguments import ChainArgs
+
+from .error_bounds import Roundings, U
 
 OPTIONS = {
     "plain": {},
@@ -40,24 +44,47 @@ def arguments(
     return ChainArgs(list(step_sizes), list(noise_stds), has_noise, seed, steps, offset, grad_clip, lo, hi, noise_first)
 
 
-def score(log_density: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    x = x.detach().requires_grad_()
-    return torch.autograd.grad(log_density(x).sum(), x)[0]
+def chain(
+    evaluate: Callable[[Roundings, Tensor], Tensor], x: Tensor, args: ChainArgs
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The final states of chains in float64, a bound on the error of float32's, and whether a chain is sure: for
+    `error_bounds.assert_within`.
 
+    To what `evaluate` says of the score a step adds the roundings of η and of σ, of two fused multiply-adds, and of the
+    limits. What lies within its error of a limit may be clamped or not: it counts as not clamped, and the
+    difference, which that error bounds, as one more rounding.
 
-def chain(log_density: Callable[[Tensor], Tensor], x: Tensor, args: ChainArgs) -> Tensor:
-    """log_density takes and gives float64."""
+    Args:
+        evaluate: the score of float64 states, with its roundings.
+    """
     step_sizes, noise_stds, has_noise, seed, steps, offset, clip, lo, hi, noise_first = args
-    clamp = (lambda y: y) if lo is None and hi is None else (lambda y: y.clamp(lo, hi))
-    x = x.double()
-    for eta, sigma, step in zip(step_sizes, noise_stds, steps, strict=True):
+    roundings = Roundings()
+    x = x.double().requires_grad_()
+
+    def noisy(x: Tensor, sigma: float, step: int) -> Tensor:
         z = fl.noise.normal(x.shape, seed=seed, step=step, offset=offset, backend="reference").double()
+        return roundings.relative(x + roundings.relative(sigma * z))
+
+    def clamped(x: Tensor, lo: float | None, hi: float | None) -> Tensor:
+        if lo is None and hi is None:
+            return x
+        error, inside = roundings.bound(x), x.clamp(lo, hi)
+        near = torch.zeros_like(x, dtype=torch.bool)
+        for limit in (lo, hi):
+            near |= limit is not None and (x - limit).abs() <= error
+        free = torch.where(near, x - (x - inside).detach(), inside)
+        return roundings.rounded(free, near * error + (near | (x != inside)) * U * inside.abs())
+
+    for eta, sigma, step in zip(step_sizes, noise_stds, steps, strict=True):
         if noise_first:
-            x = x + sigma * z
-            x = clamp(x) if noise_first == "clamp" else x
-        s = score(log_density, x)
-        x = x + eta * (s if clip is None else s.clamp(-clip, clip))
+            x = noisy(x, sigma, step)
+            if noise_first == "clamp":
+                x = clamped(x, lo, hi)
+        s = evaluate(roundings, x)
+        if clip is not None:
+            s = clamped(s, -clip, clip)
+        x = roundings.relative(x + roundings.relative(eta * s))
         if has_noise and not noise_first:
-            x = x + sigma * z
-        x = clamp(x)
-    return x
+            x = noisy(x, sigma, step)
+        x = clamped(x, lo, hi)
+    return x.detach(), roundings.bound(x), roundings.sure

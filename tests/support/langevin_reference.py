@@ -13,6 +13,10 @@ def quadratic(x: torch.Tensor) -> torch.Tensor:
     return x.flatten(1).square().sum(1) / 2
 
 
+# Of float64, where energies are around 1 and sums of at most 16 terms: far more than their roundings, 16 · 2^-53 each.
+FLOAT64 = dict(rtol=1e-12, atol=1e-13)
+
+
 def normal(shape, step, seed=1, stream=0, offset=0):
     return fl.noise.normal(shape, seed=seed, step=step, stream=stream, offset=offset, backend="reference")
 

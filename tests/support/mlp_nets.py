@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from fastlangevin.kernels.arguments import ChainArgs
 from fastlangevin.kernels.cpu import mlp_chain
-from fastlangevin.network import walk
 from fastlangevin.network.layers import Activation, Linear
+
+from .activation_bounds import NATIVE_MLP
+from .chain_reference import chain
+from .network_bounds import Arithmetic, score
 
 SILU = Activation("silu")
 
@@ -22,7 +26,7 @@ class Net:
         if isinstance(activations, Activation):
             activations = [activations] * (len(widths) - 1)
 
-        def draw(*shape: int, scale: float) -> torch.Tensor:
+        def draw(*shape: int, scale: float) -> Tensor:
             return scale * torch.randn(shape, generator=generator)
 
         self.layers: list[Linear | Activation] = []
@@ -32,20 +36,17 @@ class Net:
         self.last = draw(widths[-1], scale=1 / math.sqrt(widths[-1]))
         self.prior = prior
 
-    def log_density(self, x: torch.Tensor, dtype=torch.float64) -> torch.Tensor:
-        h = x
-        for layer in self.layers:
-            if isinstance(layer, Linear):
-                layer = Linear(layer.weight.to(dtype), None if layer.bias is None else layer.bias.to(dtype))
-            h = walk.forward(layer, h)
-        return h @ self.last.to(dtype) - 0.5 * self.prior * x.square().sum(dim=1)
+    def chain(self, x: Tensor, args: ChainArgs, arithmetic: Arithmetic = NATIVE_MLP):
+        """`chain_reference.chain` of its score."""
+        layers = [*self.layers, Linear(self.last[None], None)]
+        return chain(lambda roundings, x: score(roundings, layers, x, arithmetic, self.prior), x, args)
 
-    def run(self, x: torch.Tensor, args: ChainArgs) -> torch.Tensor:
+    def run(self, x: Tensor, args: ChainArgs) -> Tensor:
         assert mlp_chain.unsupported(self.layers, x.shape[1]) is None
         got = x.clone()
         mlp_chain.run_(self.layers, self.last, self.prior, got, args)
         return got
 
 
-def states(n: int, dimension: int, seed=1) -> torch.Tensor:
+def states(n: int, dimension: int, seed=1) -> Tensor:
     return torch.randn(n, dimension, generator=torch.Generator().manual_seed(seed))

@@ -13,6 +13,7 @@ from fastlangevin.kernels import build
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[3]
 
 
+@pytest.mark.any_processor
 def test_avx512_kernels_on_any_processor(tmp_path):
     """The AVX-512 kernels, with intrinsics emulated lane by lane, against the portable kernels."""
     if build.unsupported():
@@ -30,6 +31,7 @@ def test_avx512_kernels_on_any_processor(tmp_path):
     assert done.returncode == 0, done.stdout[-2000:]
 
 
+@pytest.mark.any_processor
 def test_kernels_of_one_instruction_set_are_linked_into_no_other(tmp_path):
     """The linker could keep a weak symbol compiled with AVX-512 for all processors."""
     if build.unsupported() or not shutil.which("nm"):

@@ -16,6 +16,8 @@ from support.updates import DTYPES, layouts, same_bits, state
 import fastlangevin as fl
 from fastlangevin.kernels import build
 
+pytestmark = pytest.mark.any_processor
+
 ROOT = Path(__file__).parents[3]
 KEY = (-20191125, 2**32 - 2)
 

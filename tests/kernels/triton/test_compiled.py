@@ -7,7 +7,10 @@ import importlib.util
 import pytest
 from support.instructions import copies, count
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+pytestmark = [
+    pytest.mark.any_processor,
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed"),
+]
 
 
 def test_nothing_spills(compiled):

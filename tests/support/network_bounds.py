@@ -1,0 +1,190 @@
+"""The score of a network in float64, with the roundings of a forward and a backward pass in lower precision."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fastlangevin.network import walk
+from fastlangevin.network.layers import Activation
+
+from .error_bounds import Roundings, U, gamma
+
+
+@dataclass(frozen=True)
+class Affine:
+    """h ↦ function(h, weight, bias), each output a sum of n_terms products and the bias."""
+
+    function: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    weight: Tensor
+    bias: Tensor | None
+    n_terms: int
+
+    def __call__(self, h: Tensor) -> Tensor:
+        return self.function(h, self.weight, self.bias)
+
+    def transposed(self, like: Tensor) -> Affine:
+        """The gradient with respect to an input like `like`."""
+        if self.weight.dim() == 2:
+            return Affine(functional.linear, self.weight.t(), None, len(self.weight))
+
+        def function(g: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            with torch.enable_grad():
+                h = torch.zeros_like(like, requires_grad=True)
+                return torch.autograd.grad(self.function(h, weight, None), h, g, create_graph=True)[0]
+
+        return Affine(function, self.weight, None, len(self.weight) * math.prod(self.weight.shape[2:]))
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """An activation; its value or derivative jumps at the branches."""
+
+    name: str
+    function: Callable[[Tensor], Tensor]
+    parameters: tuple[Any, ...] = ()
+    branches: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reshape:
+    function: Callable[[Tensor], Tensor]
+
+
+_NAMES = {
+    **{nn.LeakyReLU: "leaky_relu", nn.ReLU: "relu", nn.ELU: "elu", nn.SiLU: "silu", nn.GELU: "gelu", nn.Tanh: "tanh"},
+    nn.Softplus: "softplus",
+}
+_PARAMETERS = {
+    "leaky_relu": lambda module: (module.negative_slope,),
+    "elu": lambda module: (module.alpha,),
+    "gelu": lambda module: (module.approximate,),
+    "softplus": lambda module: (module.beta, module.threshold),
+}
+
+
+def _elementwise(name: str, function: Callable[[Tensor], Tensor], parameters: tuple[Any, ...]) -> Elementwise:
+    branches = (0.0,) if name in ("relu", "leaky_relu", "elu") else ()
+    if name == "softplus":
+        branches = (parameters[1] / parameters[0],)
+    return Elementwise(name, function, parameters, branches)
+
+
+def layer_of(layer: Any) -> Affine | Elementwise | Reshape:
+    """Of a torch module, or of a layer of `fastlangevin.network.layers`."""
+    if isinstance(layer, (nn.Flatten, nn.Unflatten)):
+        return Reshape(layer)
+    if isinstance(layer, Activation):
+        return _elementwise(layer.name, functools.partial(walk.forward, layer), layer.parameters)
+    if type(layer) in _NAMES:
+        name = _NAMES[type(layer)]
+        return _elementwise(name, layer, _PARAMETERS.get(name, lambda _: ())(layer))
+    weight = layer.weight.detach().double()
+    bias = None if layer.bias is None else layer.bias.detach().double()
+    if weight.dim() == 2:
+        return Affine(functional.linear, weight, bias, weight.shape[1])
+    geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    return Affine(lambda h, w, b: functional.conv2d(h, w, b, *geometry), weight, bias, weight[0].numel())
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a kernel computes.
+
+    Attributes:
+        activation: (name, z, value, derivative, parameters) to the errors of value and derivative, z without one.
+        ascending: sums run from the bias over the features in ascending order; otherwise in any.
+        half: the unit roundoff of the type that factors, and maybe results, are rounded to; 0 for float32.
+    """
+
+    activation: Callable[[str, Tensor, Tensor, Tensor, tuple], tuple[Tensor, Tensor]]
+    ascending: bool = False
+    half: float = 0.0
+
+    def sums(self, roundings: Roundings, layer: Affine, h: Tensor) -> Tensor:
+        total = layer(h)
+        with torch.no_grad():
+            bias = layer.bias
+            if self.ascending:
+                terms = h[:, None, :] * layer.weight
+                partial = terms.cumsum(2) + (0.0 if bias is None else bias[:, None])
+                bound = U * (partial.abs().sum(2) + terms.abs().sum(2))
+            else:
+                n = layer.n_terms + (bias is not None)
+                terms = layer.function(h.abs(), layer.weight.abs(), None if bias is None else bias.abs())
+                bound = (gamma(n) + 2 * self.half) * terms + self.half * total.abs()
+        return roundings.rounded(total, bound)
+
+
+class Exact(Arithmetic):
+    """Of numbers so short that sums have no error in any order: all terms are whole multiples of a power of two, and
+    their absolute values add up to less than 2^bits times that, or it raises a FloatingPointError.
+    """
+
+    def __init__(self, dtype: torch.dtype = torch.float64, bits: int = 24) -> None:
+        """dtype: what factors are rounded to, before products that are exact. bits: float32 has 24, bfloat16 8."""
+        super().__init__(lambda name, z, *_: (0 * z, 0 * z))
+        object.__setattr__(self, "dtype", dtype)
+        object.__setattr__(self, "bits", bits)
+
+    def sums(self, roundings: Roundings, layer: Affine, h: Tensor) -> Tensor:
+        h, weight = (v.to(self.dtype).double() for v in (h, layer.weight))
+        bias = () if layer.bias is None else (layer.bias,)
+        unit = min(finest_bit(h) * finest_bit(weight), *map(finest_bit, bias), 1.0)
+        most = layer.function(h.abs(), weight.abs(), None if layer.bias is None else layer.bias.abs())
+        if (most >= 2**self.bits * unit).any():
+            raise FloatingPointError(
+                f"sums of up to {most.max() / unit:.0f} units would be rounded to {self.bits} bits"
+            )
+        return layer.function(h, weight, layer.bias)
+
+
+def finest_bit(values: Tensor) -> float:
+    """A power of two, at most 1, of which all values are whole multiples."""
+    unit = 1.0
+    while (values / unit).frac().any():
+        unit /= 2
+    return unit
+
+
+def score(
+    roundings: Roundings,
+    layers: Sequence[Any],
+    x: Tensor,
+    arithmetic: Arithmetic,
+    prior: float = 0.0,
+    factor: float = 1.0,
+) -> Tensor:
+    """The score of factor · layers(x) - prior / 2 · |x|²; the last layer is linear, with one output."""
+    *steps, last = [layer_of(layer) for layer in layers]
+    assert isinstance(last, Affine) and last.weight.dim() == 2 and len(last.weight) == 1
+    h, kept = x, []
+    for layer in steps:
+        if isinstance(layer, Elementwise):
+            roundings.branch(h, *layer.branches)
+            h = h if h.requires_grad else h.requires_grad_()
+            value = layer.function(h)
+            (derivative,) = torch.autograd.grad(value.sum(), h, create_graph=True)
+            arguments = (h.detach(), value.detach(), derivative.detach(), layer.parameters)
+            errors = arithmetic.activation(layer.name, *arguments)
+            h, derivative = (roundings.rounded(v, e) for v, e in zip((value, derivative), errors, strict=True))
+            kept.append(derivative)
+        else:
+            kept.append(h)
+            h = arithmetic.sums(roundings, layer, h) if isinstance(layer, Affine) else layer.function(h)
+    g = roundings.relative(factor * last.weight.expand(len(x), -1), abs(factor) != 1)
+    for layer, k in zip(reversed(steps), reversed(kept), strict=True):
+        if isinstance(layer, Elementwise):
+            g = roundings.relative(g * k, 1 + arithmetic.half / U)
+        else:
+            g = arithmetic.sums(roundings, layer.transposed(k), g) if isinstance(layer, Affine) else g.reshape(k.shape)
+    if prior:
+        g = roundings.relative(g - roundings.relative(prior * x, 2))
+    return g
