@@ -26,7 +26,7 @@ class Roundings:
     The evaluation is written in float64. Wherever float32 rounds, `rounded(value, bound)` adds a perturbation of 0 that
     stands for an error of at most `bound`. An output's error is then at most Σ |∂output / ∂perturbation| · bound, with
     the derivatives exact: those of several paths from one rounding to the output cancel as they do in the computation.
-    What is of second order is smaller by the factor that the bound itself has to the values, or by u.
+    Left out is what is of second order: smaller once more by about the bound's own ratio to the values.
 
     All tensors are (B, …), and chain b's outputs depend on its own elements alone.
 
@@ -49,7 +49,7 @@ class Roundings:
 
     def bound(self, output: Tensor) -> Tensor:
         flat = output.flatten(1)
-        bound = torch.zeros_like(flat, requires_grad=False)
+        bound = torch.zeros_like(flat)
         points = [(p, b) for p, b in self._points if b.any()]
         if not points or not flat.requires_grad:
             return bound.view_as(output)

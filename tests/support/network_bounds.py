@@ -123,16 +123,19 @@ class Arithmetic:
         return roundings.rounded(total, bound)
 
 
+@dataclass(frozen=True)
 class Exact(Arithmetic):
     """Of numbers so short that sums have no error in any order: all terms are whole multiples of a power of two, and
     their absolute values add up to less than 2^bits times that, or it raises a FloatingPointError.
+
+    Attributes:
+        dtype: what factors are rounded to, before products that are exact.
+        bits: of the sums' significand: float32 has 24, bfloat16 8.
     """
 
-    def __init__(self, dtype: torch.dtype = torch.float64, bits: int = 24) -> None:
-        """dtype: what factors are rounded to, before products that are exact. bits: float32 has 24, bfloat16 8."""
-        super().__init__(lambda name, z, *_: (0 * z, 0 * z))
-        object.__setattr__(self, "dtype", dtype)
-        object.__setattr__(self, "bits", bits)
+    activation: Callable[..., tuple[Tensor, Tensor]] = lambda name, z, *_: (0 * z, 0 * z)
+    dtype: torch.dtype = torch.float64
+    bits: int = 24
 
     def sums(self, roundings: Roundings, layer: Affine, h: Tensor) -> Tensor:
         h, weight = (v.to(self.dtype).double() for v in (h, layer.weight))
@@ -140,14 +143,13 @@ class Exact(Arithmetic):
         unit = min(finest_bit(h) * finest_bit(weight), *map(finest_bit, bias), 1.0)
         most = layer.function(h.abs(), weight.abs(), None if layer.bias is None else layer.bias.abs())
         if (most >= 2**self.bits * unit).any():
-            raise FloatingPointError(
-                f"sums of up to {most.max() / unit:.0f} units would be rounded to {self.bits} bits"
-            )
+            raise FloatingPointError(f"sums of {most.max() / unit:.0f} units would be rounded to {self.bits} bits")
         return layer.function(h, weight, layer.bias)
 
 
 def finest_bit(values: Tensor) -> float:
     """A power of two, at most 1, of which all values are whole multiples."""
+    assert values.isfinite().all()
     unit = 1.0
     while (values / unit).frac().any():
         unit /= 2

@@ -106,7 +106,7 @@ def whole_numbers(layers, last, x, dtype=torch.float64):
         ]
         end, images = (last * 2.0**bits).round(), (x * 4 * 2.0**bits).round()
         with contextlib.suppress(FloatingPointError):
-            expected = network_bounds.score(Roundings(), stack(whole, end), images.double(), Exact(dtype))
+            expected = network_bounds.score(Roundings(), stack(whole, end), images.double(), Exact(dtype=dtype))
             return whole, end, images, expected.detach()
     raise AssertionError("no whole numbers are short enough")
 

@@ -198,7 +198,7 @@ def test_score_is_autograd_s(precision):
     stack = [step for conv, slope in layers for step in (conv, Activation("leaky_relu", (slope,)))]
     stack += [torch.nn.Flatten(), Linear(last.flatten()[None], None)]
     dtype = torch.float64 if precision == "tf32" else convnet.DTYPES[precision]
-    expected = network_bounds.score(Roundings(), stack, x.double(), network_bounds.Exact(dtype))
+    expected = network_bounds.score(Roundings(), stack, x.double(), network_bounds.Exact(dtype=dtype))
     assert torch.equal(convnet.score(convnet.pack(layers, last, shape, precision), x).double(), expected)
 
 
