@@ -238,14 +238,14 @@ def test_energies_and_traces():
         torch.testing.assert_close(a, b, **FLOAT64)
 
 
-def test_a_chain_sees_the_weights_of_its_own_time():
+def test_a_chain_uses_the_weights_at_its_call():
     """Of numbers that float32 adds and multiplies without an error."""
     net, x = whole_convolutions()
     sampler = fl.Langevin(log_density=net, n_steps=2, step_size=0.25, noise_std=0.0, engine="convnet", seed=1)
 
     def expected():
         tail = arguments(step_sizes=[0.25] * 2, noise_stds=[0.0] * 2, steps=range(2), has_noise=False)
-        return chain(lambda roundings, x: score(roundings, layers_of(net), x, Exact()), x, *tail)[0]
+        return chain(lambda roundings, x: score(roundings, layers_of(net), x, Exact()), x, tail)[0]
 
     first = sampler(x.float(), step=0)
     assert torch.equal(first.double(), expected())

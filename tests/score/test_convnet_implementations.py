@@ -89,7 +89,7 @@ def test_a_plan_names_the_kernels():
 
 @pytest.mark.usefixtures("native_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_states_of_any_type_and_layout(dtype):
+def test_states_of_any_dtype_and_layout(dtype):
     """Of sums that float32 makes without an error, so that one rounding to the state's type is left."""
     net, x = whole(channels=3)
     expected, x = exact_score(net, x).to(dtype), x.to(dtype)
@@ -125,7 +125,7 @@ def interpreted():
 
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("options", [{}, {"grad_clip": 0.05, "bounds": (-0.9, 0.9)}, {"noise_first": True}])
-def test_fused_steps_are_the_steps(options):
+def test_fused_steps_equal_separate_steps(options):
     """The update in the last kernel gives the bits of the score followed by a backend's update; and one step from whole
     numbers is float64's.
     """

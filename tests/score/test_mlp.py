@@ -36,7 +36,7 @@ def network(activation=nn.SiLU, inputs=5):
 
 @pytest.mark.parametrize("kind", ["energy", "log_density"])
 @pytest.mark.parametrize("options", OPTIONS)
-def test_the_chain_is_the_step_by_step_one(options, kind):
+def test_chain_equals_the_step_by_step_chain(options, kind):
     net = network()
     whole, steps = beside_float64(plain, net, kind, **OPTIONS[options])
     assert whole.plan.engine == "mlp"
@@ -64,7 +64,7 @@ def test_a_prior_and_a_factor(scale):
     assert_chains_are(score_of(net, prior=0.8 * scale, factor=scale), whole, steps, states())
 
 
-def test_the_library_s_own_network():
+def test_the_library_s_network():
     model = fl.models.MLP(6, (20, 20), "gelu", prior=1.0)
     whole, steps = beside_float64(plain, model, step_size=0.1, noise_std=0.01)
     assert whole.plan.engine == "mlp"
@@ -110,7 +110,7 @@ def test_a_plan_names_the_backend_that_runs_single_steps():
     assert not any("one by one" in reason for reason in fl.Langevin(log_density=network(), seed=1).plan.reasons)
 
 
-def test_states_that_the_kernels_do_not_take():
+def test_states_that_the_kernels_do_not_support():
     """Of numbers whose sums float32 makes without an error: scores and states are rounded to the state's type alone."""
     net = whole_(network(nn.LeakyReLU))
     whole, _ = pair(net, n_steps=2, step_size=0.25, noise_std=0.0)

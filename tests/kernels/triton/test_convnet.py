@@ -113,7 +113,7 @@ def nchw(activation: Tensor) -> Tensor:
     return activation.permute(0, 3, 1, 2).double()
 
 
-# image, channels, strides, batch, precision, further options
+# image, channels, strides, batch, precision, other options
 NETS = {
     "tail of a tile, one plane": ((1, 8, 8), (32, 64), (1, 2), 1, "fp16", {}),
     "two images a tile": ((3, 8, 8), (32, 64, 64), (1, 2, 1), 3, "fp16", {}),
