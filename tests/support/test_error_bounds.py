@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import activation_bounds
 import pytest
 import torch
-from error_bounds import Roundings, U, assert_within
-from network_bounds import Arithmetic, Exact, finest_bit, score
 from torch import nn
+
+from support import activation_bounds
+from support.error_bounds import Roundings, U, assert_within
+from support.network_bounds import Arithmetic, Exact, finest_bit, score
 
 
 def test_a_bound_is_the_sum_of_what_each_rounding_does():
