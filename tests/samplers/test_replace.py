@@ -64,7 +64,7 @@ def test_both_use_one_counter():
     other = sampler.replace(n_steps=3)
     x0 = torch.zeros(2, 2)
     sampler(x0)
-    torch.testing.assert_close(other(x0), sum(normal((2, 2), k) for k in (2, 3, 4)), rtol=0, atol=1e-6)
+    assert torch.equal(other(x0), sum(normal((2, 2), k) for k in (2, 3, 4)))  # one rounding a sum
     assert sampler.step == other.step == 5
     other.load_state_dict({**other.state_dict(), "seed": 9, "step": 1})
     assert (sampler.seed, sampler.step) == (9, 1)
