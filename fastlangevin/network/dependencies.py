@@ -18,7 +18,7 @@ from .inspection import PLAIN, has_hooks, is_torch
 
 
 class Dependencies:
-    """The tensors, modules and constants that a callable reads.
+    """The tensors, modules and constants that a callable reads, or several callables and values in a tuple.
 
     They are found by walking its closures, defaults, the globals that it names, attributes, partials and containers.
 
@@ -28,7 +28,7 @@ class Dependencies:
         constants: plain Python values and the code of functions, in the order in which they are found.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any] | tuple[Any, ...]) -> None:
         self.tensors: list[Tensor] = []
         self.modules: list[nn.Module] = []
         self.constants: list[Any] = []
@@ -37,9 +37,14 @@ class Dependencies:
         self._visit(function)
 
     def fingerprint(self) -> tuple[Any, ...]:
-        """Equal for two walks of the same callable if a graph captured at one is valid at the other."""
-        addresses = tuple((t.data_ptr(), t.shape, t.stride(), t.dtype, t.requires_grad) for t in self.tensors)
-        return (*addresses, *self.constants)
+        """Equal for two walks of the same callable if a CUDA graph captured at one is valid at the other."""
+        return (*(t.data_ptr() for t in self.tensors), *self.structure())
+
+    def structure(self) -> tuple[Any, ...]:
+        """Equal for two walks of the same callable if they find the same values, and tensors that differ only in what
+        they hold and where.
+        """
+        return (*((t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in self.tensors), *self.constants)
 
     def hooks(self) -> str | None:
         """The class name of the first module with hooks, which must run at each evaluation; None if there is none."""
@@ -102,6 +107,10 @@ class Dependencies:
         self.constants += [type(module).__qualname__, module.training]
         for part in (module._parameters, module._buffers, module._modules):
             self._visit_all(part.values())
+        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
+            self.constants.append("hook")
+            self._visit(hook)
+            self._visit_all(getattr(hook, "__dict__", {}).values())
         if is_torch(type(module)):
             self.constants.append(tuple([v for v in module.__dict__.values() if _is_plain(v)]))
         else:
@@ -127,6 +136,8 @@ class Dependencies:
                     elif shared is not None:
                         self._visit(shared)
         attributes = getattr(owner, "__dict__", {})
+        if read & {"getattr", "hasattr"}:  # reads attributes by computed names
+            read |= set(attributes) - set(vars(nn.Module()))
         self._visit_all(attributes[name] for name in sorted(read) if name in attributes)
 
     def _visit_function(self, function: types.FunctionType) -> None:

@@ -17,6 +17,11 @@ def has_hooks(module: nn.Module) -> bool:
     return any(getattr(module, hooks, None) for hooks in _HOOKS) or nn.modules.module._has_any_global_hook()
 
 
+def has_other_hooks(module: nn.Module) -> bool:
+    """Whether evaluating the module runs hooks that are not its own forward hooks."""
+    return bool(module._backward_hooks or module._backward_pre_hooks) or nn.modules.module._has_any_global_hook()
+
+
 def is_torch(thing: object) -> bool:
     """Whether it is one of torch's own modules, classes or functions; an instance of a torch class is not."""
     if isinstance(thing, types.ModuleType):

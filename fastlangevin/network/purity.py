@@ -7,25 +7,29 @@ import contextlib
 import dis
 import functools
 import inspect
+import itertools
 import math
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .inspection import PLAIN, has_hooks, is_torch, is_torch_name
+from .inspection import PLAIN, has_hooks, has_other_hooks, is_torch, is_torch_name
 
-_WRITES = {"STORE_ATTR", "STORE_GLOBAL", "STORE_SUBSCR", "STORE_SLICE", "DELETE_ATTR", "DELETE_GLOBAL", "DELETE_SUBSCR"}
+_WRITES = {"STORE_ATTR", "STORE_GLOBAL", "DELETE_ATTR", "DELETE_GLOBAL"}
+_ITEM_WRITES = {"STORE_SUBSCR", "STORE_SLICE", "DELETE_SUBSCR"}
+_LITERALS = {"BUILD_LIST", "BUILD_MAP", "BUILD_SET"}
 _OTHERWISE_IMPURE = {"IMPORT_NAME", "YIELD_VALUE", "RETURN_GENERATOR", "GET_AWAITABLE"}
-_MUTATORS = {
-    *("append", "appendleft", "extend", "insert", "pop", "popleft", "popitem", "update", "setdefault", "clear"),
-    *("add_module", "__setitem__", "__delitem__", "__setattr__", "__delattr__", "__dict__", "__iadd__"),
-}
+_BY_NAME = ("getattr", "hasattr")  # `Dependencies` then visits all attributes
+_EVALUATES = ("fastlangevin.score.autograd", "fastlangevin.network.target")
+_FILLS = {"append", "appendleft", "extend", "insert", "pop", "popleft", "popitem", "update", "setdefault", "clear"}
+_MUTATORS = {"add_module", "__setitem__", "__delitem__", "__setattr__", "__delattr__", "__dict__", "__iadd__"}
 _RANDOM = {"bernoulli", "multinomial", "poisson", "normal", "manual_seed"}
 _PURE_BUILTINS = {
     *("abs", "all", "any", "bool", "dict", "enumerate", "float", "int", "isinstance", "len", "list", "map", "max"),
@@ -45,17 +49,22 @@ class Impure(Exception):
 class Purity:
     """Checks the Python code of an energy, before it runs and at each operation on the state.
 
-    The checks reject hooks, parametrizations other than spectral, weight and orthogonal norms, and autocast and no_grad
-    regions. They also reject user-defined code that writes to anything but its local variables, draws random numbers,
-    or reads anything but tensors, modules, plain values and functions that pass the same checks.
+    The checks reject user-defined code that writes to anything but its local variables, draws random numbers, or reads
+    anything but tensors, modules, plain values and functions that pass the same checks.
+
+    Args:
+        records_all: whether everything that happens to tensors is recorded: gradients, hooks, in-place operations. If
+            not, the checks also reject hooks, parametrizations other than spectral, weight and orthogonal norms,
+            autocast and no_grad regions, and in-place operations.
     """
 
-    def __init__(self, device_type: str) -> None:
-        self._device_type = device_type
+    def __init__(self, device_type: str, records_all: bool = False) -> None:
+        self._device_type, self._records_all = device_type, records_all
         self._base: types.FrameType | None = None
         self._mode = self._current_mode()
         self._seen: dict[tuple[object, ...], list[object]] = {}  # holds the objects whose ids are in the keys
         self._modules: dict[int, nn.Module] = {}
+        self._hooks: set[types.CodeType] = set()
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -67,7 +76,7 @@ class Purity:
         self._base = sys._getframe(2)
         self._mode = self._current_mode()
         try:
-            with _Operations():
+            with contextlib.nullcontext() if self._records_all else _Operations():
                 yield
         finally:
             self._base = None
@@ -78,13 +87,13 @@ class Purity:
         Raises:
             Impure: the energy may behave differently at another run.
         """
-        if self._current_mode() != self._mode:
+        if self._current_mode() != self._mode and not self._records_all:
             raise Impure("its Python code switches gradients or autocast")
         while frame is not None and frame is not self._base:
             code = frame.f_code
             if code is _CALL:
                 self._check_module(frame.f_locals["self"])
-            elif not is_torch_name(frame.f_globals.get("__name__")):
+            elif not is_torch_name(module := frame.f_globals.get("__name__")) and module not in _EVALUATES:
                 self._check_code(code, frame.f_locals, frame.f_globals)
             frame = frame.f_back
 
@@ -119,8 +128,8 @@ class Purity:
             return
         self._modules[id(module)] = module
         if has_hooks(module):
-            raise Impure(f"a {type(module).__name__} has hooks, which must run at each evaluation")
-        for each in getattr(module, "parametrizations", {}).values():
+            self._check_hooks(module)
+        for each in {} if self._records_all else getattr(module, "parametrizations", {}).values():
             other = next((p for p in each if not isinstance(p, _PURE_PARAMETRIZATIONS)), None)
             if other is not None:
                 raise Impure(f"a layer has an unsupported parametrization, {type(other).__name__}")
@@ -130,9 +139,22 @@ class Purity:
         else:
             self.check_callable(own)
 
+    def _check_hooks(self, module: nn.Module) -> None:
+        """Hooks of the forward are part of what is recorded, if everything is; their attributes are compared later."""
+        hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+        if not self._records_all or has_other_hooks(module):
+            raise Impure(f"a {type(module).__name__} has hooks, which must run at each evaluation")
+        for hook in hooks:
+            if not is_torch(type(hook)):
+                function, owner = _function_and_owner(hook)
+                self._hooks.add(getattr(function, "__code__", None))
+                self._check_function(function, owner)
+
     def _check_function(self, function: Any, owner: Any = None) -> None:
         if is_torch(function):
             return
+        if not isinstance(function, types.FunctionType):
+            raise Impure(f"the energy calls {_description(function)}, whose code cannot be checked")
         code = function.__code__
         local = {}
         with contextlib.suppress(ValueError):  # a cell that is not yet filled
@@ -147,8 +169,9 @@ class Purity:
 
     def _check_code(self, code: types.CodeType, local: Mapping[str, Any], outer: dict[str, Any]) -> None:
         found = _read(code)
-        if found.impure is not None:
-            raise Impure(f"{_place(code)} {found.impure}")
+        reason = found.impure or (None if self._records_all else found.in_place)
+        if reason is not None:
+            raise Impure(f"its Python code ({code.co_name}, {reason}")
         names = (*code.co_varnames[: code.co_argcount + code.co_kwonlyargcount], *code.co_freevars)
         values = {name: local[name] for name in names if name in local and name != "__class__"}
         held = [value for value in values.values() if not isinstance(value, _VALUES)]
@@ -180,6 +203,13 @@ class Purity:
                 self._check_values({f"{name}[{i}]": v for i, v in enumerate(value)}, owners, code)
             elif isinstance(value, dict):
                 self._check_values({f"{name}[{k!r}]": v for k, v in value.items()}, owners, code)
+            elif self._records_all and _is_plain_object(value):
+                if not any(value is owner for owner in owners):
+                    owners.append(value)
+                    if callable(value):
+                        self._check_function(*_function_and_owner(value))
+            elif self._records_all and (value in (getattr, hasattr) or (value is setattr and code in self._hooks)):
+                pass
             elif not _is_harmless(value):
                 raise Impure(f"{_place(code)} reads {name}, {_description(value)}")
 
@@ -220,43 +250,87 @@ def _iterates_a_norm() -> bool:
 
 
 class _Read(NamedTuple):
-    """The names in a code object, and the reason why it is impure by itself, or None."""
+    """The names in a code object, and the reason why it is impure by itself, or None.
+
+    Attributes:
+        in_place: the same, of what may be an operation on a tensor in place.
+    """
 
     globals: frozenset[str]
     attributes: frozenset[str]
     impure: str | None
+    in_place: str | None
 
 
 @functools.lru_cache(maxsize=1024)
 def _read(code: types.CodeType) -> _Read:
     globals_, attributes = set(), set()
-    impure = None
-    for instruction in dis.get_instructions(code):
+    impure = in_place = None
+    line = code.co_firstlineno
+    instructions = list(dis.get_instructions(code))
+    containers = _local_containers(code, instructions)
+    for before, instruction in zip([None, *instructions], instructions, strict=False):
         operation, name = instruction.opname, instruction.argval
-        in_place = operation.startswith("INPLACE_") or (operation == "BINARY_OP" and instruction.argrepr.endswith("="))
-        if operation in _WRITES or in_place or (operation == "STORE_DEREF" and name in code.co_freevars):
-            impure = impure or "writes to something other than its local variables"
+        line = instruction.starts_line or line
+        if operation in _WRITES or (operation == "STORE_DEREF" and name in code.co_freevars):
+            impure = impure or f"line {line}) assigns {name}, which is not a local variable"
         elif operation in _OTHERWISE_IMPURE:
-            impure = impure or "imports or yields"
+            impure = impure or f"line {line}) imports or yields"
+        elif operation in _ITEM_WRITES:
+            in_place = in_place or f"line {line}) writes to an item"
+        elif operation.startswith("INPLACE_") or (operation == "BINARY_OP" and instruction.argrepr.endswith("=")):
+            in_place = in_place or f"line {line}) writes in place"
         elif operation in ("LOAD_GLOBAL", "LOAD_NAME"):
             globals_.add(name)
         elif operation in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
             attributes.add(name)
-            if name in _MUTATORS or (name.endswith("_") and not name.endswith("__")) or name.startswith("register_"):
-                impure = impure or f"calls {name}, which modifies the object"
+            is_local = before is not None and before.opname == "LOAD_FAST" and before.argval in containers
+            if name in _MUTATORS or (name in _FILLS and not is_local) or name.startswith("register_"):
+                impure = impure or f"line {line}) calls {name}, which modifies the object"
+            elif name.endswith("_") and not name.endswith("__"):
+                in_place = in_place or f"line {line}) calls {name}, which modifies the object"
             elif name in _RANDOM or name.startswith("rand"):
-                impure = impure or f"draws random numbers with {name}"
+                impure = impure or f"line {line}) draws random numbers with {name}"
     for inner in code.co_consts:  # nested functions and comprehensions
         if isinstance(inner, types.CodeType):
             found = _read(inner)
             globals_ |= found.globals
             attributes |= found.attributes
-            impure = impure or found.impure
-    return _Read(frozenset(globals_), frozenset(attributes), impure)
+            impure, in_place = impure or found.impure, in_place or found.in_place
+    return _Read(frozenset(globals_), frozenset(attributes), impure, in_place)
+
+
+def _local_containers(code: types.CodeType, instructions: list[dis.Instruction]) -> set[str]:
+    """The local variables to which only lists, dicts and sets are assigned that are made on the spot."""
+    made, other = set(), set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
+    for before, instruction in itertools.pairwise(instructions):
+        if instruction.opname == "STORE_FAST":
+            (made if before.opname in _LITERALS else other).add(instruction.argval)
+    return made - other
+
+
+def _function_and_owner(value: Any) -> tuple[Any, Any]:
+    """The function that a call of the value runs, and the object that is its first argument."""
+    if isinstance(value, types.FunctionType):
+        return value, None
+    if isinstance(value, types.MethodType):
+        return value.__func__, value.__self__
+    return getattr(type(value), "__call__", None), value
+
+
+def _is_plain_object(value: Any) -> bool:
+    """Whether it is an instance of a class written in Python whose attributes are in its __dict__, such as a
+    configuration.
+    """
+    cls = type(value)
+    computed = ("__getattr__", "__getattribute__", "__setattr__")
+    return hasattr(value, "__dict__") and not isinstance(value, (type, types.ModuleType, types.FunctionType)) and not any(
+        name in vars(base) for base in cls.__mro__[:-1] for name in computed
+    )
 
 
 def _is_harmless(value: Any) -> bool:
-    if isinstance(value, _VALUES) or is_torch(value) or value is math:
+    if isinstance(value, (*_VALUES, np.generic)) or is_torch(value) or value is math:
         return True
     if isinstance(value, type) and issubclass(value, BaseException):
         return True

@@ -36,7 +36,7 @@ def trace(
     shape = (max(shape[0], 1), *shape[1:])
     recorder = Recorder(shape, dtype if parameter is None else parameter.dtype, device, operations.apply)
     try:
-        with torch.inference_mode(False), torch.enable_grad(), _uncompiled, recorder.purity.watching():
+        with torch.inference_mode(False), torch.enable_grad(), uncompiled, recorder.purity.watching():
             recorder.purity.check_callable(target.function)
             recorder.purity.check_inputs(args)
             output = target.function(recorder.input, *args)
@@ -78,4 +78,4 @@ class _Uncompiled:
                 self._stance = None
 
 
-_uncompiled = _Uncompiled()
+uncompiled = _Uncompiled()

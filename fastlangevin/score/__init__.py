@@ -12,9 +12,10 @@ from .autograd import AutogradEngine, AutogradScore
 from .base import BoundScore, ScoreEngine
 from .compiled import CompiledEngine
 from .convnet import ConvNetEngine
+from .graph import GraphEngine
 from .mlp import MlpEngine
 
-_ALL = (AutoEngine, AutogradEngine, CompiledEngine, ConvNetEngine, MlpEngine, AnalyticEngine)
+_ALL = (AutoEngine, AutogradEngine, CompiledEngine, ConvNetEngine, MlpEngine, AnalyticEngine, GraphEngine)
 ENGINES: dict[str, type[ScoreEngine]] = {engine.name: engine for engine in _ALL}
 
 __all__ = ["ENGINES", "AutogradScore", "BoundScore", "ScoreEngine", "Target", "check_engine", "make_engine"]

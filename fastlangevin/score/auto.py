@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,15 +15,17 @@ from ..network.sequential import Sequential
 from ..network.target import Target
 from ..network.tracing import trace
 from .analytic import AnalyticEngine, AnalyticScore
-from .autograd import AutogradEngine
+from .autograd import AutogradScore
 from .base import BoundScore
 from .convnet import ConvNetEngine
+from .graph import GraphEngine, Situation
 from .mlp import MlpEngine
 from .sequential import choose
 
 _IMPLEMENTATIONS = (*MlpEngine.implementations, *ConvNetEngine.implementations)
 _LIKELY_SIZES = (32, 28, 64, 8, 16, 128)
 _LARGEST_SIZE = 256
+_REMEMBERED = 64  # situations
 
 
 class _Call(NamedTuple):
@@ -36,43 +38,62 @@ class _Call(NamedTuple):
     reasons: list[str]
 
 
-class AutoEngine(AutogradEngine):
-    """At each call "analytic", "mlp" or "convnet" if one of them recognises the energy, else "autograd"."""
+class AutoEngine(GraphEngine):
+    """At each call "analytic", "mlp", "convnet" or "graph", the first that recognises the energy, else "autograd".
+
+    That the energy is not a sequence of layers is remembered as long as what it reads keeps its structure.
+    """
 
     name = "auto"
 
     def __init__(self, target: Target, precision: str) -> None:
         super().__init__(target, precision)
         self._last: _Call | None = None
+        self._not_sequential: dict[Hashable, str] = {}
 
-    def bind(self, x: Tensor, args: Sequence[object]) -> BoundScore:
+    def bind(self, x: Tensor, args: Sequence[object]) -> BoundScore:  # type: ignore[override]
         bound, reasons = self._choose(x, args)
         self._last = _Call(tuple(x.shape[1:]), x.dtype, bool(args), bound.name, reasons)
         return bound
 
-    def explain(self, device: torch.device) -> tuple[str, list[str]]:
+    def explain(self, device: torch.device, event: tuple[int, ...] | None = None) -> tuple[str, list[str]]:
         compiled = "engine 'compiled' not used: compiling takes seconds to minutes; it must be requested by name"
         last = self._last
-        if last is not None and last.with_inputs:
+        if event is None and last is not None and last.with_inputs:
             return last.engine, [*last.reasons, compiled]
-        event, dtype = (None, torch.float32) if last is None else (last.event, last.dtype)
+        dtype = torch.float32 if last is None else last.dtype
+        event = last.event if event is None and last is not None else event
         if AnalyticEngine.unsupported(self.target, self.precision, torch.empty(0, dtype=dtype, device=device)) is None:
             return "analytic", [compiled]
-        try:
-            name, reasons = self._examine(device, event, dtype)
-        except NotRecognised as error:
-            name, reasons = "autograd", [_not_recognised(error)]
+        name, reasons = self._examine(device, event, dtype)
         return name, [*reasons, compiled]
 
     def _choose(self, x: Tensor, args: Sequence[object]) -> tuple[BoundScore, list[str]]:
         if AnalyticEngine.unsupported(self.target, self.precision, x) is None:
             return AnalyticScore(self.target, self.precision, args), []
+        if not self._not_sequential:
+            with contextlib.suppress(NotRecognised):
+                return self._sequential(x, args)
+        situation = Situation(self.target, x, args)
+        reason = self._not_sequential.get(situation.key)
+        if reason is None:
+            try:
+                return self._sequential(x, args)
+            except NotRecognised as error:
+                reason = str(error)
+                if len(self._not_sequential) >= _REMEMBERED:
+                    self._not_sequential.clear()
+                self._not_sequential[situation.key] = reason
         try:
-            network = trace(self.target, x.shape, x.dtype, x.device, args)
-            implementation, reasons = choose(network, self.precision, x, _IMPLEMENTATIONS)
-            return implementation(network, self.precision, x), reasons
+            return self.recognise(x, args, situation), [_not_sequential(reason)]
         except NotRecognised as error:
-            return super().bind(x, args), [_not_recognised(error)]
+            reasons = [_not_sequential(reason), _not_recorded(error)]
+            return AutogradScore(self.target, self.precision, args), reasons
+
+    def _sequential(self, x: Tensor, args: Sequence[object]) -> tuple[BoundScore, list[str]]:
+        network = trace(self.target, x.shape, x.dtype, x.device, args)
+        implementation, reasons = choose(network, self.precision, x, _IMPLEMENTATIONS)
+        return implementation(network, self.precision, x), reasons
 
     def _examine(
         self, device: torch.device, event: tuple[int, ...] | None, dtype: torch.dtype
@@ -80,18 +101,35 @@ class AutoEngine(AutogradEngine):
         """The engine that recognises the energy for states of shape (B, *event), and the reasons for a plan.
 
         Without an event shape it is guessed from the first layer. Leaves the network's buffers unchanged.
-
-        Raises:
-            NotRecognised: no engine does.
         """
-        network = _recognised(self.target, device, event, dtype)
-        x = torch.empty((0, *network.shapes[0]), dtype=dtype, device=device)
-        found, reasons = choose(network, self.precision, x, _IMPLEMENTATIONS)
-        return found.name, [f"the {found.name} engine computes with {found.kernels}", *reasons]
+        try:
+            network = _recognised(self.target, device, event, dtype)
+            x = torch.empty((0, *network.shapes[0]), dtype=dtype, device=device)
+            found, reasons = choose(network, self.precision, x, _IMPLEMENTATIONS)
+            return found.name, [f"the {found.name} engine computes with {found.kernels}", *reasons]
+        except NotRecognised as error:
+            reasons = [_not_sequential(str(error))]
+        events = _events(Dependencies(self.target.function).modules, _LIKELY_SIZES) if event is None else iter([event])
+        why = NotRecognised("the shape of the states is not known before the first call")
+        for event in events:
+            x = torch.zeros((2, *event), dtype=dtype, device=device)
+            try:
+                with torch.no_grad():
+                    self.recognise(x, (), Situation(self.target, x, ()))
+                return "graph", reasons
+            except NotRecognised as error:
+                why = error
+            except Exception as error:  # raised by the energy, for this shape or without its arguments
+                why = NotRecognised(f"the energy raised {type(error).__name__} for states of shape {tuple(x.shape)}")
+        return "autograd", [*reasons, _not_recorded(why)]
 
 
-def _not_recognised(error: NotRecognised) -> str:
-    return f"engines 'mlp' and 'convnet' not used: {error}"
+def _not_sequential(reason: str) -> str:
+    return f"engines 'mlp' and 'convnet' not used: {reason}"
+
+
+def _not_recorded(error: NotRecognised) -> str:
+    return f"engine 'graph' not used: {error}"
 
 
 def _recognised(target: Target, device: torch.device, event: tuple[int, ...] | None, dtype: torch.dtype) -> Sequential:
@@ -100,7 +138,7 @@ def _recognised(target: Target, device: torch.device, event: tuple[int, ...] | N
     try:
         if event is not None:
             return trace(target, (2, *event), dtype, device, ())
-        for guess in _events(dependencies.modules):
+        for guess in _events(dependencies.modules, (*_LIKELY_SIZES, *range(1, _LARGEST_SIZE + 1))):
             with contextlib.suppress(WrongShape):
                 return trace(target, (2, *guess), dtype, device, ())
         raise NotRecognised("the shape of the states is not known before the first call, and no square image fits")
@@ -110,13 +148,13 @@ def _recognised(target: Target, device: torch.device, event: tuple[int, ...] | N
                 buffer.copy_(value)
 
 
-def _events(modules: Sequence[nn.Module]) -> Iterator[tuple[int, ...]]:
-    """State shapes that a network's first layer accepts."""
+def _events(modules: Sequence[nn.Module], likely: Iterable[int]) -> Iterator[tuple[int, ...]]:
+    """State shapes that a network's first layer accepts: images of the sizes that it names, then of likely ones."""
     first = next((m for m in modules if isinstance(m, (nn.Conv2d, nn.Linear))), None)
     if isinstance(first, nn.Linear):
         yield (first.in_features,)
     elif first is not None:
         own = (getattr(m, "image_size", None) for m in modules)
-        sizes = (*(size for size in own if isinstance(size, int)), *_LIKELY_SIZES, *range(1, _LARGEST_SIZE + 1))
+        sizes = (*(size for size in own if isinstance(size, int)), *likely)
         for size in dict.fromkeys(sizes):
             yield (first.in_channels, size, size)

@@ -25,8 +25,12 @@ class ScoreEngine(ABC):
     def __init__(self, target: Target, precision: str) -> None:
         self.target, self.precision = target, precision
 
-    def explain(self, device: torch.device) -> tuple[str, list[str]]:
-        """The name of the engine that chains on `device` use, and why others are not used."""
+    def explain(self, device: torch.device, event: tuple[int, ...] | None = None) -> tuple[str, list[str]]:
+        """The name of the engine that chains on `device` use, and why others are not used.
+
+        Args:
+            event: the shape of one state; None: that of the last call, or what the network's first layer suggests.
+        """
         return self.name, []
 
     @abstractmethod

@@ -1,0 +1,214 @@
+"""Records an evaluation of an energy and its gradient, as the operators that torch's dispatcher is asked for.
+
+Gradients, hooks, parametrizations and code of any library are recorded by the operators that they call, so that every
+operation is known and its derivative is torch's own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .errors import NotRecognised
+from .graph import Attribute, Call, Graph, Ref, Value
+from .purity import Purity
+
+_aten = torch.ops.aten
+# Their schemas do not say that they write to the running averages.
+_BATCH_NORMS = {_aten.native_batch_norm.default, _aten.cudnn_batch_norm.default, _aten.miopen_batch_norm.default}
+_TO_PYTHON = {
+    *(Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.data_ptr, Tensor.untyped_storage),
+    *(Tensor.__dlpack__, Tensor.storage),
+}
+
+
+class GraphRecorder(TorchDispatchMode):
+    """While it is active, runs every operator and records it.
+
+    Args:
+        state: the tensor that stands for the state.
+        tensors: those that exist before, and that the energy may read.
+    """
+
+    def __init__(self, state: Tensor, tensors: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._values: list[Value] = []
+        self._calls: list[Call] = []
+        self._sources: dict[int, int | Tensor] = {}
+        self._index: dict[int, int] = {}
+        self._storages: dict[int, int] = {}
+        self._kept: list[object] = []  # so that no id and no address is used twice
+        self._tensors: dict[int, Tensor] = {}  # of the sources
+        self._before: dict[int, tuple[Tensor, Tensor]] = {}  # and values of those that were written to
+        self._fixed: set[int] = set()  # values that depend on constants alone
+        self.state = self._add(state)
+        self._known = {id(t): i for i, t in enumerate(tensors)}
+
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if operator is _aten.lift_fresh.default and id(args[0]) not in self._index:
+            self._lift(args[0])
+        self._check(operator, args, kwargs)
+        recorded_args, recorded_kwargs = self._refs(args), self._refs(kwargs)
+        written = [
+            tensor
+            for argument, value in _by_name(operator, args, kwargs)
+            if argument.alias_info is not None and argument.alias_info.is_write
+            for tensor in (value if isinstance(value, (list, tuple)) else (value,))
+            if isinstance(tensor, Tensor)
+        ]
+        self._save(written)
+        output = operator(*args, **kwargs)
+        results = output if isinstance(output, (tuple, list)) else (output,)
+        if not any(isinstance(r, Tensor) for r in results) and operator._schema.returns:
+            return output  # of constants alone, which _check has seen to
+        writes = frozenset(self._index[id(tensor)] for tensor in written)
+        read = [self._index[id(t)] for t in _tensors((args, kwargs))]
+        found = tuple(self._add(r) if isinstance(r, Tensor) else None for r in results)
+        if all(i in self._fixed for i in read):
+            self._fixed.update(i for i in found if i is not None)
+        elif writes:
+            self._fixed -= writes
+        is_single = not isinstance(output, (tuple, list))
+        self._calls.append(Call(operator, recorded_args, recorded_kwargs, found, is_single, writes))
+        return output
+
+    def index(self, tensor: Tensor) -> int:
+        """The value of a tensor that an operator returned or read."""
+        if id(tensor) not in self._index:
+            raise NotRecognised("the energy returns a tensor that does not come from torch's operators")
+        return self._index[id(tensor)]
+
+    def index_if_read(self, tensor: object) -> int | None:
+        return self._index.get(id(tensor))
+
+    def restore(self) -> None:
+        """Gives tensors that existed before and were written to their values back."""
+        with torch.no_grad():
+            for tensor, value in self._before.values():
+                tensor.copy_(value)
+
+    def _save(self, written: Sequence[Tensor]) -> None:
+        for tensor in written:
+            storage = self._values[self._index[id(tensor)]].storage
+            for index, source in self._sources.items():
+                if isinstance(source, int) and self._values[index].storage == storage and index not in self._before:
+                    whole = self._tensors[index]
+                    self._before[index] = (whole, whole.detach().clone())
+
+    def graph(self, score: Tensor, energies: Tensor | None, attributes: Sequence[Attribute]) -> Graph:
+        return Graph(
+            tuple(self._values),
+            tuple(self._calls),
+            self.state,
+            self._sources,
+            self.index(score),
+            None if energies is None else self.index(energies),
+            tuple(attributes),
+        )
+
+    def _check(self, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        name = getattr(operator, "__name__", str(operator))
+        if not isinstance(operator, torch._ops.OpOverload):
+            raise NotRecognised(f"{name} is not an operator of tensors")
+        if operator.namespace == "fastlangevin":
+            raise NotRecognised("the energy draws noise or runs chains of its own")
+        name = operator.overloadpacket.__name__
+        tags = operator.tags
+        if torch.Tag.nondeterministic_seeded in tags:
+            raise NotRecognised(f"the energy draws random numbers with {name}")
+        if torch.Tag.dynamic_output_shape in tags and not _has_fixed_shape(operator, args):
+            raise NotRecognised(f"the shape of what {name} returns depends on the values of tensors")
+        reads_values = torch.Tag.data_dependent_output in tags
+        if reads_values and not all(self._index.get(id(t)) in self._fixed for t in _tensors((args, kwargs))):
+            raise NotRecognised("the energy reads values of tensors in Python (item, float, bool, if)")
+        if operator in _BATCH_NORMS and args[5] and args[3] is not None:
+            raise NotRecognised("a batch norm in train mode changes its running averages")
+
+    def _refs(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if id(value) not in self._index:
+                self._introduce(value)
+            return Ref(self._index[id(value)])
+        if isinstance(value, (list, tuple)):
+            return type(value)(self._refs(item) for item in value)
+        if isinstance(value, dict):
+            return {key: self._refs(item) for key, item in value.items()}
+        return value
+
+    def _introduce(self, tensor: Tensor) -> None:
+        """Adds a tensor that no recorded operator returned."""
+        if id(tensor) not in self._known:
+            raise NotRecognised("the energy reads a tensor that is neither the network's nor an argument")
+        index = self._add(tensor)
+        self._sources[index] = self._known[id(tensor)]
+        self._tensors[index] = tensor.detach()
+
+    def _lift(self, tensor: Tensor) -> None:
+        """Adds a tensor made from Python values."""
+        index = self._add(tensor)
+        self._sources[index] = tensor.detach().clone()
+        self._fixed.add(index)
+
+    def _add(self, tensor: Tensor) -> int:
+        if id(tensor) in self._index:
+            return self._index[id(tensor)]
+        if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer) or tensor.layout != torch.strided:
+            raise NotRecognised(f"the energy computes with a {type(tensor).__name__} of layout {tensor.layout}")
+        storage = tensor.untyped_storage()._cdata
+        number = self._storages.setdefault(storage, len(self._storages))
+        index = len(self._values)
+        self._values.append(Value(tuple(tensor.shape), tensor.stride(), tensor.storage_offset(), tensor.dtype, number))
+        self._index[id(tensor)] = index
+        self._kept += (tensor, tensor.untyped_storage())
+        return index
+
+
+class PythonWatcher(TorchFunctionMode):
+    """Checks the Python code that torch's functions are called from."""
+
+    def __init__(self, purity: Purity) -> None:
+        super().__init__()
+        self._purity = purity
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function in _TO_PYTHON:
+            raise NotRecognised(f"the energy takes a tensor out of torch with {function.__name__}")
+        self._purity.check_frames(sys._getframe(1))
+        return function(*args, **(kwargs or {}))
+
+
+def _has_fixed_shape(operator: Any, args: tuple[Any, ...]) -> bool:
+    """Whether it indexes by integers: by a mask, the shape of its result depends on values."""
+    if operator is not _aten.index.Tensor:
+        return False
+    return all(i is None or i.dtype not in (torch.bool, torch.uint8) for i in args[1])
+
+
+def _by_name(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """The arguments of the operator's schema that were given, each with its value."""
+    for i, argument in enumerate(operator._schema.arguments):
+        if i < len(args):
+            yield argument, args[i]
+        elif argument.name in kwargs:
+            yield argument, kwargs[argument.name]
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))

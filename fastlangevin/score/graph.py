@@ -1,0 +1,165 @@
+"""The score of any energy whose evaluation is only operations on tensors, by the operators that it calls."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import BackendUnavailable
+from ..network.dependencies import Dependencies
+from ..network.errors import NotRecognised
+from ..network.graph import Graph
+from ..network.graph_jacobian import is_piecewise_linear
+from ..network.graph_tracing import trace_graph
+from ..network.target import Target
+from .autograd import AutogradScore
+from .base import ScoreEngine
+from .graph_program import Program
+
+_KEPT = 16  # recordings per engine
+
+
+class Recording:
+    """A recorded evaluation, and the programs that are made from it when they are needed."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.is_piecewise_linear = is_piecewise_linear(graph)
+
+    @functools.cached_property
+    def score(self) -> Program:
+        return Program(self.graph, with_energies=False)
+
+    @functools.cached_property
+    def energies_and_score(self) -> Program:
+        return Program(self.graph, with_energies=True)
+
+
+class Situation:
+    """What a recording depends on: the shapes of a call, and everything that the energy reads.
+
+    Attributes:
+        key: equal for two calls if a recording of one is valid for the other.
+    """
+
+    def __init__(self, target: Target, x: Tensor, args: Sequence[object]) -> None:
+        self.dependencies = Dependencies((target.function, tuple(args)))
+        self.key: Hashable = (x.shape, x.dtype, x.device, self.dependencies.structure())
+
+
+class GraphScore(AutogradScore):
+    """The score of a recorded evaluation. Energies alone, and second derivatives, are computed by autograd.
+
+    Weights are read, and what depends on them alone is computed, once per call.
+    """
+
+    name = "graph"
+
+    def __init__(
+        self,
+        target: Target,
+        precision: str,
+        args: Sequence[object],
+        recording: Recording,
+        dependencies: Dependencies,
+    ) -> None:
+        super().__init__(target, precision, args)
+        self._recording, self._dependencies = recording, dependencies
+        self.is_piecewise_linear = recording.is_piecewise_linear
+        with torch.no_grad():
+            self._step: Callable[[Tensor], Tensor] = self._bound(recording.score)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self._step(x)
+
+    def energy_and_score(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        if self._recording.graph.energies is None:
+            return None, self(x)
+        with torch.no_grad():
+            energies, score = self._energies_and_score(x)
+        return energies, score
+
+    def linearize(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor | None]]:
+        if self.is_piecewise_linear:
+            return self(x), lambda v: None
+        return super().linearize(x)
+
+    @functools.cached_property
+    def _energies_and_score(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        return self._bound(self._recording.energies_and_score)
+
+    def _bound(self, program: Program) -> Callable[[Tensor], Any]:
+        tensors = [t.detach() for t in self._dependencies.tensors]
+        return program.bind(tensors, self._dependencies.modules)
+
+
+class GraphEngine(ScoreEngine):
+    """The score as a straight line of torch's operators, recorded from one evaluation of the energy and its gradient.
+
+    Without the Python code of the energy and without an autograd graph: what depends on weights alone is computed once
+    per call, results that only weight gradients need are not computed, tensors are overwritten where nothing needs
+    them, and images are kept channels last.
+
+    A recording is valid as long as everything that the energy reads keeps its structure: Python values, and the shapes
+    and types of tensors. Values of tensors may change.
+
+    Raises (by `bind`):
+        BackendUnavailable: one evaluation may not stand for all; the message gives the reason.
+    """
+
+    name = "graph"
+
+    def __init__(self, target: Target, precision: str) -> None:
+        super().__init__(target, precision)
+        self._recordings: OrderedDict[Hashable, Recording | str] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def bind(self, x: Tensor, args: Sequence[object]) -> GraphScore:
+        try:
+            return self.recognise(x, args, Situation(self.target, x, args))
+        except NotRecognised as error:
+            raise BackendUnavailable(f"engine='graph' cannot be used for this {self.target.kind}: {error}") from None
+
+    def recognise(self, x: Tensor, args: Sequence[object], situation: Situation) -> GraphScore:
+        """As `bind`, for the situation of the call.
+
+        Raises:
+            NotRecognised: one evaluation may not stand for all.
+        """
+        with self._lock:
+            found = self._recordings.get(situation.key)
+            if found is None:
+                try:
+                    found = self._record(x, args, situation.dependencies)
+                except NotRecognised as error:
+                    found = str(error)
+                self._recordings[situation.key] = found
+                if len(self._recordings) > _KEPT:
+                    self._recordings.popitem(last=False)
+            else:
+                self._recordings.move_to_end(situation.key)
+        if isinstance(found, str):
+            raise NotRecognised(found)
+        return GraphScore(self.target, self.precision, args, found, situation.dependencies)
+
+    def _record(self, x: Tensor, args: Sequence[object], dependencies: Dependencies) -> Recording:
+        if x.numel() == 0:
+            raise NotRecognised("there are no chains")
+        evaluate = AutogradScore(self.target, self.precision, args).energy_and_score
+        x = x.detach().clone(memory_format=torch.contiguous_format)
+        return Recording(trace_graph(self.target, evaluate, x, args, dependencies))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"target": self.target, "precision": self.precision}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
