@@ -57,6 +57,10 @@ class Call:
         return str(self.operator.overloadpacket.__name__)
 
     @property
+    def returned(self) -> frozenset[int]:
+        return frozenset(r for r in self.results if r is not None)
+
+    @property
     def reads(self) -> frozenset[int]:
         return frozenset(refs((self.args, self.kwargs)))
 

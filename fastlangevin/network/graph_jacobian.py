@@ -33,10 +33,9 @@ def is_piecewise_linear(graph: Graph) -> bool:
         n_before = len(depends) + len(storages)
         for call in graph.calls:
             read = _differentiable(call)
-            results = {r for r in call.results if r is not None}
-            if read & depends or any(graph.values[i].storage in storages for i in read | results):
-                depends |= results
-                touched = {graph.values[i].storage for i in (*results, *call.writes)}
+            if read & depends or any(graph.values[i].storage in storages for i in read | call.returned):
+                depends |= call.returned
+                touched = {graph.values[i].storage for i in call.returned | call.writes}
                 storages |= touched & written
     return graph.score not in depends
 

@@ -29,7 +29,9 @@ def needed(graph: Graph, outputs: Iterable[int]) -> Graph:
         n_kept = len(kept)
         for i, call in reversed(list(enumerate(graph.calls))):
             writes = {graph.values[w].storage for w in call.writes}
-            if i not in kept and (live.intersection(r for r in call.results if r is not None) or writes & live_storages):
+            if i not in kept and (
+                live.intersection(r for r in call.results if r is not None) or writes & live_storages
+            ):
                 kept.add(i)
                 live |= call.reads
                 live_storages |= {s for r in call.reads if (s := graph.values[r].storage) in written}
@@ -49,23 +51,23 @@ def split_constant(graph: Graph) -> tuple[list[Call], list[Call]]:
         n_before = len(varying) + len(storages)
         for call in graph.calls:
             if _varies(graph, call, varying, storages):
-                varying.update(r for r in call.results if r is not None)
+                varying |= call.returned
                 storages.update(graph.values[w].storage for w in call.writes)
     constant = [c for c in graph.calls if not _varies(graph, c, varying, storages)]
     return constant, [c for c in graph.calls if _varies(graph, c, varying, storages)]
 
 
 def _varies(graph: Graph, call: Call, varying: set[int], storages: set[int]) -> bool:
-    touched = (*call.reads, *(r for r in call.results if r is not None))
+    touched = call.reads | call.returned
     return bool(varying & call.reads) or any(graph.values[v].storage in storages for v in touched)
 
 
-def last_uses(calls: list[Call], outputs: Iterable[int]) -> list[set[int]]:
+def last_uses(calls: list[Call], outputs: Iterable[int]) -> list[frozenset[int]]:
     """For each call, the values that neither a later call reads nor an output is."""
     seen = set(outputs)
-    uses: list[set[int]] = []
+    uses: list[frozenset[int]] = []
     for call in reversed(calls):
-        touched = {*call.reads, *(r for r in call.results if r is not None)}
+        touched = call.reads | call.returned
         uses.append(touched - seen)
         seen |= touched
     return uses[::-1]

@@ -58,13 +58,7 @@ class GraphRecorder(TorchDispatchMode):
             self._lift(args[0])
         self._check(operator, args, kwargs)
         recorded_args, recorded_kwargs = self._refs(args), self._refs(kwargs)
-        written = [
-            tensor
-            for argument, value in _by_name(operator, args, kwargs)
-            if argument.alias_info is not None and argument.alias_info.is_write
-            for tensor in (value if isinstance(value, (list, tuple)) else (value,))
-            if isinstance(tensor, Tensor)
-        ]
+        written = _written(operator, args, kwargs)
         self._save(written)
         output = operator(*args, **kwargs)
         results = output if isinstance(output, (tuple, list)) else (output,)
@@ -130,8 +124,6 @@ class GraphRecorder(TorchDispatchMode):
         reads_values = torch.Tag.data_dependent_output in tags
         if reads_values and not all(self._index.get(id(t)) in self._fixed for t in _tensors((args, kwargs))):
             raise NotRecognised("the energy reads values of tensors in Python (item, float, bool, if)")
-        if operator in _BATCH_NORMS and args[5] and args[3] is not None:
-            raise NotRecognised("a batch norm in train mode changes its running averages")
 
     def _refs(self, value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -166,7 +158,7 @@ class GraphRecorder(TorchDispatchMode):
         storage = tensor.untyped_storage()._cdata
         number = self._storages.setdefault(storage, len(self._storages))
         index = len(self._values)
-        self._values.append(Value(tuple(tensor.shape), tensor.stride(), tensor.storage_offset(), tensor.dtype, number))
+        self._values.append(Value(tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()), tensor.dtype, number))
         self._index[id(tensor)] = index
         self._kept += (tensor, tensor.untyped_storage())
         return index
@@ -195,13 +187,15 @@ def _has_fixed_shape(operator: Any, args: tuple[Any, ...]) -> bool:
     return all(i is None or i.dtype not in (torch.bool, torch.uint8) for i in args[1])
 
 
-def _by_name(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
-    """The arguments of the operator's schema that were given, each with its value."""
+def _written(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors that the operator writes to."""
+    if operator in _BATCH_NORMS and args[5]:
+        return [a for a in args[3:5] if a is not None]
+    written: list[Tensor] = []
     for i, argument in enumerate(operator._schema.arguments):
-        if i < len(args):
-            yield argument, args[i]
-        elif argument.name in kwargs:
-            yield argument, kwargs[argument.name]
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            written += _tensors(args[i] if i < len(args) else kwargs.get(argument.name))
+    return written
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -49,7 +49,7 @@ def follows_layout(graph: Graph) -> bool:
     for call in graph.calls:
         if call.name in _LAYOUT_BOUND:
             return False
-        if call.operator in _VIEWS and any(graph.values[r].storage in written for r in call.results if r is not None):
+        if call.operator in _VIEWS and any(graph.values[r].storage in written for r in call.returned):
             return False
         weight = next(iter(refs(call.args[1:2])), None) if call.name == "convolution" else None
         has_convolutions = has_convolutions or (weight is not None and len(graph.values[weight].shape) == 4)
@@ -133,7 +133,11 @@ def in_place(graph: Graph, calls: Sequence[Call], outputs: Iterable[int], outsid
                     continue
                 old, new = graph.values[a.index], graph.values[result]
                 is_alone = sharing[old.storage] == 1 and old.storage not in written
-                if is_alone and (old.shape, old.dtype) == (new.shape, new.dtype) and list(refs(call.args)).count(a.index) == 1:
+                if (
+                    is_alone
+                    and (old.shape, old.dtype) == (new.shape, new.dtype)
+                    and list(refs(call.args)).count(a.index) == 1
+                ):
                     call = overwrite.rewrite(call, place)
                     break
         rewritten.append(call)
@@ -170,10 +174,24 @@ def _index(results: tuple[int | None, ...]) -> int:
 
 
 def _touches(graph: Graph, call: Call, storages: set[int]) -> bool:
-    return any(graph.values[i].storage in storages for i in (*call.reads, *(r for r in call.results if r is not None)))
+    return any(graph.values[i].storage in storages for i in call.reads | call.returned)
 
 
-_UNARY = ("neg", "exp", "sigmoid", "tanh", "relu", "leaky_relu", "silu", "gelu", "elu", "abs", "square", "sqrt", "rsqrt")
+_UNARY = (
+    "neg",
+    "exp",
+    "sigmoid",
+    "tanh",
+    "relu",
+    "leaky_relu",
+    "silu",
+    "gelu",
+    "elu",
+    "abs",
+    "square",
+    "sqrt",
+    "rsqrt",
+)
 _BACKWARD = ("sigmoid", "tanh", "leaky_relu", "silu", "gelu", "elu", "softplus", "hardtanh", "threshold")
 _OVERWRITE: dict[Any, _Overwrite] = {
     **{getattr(_aten, n).default: _inner(getattr(_aten, f"{n}_").default) for n in _UNARY},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import builtins
 import contextlib
 import dis
@@ -37,9 +38,10 @@ _PURE_BUILTINS = {
 }
 _VALUES = (Tensor, *PLAIN, slice)
 _PURE_PARAMETRIZATIONS = (parametrizations._SpectralNorm, parametrizations._WeightNorm, parametrizations._Orthogonal)
+_CONFIGURATIONS = (argparse.Namespace, types.SimpleNamespace)
+_COMPUTED = {"__getattr__", "__getattribute__", "__setattr__"}
 _MOST_VALUES = 1000  # checked in a container, at every call
 _CALL = nn.Module._call_impl.__code__
-_POWER_ITERATION = inspect.unwrap(parametrizations._SpectralNorm._power_method).__code__
 
 
 class Impure(Exception):
@@ -133,6 +135,8 @@ class Purity:
             other = next((p for p in each if not isinstance(p, _PURE_PARAMETRIZATIONS)), None)
             if other is not None:
                 raise Impure(f"a layer has an unsupported parametrization, {type(other).__name__}")
+            if any(isinstance(p, parametrizations._SpectralNorm) and p.training for p in each):
+                raise Impure("a spectral norm in train mode iterates at each evaluation")
         own = vars(module).get("forward")
         if own is None:
             self._check_function(type(module).forward, module)
@@ -147,7 +151,8 @@ class Purity:
         for hook in hooks:
             if not is_torch(type(hook)):
                 function, owner = _function_and_owner(hook)
-                self._hooks.add(getattr(function, "__code__", None))
+                if isinstance(function, types.FunctionType):
+                    self._hooks.add(function.__code__)
                 self._check_function(function, owner)
 
     def _check_function(self, function: Any, owner: Any = None) -> None:
@@ -230,23 +235,16 @@ class Purity:
 
 
 class _Operations(TorchDispatchMode):
-    """Rejects operations that draw random numbers or write to a tensor, except spectral norm's power iterations."""
+    """Rejects operations that draw random numbers or write to a tensor."""
 
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if torch.Tag.nondeterministic_seeded in operation.tags:
             raise Impure(f"the energy draws random numbers with {operation.overloadpacket.__name__}")
-        if operation._schema.is_mutable and not _iterates_a_norm():
+        if operation._schema.is_mutable:
             raise Impure(f"the energy writes to a tensor with {operation.overloadpacket.__name__}")
         return operation(*args, **(kwargs or {}))
-
-
-def _iterates_a_norm() -> bool:
-    frame: types.FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code is not _POWER_ITERATION:
-        frame = frame.f_back
-    return frame is not None
 
 
 class _Read(NamedTuple):
@@ -273,7 +271,7 @@ def _read(code: types.CodeType) -> _Read:
         operation, name = instruction.opname, instruction.argval
         line = instruction.starts_line or line
         if operation in _WRITES or (operation == "STORE_DEREF" and name in code.co_freevars):
-            impure = impure or f"line {line}) assigns {name}, which is not a local variable"
+            impure = impure or f"line {line}) writes to {name}, which is not a local variable"
         elif operation in _OTHERWISE_IMPURE:
             impure = impure or f"line {line}) imports or yields"
         elif operation in _ITEM_WRITES:
@@ -302,7 +300,8 @@ def _read(code: types.CodeType) -> _Read:
 
 def _local_containers(code: types.CodeType, instructions: list[dis.Instruction]) -> set[str]:
     """The local variables to which only lists, dicts and sets are assigned that are made on the spot."""
-    made, other = set(), set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
+    made: set[str] = set()
+    other = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
     for before, instruction in itertools.pairwise(instructions):
         if instruction.opname == "STORE_FAST":
             (made if before.opname in _LITERALS else other).add(instruction.argval)
@@ -315,18 +314,24 @@ def _function_and_owner(value: Any) -> tuple[Any, Any]:
         return value, None
     if isinstance(value, types.MethodType):
         return value.__func__, value.__self__
-    return getattr(type(value), "__call__", None), value
+    return type(value).__call__, value
 
 
 def _is_plain_object(value: Any) -> bool:
-    """Whether it is an instance of a class written in Python whose attributes are in its __dict__, such as a
-    configuration.
+    """Whether all that an object holds is in its __dict__, as for a configuration: its classes are written in Python
+    and compute no attributes.
     """
-    cls = type(value)
-    computed = ("__getattr__", "__getattribute__", "__setattr__")
-    return hasattr(value, "__dict__") and not isinstance(value, (type, types.ModuleType, types.FunctionType)) and not any(
-        name in vars(base) for base in cls.__mro__[:-1] for name in computed
+    return hasattr(value, "__dict__") and all(
+        base in _CONFIGURATIONS or (_is_written_in_python(base) and not _COMPUTED & vars(base).keys())
+        for base in type(value).__mro__[:-1]
     )
+
+
+def _is_written_in_python(cls: type) -> bool:
+    if cls.__module__.split(".")[0] in sys.stdlib_module_names - {"__main__"}:
+        return False
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return file is None or file.endswith(".py")
 
 
 def _is_harmless(value: Any) -> bool:

@@ -201,10 +201,17 @@ class Sampler(abc.ABC):
         """How the sampler runs on the network's device (on the CPU if that is not known)."""
         return self.plan_for(self._device(()))
 
-    def plan_for(self, device: torch.device | str) -> Plan:
-        """Returns how the sampler runs on `device`. May compile or load a kernel library, and runs the energy once."""
+    def plan_for(self, device: torch.device | str, shape: Sequence[int] | None = None) -> Plan:
+        """Returns how the sampler runs on `device`. May compile or load a kernel library, and runs the energy once.
+
+        Args:
+            shape: (B, *event) of the states. None: that of the last call; before the first one, what the network's
+                first layer suggests.
+        """
         device = torch.device(device)
-        plan = make_plan(self._score, self._backend(device), self.backend, self._graphs, device)
+        event = None if shape is None else check_shape(shape)[1:]
+        with self._running(device):
+            plan = make_plan(self._score, self._backend(device), self.backend, self._graphs, device, event)
         if plan.engine in WHOLE_CHAIN_ENGINES and not self._chain_kernels:
             reason = f"steps are taken one by one: no kernel runs whole chains of {type(self).__name__}"
             plan = dataclasses.replace(plan, reasons=(*plan.reasons, reason))

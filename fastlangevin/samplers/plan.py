@@ -20,7 +20,8 @@ class Plan:
 
     Attributes:
         device: type of the device: "cpu", "cuda".
-        engine: the engine that computes the score: "autograd", "convnet", "mlp", "analytic" or "compiled".
+        engine: the engine that computes the score: "autograd", "graph", "convnet", "mlp", "analytic"
+            or "compiled".
         backend: the backend of the update: "cuda", "cpu", "triton" or "reference".
         graph: whether the steps are captured as CUDA graphs.
         precision: what the network computes in: "fp32", "tf32", "bf16" or "fp16".
@@ -36,7 +37,12 @@ class Plan:
 
 
 def make_plan(
-    engine: ScoreEngine, backend: kernels.Backend, asked_backend: str, graphs: GraphCache, device: torch.device
+    engine: ScoreEngine,
+    backend: kernels.Backend,
+    asked_backend: str,
+    graphs: GraphCache,
+    device: torch.device,
+    event: tuple[int, ...] | None,
 ) -> Plan:
     """The plan of chains on `device`. May compile or load a kernel library.
 
@@ -45,9 +51,10 @@ def make_plan(
         backend: what `asked_backend` resolved to on `device`.
         asked_backend: the sampler's `backend` option.
         graphs: the sampler's captured chains.
+        event: the shape of one state; None: that of the last call, or what the network's first layer suggests.
     """
     precisions.check(engine.precision, device)
-    name, reasons = engine.explain(device)
+    name, reasons = engine.explain(device, event)
     kernels_of_the_engine = "cpu" if device.type == "cpu" else "triton"
     if name in WHOLE_CHAIN_ENGINES and asked_backend not in ("auto", kernels_of_the_engine):
         reasons.append(f"steps are taken one by one: backend={asked_backend!r} was requested")

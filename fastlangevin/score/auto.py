@@ -109,19 +109,23 @@ class AutoEngine(GraphEngine):
             return found.name, [f"the {found.name} engine computes with {found.kernels}", *reasons]
         except NotRecognised as error:
             reasons = [_not_sequential(str(error))]
-        events = _events(Dependencies(self.target.function).modules, _LIKELY_SIZES) if event is None else iter([event])
-        why = NotRecognised("the shape of the states is not known before the first call")
-        for event in events:
-            x = torch.zeros((2, *event), dtype=dtype, device=device)
+        if event is None:
+            guesses = _events(Dependencies(self.target.function).modules, _LIKELY_SIZES)
+            why = "not known before the first call, for want of the shape of states: plan_for takes one"
+        else:
+            guesses, why = iter([event]), ""
+        for guess in guesses:
+            x = torch.zeros((2, *guess), dtype=dtype, device=device)
             try:
                 with torch.no_grad():
                     self.recognise(x, (), Situation(self.target, x, ()))
                 return "graph", reasons
             except NotRecognised as error:
-                why = error
+                return "autograd", [*reasons, _not_recorded(error)]
             except Exception as error:  # raised by the energy, for this shape or without its arguments
-                why = NotRecognised(f"the energy raised {type(error).__name__} for states of shape {tuple(x.shape)}")
-        return "autograd", [*reasons, _not_recorded(why)]
+                if event is not None:
+                    why = f"not used: the energy raised {type(error).__name__} for states of shape {tuple(x.shape)}"
+        return "autograd", [*reasons, f"engine 'graph' {why}"]
 
 
 def _not_sequential(reason: str) -> str:

@@ -161,5 +161,3 @@ class GraphEngine(ScoreEngine):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
-
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -19,8 +19,24 @@ Step = Callable[[Tensor], Any]
 # autograd's formulas do before: such copies are not recorded where the recorded tensors had the layout already.
 _ANY_LAYOUT = {
     *("convolution", "convolution_backward", "avg_pool2d", "avg_pool2d_backward", "_adaptive_avg_pool2d"),
-    *("add", "sub", "rsub", "mul", "div", "neg", "exp", "log", "abs", "sgn", "pow", "square", "sqrt", "rsqrt", "reciprocal"),
-    *("sigmoid", "sigmoid_backward", "tanh", "tanh_backward", "relu", "threshold_backward", "leaky_relu"),
+    *(
+        "add",
+        "sub",
+        "rsub",
+        "mul",
+        "div",
+        "neg",
+        "exp",
+        "log",
+        "abs",
+        "sgn",
+        "pow",
+        "square",
+        "sqrt",
+        "rsqrt",
+        "reciprocal",
+    ),
+    *("reciprocal", "sigmoid", "sigmoid_backward", "tanh", "tanh_backward", "relu", "threshold_backward", "leaky_relu"),
     *("leaky_relu_backward", "silu", "silu_backward", "gelu", "gelu_backward", "elu", "elu_backward", "softplus"),
     *("softplus_backward", "hardtanh", "hardtanh_backward", "clamp", "clamp_min", "clamp_max", "where", "maximum"),
     *("minimum", "ge", "gt", "le", "lt", "eq", "ne", "sum", "mean", "var", "logsumexp", "_softmax", "cat", "clone"),
@@ -52,7 +68,9 @@ class Program:
         constant, varying = split_constant(graph)
         self._graph = graph
         fixed = {*graph.sources, *(r for c in constant for r in c.results if r is not None)}
-        self._carried = [a for a in graph.attributes if any(a.value in c.results for c in varying) or a.before is not None]
+        self._carried = [
+            a for a in graph.attributes if any(a.value in c.results for c in varying) or a.before is not None
+        ]
         self._assigned = [a for a in graph.attributes if a not in self._carried]
         ends = (*outputs, *(a.value for a in self._carried))
         varying = in_place(graph, varying, ends, {graph.state, *fixed})
@@ -154,7 +172,7 @@ class _Writer:
                 return f"{text}.contiguous()"
         return text
 
-    def _delete(self, dead: set[int], indent: str) -> list[str]:
+    def _delete(self, dead: Iterable[int], indent: str) -> list[str]:
         return [f"{indent}del {', '.join(f'v{i}' for i in sorted(dead))}"] if dead else []
 
     def _literal(self, value: Any) -> str:
@@ -174,4 +192,3 @@ class _Writer:
             name = self._names[id(value)] = f"k{len(self._names)}"
             self.constants[name] = value
         return name
-

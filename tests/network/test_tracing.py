@@ -18,7 +18,7 @@ from torch.nn.utils import parametrizations
 
 import fastlangevin as fl
 from fastlangevin.network.recorder import RecordingTensor
-from fastlangevin.network.tracing import _uncompiled
+from fastlangevin.network.tracing import uncompiled
 from fastlangevin.network.walk import log_density
 
 
@@ -137,7 +137,7 @@ def test_concurrent_traces_leave_torch_compile_enabled():
     inside, leave = threading.Barrier(2), [threading.Event(), threading.Event()]
 
     def slow(number):
-        with _uncompiled:
+        with uncompiled:
             inside.wait()
             leave[number].wait()
 

@@ -20,8 +20,10 @@ def test_plan_gives_the_operation_that_is_not_recognised():
     sampler = fl.Langevin(net, n_steps=2, seed=1)
     assert sampler.plan.engine == "autograd"
     assert "engines 'mlp' and 'convnet' not used: batch_norm is not a supported operation" in sampler.plan.reasons
+    assert any("not known before the first call" in reason for reason in sampler.plan.reasons)
+    assert sampler.plan_for("cpu", (2, 1, 4, 4)).engine == "graph"
     sampler.sample((2, 1, 4, 4))
-    assert sampler.plan.engine == "autograd"
+    assert sampler.plan.engine == "graph"
 
 
 def test_auto_follows_the_mode():
@@ -47,14 +49,14 @@ def test_auto_with_extra_arguments():
     scaled(torch.zeros(2, 3), 2.0)
     tensor = fl.Langevin(lambda x, factor: net(x) * factor, n_steps=2, seed=1)
     tensor(torch.zeros(2, 3), torch.ones(2, 1))
-    assert tensor.plan.engine == "autograd" and any("not a finite number" in reason for reason in tensor.plan.reasons)
+    assert tensor.plan.engine == "graph" and any("not a finite number" in reason for reason in tensor.plan.reasons)
     assert scaled.plan.engine == "mlp"
 
 
-def test_a_class_of_a_classifier_runs_by_autograd():
+def test_a_class_of_a_classifier_is_a_graph():
     classifier = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.SiLU(), nn.Flatten(), nn.Linear(1800, 10))
     sampler = fl.Langevin(log_density=lambda x: classifier(x)[:, 3], n_steps=2, seed=1)
-    assert sampler.sample((2, 3, 32, 32)).shape == (2, 3, 32, 32) and sampler.plan.engine == "autograd"
+    assert sampler.sample((2, 3, 32, 32)).shape == (2, 3, 32, 32) and sampler.plan.engine == "graph"
 
 
 def test_a_plan_has_the_dtype_of_the_last_call():
