@@ -10,7 +10,7 @@ import inspect
 import math
 import sys
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .inputs import Inputs
 from .inspection import PLAIN, has_hooks, is_torch, is_torch_name
 
 _WRITES = {"STORE_ATTR", "STORE_GLOBAL", "STORE_SUBSCR", "STORE_SLICE", "DELETE_ATTR", "DELETE_GLOBAL", "DELETE_SUBSCR"}
@@ -104,11 +105,11 @@ class Purity:
         else:
             raise Impure(f"the energy is {_description(function)}, whose code cannot be checked")
 
-    def check_inputs(self, args: Sequence[object]) -> None:
+    def check_inputs(self, inputs: Inputs) -> None:
         """Raises Impure for extra arguments of the energy that are neither tensors nor plain values."""
-        for i, value in enumerate(args):
+        for name, value in inputs.named():
             if not _is_harmless(value):
-                raise Impure(f"extra argument {i} is {_description(value)}")
+                raise Impure(f"{name} is {_description(value)}")
 
     def _current_mode(self) -> tuple[bool, bool, bool]:
         autocast = torch.is_autocast_enabled(self._device_type)

@@ -17,7 +17,7 @@ class Target:
 
     Attributes:
         kind: "energy" U, low where data is likely; "log_density" f = -U up to a constant; or "score" ∇f = -∇U.
-        function: `(x, *args)` to (B,) or (B, 1) numbers for the first two, to x's shape for a score.
+        function: `(x, *args, **kwargs)` to (B,) or (B, 1) numbers for the first two, to x's shape for a score.
     """
 
     kind: Literal["energy", "log_density", "score"]

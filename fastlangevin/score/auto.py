@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..network.dependencies import Dependencies
 from ..network.errors import NotRecognised, WrongShape
+from ..network.inputs import Inputs
 from ..network.sequential import Sequential
 from ..network.target import Target
 from ..network.tracing import trace
@@ -45,9 +46,9 @@ class AutoEngine(AutogradEngine):
         super().__init__(target, precision)
         self._last: _Call | None = None
 
-    def bind(self, x: Tensor, args: Sequence[object]) -> BoundScore:
-        bound, reasons = self._choose(x, args)
-        self._last = _Call(tuple(x.shape[1:]), x.dtype, bool(args), bound.name, reasons)
+    def bind(self, x: Tensor, inputs: Inputs) -> BoundScore:
+        bound, reasons = self._choose(x, inputs)
+        self._last = _Call(tuple(x.shape[1:]), x.dtype, bool(inputs), bound.name, reasons)
         return bound
 
     def explain(self, device: torch.device) -> tuple[str, list[str]]:
@@ -64,15 +65,15 @@ class AutoEngine(AutogradEngine):
             name, reasons = "autograd", [_not_recognised(error)]
         return name, [*reasons, compiled]
 
-    def _choose(self, x: Tensor, args: Sequence[object]) -> tuple[BoundScore, list[str]]:
+    def _choose(self, x: Tensor, inputs: Inputs) -> tuple[BoundScore, list[str]]:
         if AnalyticEngine.unsupported(self.target, self.precision, x) is None:
-            return AnalyticScore(self.target, self.precision, args), []
+            return AnalyticScore(self.target, self.precision, inputs), []
         try:
-            network = trace(self.target, x.shape, x.dtype, x.device, args)
+            network = trace(self.target, x.shape, x.dtype, x.device, inputs)
             implementation, reasons = choose(network, self.precision, x, _IMPLEMENTATIONS)
             return implementation(network, self.precision, x), reasons
         except NotRecognised as error:
-            return super().bind(x, args), [_not_recognised(error)]
+            return super().bind(x, inputs), [_not_recognised(error)]
 
     def _examine(
         self, device: torch.device, event: tuple[int, ...] | None, dtype: torch.dtype
@@ -99,10 +100,10 @@ def _recognised(target: Target, device: torch.device, event: tuple[int, ...] | N
     before = [(b, b.clone()) for b in dependencies.buffers()]
     try:
         if event is not None:
-            return trace(target, (2, *event), dtype, device, ())
+            return trace(target, (2, *event), dtype, device, Inputs())
         for guess in _events(dependencies.modules):
             with contextlib.suppress(WrongShape):
-                return trace(target, (2, *guess), dtype, device, ())
+                return trace(target, (2, *guess), dtype, device, Inputs())
         raise NotRecognised("the shape of the states is not known before the first call, and no square image fits")
     finally:
         for buffer, value in before:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from ..network.inputs import Inputs
 from ..network.target import Target
 from .base import BoundScore, ScoreEngine
 from .precision import HALF, autocast
@@ -20,8 +21,8 @@ class AutogradEngine(ScoreEngine):
 
     name = "autograd"
 
-    def bind(self, x: Tensor, args: Sequence[object]) -> BoundScore:
-        return AutogradScore(self.target, self.precision, args)
+    def bind(self, x: Tensor, inputs: Inputs) -> BoundScore:
+        return AutogradScore(self.target, self.precision, inputs)
 
 
 class AutogradScore(BoundScore):
@@ -29,8 +30,8 @@ class AutogradScore(BoundScore):
 
     name = "autograd"
 
-    def __init__(self, target: Target, precision: str, args: Sequence[object]) -> None:
-        self.target, self.precision, self.args = target, precision, args
+    def __init__(self, target: Target, precision: str, inputs: Inputs) -> None:
+        self.target, self.precision, self.inputs = target, precision, inputs
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.energy_and_score(x)[1]
@@ -90,12 +91,12 @@ class AutogradScore(BoundScore):
 
     def _energies(self, x: Tensor) -> Tensor:
         with self._running(x):
-            output = self.target.energies(self.target.function(self._cast(x), *self.args), len(x))
+            output = self.target.energies(self.inputs.call(self.target.function, self._cast(x)), len(x))
             return -output if self.target.kind == "log_density" else output
 
     def _given_score(self, x: Tensor) -> Tensor:
         with self._running(x):
-            score = self.target.function(self._cast(x), *self.args)
+            score = self.inputs.call(self.target.function, self._cast(x))
         if not isinstance(score, Tensor) or score.shape != x.shape:
             got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
             raise ValueError(f"score must return a tensor of the state's shape {tuple(x.shape)}, got {got}")
