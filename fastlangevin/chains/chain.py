@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import Backend
+from ..network.inputs import Inputs
 from ..score import BoundScore, ScoreEngine
 
 C = TypeVar("C", bound="Chain")
@@ -21,7 +22,7 @@ class Chain(abc.ABC):
     """Everything that a run of steps needs besides its initial state. A subclass defines the transition, `step_`.
 
     Attributes:
-        score, args: the engine of the score, and extra arguments of the energy.
+        score, inputs: the engine of the score, and extra arguments of the energy.
         backend: of the update.
         requested_backend: the sampler's option; "auto" lets kernels of the score do the update instead of the backend.
         seed, steps, offset: of the noise stream: step k draws at noise step steps[k], element i of the state at
@@ -29,7 +30,7 @@ class Chain(abc.ABC):
     """
 
     score: ScoreEngine
-    args: tuple[object, ...]
+    inputs: Inputs
     backend: Backend
     requested_backend: str
     offset: int
@@ -62,7 +63,7 @@ class Chain(abc.ABC):
 
     def bind(self, x: Tensor) -> BoundScore:
         """The score for states like x, with the current weights."""
-        return self.score.bind(x, self.args)
+        return self.score.bind(x, self.inputs)
 
     def run_(self, x: Tensor) -> Tensor:
         """All steps, in place."""

@@ -56,14 +56,14 @@ class CapturedChain:
         self._n_steps = len(chain)
         self._keep = dependencies.tensors  # the graph reads their memory, which must not be reused
         self._x = torch.empty_like(x)
-        self._args = tuple(a.clone() if isinstance(a, Tensor) else a for a in chain.args)
+        self._inputs = chain.inputs.map_tensors(Tensor.clone)
         rows = len(chain.per_step()) + 1
         self._numbers = torch.zeros(rows * self._n_steps + 1, dtype=torch.int64, device=x.device)
         self._first = torch.arange(self._n_steps, device=x.device)
         self._lock = threading.Lock()
         self._fill(chain, x)
         seed, table = self._numbers[-1], self._numbers[:-1].view(rows, -1)
-        chain = dataclasses.replace(chain, args=self._args, seed=seed)
+        chain = dataclasses.replace(chain, inputs=self._inputs, seed=seed)
         self._device.warm_up(lambda: _first_step_(_with(chain, table), self._x), dependencies.buffers())
         plans = [self._plan(chain, table, u) for u in ([unroll] if unroll else unrolls(self._n_steps))]
         self.times = {u: self._time(chain, x, run) for u, run in plans} if len(plans) > 1 else {}
@@ -124,9 +124,8 @@ class CapturedChain:
         ints = torch.tensor([*chain.steps, chain.seed], dtype=torch.int64)
         self._device.upload(torch.cat((floats, ints)), self._numbers)
         self._x.copy_(x)
-        for static, given in zip(self._args, chain.args, strict=True):
-            if isinstance(static, Tensor):
-                static.copy_(given)  # type: ignore[arg-type]
+        for static, given in zip(self._inputs.tensors(), chain.inputs.tensors(), strict=True):
+            static.copy_(given)
 
 
 def _first_step_(chain: Chain, x: Tensor) -> None:
@@ -230,16 +229,19 @@ def _check(chain: Chain, x: Tensor, dependencies: Dependencies) -> None:
     hooked = dependencies.hooks()
     if hooked:
         raise NotCapturable(f"a {hooked} has hooks, which must run at each evaluation")
-    for i, a in enumerate(chain.args):
+    for name, a in chain.inputs.named():
         if isinstance(a, Tensor):
             if a.device != x.device:
-                raise NotCapturable(f"extra argument {i} is on {a.device}, but the chain is on {x.device}")
+                raise NotCapturable(f"{name} is on {a.device}, but the chain is on {x.device}")
         elif not isinstance(a, (int, float, bool, str, type(None))):
-            raise NotCapturable(f"extra argument {i} is neither a tensor nor a plain number: {type(a).__name__}")
+            raise NotCapturable(f"{name} is neither a tensor nor a plain number: {type(a).__name__}")
 
 
 def _key(chain: Chain, x: Tensor, dependencies: Dependencies) -> tuple[Any, ...]:
-    args = tuple((a.shape, a.stride(), a.dtype) if isinstance(a, Tensor) else (type(a), a) for a in chain.args)
+    inputs = tuple(
+        (name, a.shape, a.stride(), a.dtype) if isinstance(a, Tensor) else (name, type(a), a)
+        for name, a in chain.inputs.named()
+    )
     layout = torch.empty_like(x, device="meta").stride()
     flags = (
         torch.backends.cudnn.benchmark,
@@ -249,4 +251,4 @@ def _key(chain: Chain, x: Tensor, dependencies: Dependencies) -> tuple[Any, ...]
     engine = (chain.score.name, chain.score.precision, chain.score.target.kind)
     update = (type(chain), chain.backend.name, chain.requested_backend, chain.offset)
     options = (len(chain), *engine, *update, *chain.built_in())
-    return (x.shape, layout, x.dtype, x.device, options, args, flags, dependencies.fingerprint())
+    return (x.shape, layout, x.dtype, x.device, options, inputs, flags, dependencies.fingerprint())

@@ -39,7 +39,7 @@ def last_step(chain: LangevinChain, x: Tensor) -> Tensor:
     if chain.noise_first:
         x = x.clone()
         chain.add_noise_(x, k)
-    score = AutogradScore(chain.score.target, chain.score.precision, chain.args).with_graph(x)
+    score = AutogradScore(chain.score.target, chain.score.precision, chain.inputs).with_graph(x)
     compute = torch.promote_types(x.dtype, torch.float32)
     s, moved = score.to(compute), x.to(compute)
     if chain.grad_clip is not None:

@@ -153,5 +153,5 @@ def _versions(chain: LangevinChain) -> list[tuple[int, int]]:
     dependencies = Dependencies(chain.score.target.function)
     moving = {id(b) for module in dependencies.modules for b in module.buffers(recurse=False)}
     tensors = [t for t in dependencies.tensors if id(t) not in moving]
-    tensors += [a for a in chain.args if isinstance(a, Tensor)]
+    tensors += chain.inputs.tensors()
     return [(id(t), 0 if t.is_inference() else t._version) for t in tensors]

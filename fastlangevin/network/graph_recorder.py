@@ -158,7 +158,9 @@ class GraphRecorder(TorchDispatchMode):
         storage = tensor.untyped_storage()._cdata
         number = self._storages.setdefault(storage, len(self._storages))
         index = len(self._values)
-        self._values.append(Value(tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()), tensor.dtype, number))
+        self._values.append(
+            Value(tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()), tensor.dtype, number)
+        )
         self._index[id(tensor)] = index
         self._kept += (tensor, tensor.untyped_storage())
         return index

@@ -11,6 +11,7 @@ from .dependencies import Dependencies
 from .errors import NotRecognised
 from .graph import Attribute, Graph
 from .graph_recorder import GraphRecorder, PythonWatcher
+from .inputs import Inputs
 from .purity import Impure, Purity
 from .target import Target
 from .tracing import uncompiled
@@ -18,16 +19,14 @@ from .tracing import uncompiled
 Evaluate = Callable[[Tensor], "tuple[Tensor | None, Tensor]"]
 
 
-def trace_graph(
-    target: Target, evaluate: Evaluate, x: Tensor, args: Sequence[object], dependencies: Dependencies
-) -> Graph:
+def trace_graph(target: Target, evaluate: Evaluate, x: Tensor, inputs: Inputs, dependencies: Dependencies) -> Graph:
     """The calls to torch's operators that `evaluate` makes at states like x.
 
     The function runs once, at x. Afterwards the tensors and modules that it reads are as they were.
 
     Args:
         evaluate: a state to (energies or None, scores), by running the target.
-        dependencies: of the target's function and `args`.
+        dependencies: of the target's function and `inputs`.
 
     Raises:
         NotRecognised: another evaluation may do something else, or has effects that are not operations on tensors;
@@ -39,7 +38,7 @@ def trace_graph(
     before = [_attributes(m) for m in dependencies.modules]
     try:
         purity.check_callable(target.function)
-        purity.check_inputs(args)
+        purity.check_inputs(inputs)
         try:
             with uncompiled, purity.watching(), PythonWatcher(purity), recorder:
                 energies, score = evaluate(x)
@@ -49,7 +48,7 @@ def trace_graph(
             _restore(dependencies.modules, before)
     except Impure as error:
         raise NotRecognised(str(error)) from None
-    if Dependencies((target.function, tuple(args))).structure() != structure:
+    if Dependencies((target.function, inputs)).structure() != structure:
         raise NotRecognised("an evaluation of the energy changes a Python value that it reads")
     return recorder.graph(score, energies, assigned)
 

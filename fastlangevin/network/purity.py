@@ -12,7 +12,7 @@ import itertools
 import math
 import sys
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,20 +21,21 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .inputs import Inputs
 from .inspection import PLAIN, has_hooks, has_other_hooks, is_torch, is_torch_name
 
 _WRITES = {"STORE_ATTR", "STORE_GLOBAL", "DELETE_ATTR", "DELETE_GLOBAL"}
 _ITEM_WRITES = {"STORE_SUBSCR", "STORE_SLICE", "DELETE_SUBSCR"}
 _LITERALS = {"BUILD_LIST", "BUILD_MAP", "BUILD_SET"}
 _OTHERWISE_IMPURE = {"IMPORT_NAME", "YIELD_VALUE", "RETURN_GENERATOR", "GET_AWAITABLE"}
-_BY_NAME = ("getattr", "hasattr")  # `Dependencies` then visits all attributes
-_EVALUATES = ("fastlangevin.score.autograd", "fastlangevin.network.target")
+_REAL_BUILTINS = (getattr, hasattr, type)  # `Dependencies` visits all attributes for the first two
+_EVALUATES = ("fastlangevin.score.autograd", "fastlangevin.network.target", "fastlangevin.network.inputs")
 _FILLS = {"append", "appendleft", "extend", "insert", "pop", "popleft", "popitem", "update", "setdefault", "clear"}
 _MUTATORS = {"add_module", "__setitem__", "__delitem__", "__setattr__", "__delattr__", "__dict__", "__iadd__"}
 _RANDOM = {"bernoulli", "multinomial", "poisson", "normal", "manual_seed"}
 _PURE_BUILTINS = {
     *("abs", "all", "any", "bool", "dict", "enumerate", "float", "int", "isinstance", "len", "list", "map", "max"),
-    *("min", "range", "reversed", "str", "sum", "super", "tuple", "type", "zip"),
+    *("min", "range", "reversed", "str", "sum", "super", "tuple", "zip"),
 }
 _VALUES = (Tensor, *PLAIN, slice)
 _PURE_PARAMETRIZATIONS = (parametrizations._SpectralNorm, parametrizations._WeightNorm, parametrizations._Orthogonal)
@@ -55,9 +56,9 @@ class Purity:
     anything but tensors, modules, plain values and functions that pass the same checks.
 
     Args:
-        records_all: whether everything that happens to tensors is recorded: gradients, hooks, in-place operations. If
-            not, the checks also reject hooks, parametrizations other than spectral, weight and orthogonal norms,
-            autocast and no_grad regions, and in-place operations.
+        records_all: whether the state is a tensor like any other and everything that happens to tensors is recorded:
+            gradients, hooks, in-place operations. If not, the checks also reject hooks, parametrizations other than
+            spectral, weight and orthogonal norms, autocast and no_grad regions, in-place operations, and `type`.
     """
 
     def __init__(self, device_type: str, records_all: bool = False) -> None:
@@ -115,11 +116,11 @@ class Purity:
         else:
             raise Impure(f"the energy is {_description(function)}, whose code cannot be checked")
 
-    def check_inputs(self, args: Sequence[object]) -> None:
+    def check_inputs(self, inputs: Inputs) -> None:
         """Raises Impure for extra arguments of the energy that are neither tensors nor plain values."""
-        for i, value in enumerate(args):
+        for name, value in inputs.named():
             if not _is_harmless(value):
-                raise Impure(f"extra argument {i} is {_description(value)}")
+                raise Impure(f"{name} is {_description(value)}")
 
     def _current_mode(self) -> tuple[bool, bool, bool]:
         autocast = torch.is_autocast_enabled(self._device_type)
@@ -213,7 +214,9 @@ class Purity:
                     owners.append(value)
                     if callable(value):
                         self._check_function(*_function_and_owner(value))
-            elif self._records_all and (value in (getattr, hasattr) or (value is setattr and code in self._hooks)):
+            elif self._records_all and (
+                any(value is b for b in _REAL_BUILTINS) or (value is setattr and code in self._hooks)
+            ):
                 pass
             elif not _is_harmless(value):
                 raise Impure(f"{_place(code)} reads {name}, {_description(value)}")

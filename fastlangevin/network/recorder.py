@@ -94,7 +94,7 @@ class Recorder:
         """The recorded layers, times `sign`; `output` must be the result of the last operation."""
         if output is not self.last:
             raise NotRecognised("the energy does not return the result of its last operation")
-        if self.shape not in ((self.shape[0],), (self.shape[0], 1)):
+        if math.prod(self.shape) != self.shape[0]:
             raise WrongShape(f"the energy ends in shape {self.shape}, not in one number per chain")
         shapes = tuple(shape[1:] for shape in self._shapes)
         return Sequential(tuple(self._layers), shapes, self._dtype, sign * self._factor, sign * self._quadratic)

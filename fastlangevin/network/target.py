@@ -17,7 +17,7 @@ class Target:
 
     Attributes:
         kind: "energy" U, low where data is likely; "log_density" f = -U up to a constant; or "score" ∇f = -∇U.
-        function: `(x, *args)` to (B,) or (B, 1) numbers for the first two, to x's shape for a score.
+        function: `(x, *args, **kwargs)` to B numbers in any shape for the first two, to x's shape for a score.
     """
 
     kind: Literal["energy", "log_density", "score"]
@@ -48,12 +48,22 @@ class Target:
         """
         if not isinstance(output, Tensor):
             raise TypeError(f"{self.kind} must return a tensor, got {type(output).__name__}")
-        if tuple(output.shape) not in ((n_chains,), (n_chains, 1)):
+        if output.is_complex():
+            raise TypeError(f"{self.kind} must return real numbers, got {output.dtype}")
+        if output.numel() != n_chains:
             raise ValueError(
-                f"{self.kind} must return one number per chain, of shape ({n_chains},) or ({n_chains}, 1), "
-                f"got {tuple(output.shape)}"
+                f"{self.kind} must return one number per chain, in any shape of {n_chains} numbers, "
+                f"got {tuple(output.shape)}{_remedy(output, n_chains)}"
             )
         return output.reshape(n_chains)
+
+
+def _remedy(output: Tensor, n_chains: int) -> str:
+    if output.numel() == 1:
+        return ": is it a sum or a mean over the chains?"
+    if output.dim() < 2 or len(output) != n_chains:
+        return ""
+    return f": add up each chain's numbers with {'.sum(1)' if output.dim() == 2 else '.flatten(1).sum(1)'}"
 
 
 def make_target(**given: Callable[..., Tensor] | None) -> Target:

@@ -11,15 +11,14 @@ import torch
 
 from . import operations
 from .errors import NotRecognised, WrongShape
+from .inputs import Inputs
 from .purity import Impure
 from .recorder import Recorder
 from .sequential import Sequential
 from .target import Target
 
 
-def trace(
-    target: Target, shape: Sequence[int], dtype: torch.dtype, device: torch.device, args: Sequence[object]
-) -> Sequential:
+def trace(target: Target, shape: Sequence[int], dtype: torch.dtype, device: torch.device, inputs: Inputs) -> Sequential:
     """The layers of a target's log-density at states (B, *event), with the current weights of the network.
 
     The function runs once, on a stand-in for a state that has its shape and no data. All operations on the stand-in
@@ -38,8 +37,8 @@ def trace(
     try:
         with torch.inference_mode(False), torch.enable_grad(), uncompiled, recorder.purity.watching():
             recorder.purity.check_callable(target.function)
-            recorder.purity.check_inputs(args)
-            output = target.function(recorder.input, *args)
+            recorder.purity.check_inputs(inputs)
+            output = target.function(recorder.input, *inputs.args, **inputs.kwargs)
     except Impure as error:
         raise NotRecognised(str(error)) from None
     except NotRecognised:

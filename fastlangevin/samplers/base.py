@@ -23,6 +23,7 @@ from ..chains.cuda_graph import GraphCache
 from ..chains.divergence import PendingCheck, report
 from ..chains.initial import check_state
 from ..errors import BackendUnavailable
+from ..network.inputs import Inputs, make_inputs
 from ..network.target import Target, make_target
 from ..noise import check_seed
 from ..score import check_engine, make_engine
@@ -78,13 +79,20 @@ class Sampler(abc.ABC):
         """
 
     def __call__(
-        self, x0: Tensor, *args: Any, n_steps: int | None = None, chain_offset: int = 0, step: int | None = None
+        self,
+        x0: Tensor,
+        *args: Any,
+        kwargs: Mapping[str, Any] | None = None,
+        n_steps: int | None = None,
+        chain_offset: int = 0,
+        step: int | None = None,
     ) -> Tensor:
         """Runs the chains from x0 and returns their last states, a new tensor of x0's shape, dtype and layout.
 
         Args:
             x0: (B, *event), floating point and finite; left unchanged.
             args: extra arguments of the energy, for example class labels.
+            kwargs: extra keyword arguments of the energy.
             n_steps: overrides the sampler's option.
             chain_offset: index of x0's first chain in the whole batch, for a shard or a micro-batch.
             step: overrides the noise counter, which then does not advance.
@@ -96,12 +104,13 @@ class Sampler(abc.ABC):
             BackendUnavailable: an explicit backend, engine or graph that is not available.
             ChainDiverged: a state is not finite at the end of the chain (on CUDA: raised by the next call or `check`).
         """
-        return self._evolve(x0, args, n_steps, chain_offset, step)
+        return self._evolve(x0, make_inputs(args, kwargs), n_steps, chain_offset, step)
 
     def sample(
         self,
         shape: Sequence[int],
         *args: Any,
+        kwargs: Mapping[str, Any] | None = None,
         n_steps: int | None = None,
         chain_offset: int = 0,
         step: int | None = None,
@@ -114,11 +123,13 @@ class Sampler(abc.ABC):
 
         Args:
             shape: (B, *event).
-            device: of the chains. None: the network's, else that of the first tensor in args, else the CPU.
+            device: of the chains. None: the network's, else that of the first extra argument that is a tensor,
+                else the CPU.
             dtype: of the chains' state: float32, float64, bfloat16 or float16.
         """
-        empty = self._empty(shape, args, device, dtype)
-        chain = self._start(empty, args, n_steps, chain_offset, step)
+        inputs = make_inputs(args, kwargs)
+        empty = self._empty(shape, inputs, device, dtype)
+        chain = self._start(empty, inputs, n_steps, chain_offset, step)
         return self._run(chain, self._initial(empty, int(chain.steps[0]), chain_offset))
 
     def initial(
@@ -135,12 +146,15 @@ class Sampler(abc.ABC):
         The counter does not advance: `sampler(sampler.initial(shape))` equals `sampler.sample(shape)`.
         """
         step = self.step if step is None else check_step(step)
-        return self._initial(self._empty(shape, (), device, dtype), step, check_int("chain_offset", chain_offset, 0))
+        return self._initial(
+            self._empty(shape, Inputs(), device, dtype), step, check_int("chain_offset", chain_offset, 0)
+        )
 
     def trace(
         self,
         x0: Tensor,
         *args: Any,
+        kwargs: Mapping[str, Any] | None = None,
         every: int = 1,
         n_steps: int | None = None,
         chain_offset: int = 0,
@@ -155,13 +169,13 @@ class Sampler(abc.ABC):
         """
         check_int("every", every)
         check_state("x0", x0, self.target)
-        chain = self._start(x0, args, n_steps, chain_offset, step)
+        chain = self._start(x0, make_inputs(args, kwargs), n_steps, chain_offset, step)
         with self._running(x0.device):
             trace = record(chain, x0, every)
         self._settle(chain, x0, trace.x[-1])
         return trace
 
-    def energy(self, x: Tensor, *args: Any) -> Tensor:
+    def energy(self, x: Tensor, *args: Any, kwargs: Mapping[str, Any] | None = None) -> Tensor:
         """Returns the (B,) energies of (B, *event) states, in the sampler's precision.
 
         Raises:
@@ -171,15 +185,15 @@ class Sampler(abc.ABC):
             raise ValueError("energy is not known: the sampler was given a score")
         check_state("x", x, self.target)
         with self._running(x.device):
-            energy = self._score.bind(x, args).energy(x)
+            energy = self._score.bind(x, make_inputs(args, kwargs)).energy(x)
         assert energy is not None
         return energy
 
-    def score(self, x: Tensor, *args: Any) -> Tensor:
+    def score(self, x: Tensor, *args: Any, kwargs: Mapping[str, Any] | None = None) -> Tensor:
         """Returns ∇ log p at (B, *event) states, of x's shape, unclipped, in the sampler's precision."""
         check_state("x", x, self.target)
         with self._running(x.device):
-            return self._score.bind(x, args)(x)
+            return self._score.bind(x, make_inputs(args, kwargs))(x)
 
     def check(self) -> None:
         """Raises `ChainDiverged` if the chains of the last call were not finite (on a CPU that call itself raises)."""
@@ -199,7 +213,7 @@ class Sampler(abc.ABC):
     @property
     def plan(self) -> Plan:
         """How the sampler runs on the network's device (on the CPU if that is not known)."""
-        return self.plan_for(self._device(()))
+        return self.plan_for(self._device(Inputs()))
 
     def plan_for(self, device: torch.device | str, shape: Sequence[int] | None = None) -> Plan:
         """Returns how the sampler runs on `device`. May compile or load a kernel library, and runs the energy once.
@@ -328,7 +342,7 @@ class Sampler(abc.ABC):
     def _evolve(
         self,
         x0: Tensor,
-        args: tuple[Any, ...],
+        inputs: Inputs,
         n_steps: int | None = None,
         chain_offset: int = 0,
         step: int | None = None,
@@ -336,7 +350,7 @@ class Sampler(abc.ABC):
     ) -> Tensor:
         """Implements a call. If `settle` is false, chains that are not finite are not reported."""
         check_state("x0", x0, self.target)
-        chain = self._start(x0, args, n_steps, chain_offset, step)
+        chain = self._start(x0, inputs, n_steps, chain_offset, step)
         run = functools.partial(self._run, chain, settle=settle)
         return self._differentiable(chain, x0, run) if x0.requires_grad and torch.is_grad_enabled() else run(x0)
 
@@ -344,9 +358,7 @@ class Sampler(abc.ABC):
         """Returns `run(x0)`, the last states of the chain, with a graph to x0."""
         raise ValueError(f"x0 must not require grad, because {type(self).__name__} is not differentiable: detach it")
 
-    def _start(
-        self, x: Tensor, args: tuple[Any, ...], n_steps: int | None, chain_offset: int, step: int | None
-    ) -> Chain:
+    def _start(self, x: Tensor, inputs: Inputs, n_steps: int | None, chain_offset: int, step: int | None) -> Chain:
         """Returns the chain of one call. Advances the counter after all arguments have been checked."""
         if not being_captured():
             self.check()
@@ -355,12 +367,12 @@ class Sampler(abc.ABC):
         if offset + x.numel() > 2**63:
             raise ValueError(f"chain_offset must leave every element an index below 2^63, got {chain_offset}")
         with torch.inference_mode(False):  # autograd saves no inference tensors
-            args = tuple(a.clone() if isinstance(a, Tensor) and a.is_inference() else a for a in args)
+            inputs = inputs.map_tensors(lambda a: a.clone() if a.is_inference() else a)
         n_steps = self.n_steps if n_steps is None else check_int("n_steps", n_steps)
         chain = self._chain(
             n_steps,
             score=self._score,
-            args=args,
+            inputs=inputs,
             backend=self._backend(x.device),
             requested_backend=self.backend,
             offset=offset,
@@ -380,14 +392,14 @@ class Sampler(abc.ABC):
         return backend
 
     def _empty(
-        self, shape: Sequence[int], args: tuple[Any, ...], device: torch.device | str | None, dtype: torch.dtype
+        self, shape: Sequence[int], inputs: Inputs, device: torch.device | str | None, dtype: torch.dtype
     ) -> Tensor:
         shape = check_shape(shape)
         if not shape:
             raise ValueError("shape must be (B, *event), got ()")
         if dtype not in STATE_DTYPES:
             raise ValueError(f"dtype must be float32, float64, bfloat16 or float16, got {dtype}")
-        return torch.empty(shape, dtype=dtype, device=self._device(args) if device is None else device)
+        return torch.empty(shape, dtype=dtype, device=self._device(inputs) if device is None else device)
 
     def _initial(self, like: Tensor, step: int, chain_offset: int) -> Tensor:
         x0 = initial.draw(
@@ -431,8 +443,8 @@ class Sampler(abc.ABC):
             with self._running(x0.device):
                 raise report(x, int(chain.steps[0]), chain.first_divergence(x0))
 
-    def _device(self, args: Sequence[object]) -> torch.device:
+    def _device(self, inputs: Inputs) -> torch.device:
         device = self.target.device()
         if device is not None:
             return device
-        return next((a.device for a in args if isinstance(a, Tensor)), torch.device("cpu"))
+        return next((a.device for a in inputs.tensors()), torch.device("cpu"))

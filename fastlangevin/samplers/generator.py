@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ..chains.divergence import report
 from ..chains.initial import check_state
+from ..network.inputs import Inputs, make_inputs
 from ..validation import check_int, check_positive
 from .langevin import Langevin
 
@@ -34,6 +36,7 @@ def reconstruct(
     sampler: Langevin,
     x: Tensor,
     *args: Any,
+    kwargs: Mapping[str, Any] | None = None,
     n_iterations: int = 200,
     lr: float = 0.1,
     chain_offset: int = 0,
@@ -63,7 +66,7 @@ def reconstruct(
         sampler: whose chain is the generator; of an energy, a log-density or a score.
         x: (B, *event) images or points, floating point and finite, B at least 1, on the network's device. Detached.
             z has x's dtype, or float32 if that has 16 bits.
-        args: extra arguments of the energy.
+        args, kwargs: extra arguments of the energy.
         n_iterations: number of steps of Adam, at least 1.
         lr: initial learning rate of Adam, positive, in units of the data: about the largest change of a pixel of z in a
             step.
@@ -86,13 +89,13 @@ def reconstruct(
     if x.is_cuda and not torch.isfinite(x).all():  # on a CPU check_state has checked this
         raise ValueError("x must be finite, got NaN or infinity")
     dtype = torch.promote_types(x.dtype, torch.float32)
-    generator = _Generator(sampler)
+    generator, inputs = _Generator(sampler), make_inputs(args, kwargs)
     with torch.inference_mode(False), torch.enable_grad(), _bar(progress) as bar:
         task = bar.add_task("reconstruct", total=n_iterations, mse="")
         x = x.detach().to(dtype)
         z = sampler.initial(x.shape, chain_offset=chain_offset, step=0, device=x.device, dtype=dtype).requires_grad_()
         optimizer = torch.optim.Adam([z], lr=lr)
-        best = found = _try(generator, z, x, args)
+        best = found = _try(generator, z, x, inputs)
         _check_finite(best.mse)
         for i in range(n_iterations):
             (gradient,) = torch.autograd.grad(found.x, z, 2 * (found.x.detach() - x))
@@ -102,7 +105,7 @@ def reconstruct(
                 z.grad = _where(usable, gradient, torch.zeros_like(gradient))
             optimizer.param_groups[0]["lr"] = lr * (1 - i / n_iterations)
             optimizer.step()
-            found = _try(generator, z, x, args)
+            found = _try(generator, z, x, inputs)
             better = found.mse < best.mse  # false where it is NaN
             best = Reconstruction(*(_where(better, new.detach(), old) for new, old in zip(found, best, strict=True)))
             if progress:
@@ -110,7 +113,9 @@ def reconstruct(
     return Reconstruction(*(tensor.detach() for tensor in best))
 
 
-def interpolate(sampler: Langevin, z1: Tensor, z2: Tensor, *args: Any, n: int = 8) -> Tensor:
+def interpolate(
+    sampler: Langevin, z1: Tensor, z2: Tensor, *args: Any, kwargs: Mapping[str, Any] | None = None, n: int = 8
+) -> Tensor:
     """Interpolates between latents, from z2 to z1: n images for each of B pairs.
 
         x_ρ = M_θ(z_ρ),  z_ρ = ρ·z1 + sqrt(1 - ρ²)·z2,  ρ = 0, 1/(n - 1), …, 1
@@ -122,7 +127,7 @@ def interpolate(sampler: Langevin, z1: Tensor, z2: Tensor, *args: Any, n: int = 
     Args:
         sampler: whose chain is the generator.
         z1, z2: (B, *event) latents of one shape and dtype: draws of `sampler.initial`, or `Reconstruction.z`.
-        args: extra arguments of the energy, for a batch of B.
+        args, kwargs: extra arguments of the energy, for a batch of B.
         n: number of images per pair, including those of z2 (first) and z1 (last); at least 2.
 
     Returns:
@@ -141,10 +146,10 @@ def interpolate(sampler: Langevin, z1: Tensor, z2: Tensor, *args: Any, n: int = 
             f"z1 and z2 must have one shape and dtype, got {tuple(z1.shape)} {z1.dtype} and "
             f"{tuple(z2.shape)} {z2.dtype}"
         )
-    generator = _Generator(sampler)
+    generator, inputs = _Generator(sampler), make_inputs(args, kwargs)
     with torch.no_grad():
         rhos = [i / (n - 1) for i in range(n)]
-        x = torch.stack([generator(rho * z1 + math.sqrt(1 - rho**2) * z2, *args) for rho in rhos], dim=1)
+        x = torch.stack([generator(rho * z1 + math.sqrt(1 - rho**2) * z2, inputs) for rho in rhos], dim=1)
     _check_finite(x)
     return x
 
@@ -155,8 +160,8 @@ class _Generator:
     def __init__(self, sampler: Langevin) -> None:
         self._sampler = copy.copy(sampler).replace(noise_std=0.0, temperature=1.0)
 
-    def __call__(self, z: Tensor, *args: Any) -> Tensor:
-        return self._sampler._evolve(z, args, step=0, settle=False)
+    def __call__(self, z: Tensor, inputs: Inputs) -> Tensor:
+        return self._sampler._evolve(z, inputs, step=0, settle=False)
 
 
 def _check_sampler(sampler: object) -> None:
@@ -164,8 +169,8 @@ def _check_sampler(sampler: object) -> None:
         raise TypeError(f"sampler must be a Langevin, got {type(sampler).__name__}")
 
 
-def _try(generator: _Generator, z: Tensor, x: Tensor, args: tuple[Any, ...]) -> Reconstruction:
-    y = generator(z, *args)
+def _try(generator: _Generator, z: Tensor, x: Tensor, inputs: Inputs) -> Reconstruction:
+    y = generator(z, inputs)
     mse = (y.detach() - x).square().reshape(len(x), -1).mean(dim=1)
     return Reconstruction(z.detach().clone(), y, mse)
 

@@ -15,6 +15,7 @@ from ..chains.langevin_chain import LangevinChain
 from ..chains.last_step import last_step, without_last_step
 from ..chains.schedule import Schedule, check_temperature, langevin_noise, resolve
 from ..chains.vjp import DifferentiableChain
+from ..network.inputs import make_inputs
 from ..network.target import make_target
 from ..validation import check_grad_clip, unknown
 from .base import Sampler
@@ -60,9 +61,10 @@ class Langevin(Sampler):
     flows to the weights, and none through `sample` and `trace`.
 
     Args:
-        energy: U, low where data is likely; `(x, *args)` with x (B, *event) to (B,) or (B, 1). A module or a function.
+        energy: U, low where data is likely; `(x, *args, **kwargs)` with x (B, *event) to B numbers, in any shape. A
+            module or a function.
         log_density: f = -U up to a constant, likewise (the network of the paper).
-        score: ∇ log p, `(x, *args)` to x's shape. Exactly one of the three is given.
+        score: ∇ log p, `(x, *args, **kwargs)` to x's shape. Exactly one of the three is given.
         n_steps: K, at least 1.
         step_size: η: a number, a sequence of n_steps numbers, or a callable of k = 0 … n_steps - 1; finite and not
             negative. Default: 1.
@@ -153,7 +155,13 @@ class Langevin(Sampler):
         )
 
     def with_last_step(
-        self, x0: Tensor, *args: Any, n_steps: int | None = None, chain_offset: int = 0, step: int | None = None
+        self,
+        x0: Tensor,
+        *args: Any,
+        kwargs: Mapping[str, Any] | None = None,
+        n_steps: int | None = None,
+        chain_offset: int = 0,
+        step: int | None = None,
     ) -> Tensor:
         """Returns the last states of a call, up to rounding, with a graph through the last step to the weights θ:
 
@@ -169,7 +177,7 @@ class Langevin(Sampler):
         no graph.
         """
         check_state("x0", x0, self.target)
-        chain = self._start(x0, args, n_steps, chain_offset, step)
+        chain = self._start(x0, make_inputs(args, kwargs), n_steps, chain_offset, step)
         assert isinstance(chain, LangevinChain)
         x = self._run(without_last_step(chain), x0) if len(chain) > 1 else x0
         with self._running(x0.device), torch.enable_grad():

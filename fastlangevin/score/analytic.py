@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from ..errors import BackendUnavailable
 from ..kernels import native
 from ..kernels.arguments import ChainArgs
 from ..kernels.cpu import analytic_chain
+from ..network.inputs import Inputs
 from ..network.inspection import has_hooks
 from ..network.target import Target
 from .autograd import AutogradScore
@@ -29,11 +29,11 @@ class AnalyticEngine(ScoreEngine):
 
     name = "analytic"
 
-    def bind(self, x: Tensor, args: Sequence[object]) -> BoundScore:
+    def bind(self, x: Tensor, inputs: Inputs) -> BoundScore:
         why = self.unsupported(self.target, self.precision, x)
         if why is not None:
             raise BackendUnavailable(f"engine='analytic' cannot be used for this {self.target.kind}: {why}")
-        return AnalyticScore(self.target, self.precision, args)
+        return AnalyticScore(self.target, self.precision, inputs)
 
     @staticmethod
     def unsupported(target: Target, precision: str, x: Tensor) -> str | None:
@@ -59,8 +59,9 @@ class AnalyticScore(AutogradScore):
 
     def run_chain_(self, x: Tensor, args: ChainArgs) -> bool:
         energy: Any = self.target.function
-        if x.dim() != 2 or x.shape[1] != energy.mean.numel() or x.dtype != torch.float32 or not x.is_contiguous():
-            return False  # the chain runs step by step, and the energy raises an error if x is invalid
+        fits = x.dim() == 2 and x.shape[1] == energy.mean.numel() and x.dtype == torch.float32 and x.is_contiguous()
+        if self.inputs or not fits:
+            return False  # the chain runs step by step, and the energy raises an error for an invalid x or argument
         if isinstance(energy, GaussianMixture):
             constants, means, precisions = energy.constants, energy.means, energy.precisions
             analytic_chain.mixture_(constants.contiguous(), means.contiguous(), precisions.contiguous(), x, args)

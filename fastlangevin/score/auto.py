@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..network.dependencies import Dependencies
 from ..network.errors import NotRecognised, WrongShape
+from ..network.inputs import Inputs
 from ..network.sequential import Sequential
 from ..network.target import Target
 from ..network.tracing import trace
@@ -51,9 +52,9 @@ class AutoEngine(GraphEngine):
         self._last: _Call | None = None
         self._not_sequential: dict[Hashable, str] = {}
 
-    def bind(self, x: Tensor, args: Sequence[object]) -> BoundScore:  # type: ignore[override]
-        bound, reasons = self._choose(x, args)
-        self._last = _Call(tuple(x.shape[1:]), x.dtype, bool(args), bound.name, reasons)
+    def bind(self, x: Tensor, inputs: Inputs) -> BoundScore:  # type: ignore[override]
+        bound, reasons = self._choose(x, inputs)
+        self._last = _Call(tuple(x.shape[1:]), x.dtype, bool(inputs), bound.name, reasons)
         return bound
 
     def explain(self, device: torch.device, event: tuple[int, ...] | None = None) -> tuple[str, list[str]]:
@@ -68,30 +69,30 @@ class AutoEngine(GraphEngine):
         name, reasons = self._examine(device, event, dtype)
         return name, [*reasons, compiled]
 
-    def _choose(self, x: Tensor, args: Sequence[object]) -> tuple[BoundScore, list[str]]:
+    def _choose(self, x: Tensor, inputs: Inputs) -> tuple[BoundScore, list[str]]:
         if AnalyticEngine.unsupported(self.target, self.precision, x) is None:
-            return AnalyticScore(self.target, self.precision, args), []
+            return AnalyticScore(self.target, self.precision, inputs), []
         if not self._not_sequential:
             with contextlib.suppress(NotRecognised):
-                return self._sequential(x, args)
-        situation = Situation(self.target, x, args)
+                return self._sequential(x, inputs)
+        situation = Situation(self.target, x, inputs)
         reason = self._not_sequential.get(situation.key)
         if reason is None:
             try:
-                return self._sequential(x, args)
+                return self._sequential(x, inputs)
             except NotRecognised as error:
                 reason = str(error)
                 if len(self._not_sequential) >= _REMEMBERED:
                     self._not_sequential.clear()
                 self._not_sequential[situation.key] = reason
         try:
-            return self.recognise(x, args, situation), [_not_sequential(reason)]
+            return self.recognise(x, inputs, situation), [_not_sequential(reason)]
         except NotRecognised as error:
             reasons = [_not_sequential(reason), _not_recorded(error)]
-            return AutogradScore(self.target, self.precision, args), reasons
+            return AutogradScore(self.target, self.precision, inputs), reasons
 
-    def _sequential(self, x: Tensor, args: Sequence[object]) -> tuple[BoundScore, list[str]]:
-        network = trace(self.target, x.shape, x.dtype, x.device, args)
+    def _sequential(self, x: Tensor, inputs: Inputs) -> tuple[BoundScore, list[str]]:
+        network = trace(self.target, x.shape, x.dtype, x.device, inputs)
         implementation, reasons = choose(network, self.precision, x, _IMPLEMENTATIONS)
         return implementation(network, self.precision, x), reasons
 
@@ -118,7 +119,7 @@ class AutoEngine(GraphEngine):
             x = torch.zeros((2, *guess), dtype=dtype, device=device)
             try:
                 with torch.no_grad():
-                    self.recognise(x, (), Situation(self.target, x, ()))
+                    self.recognise(x, Inputs(), Situation(self.target, x, Inputs()))
                 return "graph", reasons
             except NotRecognised as error:
                 return "autograd", [*reasons, _not_recorded(error)]
@@ -141,10 +142,10 @@ def _recognised(target: Target, device: torch.device, event: tuple[int, ...] | N
     before = [(b, b.clone()) for b in dependencies.buffers()]
     try:
         if event is not None:
-            return trace(target, (2, *event), dtype, device, ())
+            return trace(target, (2, *event), dtype, device, Inputs())
         for guess in _events(dependencies.modules, (*_LIKELY_SIZES, *range(1, _LARGEST_SIZE + 1))):
             with contextlib.suppress(WrongShape):
-                return trace(target, (2, *guess), dtype, device, ())
+                return trace(target, (2, *guess), dtype, device, Inputs())
         raise NotRecognised("the shape of the states is not known before the first call, and no square image fits")
     finally:
         for buffer, value in before:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..network.inputs import Inputs
 from ..network.target import Target
 from .base import BoundScore, ScoreEngine
 from .precision import HALF, autocast
@@ -20,8 +21,8 @@ class AutogradEngine(ScoreEngine):
 
     name = "autograd"
 
-    def bind(self, x: Tensor, args: Sequence[object]) -> BoundScore:
-        return AutogradScore(self.target, self.precision, args)
+    def bind(self, x: Tensor, inputs: Inputs) -> BoundScore:
+        return AutogradScore(self.target, self.precision, inputs)
 
 
 class AutogradScore(BoundScore):
@@ -29,8 +30,11 @@ class AutogradScore(BoundScore):
 
     name = "autograd"
 
-    def __init__(self, target: Target, precision: str, args: Sequence[object]) -> None:
-        self.target, self.precision, self.args = target, precision, args
+    def __init__(self, target: Target, precision: str, inputs: Inputs) -> None:
+        self.target, self.precision, self.inputs = target, precision, inputs
+        parameter = target.parameter()
+        self._dtype = None if parameter is None else parameter.dtype
+        self._buffers = _buffers(target.module) if precision in HALF else []
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.energy_and_score(x)[1]
@@ -39,12 +43,12 @@ class AutogradScore(BoundScore):
         if self.target.kind == "score":
             return None
         with torch.no_grad():
-            return self._energies(x)
+            return self._energies(x.clone())  # the energy may overwrite its argument
 
     def energy_and_score(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
         if self.target.kind == "score":
             with torch.no_grad():
-                return None, self._given_score(x)
+                return None, self._given_score(x.clone())
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             energies, score = self._differentiated(x, create_graph=False)
@@ -55,7 +59,7 @@ class AutogradScore(BoundScore):
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             if self.target.kind == "score":
-                score = self._given_score(x)
+                score = self._given_score(x.clone())
             else:
                 _, score = self._differentiated(x, create_graph=True)
 
@@ -74,7 +78,7 @@ class AutogradScore(BoundScore):
         """
         with torch.enable_grad():
             if self.target.kind == "score":
-                return self._given_score(x.detach())
+                return self._given_score(x.clone())
             return self._differentiated(x.detach().requires_grad_(), create_graph=True)[1]
 
     def _differentiated(self, x: Tensor, create_graph: bool) -> tuple[Tensor, Tensor]:
@@ -89,24 +93,40 @@ class AutogradScore(BoundScore):
         return energies, score
 
     def _energies(self, x: Tensor) -> Tensor:
-        with self._running(x):
-            output = self.target.energies(self.target.function(self._cast(x), *self.args), len(x))
-            return -output if self.target.kind == "log_density" else output
+        output = self.target.energies(self._evaluate(x), len(x))
+        return -output if self.target.kind == "log_density" else output
 
     def _given_score(self, x: Tensor) -> Tensor:
-        with self._running(x):
-            score = self.target.function(self._cast(x), *self.args)
+        score = self._evaluate(x)
         if not isinstance(score, Tensor) or score.shape != x.shape:
             got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
             raise ValueError(f"score must return a tensor of the state's shape {tuple(x.shape)}, got {got}")
         return score.to(x.dtype)
 
+    def _evaluate(self, x: Tensor) -> Tensor:
+        x = x if self._dtype is None else x.to(self._dtype)
+        if self.precision not in HALF:
+            return self.inputs.call(self.target.function, x)  # type: ignore[no-any-return]
+        with self._running(x):
+            output: Tensor = self.inputs.call(self.target.function, x)
+        for module, name, dtype in self._buffers:  # hooks may have assigned what autocast computed
+            buffer = module._buffers[name]
+            if buffer is not None and buffer.dtype != dtype:
+                module._buffers[name] = buffer.to(dtype)
+        return output
+
     def _running(self, x: Tensor) -> contextlib.AbstractContextManager[object]:
         return autocast(self.precision, x.device) if self.precision in HALF else contextlib.nullcontext()
 
-    def _cast(self, x: Tensor) -> Tensor:
-        parameter = self.target.parameter()
-        return x if parameter is None else x.to(parameter.dtype)
+
+def _buffers(module: nn.Module | None) -> list[tuple[nn.Module, str, torch.dtype]]:
+    """The floating-point buffers of a module and its submodules."""
+    return [
+        (owner, name, buffer.dtype)
+        for owner in (() if module is None else module.modules())
+        for name, buffer in owner._buffers.items()
+        if buffer is not None and buffer.is_floating_point()
+    ]
 
 
 def _independent(kind: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..kernels.arguments import ChainArgs, UpdateArgs
+from ..network.inputs import Inputs
 from ..network.target import Target
 
 
@@ -34,11 +35,11 @@ class ScoreEngine(ABC):
         return self.name, []
 
     @abstractmethod
-    def bind(self, x: Tensor, args: Sequence[object]) -> BoundScore:
+    def bind(self, x: Tensor, inputs: Inputs) -> BoundScore:
         """The score of chains with the shape, dtype and device of x, for the steps of one call.
 
         Args:
-            args: extra arguments of the energy.
+            inputs: extra arguments of the energy.
         """
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..network.inputs import Inputs
 from ..network.target import Target
 from .autograd import AutogradScore
 from .base import BoundScore, ScoreEngine
@@ -31,13 +32,13 @@ class CompiledEngine(ScoreEngine):
         super().__init__(target, precision)
         self._gradient: Any = None
 
-    def bind(self, x: Tensor, args: Sequence[object]) -> BoundScore:
+    def bind(self, x: Tensor, inputs: Inputs) -> BoundScore:
         if self._gradient is None:
             self._gradient = torch.compile(torch.func.grad(self._log_density, has_aux=True), fullgraph=True)
-        return CompiledScore(self, self._gradient, args)
+        return CompiledScore(self, self._gradient, inputs)
 
-    def _log_density(self, x: Tensor, *args: object) -> tuple[Tensor, Tensor]:
-        energies = AutogradScore(self.target, self.precision, args)._energies(x)
+    def _log_density(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        energies = AutogradScore(self.target, self.precision, Inputs(args, kwargs))._energies(x)
         return -energies.sum(), energies
 
     def __getstate__(self) -> dict[str, Any]:
@@ -49,15 +50,19 @@ class CompiledScore(AutogradScore):
 
     name = "compiled"
 
-    def __init__(self, engine: CompiledEngine, gradient: Callable[..., Any], args: Sequence[object]) -> None:
-        super().__init__(engine.target, engine.precision, args)
+    def __init__(self, engine: CompiledEngine, gradient: Callable[..., Any], inputs: Inputs) -> None:
+        super().__init__(engine.target, engine.precision, inputs)
         self._gradient = gradient
 
     def energy_and_score(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
         try:
             with self._running(x):
-                score, energy = self._gradient(x, *self.args)
+                score, energy = self.inputs.call(self._gradient, x)
         except torch._dynamo.exc.TorchDynamoException as error:
-            why = str(error).strip().splitlines()[0]
+            why = "; ".join(_first_line(e) for e in (error, error.__cause__) if e is not None and str(e).strip())
             raise ValueError(f"engine='compiled' cannot compile this {self.target.kind}: {why}") from error
         return energy, score
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from ..network.errors import NotRecognised
 from ..network.graph import Graph
 from ..network.graph_jacobian import is_piecewise_linear
 from ..network.graph_tracing import trace_graph
+from ..network.inputs import Inputs
 from ..network.target import Target
 from .autograd import AutogradScore
 from .base import ScoreEngine
@@ -48,8 +49,8 @@ class Situation:
         key: equal for two calls if a recording of one is valid for the other.
     """
 
-    def __init__(self, target: Target, x: Tensor, args: Sequence[object]) -> None:
-        self.dependencies = Dependencies((target.function, tuple(args)))
+    def __init__(self, target: Target, x: Tensor, inputs: Inputs) -> None:
+        self.dependencies = Dependencies((target.function, inputs))
         self.key: Hashable = (x.shape, x.dtype, x.device, self.dependencies.structure())
 
 
@@ -65,11 +66,11 @@ class GraphScore(AutogradScore):
         self,
         target: Target,
         precision: str,
-        args: Sequence[object],
+        inputs: Inputs,
         recording: Recording,
         dependencies: Dependencies,
     ) -> None:
-        super().__init__(target, precision, args)
+        super().__init__(target, precision, inputs)
         self._recording, self._dependencies = recording, dependencies
         self.is_piecewise_linear = recording.is_piecewise_linear
         with torch.no_grad():
@@ -121,13 +122,13 @@ class GraphEngine(ScoreEngine):
         self._recordings: OrderedDict[Hashable, Recording | str] = OrderedDict()
         self._lock = threading.Lock()
 
-    def bind(self, x: Tensor, args: Sequence[object]) -> GraphScore:
+    def bind(self, x: Tensor, inputs: Inputs) -> GraphScore:
         try:
-            return self.recognise(x, args, Situation(self.target, x, args))
+            return self.recognise(x, inputs, Situation(self.target, x, inputs))
         except NotRecognised as error:
             raise BackendUnavailable(f"engine='graph' cannot be used for this {self.target.kind}: {error}") from None
 
-    def recognise(self, x: Tensor, args: Sequence[object], situation: Situation) -> GraphScore:
+    def recognise(self, x: Tensor, inputs: Inputs, situation: Situation) -> GraphScore:
         """As `bind`, for the situation of the call.
 
         Raises:
@@ -137,7 +138,7 @@ class GraphEngine(ScoreEngine):
             found = self._recordings.get(situation.key)
             if found is None:
                 try:
-                    found = self._record(x, args, situation.dependencies)
+                    found = self._record(x, inputs, situation.dependencies)
                 except NotRecognised as error:
                     found = str(error)
                 self._recordings[situation.key] = found
@@ -147,14 +148,14 @@ class GraphEngine(ScoreEngine):
                 self._recordings.move_to_end(situation.key)
         if isinstance(found, str):
             raise NotRecognised(found)
-        return GraphScore(self.target, self.precision, args, found, situation.dependencies)
+        return GraphScore(self.target, self.precision, inputs, found, situation.dependencies)
 
-    def _record(self, x: Tensor, args: Sequence[object], dependencies: Dependencies) -> Recording:
+    def _record(self, x: Tensor, inputs: Inputs, dependencies: Dependencies) -> Recording:
         if x.numel() == 0:
             raise NotRecognised("there are no chains")
-        evaluate = AutogradScore(self.target, self.precision, args).energy_and_score
+        evaluate = AutogradScore(self.target, self.precision, inputs).energy_and_score
         x = x.detach().clone(memory_format=torch.contiguous_format)
-        return Recording(trace_graph(self.target, evaluate, x, args, dependencies))
+        return Recording(trace_graph(self.target, evaluate, x, inputs, dependencies))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"target": self.target, "precision": self.precision}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import BackendUnavailable
 from ..network import walk
 from ..network.errors import NotRecognised
+from ..network.inputs import Inputs
 from ..network.sequential import Sequential
 from ..network.target import Target
 from ..network.tracing import trace
@@ -29,7 +30,7 @@ class SequentialScore(AutogradScore):
     kernels: ClassVar[str]
 
     def __init__(self, network: Sequential, precision: str, x: Tensor) -> None:
-        super().__init__(Target("log_density", functools.partial(walk.log_density, network)), precision, ())
+        super().__init__(Target("log_density", functools.partial(walk.log_density, network)), precision, Inputs())
         self.network = network
         self.is_piecewise_linear = network.is_piecewise_linear
 
@@ -66,9 +67,9 @@ class SequentialEngine(ScoreEngine):
 
     implementations: ClassVar[Implementations]
 
-    def bind(self, x: Tensor, args: Sequence[object]) -> SequentialScore:
+    def bind(self, x: Tensor, inputs: Inputs) -> SequentialScore:
         try:
-            network = trace(self.target, x.shape, x.dtype, x.device, args)
+            network = trace(self.target, x.shape, x.dtype, x.device, inputs)
             implementation, _ = choose(network, self.precision, x, self.implementations)
             return implementation(network, self.precision, x)
         except NotRecognised as error:

@@ -71,7 +71,7 @@ def train(
     Args:
         data: "digits"; a tensor or array, or a file of one; a folder of images; a torch Dataset; "cifar10", "celeba" or
             "lsun" (extra "vision"). Scaled to `data_range`; see `data.load_data`.
-        model: a module that maps (B, *event) to (B,) or (B, 1), the log-density f, trained in place. None:
+        model: a module that maps (B, *event) to B numbers, the log-density f, trained in place. None:
             `models.ConvNet` for the data's size.
         out: the run's folder (see `runs.folder.RunFolder` for its files). None: nothing is written.
         n_iterations: total number, including the iterations before a resume. A resume may change it; lr_decay then

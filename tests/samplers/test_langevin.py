@@ -9,7 +9,7 @@ import torch
 from support.activation_bounds import NATIVE_MLP
 from support.chain_reference import arguments, chain
 from support.error_bounds import assert_within
-from support.langevin_reference import quadratic, small_net
+from support.langevin_reference import FLOAT64, quadratic, small_net
 from support.network_bounds import score as network_score
 from torch import nn
 
@@ -113,9 +113,11 @@ def test_chains_of_scalars():
         (
             lambda x: x.sum(),
             ValueError,
-            "energy must return one number per chain, of shape \\(3,\\) or \\(3, 1\\), got \\(\\)",
+            "energy must return one number per chain, in any shape of 3 numbers, got \\(\\): is it a sum or a mean",
         ),
-        (lambda x: x, ValueError, "got \\(3, 2\\)"),
+        (lambda x: x, ValueError, "got \\(3, 2\\): add up each chain's numbers with \\.sum\\(1\\)$"),
+        (lambda x: x[:, None], ValueError, "got \\(3, 1, 2\\): add up each chain's numbers with \\.flatten\\(1\\)"),
+        (lambda x: x[:2, 0], ValueError, "got \\(2,\\)$"),
         (lambda x: 1.0, TypeError, "energy must return a tensor, got float"),
         (lambda x: x.detach().sum(1), ValueError, "energy does not depend on x"),
         (lambda x: torch.zeros(3, requires_grad=True) * 2, ValueError, "energy does not depend on x"),
@@ -124,6 +126,27 @@ def test_chains_of_scalars():
 def test_bad_energies(energy, error, words):
     with pytest.raises(error, match=words):
         fl.Langevin(energy, seed=1)(torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize("engine", ["auto", "autograd"])
+@pytest.mark.parametrize(
+    ("n", "shape"), [(1, ()), (1, (1, 1, 1, 1)), (3, (3, 1, 1, 1)), (3, (1, 3)), (4, (2, 2)), (3, (3, 1)), (0, (0, 1))]
+)
+def test_energies_of_any_shape_of_one_number_per_chain(engine, n, shape):
+    net, x0 = small_net().double(), torch.randn(n, 3, dtype=torch.float64)
+    plain = fl.Langevin(net, n_steps=4, seed=1, engine=engine)
+    shaped = fl.Langevin(lambda x: net(x).reshape(shape), n_steps=4, seed=1, engine=engine)
+    torch.testing.assert_close(shaped(x0), plain(x0), **FLOAT64)
+    assert shaped.energy(x0).shape == (n,)
+    assert shaped.trace(x0).energy.shape[1:] == (n,)
+
+
+def test_a_convnet_that_ends_in_one_pixel_keeps_its_kernels():
+    torch.manual_seed(0)
+    net, x0 = nn.Sequential(nn.Conv2d(1, 4, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 4)), torch.randn(3, 1, 8, 8)
+    pixel, flat = fl.Langevin(net, n_steps=3, seed=1), fl.Langevin(lambda x: net(x).flatten(), n_steps=3, seed=1)
+    assert torch.equal(pixel(x0), flat(x0))
+    assert pixel.plan == flat.plan
 
 
 def test_bad_score_shape_and_device():

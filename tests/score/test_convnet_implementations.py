@@ -9,6 +9,7 @@ from torch import nn
 
 import fastlangevin as fl
 from fastlangevin.kernels import native
+from fastlangevin.network.inputs import Inputs
 from fastlangevin.network.target import Target
 from fastlangevin.network.tracing import trace
 from fastlangevin.score.convnet import ConvNetEngine, NativeConvNetScore, TritonConvNetScore, as_tower
@@ -17,7 +18,7 @@ from fastlangevin.score.torch_ops import TorchOpsScore
 
 
 def read(net, shape):
-    return trace(Target("log_density", net), shape, torch.float32, torch.device("cpu"), ())
+    return trace(Target("log_density", net), shape, torch.float32, torch.device("cpu"), Inputs())
 
 
 def small(features=32, channels=1, slope=0.2):

@@ -18,6 +18,7 @@ import fastlangevin as fl
 from fastlangevin.chains.cuda_graph import GraphCache
 from fastlangevin.kernels import native, triton
 from fastlangevin.kernels.cpu import whole_chain
+from fastlangevin.network.inputs import Inputs
 from fastlangevin.score import mlp
 from fastlangevin.score.mlp import NativeMlpScore, TritonMlpScore
 
@@ -175,7 +176,7 @@ def test_unsupported_networks():
 @pytest.fixture
 def interpreted(monkeypatch):
     x = states()
-    traced = fl.Langevin(log_density=network(), seed=1)._score.bind(x, ()).network
+    traced = fl.Langevin(log_density=network(), seed=1)._score.bind(x, Inputs()).network
     why = TritonMlpScore.unsupported(traced, "fp32", x)
     if why is not None:
         pytest.skip(why)

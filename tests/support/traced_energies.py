@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastlangevin.network.errors import NotRecognised
+from fastlangevin.network.inputs import Inputs
 from fastlangevin.network.target import Target
 from fastlangevin.network.tracing import trace
 
@@ -15,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 def read(function, shape=(3, 2, 6, 6), kind="log_density", dtype=torch.float32, args=()):
-    return trace(Target(kind, function), shape, dtype, CPU, args)
+    return trace(Target(kind, function), shape, dtype, CPU, Inputs(args))
 
 
 def why(function, shape=(3, 2, 6, 6), **options):
