@@ -106,7 +106,7 @@ class AutogradScore(BoundScore):
     def _evaluate(self, x: Tensor) -> Tensor:
         x = x if self._dtype is None else x.to(self._dtype)
         if self.precision not in HALF:
-            return self.inputs.call(self.target.function, x)  # type: ignore[no-any-return]
+            return self.inputs.call(self.target.function, x)
         with self._running(x):
             output: Tensor = self.inputs.call(self.target.function, x)
         for module, name, dtype in self._buffers:  # hooks may have assigned what autocast computed
