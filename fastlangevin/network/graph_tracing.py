@@ -53,6 +53,15 @@ def trace_graph(target: Target, evaluate: Evaluate, x: Tensor, inputs: Inputs, d
     return recorder.graph(score, energies, assigned)
 
 
+def why_impure(target: Target, device_type: str) -> str | None:
+    """Why the code of a target may not be recorded, found by reading it alone; None if nothing is found."""
+    try:
+        Purity(device_type, records_all=True).check_callable(target.function)
+    except Impure as error:
+        return str(error)
+    return None
+
+
 def _attributes(module: nn.Module) -> dict[str, Any]:
     return {**vars(module), **module._buffers, **module._parameters}
 
