@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .graph import Call, Graph, Ref, refs, replace_refs
+from .graph import Call, Graph, Ref, Value, refs, replace_refs
 from .graph_liveness import last_uses, written_storages
 
 _aten = torch.ops.aten
@@ -85,7 +85,9 @@ def with_silu(graph: Graph) -> Graph:
                 replaced[_index(call.results)] = dataclasses.replace(call, operator=_aten.silu.default, args=(Ref(x),))
         elif call.operator is _aten.add.Tensor and not call.kwargs and all(isinstance(a, Ref) for a in call.args):
             backward = _silu_backward(call, made, silus)
-            if backward is not None:
+            if backward is not None and all(
+                _alike(graph.values[i], graph.values[_index(call.results)]) for i in backward.reads
+            ):
                 replaced[_index(call.results)] = backward
     return dataclasses.replace(
         graph,
@@ -133,11 +135,7 @@ def in_place(graph: Graph, calls: Sequence[Call], outputs: Iterable[int], outsid
                     continue
                 old, new = graph.values[a.index], graph.values[result]
                 is_alone = sharing[old.storage] == 1 and old.storage not in written
-                if (
-                    is_alone
-                    and (old.shape, old.dtype) == (new.shape, new.dtype)
-                    and list(refs(call.args)).count(a.index) == 1
-                ):
+                if is_alone and list(refs(call.args)).count(a.index) == 1 and _alike(old, new):
                     call = overwrite.rewrite(call, place)
                     break
         rewritten.append(call)
@@ -171,6 +169,10 @@ def _index(results: tuple[int | None, ...]) -> int:
     (index,) = results
     assert index is not None
     return index
+
+
+def _alike(a: Value, b: Value) -> bool:
+    return (a.shape, a.stride, a.dtype) == (b.shape, b.stride, b.dtype)
 
 
 def _touches(graph: Graph, call: Call, storages: set[int]) -> bool:
