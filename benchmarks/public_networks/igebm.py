@@ -74,8 +74,10 @@ def seeded(norm: str = "parametrization", device: str = "cpu") -> PublicEnergy:
     torch.manual_seed(0)
     module = IGEBM(NORMS[norm]).requires_grad_(False)
     x0, labels = torch.rand(64, 3, 32, 32), torch.randint(N_CLASSES, (64,))
-    for _ in range(15):  # evaluations in train mode, by which the power iterations converge
-        module(x0[:1], labels[:1])
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            for _ in range(300):  # in train mode: the power iterations converge, as during a training
+                layer(torch.zeros(1, layer.in_channels, 1, 1))
     module, x0, labels = module.eval().to(device), x0.to(device), labels.to(device)
     options = {"n_steps": 60, "step_size": 10.0, "noise_std": 0.005, "grad_clip": 0.01, "bounds": (0.0, 1.0)}
     options["noise_first"] = True

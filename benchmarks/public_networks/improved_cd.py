@@ -64,7 +64,7 @@ class Tower(nn.Module):
         self.block2 = ResBlock(width, 2 * width, down=True)
         self.block3 = ResBlock(2 * width, 2 * width, down=False)
         self.energy_map = nn.Linear(2 * width, 1)
-        nn.init.normal_(self.energy_map.weight, std=0.002)  # a score that step size 100 does not throw out of bounds
+        nn.init.normal_(self.energy_map.weight, std=2e-4)  # step size 100 times the score is about the noise
 
     def forward(self, x: Tensor) -> Tensor:
         out = swish(self.conv1(x))

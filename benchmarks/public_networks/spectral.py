@@ -20,14 +20,12 @@ class HandmadeSpectralNorm:
         self.name = name
 
     @classmethod
-    def apply(cls, module: nn.Module, name: str = "weight", n_initial: int = 15) -> nn.Module:
+    def apply(cls, module: nn.Module, name: str = "weight") -> nn.Module:
         hook, weight = cls(name), getattr(module, name)
         del module._parameters[name]
         module.register_parameter(name + "_bar", nn.Parameter(weight.data))
-        module.register_buffer(name + "_u", torch.randn(weight.shape[0]))
+        module.register_buffer(name + "_u", weight.data.new_empty(weight.shape[0]).normal_())
         module.register_buffer(name, weight.data)
-        for _ in range(n_initial):
-            hook(module, ())
         module.register_forward_pre_hook(hook)
         return module
 
