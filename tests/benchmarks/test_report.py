@@ -37,6 +37,25 @@ def test_the_table_is_complete():
         assert line in text, line
 
 
+def test_networks_have_a_table_of_their_own():
+    rows = [
+        {"contender": BASELINE, **TIMED, "ratio": 1.0},
+        {"contender": OURS, **TIMED, "ratio": 2.0, "of_floor": 0.5, "floor": "bytes"},
+        {"contender": "fastlangevin bf16", "status": "failed", "reason": "odd"},
+        {"contender": "eager channels_last", **TIMED, "ratio": 3.0},
+        {"contender": "eager bf16", "status": "unsupported", "reason": "none"},
+        {"contender": "torch.compile", "status": "unsupported", "reason": "hooks"},
+        {"contender": "torch.compile of the network", **TIMED, "ratio": 1.5},
+    ]
+    network = {**entry(rows, kind="network", title="net, K = 4"), "engine": "autograd"}
+    text = report.markdown([entry(ROWS), network], [])
+    line = "| net, K = 4 | autograd | 2.00× (1.90, 2.10) | no | 3.00× (1.90, 2.10) | no | 1.50× (1.90, 2.10) | 50% |"
+    assert line in text.splitlines() and text.count("| net, K = 4 |") == 1
+    assert "- net, K = 4: fastlangevin bf16 failed: odd" in text.splitlines()
+    assert "- net, K = 4: eager channels_last 3.00×; compared with fastlangevin 2.00×." in text.splitlines()
+    assert "Networks of public codes" not in report.markdown([entry(ROWS)], [])
+
+
 def test_times_are_given_for_gpus_only():
     assert "500 ms" in report.markdown([entry(ROWS, device="cuda")], [])
     assert " ms" not in report.markdown([entry(ROWS)], [])
