@@ -1,17 +1,21 @@
-"""Random graphs: every engine gives autograd's energies, scores, gradients and traces, and leaves the same network."""
+"""Random graphs: every engine gives autograd's energies, scores, gradients and traces, and leaves the same network.
+
+RANDOM_GRAPHS is the number of graphs; `make test-campaign` takes 20,000.
+"""
 
 from __future__ import annotations
 
 import copy
+import os
 
-import pytest
 import torch
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.random_energies import RandomEnergy
 
 import fastlangevin as fl
 
+N_GRAPHS = int(os.environ.get("RANDOM_GRAPHS", "300"))
 OPTIONS = {"n_steps": 2, "step_size": 0.01, "noise_std": 0.01, "seed": 1}
 
 
@@ -31,9 +35,7 @@ def compare(seed, n_operations, train, labels, n_chains):
     x = torch.randn(n_chains, *energy.event, dtype=torch.float64)
     args = (torch.rand(n_chains, dtype=torch.float64),) if labels else ()
     twin = copy.deepcopy(energy)
-    ours, reference = (
-        fl.Langevin(e, engine=engine, **OPTIONS) for e, engine in ((energy, "auto"), (twin, "autograd"))
-    )
+    ours, reference = (fl.Langevin(e, engine=engine, **OPTIONS) for e, engine in ((energy, "auto"), (twin, "autograd")))
     assert_close(ours.score(x, *args), reference.score(x, *args))
     assert_close(ours.energy(x, *args), reference.energy(x, *args))
     starts = [x.clone().requires_grad_() for _ in range(2)]
@@ -47,11 +49,14 @@ def compare(seed, n_operations, train, labels, n_chains):
     assert_close(traces[0].x, traces[1].x)
     assert_close(traces[0].energy, traces[1].energy)
     for (name, a), b in zip(energy.state_dict().items(), twin.state_dict().values(), strict=True):
-        assert_close(a.double(), b.double()), name
+        assert torch.equal(a, b) or name.endswith(("running_mean", "running_var", "_u", "_v")), name
+        assert_close(a.double(), b.double())
     assert ours.plan.engine != "autograd", ours.plan.reasons
 
 
-@settings(deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=int(os.environ.get("RANDOM_GRAPHS", "300")), deadline=None, suppress_health_check=list(HealthCheck)
+)
 @given(
     seed=st.integers(0, 2**31),
     n_operations=st.integers(0, 12),

@@ -89,8 +89,8 @@ def _conv(c, h, transposed=False, norm=None):
         mode = c.choices.choice(("zeros", "zeros", "circular", "reflect", "replicate"))
         padding = min(k // 2, size - 1)
         dilation = c.choices.choice((1, 1, 2)) if 2 * (k - 1) < size else 1
-        kind = [nn.Conv1d, nn.Conv2d][nd - 1]
-        layer = kind(h.shape[1], out, k, stride, padding, dilation, groups, bias=c.choices.random() < 0.7, padding_mode=mode)
+        kind, bias = [nn.Conv1d, nn.Conv2d][nd - 1], c.choices.random() < 0.7
+        layer = kind(h.shape[1], out, k, stride, padding, dilation, groups, bias, padding_mode=mode)
     return layer if norm is None else norm(layer)
 
 
