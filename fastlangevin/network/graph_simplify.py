@@ -42,18 +42,14 @@ def without_aliases(graph: Graph) -> Graph:
     )
 
 
-def follows_layout(graph: Graph) -> bool:
-    """Whether the graph has 2-D convolutions and is right for any layout of its tensors, after `any_layout`."""
+def allows_any_layout(graph: Graph) -> bool:
+    """Whether the graph is right for any layout of its tensors, after `any_layout`."""
     written = written_storages(graph)
-    has_convolutions = False
-    for call in graph.calls:
-        if call.name in _LAYOUT_BOUND:
-            return False
-        if call.operator in _VIEWS and any(graph.values[r].storage in written for r in call.returned):
-            return False
-        weight = next(iter(refs(call.args[1:2])), None) if call.name == "convolution" else None
-        has_convolutions = has_convolutions or (weight is not None and len(graph.values[weight].shape) == 4)
-    return has_convolutions
+    return not any(
+        call.name in _LAYOUT_BOUND
+        or (call.operator in _VIEWS and any(graph.values[r].storage in written for r in call.returned))
+        for call in graph.calls
+    )
 
 
 def any_layout(graph: Graph) -> Graph:

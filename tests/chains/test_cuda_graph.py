@@ -271,9 +271,7 @@ class Residual(nn.Module):
 
 @pytest.mark.parametrize("train", [True, False])
 def test_a_captured_recording(train, made):
-    """In train mode the spectral norm iterates at each captured step, with the vectors of the network itself, and not at
-    the steps that warm up.
-    """
+    """In train mode the spectral norm iterates at each captured step, not at those that warm up."""
     torch.manual_seed(0)
     net = Residual().train(train)
     twin = copy.deepcopy(net)
