@@ -14,7 +14,7 @@ def test_a_bound_is_the_sum_of_what_each_rounding_does():
     x, r = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None].requires_grad_(), Roundings()
     y = r.relative(torch.sin(r.relative(3 * x)), 2)
     expected = U * ((3 * x * torch.cos(3 * x)).abs() + 2 * torch.sin(3 * x).abs())
-    torch.testing.assert_close(r.bound(y), expected.detach(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(r.bound(y), expected.detach(), rtol=1e-12, atol=0)  # a few roundings of float64
 
 
 def test_paths_from_one_rounding_cancel_as_they_do_in_the_computation():
