@@ -105,6 +105,7 @@ def test_a_new_run_that_cannot_start_does_not_change_the_old_one(tmp_path, chang
     assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
 
 
+@pytest.mark.any_processor
 def test_one_training_per_folder(tmp_path):
     process = start(tmp_path / "run")
     try:
