@@ -64,12 +64,10 @@ class Dependencies:
         """The tensors that are not parameters: those that an evaluation may change."""
         return [t for t in self.tensors if not isinstance(t, nn.Parameter)]
 
-    def containers(self) -> list[tuple[str, list[Any] | dict[Any, Any] | set[Any]]]:
-        """The lists, dicts, sets and objects that the energy may change, each as what holds its values, after its
-        class.
-        """
+    def containers(self) -> list[tuple[str, list[Any] | dict[Any, Any]]]:
+        """The lists, dicts and objects that the energy may change, each as what holds its values, after its class."""
         found: list[tuple[str, Any]] = [
-            (type(value).__name__, value) for _, value in self._seen.values() if isinstance(value, (list, dict, set))
+            (type(value).__name__, value) for _, value in self._seen.values() if isinstance(value, (list, dict))
         ]
         objects = (o for o in self._owners if not isinstance(o, (type, types.ModuleType, nn.Module)))
         return found + [(type(o).__name__, o.__dict__) for o in objects if hasattr(o, "__dict__")]
