@@ -14,7 +14,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from .inspection import PLAIN, has_hooks, is_torch
+from .inspection import PLAIN, has_hooks, is_implicit, is_torch
+
+_CONTAINERS = (list, tuple, dict, set, frozenset)
+_CODE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType)
+_BY_COMPUTED_NAMES = {"getattr", "hasattr", "__dict__"}
+_LIBRARIES = {*sys.stdlib_module_names, "numpy"} - {"__main__"}
+_OF_ALL_MODULES = vars(nn.Module()).keys()
 
 
 class Dependencies:
@@ -34,7 +40,11 @@ class Dependencies:
         self.constants: list[Any] = []
         # By id: the object's number, and the object itself, so that its id is not reused.
         self._seen: dict[int, tuple[int, object]] = {}
+        self._names: set[str] = set()  # that functions read
+        self._owners: list[Any] = []  # objects, classes and Python modules whose attributes they may read
+        self._members: dict[type, dict[str, list[Any]]] = {}
         self._visit(function)
+        self._visit_attributes()
 
     def fingerprint(self) -> tuple[Any, ...]:
         """Equal for two walks of the same callable if a CUDA graph captured at one is valid at the other."""
@@ -44,7 +54,7 @@ class Dependencies:
         """Equal for two walks of the same callable if they find the same values, and tensors that differ only in what
         they hold and where.
         """
-        return (*((t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in self.tensors), *self.constants)
+        return (*map(_form, self.tensors), *self.constants)
 
     def hooks(self) -> str | None:
         """The class name of the first module with hooks, which must run at each evaluation; None if there is none."""
@@ -54,30 +64,35 @@ class Dependencies:
         """The tensors that are not parameters: those that an evaluation may change."""
         return [t for t in self.tensors if not isinstance(t, nn.Parameter)]
 
+    def containers(self) -> list[tuple[str, list[Any] | dict[Any, Any]]]:
+        """The lists, dicts and objects that the energy may change, each as what holds its values, after its class."""
+        found: list[tuple[str, Any]] = [
+            (type(value).__name__, value) for _, value in self._seen.values() if isinstance(value, (list, dict))
+        ]
+        objects = (o for o in self._owners if not isinstance(o, (type, types.ModuleType, nn.Module)))
+        return found + [(type(o).__name__, o.__dict__) for o in objects if hasattr(o, "__dict__")]
+
     def _visit(self, value: Any) -> None:
         if isinstance(value, np.generic):
-            self.constants.append(value.item())
-            return
+            value = value.item()
         if isinstance(value, PLAIN):
-            self.constants.append(value)
-            if not hasattr(value, "__dict__"):  # an instance of a subclass may have attributes
-                return
+            self.constants += (type(value), value)  # 1 == 1.0 == True
+            if type(value) in (*PLAIN, bool):
+                return  # an instance of a subclass may have attributes
         if isinstance(value, slice):  # not hashable before Python 3.12
             self._visit_all((value.start, value.stop, value.step))
-            return
-        if isinstance(value, np.ndarray):
+        elif isinstance(value, np.ndarray):
             self.constants.append((value.dtype.str, value.shape, value.tobytes()))
-            return
-        if isinstance(value, (type, types.ModuleType)):
-            return
-        if isinstance(value, types.BuiltinFunctionType):
+        elif isinstance(value, types.BuiltinFunctionType):
             self.constants.append(value)
             self._visit(value.__self__)  # of a bound method
-            return
-        if id(value) in self._seen:
+        elif id(value) in self._seen:
             self.constants.append(self._seen[id(value)][0])
-            return
-        self._seen[id(value)] = len(self._seen), value
+        else:
+            self._seen[id(value)] = len(self._seen), value
+            self._visit_object(value)
+
+    def _visit_object(self, value: Any) -> None:
         if isinstance(value, Tensor):
             self.tensors.append(value)
         elif isinstance(value, nn.Module):
@@ -85,18 +100,20 @@ class Dependencies:
         elif isinstance(value, types.FunctionType):
             self._visit_function(value)
         elif isinstance(value, types.MethodType):
-            self._visit(value.__self__)
-            self._visit_object(value.__self__, value.__func__)
+            self._visit_all((value.__self__, value.__func__))
         elif isinstance(value, functools.partial):
             self._visit_all((value.func, value.args, value.keywords))
-        elif isinstance(value, dict):
-            self._visit_all(item for pair in value.items() for item in pair)
-        elif isinstance(value, (list, tuple, set, frozenset)):
-            self._visit_all(value)
-        elif callable(value):
-            self._visit_object(value, type(value).__call__)
+        elif isinstance(value, (type, types.ModuleType)):
+            self.constants.append(value)
+            if not is_torch(value) and not _is_library(value):
+                self._owners.append(value)
         else:
-            self._visit_all(getattr(value, "__dict__", {}).values())
+            if isinstance(value, _CONTAINERS):
+                self.constants.append((type(value), len(value)))
+                self._visit_all(value if not isinstance(value, dict) else (v for item in value.items() for v in item))
+            if type(value) not in _CONTAINERS:
+                self._visit_implicit(value)
+                self._owners.append(value)
 
     def _visit_all(self, values: Iterable[Any]) -> None:
         for value in values:
@@ -104,59 +121,110 @@ class Dependencies:
 
     def _visit_module(self, module: nn.Module) -> None:
         self.modules.append(module)
-        self.constants += [type(module).__qualname__, module.training]
+        self.constants += [type(module), module.training]
         for part in (module._parameters, module._buffers, module._modules):
-            self._visit_all(part.values())
-        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
-            self.constants.append("hook")
-            self._visit(hook)
-            self._visit_all(getattr(hook, "__dict__", {}).values())
+            for name, value in part.items():
+                self.constants.append(name)
+                self._visit(value)
+        for kind, hooks in enumerate((module._forward_pre_hooks, module._forward_hooks)):
+            for hook in hooks.values():
+                self.constants.append(("hook", kind))
+                self._visit(hook)
+                self._visit_all(getattr(hook, "__dict__", {}).values())
+        self._owners.append(module)
         if is_torch(type(module)):
-            self.constants.append(tuple([v for v in module.__dict__.values() if _is_plain(v)]))
+            own = sorted(module.__dict__.keys() - _OF_ALL_MODULES)
+            values = [module.__dict__[name] for name in own]
+            self.constants.append(tuple([item for item in zip(own, values, strict=True) if _is_plain(item[1])]))
+            self._visit_all(value for value in values if isinstance(value, _CODE))
         else:
-            self._visit_object(module, type(module).forward)
+            self._visit_all((module.__dict__.get("forward"), type(module).forward))
+            self._visit_implicit(module)
 
-    def _visit_object(self, owner: Any, function: Callable[..., Any]) -> None:
-        """Visits the attributes of the owner that a method names, directly or through the methods and properties that
-        it names. An attribute that is not read, such as a counter, is not visited.
+    def _visit_implicit(self, owner: Any) -> None:
+        """Visits the methods that run without being named."""
+        for name, members in self._members_of(type(owner)).items():
+            if is_implicit(name):
+                self._visit_all(member for member in members if isinstance(member, types.FunctionType))
+
+    def _visit_attributes(self) -> None:
+        """Visits the attributes that functions name, of all objects that they may read them of.
+
+        An attribute that no function names, such as a counter, is not visited.
         """
-        functions: list[Any] = [function]
-        read: set[str] = set()
-        while functions:
-            function = functions.pop()
-            if not isinstance(function, types.FunctionType) or is_torch(function):
-                continue
-            self._visit_function(function)
-            for name in _names(function.__code__):
-                if name not in read:
-                    read.add(name)
-                    shared = getattr(type(owner), name, None)
-                    if isinstance(shared, (property, types.FunctionType)):
-                        functions.append(shared.fget if isinstance(shared, property) else shared)
-                    elif shared is not None:
-                        self._visit(shared)
-        attributes = getattr(owner, "__dict__", {})
-        if read & {"getattr", "hasattr"}:  # reads attributes by computed names
-            read |= set(attributes) - set(vars(nn.Module()))
-        self._visit_all(attributes[name] for name in sorted(read) if name in attributes)
+        done: set[str] = set()
+        n_done = 0
+        while len(done) < len(self._names) or n_done < len(self._owners):
+            names, owners = set(self._names), list(self._owners)
+            for i, owner in enumerate(owners):
+                self._visit_named(owner, names if i >= n_done else names - done)
+            done, n_done = names, len(owners)
+
+    def _visit_named(self, owner: Any, names: set[str]) -> None:
+        members = self._members_of(owner if isinstance(owner, type) else type(owner))
+        for name in sorted(names & members.keys()):
+            self._visit_members(name, members)
+            if any(isinstance(member, types.MemberDescriptorType) for member in members[name]):
+                self._visit(getattr(owner, name, None))  # a slot
+        if isinstance(owner, type):
+            return
+        held = getattr(owner, "__dict__", {})
+        if names & _BY_COMPUTED_NAMES and not isinstance(owner, types.ModuleType):
+            names = held.keys() - _OF_ALL_MODULES
+        for name in sorted(names & held.keys()):
+            self.constants.append(name)
+            self._visit(held[name])
+
+    def _visit_members(self, name: str, members: dict[str, list[Any]]) -> None:
+        self.constants.append(name)
+        for member in members[name]:
+            self._visit_member(member)
+
+    def _visit_member(self, member: Any) -> None:
+        if isinstance(member, property):
+            member = member.fget
+        elif isinstance(member, (staticmethod, classmethod)):
+            member = member.__func__
+        elif isinstance(member, functools.cached_property):
+            member = member.func
+        self._visit(member)
+
+    def _members_of(self, cls: type) -> dict[str, list[Any]]:
+        """What the class and its bases define, other than those of torch and of libraries.
+
+        super() may refer to any of them, so all that have the same name count.
+        """
+        members = self._members.get(cls)
+        if members is None:
+            members = self._members[cls] = {}
+            for base in cls.__mro__:
+                if not is_torch(base) and not _is_library(base):
+                    for name, value in vars(base).items():
+                        members.setdefault(name, []).append(value)
+        return members
 
     def _visit_function(self, function: types.FunctionType) -> None:
         self.constants.append(function.__code__)
-        if is_torch(function):
-            return
         for cell in function.__closure__ or ():
             try:
                 self._visit(cell.cell_contents)
             except ValueError:  # not yet filled
                 self.constants.append(None)
-        self._visit_all((function.__defaults__, function.__kwdefaults__))
+        if is_torch(function):
+            return
+        if function.__defaults__ or function.__kwdefaults__:
+            self._visit_all((function.__defaults__, function.__kwdefaults__))
         names = _names(function.__code__)
-        for name in names:
-            found = function.__globals__.get(name)
-            if isinstance(found, (type, types.ModuleType)) and not is_torch(found) and not _is_library(found):
-                self._visit_all(vars(found)[n] for n in names if n in vars(found))  # the members that it names
-            elif name in function.__globals__:
-                self._visit(found)
+        self._names |= names
+        for name in sorted(names & function.__globals__.keys()):
+            self._visit(function.__globals__[name])
+
+
+def _form(tensor: Tensor) -> tuple[Any, ...]:
+    try:
+        return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad
+    except RuntimeError:  # of a lazy layer, or in a layout without strides
+        return tensor.layout, tensor.dtype, tensor.device, tensor.requires_grad
 
 
 def _is_plain(value: Any) -> bool:
@@ -166,10 +234,11 @@ def _is_plain(value: Any) -> bool:
 def _is_library(thing: Any) -> bool:
     """Whether a class or module is part of Python's standard library or of NumPy: these do not affect an energy."""
     name = thing.__name__ if isinstance(thing, types.ModuleType) else thing.__module__
-    return name.split(".")[0] in {*sys.stdlib_module_names, "numpy"} - {"__main__"}
+    return name.split(".")[0] in _LIBRARIES
 
 
-def _names(code: types.CodeType) -> list[str]:
-    """The global names that code, and functions defined in it, may read."""
-    inner = [name for constant in code.co_consts if isinstance(constant, types.CodeType) for name in _names(constant)]
-    return [*code.co_names, *inner]
+@functools.lru_cache(maxsize=4096)
+def _names(code: types.CodeType) -> frozenset[str]:
+    """The names of globals and attributes that code, and functions defined in it, may read."""
+    inner = [_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return frozenset(code.co_names).union(*inner)

@@ -32,7 +32,7 @@ def is_piecewise_linear(graph: Graph) -> bool:
     while n_before != len(depends) + len(storages):
         n_before = len(depends) + len(storages)
         for call in graph.calls:
-            read = _differentiable(call)
+            read = _differentiable(graph, call)
             if read & depends or any(graph.values[i].storage in storages for i in read | call.returned):
                 depends |= call.returned
                 touched = {graph.values[i].storage for i in call.returned | call.writes}
@@ -40,7 +40,11 @@ def is_piecewise_linear(graph: Graph) -> bool:
     return graph.score not in depends
 
 
-def _differentiable(call: Call) -> frozenset[int]:
+def _differentiable(graph: Graph, call: Call) -> frozenset[int]:
     """The values that the call reads in a way whose derivative may not be zero."""
     skipped = _BRANCHING.get(call.name, ())
+    if call.name == "convolution_backward" and call.args[-1][1]:
+        skipped = ()  # its gradient with respect to the weight is linear in its input
+    if any(graph.values[i].dtype.is_complex for i in call.reads):
+        skipped = ()  # sgn(z) = z / |z|
     return frozenset(refs([[a for i, a in enumerate(call.args) if i not in skipped], call.kwargs]))

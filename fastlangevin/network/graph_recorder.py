@@ -6,6 +6,7 @@ operation is known and its derivative is torch's own.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,17 +16,25 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .effects import ADDS_TO_GRADIENTS
 from .errors import NotRecognised
 from .graph import Attribute, Call, Graph, Ref, Value
-from .purity import Purity
+from .purity import Impure, Purity
 
 _aten = torch.ops.aten
 # Their schemas do not say that they write to the running averages.
 _BATCH_NORMS = {_aten.native_batch_norm.default, _aten.cudnn_batch_norm.default, _aten.miopen_batch_norm.default}
-_TO_PYTHON = {
-    *(Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.data_ptr, Tensor.untyped_storage),
-    *(Tensor.__dlpack__, Tensor.storage),
+_UNSEEN = {
+    Tensor.data.__set__: "the energy assigns .data of a tensor: copy_ does the same",  # type: ignore[attr-defined]
+    **{
+        function: f"the energy takes a tensor out of torch with {function.__name__}"
+        for function in (
+            *(Tensor.numpy, Tensor.__array__, Tensor.tolist, Tensor.data_ptr, Tensor.untyped_storage),
+            *(Tensor.__dlpack__, Tensor.storage),
+        )
+    },
 }
+_MOVING = {"set_", "resize_", "resize_as_"}
 
 
 class GraphRecorder(TorchDispatchMode):
@@ -47,13 +56,32 @@ class GraphRecorder(TorchDispatchMode):
         self._tensors: dict[int, Tensor] = {}  # of the sources
         self._before: dict[int, tuple[Tensor, Tensor]] = {}  # and values of those that were written to
         self._fixed: set[int] = set()  # values that depend on constants alone
+        self._refusal: Exception | None = None
         self.state = self._add(state)
         self._known = {id(t): i for i, t in enumerate(tensors)}
+        self._gradients = {id(t.grad) for t in tensors if t.is_leaf and t.grad is not None} - self._known.keys()
 
     def __torch_dispatch__(
         self, operator: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        with self.refusing():
+            return self._run(operator, args, kwargs or {})
+
+    @contextlib.contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Keeps the reason if the body refuses to go on, since the energy may catch the error."""
+        try:
+            yield
+        except (NotRecognised, Impure) as error:
+            self._refusal = self._refusal or error
+            raise
+
+    def raise_if_declined(self) -> None:
+        """Raises the first error of the recorder or of the Python checks, if there was one."""
+        if self._refusal is not None:
+            raise self._refusal from None
+
+    def _run(self, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if operator is _aten.lift_fresh.default and id(args[0]) not in self._index:
             self._lift(args[0])
         self._check(operator, args, kwargs)
@@ -83,6 +111,11 @@ class GraphRecorder(TorchDispatchMode):
 
     def index_if_read(self, tensor: object) -> int | None:
         return self._index.get(id(tensor))
+
+    def writes_to(self, value: int) -> bool:
+        """Whether an operator wrote to the memory of a value."""
+        storage = self._values[value].storage
+        return any(self._values[w].storage == storage for call in self._calls for w in call.writes)
 
     def restore(self) -> None:
         """Gives tensors that existed before and were written to their values back."""
@@ -116,6 +149,8 @@ class GraphRecorder(TorchDispatchMode):
         if operator.namespace == "fastlangevin":
             raise NotRecognised("the energy draws noise or runs chains of its own")
         name = operator.overloadpacket.__name__
+        if name in _MOVING:
+            raise NotRecognised(f"the energy gives a tensor other memory with {name}")
         tags = operator.tags
         if torch.Tag.nondeterministic_seeded in tags:
             raise NotRecognised(f"the energy draws random numbers with {name}")
@@ -138,6 +173,8 @@ class GraphRecorder(TorchDispatchMode):
 
     def _introduce(self, tensor: Tensor) -> None:
         """Adds a tensor that no recorded operator returned."""
+        if id(tensor) in self._gradients:
+            raise NotRecognised(ADDS_TO_GRADIENTS)
         if id(tensor) not in self._known:
             raise NotRecognised("the energy reads a tensor that is neither the network's nor an argument")
         index = self._add(tensor)
@@ -169,16 +206,17 @@ class GraphRecorder(TorchDispatchMode):
 class PythonWatcher(TorchFunctionMode):
     """Checks the Python code that torch's functions are called from."""
 
-    def __init__(self, purity: Purity) -> None:
+    def __init__(self, purity: Purity, recorder: GraphRecorder) -> None:
         super().__init__()
-        self._purity = purity
+        self._purity, self._recorder = purity, recorder
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if function in _TO_PYTHON:
-            raise NotRecognised(f"the energy takes a tensor out of torch with {function.__name__}")
-        self._purity.check_frames(sys._getframe(1))
+        with self._recorder.refusing():
+            if function in _UNSEEN:
+                raise NotRecognised(_UNSEEN[function])
+            self._purity.check_frames(sys._getframe(1))
         return function(*args, **(kwargs or {}))
 
 

@@ -29,7 +29,8 @@ def without_aliases(graph: Graph) -> Graph:
         args, kwargs = replace_refs((call.args, call.kwargs), lambda i: Ref(current(i)))
         writes = frozenset(map(current, call.writes))
         read = next(refs(args), None)
-        if call.is_single and not writes and read is not None and call.results[0] is not None:
+        is_lazy = call.name in ("_conj", "_neg_view")  # what the memory means has changed
+        if call.is_single and not writes and read is not None and call.results[0] is not None and not is_lazy:
             a, b = graph.values[read], graph.values[call.results[0]]
             if dataclasses.astuple(a) == dataclasses.astuple(b):
                 same[call.results[0]] = read

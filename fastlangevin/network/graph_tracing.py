@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from .dependencies import Dependencies
+from .effects import Snapshot
 from .errors import NotRecognised
 from .graph import Attribute, Graph
 from .graph_recorder import GraphRecorder, PythonWatcher
@@ -32,22 +33,34 @@ def trace_graph(target: Target, evaluate: Evaluate, x: Tensor, inputs: Inputs, d
         NotRecognised: another evaluation may do something else, or has effects that are not operations on tensors;
             the message gives the reason. Errors of the energy itself are raised as they are.
     """
+    if any(is_lazy(t) for t in dependencies.tensors):
+        raise NotRecognised("a lazy layer has no weights before its first evaluation")
     structure = dependencies.structure()
     purity = Purity(x.device.type, records_all=True)
     recorder = GraphRecorder(x, dependencies.tensors)
-    before = [_attributes(m) for m in dependencies.modules]
+    watcher = PythonWatcher(purity, recorder)
     try:
         purity.check_callable(target.function)
         purity.check_inputs(inputs)
+        snapshot = Snapshot(dependencies)
         try:
-            with uncompiled, purity.watching(), PythonWatcher(purity), recorder:
+            with uncompiled, purity.watching(), watcher, recorder:
                 energies, score = evaluate(x)
-            assigned = _assigned(dependencies.modules, before, recorder)
+            recorder.raise_if_declined()
+            assigned = [
+                Attribute(i, name, recorder.index(new), recorder.index_if_read(old))
+                for i, name, new, old in snapshot.assigned()
+            ]
+        except Exception:
+            recorder.raise_if_declined()  # the error may be the energy's own answer to a refusal
+            raise
         finally:
             recorder.restore()
-            _restore(dependencies.modules, before)
+            snapshot.restore()
     except Impure as error:
         raise NotRecognised(str(error)) from None
+    if target.kind != "score" and recorder.writes_to(recorder.state):
+        raise NotRecognised("the energy writes to its argument")
     if Dependencies((target.function, inputs)).structure() != structure:
         raise NotRecognised("an evaluation of the energy changes a Python value that it reads")
     return recorder.graph(score, energies, assigned)
@@ -60,33 +73,3 @@ def why_impure(target: Target, device_type: str) -> str | None:
     except Impure as error:
         return str(error)
     return None
-
-
-def _attributes(module: nn.Module) -> dict[str, Any]:
-    return {**vars(module), **module._buffers, **module._parameters}
-
-
-def _assigned(
-    modules: Sequence[nn.Module], before: Sequence[dict[str, Any]], recorder: GraphRecorder
-) -> list[Attribute]:
-    """The tensors that the evaluation has assigned to attributes of modules."""
-    assigned = []
-    for i, (module, old) in enumerate(zip(modules, before, strict=True)):
-        new = _attributes(module)
-        for name in old.keys() | new.keys():
-            if name in old and name in new and new[name] is old[name]:
-                continue
-            if name not in new or not isinstance(new[name], Tensor) or name not in old:
-                raise NotRecognised(f"an evaluation changes the attribute {name} of a {type(module).__name__}")
-            assigned.append(Attribute(i, name, recorder.index(new[name]), recorder.index_if_read(old[name])))
-    return assigned
-
-
-def _restore(modules: Sequence[nn.Module], before: Sequence[dict[str, Any]]) -> None:
-    for module, old in zip(modules, before, strict=True):
-        for name in _attributes(module).keys() - old.keys():
-            delattr(module, name)
-        for name, value in old.items():
-            held = next((d for d in (module._buffers, module._parameters) if name in d), vars(module))
-            if held.get(name) is not value:
-                held[name] = value

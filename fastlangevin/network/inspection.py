@@ -9,6 +9,12 @@ from torch import nn
 
 # Immutable and hashable values, compared by value. A bool is an int.
 PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.memory_format)
+# Methods that Python calls by themselves, but not while an energy reads an object; comparisons are of values.
+_OTHER_IMPLICIT = {
+    *("__init__", "__new__", "__init_subclass__", "__post_init__", "__set_name__", "__del__", "__class_getitem__"),
+    *("__repr__", "__str__", "__eq__", "__hash__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__"),
+    *("__copy__", "__deepcopy__", "__dir__", "__setattr__", "__delattr__", "__getnewargs__", "__replace__"),
+}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -20,6 +26,11 @@ def has_hooks(module: nn.Module) -> bool:
 def has_other_hooks(module: nn.Module) -> bool:
     """Whether evaluating the module runs hooks that are not its own forward hooks."""
     return bool(module._backward_hooks or module._backward_pre_hooks) or nn.modules.module._has_any_global_hook()
+
+
+def is_implicit(name: str) -> bool:
+    """Whether a method of this name runs where an energy does not name it: by an operator, an index, a call."""
+    return name.startswith("__") and name.endswith("__") and name not in _OTHER_IMPLICIT
 
 
 def is_torch(thing: object) -> bool:

@@ -7,7 +7,6 @@ import builtins
 import contextlib
 import dis
 import functools
-import inspect
 import itertools
 import math
 import sys
@@ -22,7 +21,7 @@ from torch.nn.utils import parametrizations
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .inputs import Inputs
-from .inspection import PLAIN, has_hooks, has_other_hooks, is_torch, is_torch_name
+from .inspection import PLAIN, has_hooks, has_other_hooks, is_implicit, is_torch, is_torch_name
 
 _WRITES = {"STORE_ATTR", "STORE_GLOBAL", "DELETE_ATTR", "DELETE_GLOBAL"}
 _ITEM_WRITES = {"STORE_SUBSCR", "STORE_SLICE", "DELETE_SUBSCR"}
@@ -30,7 +29,10 @@ _LOADS = {"LOAD_FAST", "LOAD_DEREF"}
 _LITERALS = {"BUILD_LIST", "BUILD_MAP", "BUILD_SET"}
 _OTHERWISE_IMPURE = {"IMPORT_NAME", "YIELD_VALUE", "RETURN_GENERATOR", "GET_AWAITABLE"}
 _REAL_BUILTINS = (getattr, hasattr, type)  # `Dependencies` visits all attributes for the first two
-_EVALUATES = ("fastlangevin.score.autograd", "fastlangevin.network.target", "fastlangevin.network.inputs")
+_EVALUATES = {
+    *("fastlangevin.score.autograd", "fastlangevin.network.target", "fastlangevin.network.inputs"),
+    "fastlangevin.network.graph_recorder",
+}
 _FILLS = {"append", "appendleft", "extend", "insert", "pop", "popleft", "popitem", "update", "setdefault", "clear"}
 _MUTATORS = {"add_module", "__setitem__", "__delitem__", "__setattr__", "__delattr__", "__dict__", "__iadd__"}
 _RANDOM = {"bernoulli", "multinomial", "poisson", "normal", "manual_seed"}
@@ -40,6 +42,12 @@ _PURE_BUILTINS = {
 }
 _VALUES = (Tensor, *PLAIN, slice)
 _PURE_PARAMETRIZATIONS = (parametrizations._SpectralNorm, parametrizations._WeightNorm, parametrizations._Orthogonal)
+_EXACT = {*PLAIN, bool, list, tuple, dict}
+_LIBRARIES = {*sys.stdlib_module_names, "numpy", "torch"} - {"__main__"}
+_BUILT_IN_DESCRIPTORS = {
+    *(types.GetSetDescriptorType, types.MemberDescriptorType, types.WrapperDescriptorType),
+    *(types.MethodDescriptorType, types.ClassMethodDescriptorType),
+}
 _CONFIGURATIONS = (argparse.Namespace, types.SimpleNamespace)
 _COMPUTED = {"__getattr__", "__getattribute__", "__setattr__"}
 _MOST_VALUES = 1000  # checked in a container, at every call
@@ -131,6 +139,8 @@ class Purity:
         if id(module) in self._modules:
             return
         self._modules[id(module)] = module
+        if isinstance(module, torch.jit.ScriptModule):
+            raise Impure(f"the code of a {type(module).__name__} cannot be checked")
         if has_hooks(module):
             self._check_hooks(module)
         for each in {} if self._records_all else getattr(module, "parametrizations", {}).values():
@@ -139,11 +149,20 @@ class Purity:
                 raise Impure(f"a layer has an unsupported parametrization, {type(other).__name__}")
             if any(isinstance(p, parametrizations._SpectralNorm) and p.training for p in each):
                 raise Impure("a spectral norm in train mode iterates at each evaluation")
+        self._check_implicit(module)
         own = vars(module).get("forward")
         if own is None:
             self._check_function(type(module).forward, module)
         else:
             self.check_callable(own)
+
+    def _check_implicit(self, owner: Any) -> None:
+        """Checks the methods that run without being named, where they are written in Python."""
+        for cls in type(owner).__mro__:
+            if cls.__module__.split(".")[0] not in _LIBRARIES:
+                for name, method in vars(cls).items():
+                    if isinstance(method, types.FunctionType) and is_implicit(name):
+                        self._check_function(method, owner)
 
     def _check_hooks(self, module: nn.Module) -> None:
         """Hooks of the forward are part of what is recorded, if everything is; their attributes are compared later."""
@@ -208,19 +227,24 @@ class Purity:
                 self.check_callable(value)
             elif isinstance(value, (list, tuple)):
                 self._check_values({f"{name}[{i}]": v for i, v in enumerate(value)}, owners, code)
+                self._check_object(value, owners)
             elif isinstance(value, dict):
                 self._check_values({f"{name}[{k!r}]": v for k, v in value.items()}, owners, code)
-            elif self._records_all and _is_plain_object(value):
-                if not any(value is owner for owner in owners):
-                    owners.append(value)
-                    if callable(value):
-                        self._check_function(*_function_and_owner(value))
+                self._check_object(value, owners)
+            elif isinstance(value, PLAIN) or (self._records_all and _is_plain_object(value)):
+                self._check_object(value, owners)
             elif self._records_all and (
                 any(value is b for b in _REAL_BUILTINS) or (value is setattr and code in self._hooks)
             ):
                 pass
             elif not _is_harmless(value):
                 raise Impure(f"{_place(code)} reads {name}, {_description(value)}")
+
+    def _check_object(self, value: Any, owners: list[Any]) -> None:
+        """Has the attributes checked that functions read of an instance of a user's class."""
+        if type(value) not in _EXACT and not any(value is owner for owner in owners):
+            owners.append(value)
+            self._check_implicit(value)
 
     def _check_attributes(self, owner: Any, names: frozenset[str], owners: list[Any], code: types.CodeType) -> None:
         held = {**getattr(owner, "__dict__", {}), **getattr(owner, "_modules", {})}
@@ -232,9 +256,11 @@ class Purity:
                     value = value.__func__
                 elif isinstance(value, property):
                     value = value.fget
+                elif isinstance(value, functools.cached_property):
+                    value = value.func
                 if isinstance(value, types.FunctionType):
                     self._check_function(value, None if name in held else owner)
-                elif not inspect.isdatadescriptor(value) and not inspect.ismethoddescriptor(value):
+                elif type(value) not in _BUILT_IN_DESCRIPTORS:
                     self._check_values({name: value}, owners, code)
 
 
@@ -325,9 +351,13 @@ def _is_plain_object(value: Any) -> bool:
     """Whether all that an object holds is in its __dict__, as for a configuration: its classes are written in Python
     and compute no attributes.
     """
-    return hasattr(value, "__dict__") and all(
-        base in _CONFIGURATIONS or (_is_written_in_python(base) and not _COMPUTED & vars(base).keys())
-        for base in type(value).__mro__[:-1]
+    return (
+        hasattr(value, "__dict__")
+        and not isinstance(value, torch.jit.ScriptFunction)
+        and all(
+            base in _CONFIGURATIONS or (_is_written_in_python(base) and not _COMPUTED & vars(base).keys())
+            for base in type(value).__mro__[:-1]
+        )
     )
 
 

@@ -148,7 +148,7 @@ def _not_recorded(error: NotRecognised) -> str:
 
 def _recognised(target: Target, device: torch.device, event: tuple[int, ...] | None, dtype: torch.dtype) -> Sequential:
     dependencies = Dependencies(target.function)
-    before = [(b, b.clone()) for b in dependencies.buffers()]
+    before = [(b, b.clone()) for b in dependencies.buffers() if b.layout is torch.strided]
     try:
         if event is not None:
             return trace(target, (2, *event), dtype, device, Inputs())

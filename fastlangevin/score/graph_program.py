@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..network.effects import holder
 from ..network.graph import Call, Graph, Ref
 from ..network.graph_liveness import last_uses, needed, split_constant
 from ..network.graph_simplify import allows_any_layout, any_layout, in_place, with_silu, without_aliases
@@ -101,7 +102,7 @@ class Program:
         """
         sources = (self._graph.sources[i] for i in self._inputs)
         inputs = [tensors[source] if isinstance(source, int) else source for source in sources]
-        holders = [(_holder(modules[a.module], a.name), a.name) for a in (*self._assigned, *self._carried)]
+        holders = [(holder(modules[a.module], a.name), a.name) for a in (*self._assigned, *self._carried)]
         namespace: dict[str, Any] = {"torch": torch, "_holders": holders, **self._constants}
         exec(self._code, namespace)
         step: Step = namespace["bind"](*inputs)
@@ -118,10 +119,6 @@ def _gains_by_channels_last(graph: Graph, calls: Sequence[Call]) -> bool:
     convolutions = sum(n_elements(c) for c in calls if c.name.startswith("convolution"))
     bound = [c for c in calls if c.name in _RESHAPES or c.name not in _ANY_LAYOUT | _CHANNELS_LAST]
     return sum(n_elements(c) for c in bound) < _MOST_COPIED * convolutions
-
-
-def _holder(module: Any, name: str) -> dict[str, Any]:
-    return next((d for d in (module._buffers, module._parameters) if name in d), vars(module))
 
 
 class _Writer:

@@ -1,0 +1,194 @@
+"""Energies of which one recorded evaluation does not stand for all, and the reasons."""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fastlangevin.network.dependencies import Dependencies
+from fastlangevin.network.errors import NotRecognised
+from fastlangevin.network.graph_tracing import trace_graph
+from fastlangevin.network.inputs import Inputs
+from fastlangevin.network.target import Target
+from fastlangevin.score import AutogradScore
+
+
+def record(function, kind="energy"):
+    target, inputs = Target(kind, function), Inputs()
+    evaluate = AutogradScore(target, "fp32", inputs).energy_and_score
+    return trace_graph(target, evaluate, torch.randn(4, 3), inputs, Dependencies((function, inputs)))
+
+
+def why(function, kind="energy"):
+    with pytest.raises(NotRecognised) as caught:
+        record(function, kind)
+    return str(caught.value)
+
+
+class Computed(nn.Module):
+    def __getattr__(self, name):
+        return random.random() if name == "beta" else super().__getattr__(name)
+
+    def forward(self, x):
+        return (x**2).sum(1) * self.beta
+
+
+class Noise:
+    def __get__(self, owner, kind):
+        return random.random()
+
+
+class Described(nn.Module):
+    beta = Noise()
+
+    def forward(self, x):
+        return (x**2).sum(1) * self.beta
+
+
+class Table:
+    def __getitem__(self, name):
+        return random.random()
+
+
+class Named(NamedTuple):
+    beta: float
+
+    def noisy(self):
+        return self.beta * random.random()
+
+
+class Config(dict):
+    def __getattr__(self, name):
+        return self[name] * random.random()
+
+
+class Number(float):
+    def noisy(self):
+        return self * random.random()
+
+
+TABLE, NAMED, CONFIG, NUMBER = Table(), Named(1.0), Config(beta=1.0), Number(1.0)
+
+
+@pytest.mark.parametrize(
+    ("energy", "method"),
+    [
+        (Computed(), "__getattr__"),
+        (Described(), "__get__"),
+        (lambda x: (x**2).sum(1) * TABLE["beta"], "__getitem__"),
+        (lambda x: (x**2).sum(1) * NAMED.noisy(), "noisy"),
+        (lambda x: (x**2).sum(1) * CONFIG.beta, "__getattr__"),
+        (lambda x: (x**2).sum(1) * NUMBER.noisy(), "noisy"),
+    ],
+    ids=["module", "descriptor", "index", "named tuple", "dict", "float"],
+)
+def test_methods_that_run_without_a_call_are_read(energy, method):
+    assert why(energy).startswith(f"its Python code ({method}, line ")
+    assert why(energy).endswith("draws random numbers with random")
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace:DeprecationWarning")
+def test_torchscript_is_declined():
+    net = torch.jit.trace(nn.Linear(3, 1), torch.zeros(4, 3), check_trace=False)
+    assert why(net) == "the code of a TopLevelTracedModule cannot be checked"
+
+
+def caught(x):
+    try:
+        x = F.dropout(x, 0.5)
+    except Exception:
+        x = 2 * x
+    return (x**2).sum(1)
+
+
+def caught_and_raised(x):
+    try:
+        return (x**2).sum(1) * float(x.detach().sum())
+    except Exception as error:
+        raise RuntimeError("no energy") from error
+
+
+@pytest.mark.parametrize(("energy", "reason"), [(caught, "random numbers"), (caught_and_raised, "reads values")])
+def test_energies_cannot_catch_the_refusal(energy, reason):
+    assert reason in why(energy)
+
+
+def test_python_values_that_an_evaluation_changes_are_restored():
+    counts, log = [0], {"x": None}
+
+    def counting(x):
+        counts[0] += 1
+        return (x**2).sum(1)
+
+    def logging(x):
+        log["x"] = x.detach()
+        return (x**2).sum(1)
+
+    assert why(counting) == "an evaluation of the energy changes a list that it reads" and counts == [0]
+    for held in (None, torch.zeros(4, 3)):
+        log["x"] = held
+        assert why(logging) == "an evaluation of the energy changes a dict that it reads" and log["x"] is held
+
+
+def test_gradients_that_an_evaluation_adds_are_removed():
+    net = nn.Linear(3, 1)
+
+    def score(x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            net(x).square().sum().backward()
+        return -x.grad
+
+    assert why(score, "score").startswith("an evaluation adds to .grad")
+    assert net.weight.grad is None
+    net.weight.grad, net.bias.grad = torch.ones(1, 3), torch.ones(1)
+    assert why(score, "score").startswith("an evaluation adds to .grad")
+    assert torch.equal(net.weight.grad, torch.ones(1, 3))
+
+
+def test_a_backward_to_the_state_alone_is_recorded():
+    net = nn.Linear(3, 1)
+
+    def score(x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            net(x).square().sum().backward(inputs=[x])
+        return -x.grad
+
+    assert record(score, "score").energies is None and net.weight.grad is None
+
+
+class Hooked(nn.Linear):
+    def __init__(self, hook):
+        super().__init__(3, 1)
+        self.register_buffer("u", torch.ones(1))
+        self.register_forward_pre_hook(hook)
+
+
+def test_memory_that_an_evaluation_exchanges():
+    with_data = Hooked(lambda module, inputs: setattr(module.u, "data", module.u * 2))
+    moved = Hooked(lambda module, inputs: module.u.set_(module.u * 2))
+    u = with_data.u, moved.u
+    assert why(with_data) == "the energy assigns .data of a tensor: copy_ does the same"
+    assert why(moved) == "the energy gives a tensor other memory with set_"
+    assert all(torch.equal(v, torch.ones(1)) for v in u)
+
+
+def test_an_energy_that_writes_to_its_argument():
+    def clamping(x):
+        with torch.no_grad():
+            x.clamp_(-1, 1)
+        return (x**2).sum(1)
+
+    assert why(clamping) == "the energy writes to its argument"
+
+
+def test_a_lazy_layer():
+    net = nn.LazyLinear(1)
+    assert why(net) == "a lazy layer has no weights before its first evaluation"
+    assert isinstance(net.weight, nn.UninitializedParameter)

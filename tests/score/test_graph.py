@@ -1,0 +1,60 @@
+"""engine="graph" against engine="autograd"."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import fastlangevin as fl
+from fastlangevin.network.inputs import Inputs
+from fastlangevin.score import BoundScore
+
+
+def bound(energy, engine, x) -> BoundScore:
+    return fl.Langevin(energy, engine=engine, n_steps=1, seed=1)._score.bind(x, Inputs())
+
+
+def states(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def conjugated(x):
+    return (torch.complex(x, x**2).conj() * (torch.complex(x, x) + 1j)).imag.sum(1)
+
+
+def negated(x):
+    return (torch.complex(x, x**2).conj().imag * x.exp()).sum(1)
+
+
+@pytest.mark.parametrize("energy", [conjugated, negated])
+def test_lazy_conjugates(energy):
+    x = states(4, 6)
+    found, expected = (bound(energy, engine, x).energy_and_score(x) for engine in ("graph", "autograd"))
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def modulus(x):
+    return torch.complex(x, x.flip(1)).abs().sum(1)
+
+
+CONV = nn.Conv2d(2, 2, 3).double()
+
+
+def squared_gradient(x):
+    """Of a network that is linear in x, with respect to its weight: quadratic in x."""
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(CONV(x).sum(), CONV.weight, create_graph=True)
+    return gradient.square().sum() / len(x) + 0 * x.flatten(1).sum(1)
+
+
+@pytest.mark.parametrize(("energy", "shape"), [(modulus, (4, 6)), (squared_gradient, (3, 2, 6, 6))])
+def test_scores_that_look_piecewise_constant(energy, shape):
+    x, v = states(*shape), states(*shape).exp()
+    results = []
+    for engine in ("graph", "autograd"):
+        score, vjp = bound(energy, engine, x).linearize(x.clone())
+        results.append((score, vjp(v)))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
