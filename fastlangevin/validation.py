@@ -94,12 +94,20 @@ def check_bounds(bounds: tuple[float, float] | None) -> tuple[float, float] | No
     return lo, hi
 
 
-def check_scale(name: str, value: float | Tensor | None) -> float | Tensor | None:
-    """Checks a step size or noise level: a non-negative number, or a float64 tensor with one element."""
+def check_scale(name: str, value: float | Tensor | None, x: Tensor) -> float | Tensor | None:
+    """Checks a step size or noise level of a state (B, *event): a non-negative number, or a float64 tensor of one
+    element or of B.
+    """
     if value is None or isinstance(value, torch.SymFloat):
         return value
     if isinstance(value, Tensor):
-        return check_scalar_tensor(name, value, torch.float64)
+        if value.dtype != torch.float64 or (value.numel() != 1 and value.shape != x.shape[:1]):
+            chains = f"{len(x)} chains" if x.dim() else "one chain"
+            raise TypeError(
+                f"{name} as a tensor must be float64 with one element, or one for each chain of x ({chains}), got "
+                f"{dtype_and_shape(value)}"
+            )
+        return value
     if not _is_number(value):
         raise TypeError(f"{name} must be a float or a float64 tensor, got {type(value).__name__} {value!r}")
     if not 0 <= value < math.inf:

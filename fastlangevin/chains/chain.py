@@ -25,6 +25,7 @@ class Chain(abc.ABC):
         score, inputs: the engine of the score, and extra arguments of the energy.
         backend: of the update.
         requested_backend: the sampler's option; "auto" lets kernels of the score do the update instead of the backend.
+        chains, device: of the state: the places of its chains in the whole batch, and where it is.
         seed, steps, offset: of the noise stream: step k draws at noise step steps[k], element i of the state at
             offset + i. Ints, or int64 tensors on the state's device.
     """
@@ -33,6 +34,8 @@ class Chain(abc.ABC):
     inputs: Inputs
     backend: Backend
     requested_backend: str
+    chains: range
+    device: torch.device
     offset: int
     seed: int | Tensor
     steps: Sequence[int | Tensor]
@@ -47,12 +50,16 @@ class Chain(abc.ABC):
         """
 
     @abc.abstractmethod
-    def per_step(self) -> tuple[Sequence[float], ...]:
-        """The numbers that change from step to step (step sizes, …), which a captured graph reads from memory."""
+    def per_step(self) -> tuple[Sequence[float | Tensor], ...]:
+        """The numbers that change from step to step (step sizes, …), which a captured graph reads from memory: Python
+        numbers, or tensors of one shape.
+        """
 
     @abc.abstractmethod
     def with_per_step(self: C, numbers: Sequence[Sequence[Tensor]], steps: Sequence[Tensor]) -> C:
-        """The same chain with these numbers, float64 tensors of one element, and noise steps."""
+        """The same chain with these numbers, float64 tensors of one element or like those of `per_step`, and noise
+        steps.
+        """
 
     @abc.abstractmethod
     def built_in(self) -> tuple[Hashable, ...]:

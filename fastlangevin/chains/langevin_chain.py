@@ -20,7 +20,9 @@ class LangevinChain(Chain):
     """K steps of x' = clamp(x + η·clip(s(x)) + σz); step k draws `Stream.LANGEVIN`.
 
     Attributes:
-        step_sizes, noise_stds: η_k and σ_k of each step: floats, or float64 tensors on the state's device.
+        step_sizes, noise_stds: η_k and σ_k of each step: floats, or float64 tensors on the state's device, of one
+            element or of one for each chain.
+        kernels_may_update: whether kernels of the score may do the update: not if it has a part that they do not know.
         noise_first: False: as above. True: x̃ = x + σz, x' = clamp(x̃ + η·clip(s(x̃))). "clamp": the same with
             x̃ = clamp(x + σz).
         has_noise: whether noise is drawn at all.
@@ -29,6 +31,7 @@ class LangevinChain(Chain):
     step_sizes: Sequence[float | Tensor]
     noise_stds: Sequence[float | Tensor]
     has_noise: bool
+    kernels_may_update: bool
     grad_clip: float | None
     bounds: tuple[float, float] | None
     noise_first: bool | Literal["clamp"]
@@ -48,14 +51,14 @@ class LangevinChain(Chain):
             return
         self.move_(x, score(x) if precomputed is None else precomputed, k)
 
-    def per_step(self) -> tuple[Sequence[float], ...]:
-        return self.step_sizes, self.noise_stds  # type: ignore[return-value]  # floats, before a capture
+    def per_step(self) -> tuple[Sequence[float | Tensor], ...]:
+        return self.step_sizes, self.noise_stds
 
     def with_per_step(self, numbers: Sequence[Sequence[Tensor]], steps: Sequence[Tensor]) -> LangevinChain:
         return dataclasses.replace(self, step_sizes=numbers[0], noise_stds=numbers[1], steps=steps)
 
     def built_in(self) -> tuple[Hashable, ...]:
-        return self.has_noise, self.grad_clip, self.bounds, self.noise_first
+        return self.has_noise, self.kernels_may_update, self.grad_clip, self.bounds, self.noise_first
 
     def move_(self, x: Tensor, score: Tensor, k: int) -> None:
         """The part of step k that follows the score."""
@@ -89,4 +92,4 @@ class LangevinChain(Chain):
         )
 
     def _may_update(self, score: BoundScore) -> bool:
-        return self.requested_backend in ("auto", score.updates_with)
+        return self.kernels_may_update and self.requested_backend in ("auto", score.updates_with)

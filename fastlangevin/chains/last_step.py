@@ -10,6 +10,7 @@ from torch import Tensor
 from ..noise import Stream, normal
 from ..score import AutogradScore
 from .langevin_chain import LangevinChain
+from .schedule import of_elements
 
 
 def without_last_step(chain: LangevinChain) -> LangevinChain:
@@ -44,7 +45,7 @@ def last_step(chain: LangevinChain, x: Tensor) -> Tensor:
     s, moved = score.to(compute), x.to(compute)
     if chain.grad_clip is not None:
         s = s.clamp(-chain.grad_clip, chain.grad_clip)
-    moved = moved + chain.step_sizes[k] * s
+    moved = moved + of_elements(chain.step_sizes[k], moved) * s
     if chain.has_noise and not chain.noise_first:
         z = normal(
             x.shape,
@@ -55,7 +56,7 @@ def last_step(chain: LangevinChain, x: Tensor) -> Tensor:
             device=x.device,
             backend=chain.backend.name,
         )
-        moved = moved + chain.noise_stds[k] * z.to(compute)
+        moved = moved + of_elements(chain.noise_stds[k], moved) * z.to(compute)
     if chain.bounds is not None:
         moved = moved.clamp(*chain.bounds)
     return moved.to(x.dtype)

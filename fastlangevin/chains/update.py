@@ -38,7 +38,8 @@ def langevin_update_(
     Args:
         score: -∇U(x) = ∇ log p(x); None for noise alone.
         step_size: η ≥ 0, a float or a float64 tensor of one element (read at each call, so that torch.compile does
-            not recompile for a new value); rounded once to float32 unless x is float64.
+            not recompile for a new value); or of (B,), one for each chain of x (B, *event). Rounded once to float32
+            unless x is float64.
         noise_std: σ ≥ 0, likewise; None for no noise.
         seed, step, stream, offset: of the noise stream, see `noise.normal`.
         grad_clip: limit on every element of the score, before the step.
@@ -57,8 +58,8 @@ def langevin_update_(
         raise ValueError("step_size must be given with a score, got None")
     lo, hi = check_bounds(bounds) or (None, None)
     args = UpdateArgs(
-        check_scale("step_size", step_size),
-        check_scale("noise_std", noise_std),
+        check_scale("step_size", step_size, x),
+        check_scale("noise_std", noise_std, x),
         check_seed(seed),
         check_step(step),
         check_stream(stream),

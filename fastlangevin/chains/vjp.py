@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from ..network.dependencies import Dependencies
 from ..score import BoundScore
 from .langevin_chain import LangevinChain
+from .schedule import of_elements
 
 
 def chain_vjp(chain: LangevinChain, x0: Tensor, v: Tensor, score: BoundScore) -> Tensor:
@@ -93,7 +94,7 @@ class _Steps:
         clip = self._chain.grad_clip
         curved = score_vjp((v if clip is None else v * (score.abs() <= clip)).to(score.dtype))
         if curved is not None:
-            v = torch.add(v, curved, alpha=float(self._chain.step_sizes[k]))
+            v = v + of_elements(self._chain.step_sizes[k], v) * curved
         for mask in before:
             v = v * mask
         return v

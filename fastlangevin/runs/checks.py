@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
+from torch import Tensor
+
 from ..chains.schedule import resolve as resolve_schedule
 from ..data.values import check_value_range
 from ..samplers.langevin import Langevin, check_pair
@@ -95,7 +97,10 @@ def sampler(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     for option in ("step_size", "noise_std"):
         value = plain.get(option)
         if value is not None and not isinstance(value, (int, float)):
-            plain[option] = resolve_schedule(option, value, checked["n_steps"])
+            values = resolve_schedule(option, value, checked["n_steps"])
+            if isinstance(values, Tensor):
+                raise ValueError(f"{name}'s {option} must not differ between chains in training, got a tensor")
+            plain[option] = values
     return plain
 
 

@@ -10,7 +10,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from ..chains.cuda_graph import GraphCache
 from ..chains.divergence import PendingCheck, report
 from ..chains.initial import check_state
 from ..errors import BackendUnavailable
+from ..kernels import triton
 from ..network.inputs import Inputs, make_inputs
 from ..network.target import Target, make_target
 from ..noise import check_seed
@@ -56,8 +57,6 @@ class Sampler(abc.ABC):
     backend = Option[str]()
     graph = Option["bool | str"]()
     unroll = Option["int | None"]()
-
-    _chain_kernels: ClassVar[bool] = False  # whether its chain gives whole chains to the kernels of a score
 
     def __init__(self, target: Target, noise: NoiseCounter, options: Mapping[str, Any]) -> None:
         self.target = target
@@ -219,10 +218,16 @@ class Sampler(abc.ABC):
         """Returns how the sampler runs on `device`. May compile or load a kernel library, and runs the energy once."""
         device = torch.device(device)
         plan = make_plan(self._score, self._backend(device), self.backend, self._graphs, device)
-        if plan.engine in WHOLE_CHAIN_ENGINES and not self._chain_kernels:
-            reason = f"steps are taken one by one: no kernel runs whole chains of {type(self).__name__}"
-            plan = dataclasses.replace(plan, reasons=(*plan.reasons, reason))
+        why = self._without_score_kernels()
+        if why is not None and plan.engine in WHOLE_CHAIN_ENGINES:
+            plan = dataclasses.replace(plan, reasons=(*plan.reasons, f"steps are taken one by one: {why}"))
+        elif why is not None and plan.engine == "convnet" and device.type == triton.DEVICE:
+            plan = dataclasses.replace(plan, reasons=(*plan.reasons, f"the update is a kernel of its own: {why}"))
         return plan
+
+    def _without_score_kernels(self) -> str | None:
+        """Why kernels of the score do not do this sampler's updates, or None if they may."""
+        return f"no kernel runs whole chains of {type(self).__name__}"
 
     def state_dict(self) -> dict[str, int]:
         """Returns the noise counter: "seed", "step" and "stream_version", as ints."""
@@ -356,7 +361,8 @@ class Sampler(abc.ABC):
         if not being_captured():
             self.check()
         precisions.check(self.precision, x.device)
-        offset = check_int("chain_offset", chain_offset, 0) * math.prod(x.shape[1:])
+        chain_offset = check_int("chain_offset", chain_offset, 0)
+        offset = chain_offset * math.prod(x.shape[1:])
         if offset + x.numel() > 2**63:
             raise ValueError(f"chain_offset must leave every element an index below 2^63, got {chain_offset}")
         with torch.inference_mode(False):  # autograd saves no inference tensors
@@ -368,6 +374,8 @@ class Sampler(abc.ABC):
             inputs=inputs,
             backend=self._backend(x.device),
             requested_backend=self.backend,
+            chains=range(chain_offset, chain_offset + len(x)),
+            device=x.device,
             offset=offset,
             seed=0,
             steps=range(n_steps),

@@ -9,11 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..chains import schedule
 from ..chains.chain import Chain
 from ..chains.initial import Init, check_state
 from ..chains.langevin_chain import LangevinChain
 from ..chains.last_step import last_step, without_last_step
-from ..chains.schedule import Schedule, check_temperature, langevin_noise, resolve
+from ..chains.schedule import Schedule, Values, check_temperature
 from ..chains.vjp import DifferentiableChain
 from ..network.inputs import make_inputs
 from ..network.target import make_target
@@ -66,8 +67,10 @@ class Langevin(Sampler):
         log_density: f = -U up to a constant, likewise (the network of the paper).
         score: ∇ log p, `(x, *args, **kwargs)` to x's shape. Exactly one of the three is given.
         n_steps: K, at least 1.
-        step_size: η: a number, a sequence of n_steps numbers, or a callable of k = 0 … n_steps - 1; finite and not
-            negative. Default: 1.
+        step_size: η: a number; over steps, a sequence of n_steps numbers or a callable of k = 0 … n_steps - 1; over
+            chains, a tensor (B,); over both, a tensor (n_steps, B). Finite and not negative; tensors are copied. A
+            chain's entry is that of its place in the whole batch, so a call with `chain_offset` reads its part.
+            Default: 1.
         noise_std: σ, likewise; None for sqrt(2·step_size·temperature). Default: 0.01, if step_size is not given.
         temperature: T, for noise_std=None.
         grad_clip: limit on the magnitude of every element of the score. None: no limit.
@@ -109,8 +112,6 @@ class Langevin(Sampler):
     temperature = Option[float]()
     grad_clip = Option["float | None"]()
     noise_first = Option["bool | Literal['clamp']"]()
-
-    _chain_kernels = True
 
     def __init__(
         self,
@@ -187,15 +188,23 @@ class Langevin(Sampler):
 
     def _chain(self, n_steps: int, **shared: Any) -> LangevinChain:
         step_sizes, noise_stds = _coefficients(self._options, n_steps)
+        where = (n_steps, shared["chains"], shared["device"])
         return LangevinChain(
-            step_sizes=step_sizes,
-            noise_stds=noise_stds,
-            has_noise=self.noise_first is not False or any(noise_stds),
+            step_sizes=schedule.of_chains("step_size", step_sizes, *where),
+            noise_stds=schedule.of_chains("noise_std", noise_stds, *where),
+            has_noise=self.noise_first is not False or isinstance(noise_stds, Tensor) or any(noise_stds),
+            kernels_may_update=self._without_score_kernels() is None,
             grad_clip=self.grad_clip,
             bounds=self.bounds,
             noise_first=self.noise_first,
             **shared,
         )
+
+    def _without_score_kernels(self) -> str | None:
+        for name in ("step_size", "noise_std"):
+            if isinstance(self._options[name], Tensor) and self._options[name].dim():
+                return f"{name} differs between chains"
+        return None
 
     def _differentiable(self, chain: Chain, x0: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
         return DifferentiableChain.apply(x0, chain, run, self._running)
@@ -214,6 +223,7 @@ class Langevin(Sampler):
         for name, default in (("step_size", _STEP_SIZE), ("noise_std", _NOISE_STD)):
             if options[name] is Paper.DEFAULT:
                 options[name] = default
+            options[name] = schedule.check(name, options[name])
         _coefficients(options, options["n_steps"])
         return options
 
@@ -240,9 +250,9 @@ def check_pair(options: Mapping[str, Any]) -> None:
         )
 
 
-def _coefficients(options: Mapping[str, Any], n_steps: int) -> tuple[list[float], list[float]]:
+def _coefficients(options: Mapping[str, Any], n_steps: int) -> tuple[Values, Values]:
     """η_k and σ_k of each step."""
-    step_sizes = resolve("step_size", options["step_size"], n_steps)
+    step_sizes = schedule.resolve("step_size", options["step_size"], n_steps)
     if options["noise_std"] is None:
-        return step_sizes, langevin_noise(step_sizes, options["temperature"])
-    return step_sizes, resolve("noise_std", options["noise_std"], n_steps)
+        return step_sizes, schedule.langevin_noise(step_sizes, options["temperature"])
+    return step_sizes, schedule.resolve("noise_std", options["noise_std"], n_steps)

@@ -279,7 +279,7 @@ def test_float64_keeps_the_step_size_s_precision(backend):
         (
             {"step_size": torch.zeros(2, dtype=torch.float64)},
             TypeError,
-            "step_size as a tensor must be float64",
+            "step_size as a tensor must be float64 with one element, or one for each chain of x \\(3 chains\\), got",
         ),
         ({"seed": 2**64}, ValueError, "seed must fit 64 bits"),
         ({"step": 2**32}, ValueError, "step must lie in"),
