@@ -75,11 +75,11 @@ def check_state_dtype(name: str, x: object) -> None:
         raise TypeError(f"{name} must be a float32, float64, bfloat16 or float16 tensor, got {got}")
 
 
-def check_grad_clip(grad_clip: float | None) -> float | None:
+def check_grad_clip(grad_clip: float | None, name: str = "grad_clip") -> float | None:
     if grad_clip is None:
         return None
     if not _is_number(grad_clip) or not grad_clip > 0:
-        raise ValueError(f"grad_clip must be a positive number or None, got {grad_clip!r}")
+        raise ValueError(f"{name} must be a positive number or None, got {grad_clip!r}")
     return float(grad_clip)
 
 

@@ -13,6 +13,7 @@ from ..kernels.arguments import ChainArgs, UpdateArgs
 from ..noise import Stream
 from ..score import BoundScore
 from .chain import Chain
+from .clip import clip_norm
 
 
 @dataclass(eq=False, kw_only=True)
@@ -33,6 +34,7 @@ class LangevinChain(Chain):
     has_noise: bool
     kernels_may_update: bool
     grad_clip: float | None
+    grad_clip_norm: float | None
     bounds: tuple[float, float] | None
     noise_first: bool | Literal["clamp"]
 
@@ -58,10 +60,19 @@ class LangevinChain(Chain):
         return dataclasses.replace(self, step_sizes=numbers[0], noise_stds=numbers[1], steps=steps)
 
     def built_in(self) -> tuple[Hashable, ...]:
-        return self.has_noise, self.kernels_may_update, self.grad_clip, self.bounds, self.noise_first
+        return (
+            self.has_noise,
+            self.kernels_may_update,
+            self.grad_clip,
+            self.grad_clip_norm,
+            self.bounds,
+            self.noise_first,
+        )
 
     def move_(self, x: Tensor, score: Tensor, k: int) -> None:
         """The part of step k that follows the score."""
+        if self.grad_clip_norm is not None:
+            score = clip_norm(score, self.grad_clip_norm)
         self.backend.update(x, score, self._update_args(k))
 
     def add_noise_(self, x: Tensor, k: int) -> None:

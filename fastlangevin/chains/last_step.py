@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..noise import Stream, normal
 from ..score import AutogradScore
+from .clip import clip_norm
 from .langevin_chain import LangevinChain
 from .schedule import of_elements
 
@@ -43,6 +44,8 @@ def last_step(chain: LangevinChain, x: Tensor) -> Tensor:
     score = AutogradScore(chain.score.target, chain.score.precision, chain.inputs).with_graph(x)
     compute = torch.promote_types(x.dtype, torch.float32)
     s, moved = score.to(compute), x.to(compute)
+    if chain.grad_clip_norm is not None:
+        s = clip_norm(s, chain.grad_clip_norm)
     if chain.grad_clip is not None:
         s = s.clamp(-chain.grad_clip, chain.grad_clip)
     moved = moved + of_elements(chain.step_sizes[k], moved) * s

@@ -9,6 +9,7 @@ from .. import kernels
 from ..kernels.arguments import UpdateArgs
 from ..noise import check_offset, check_seed, check_step, check_stream
 from ..validation import check_bounds, check_grad_clip, check_scale, check_state_dtype
+from .clip import clip_norm
 
 
 def langevin_update_(
@@ -22,12 +23,13 @@ def langevin_update_(
     stream: int = 0,
     offset: int = 0,
     grad_clip: float | None = None,
+    grad_clip_norm: float | None = None,
     bounds: tuple[float, float] | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """One unadjusted Langevin step, in place; returns x.
 
-        s = clip(score, ±grad_clip)
+        s = clip(score·min(1, grad_clip_norm / ‖score‖₂), ±grad_clip)
         x ← clamp(fma(noise_std, z, fma(step_size, s, x)), lo, hi)
 
     in float32 for float32 states and, rounded once at the end, for bfloat16 and float16; in float64, with float32 z,
@@ -42,7 +44,9 @@ def langevin_update_(
             unless x is float64.
         noise_std: σ ≥ 0, likewise; None for no noise.
         seed, step, stream, offset: of the noise stream, see `noise.normal`.
-        grad_clip: limit on every element of the score, before the step.
+        grad_clip: limit on every element of the score, before the step. None: no limit.
+        grad_clip_norm: limit on the norm of each chain's score, x being (B, *event), before the other one; its squares
+            are added in float64. For 16-bit states the scaled score is rounded to the state's type. None: no limit.
         bounds: (lo, hi), limits on the new state.
         backend: "reference", "cpu", "triton", "cuda", or None for the fastest on x's device.
 
@@ -68,8 +72,11 @@ def langevin_update_(
         lo,
         hi,
     )
+    limit = check_grad_clip(grad_clip_norm, "grad_clip_norm")
     chosen = kernels.select(backend, x.device)
     if x.numel():
+        if score is not None and limit is not None:
+            score = clip_norm(score, limit)
         chosen.update(x, score, args)
     return x
 

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from ..network.dependencies import Dependencies
 from ..score import BoundScore
+from .clip import clip_norm
 from .langevin_chain import LangevinChain
 from .schedule import of_elements
 
@@ -21,8 +22,9 @@ from .schedule import of_elements
 def chain_vjp(chain: LangevinChain, x0: Tensor, v: Tensor, score: BoundScore) -> Tensor:
     """vᵀ ∂x_K / ∂x_0 of the chain that starts at x0, with the energy's weights as constants.
 
-    A step's Jacobian is M·(I + η·H·C), with H the Jacobian of the score, C and M the masks of the elements that the
-    clip and the bounds leave unchanged (as in torch.clamp's gradient, the limits count as inside). If the energy is
+    A step's Jacobian is M·(I + η·H·C), with H the Jacobian of the score, C that of the clips, a mask of the
+    elements that they leave unchanged if there is no limit on the norm, and M the mask of those that the bounds leave
+    unchanged (as in torch.clamp's gradient, the limits count as inside). If the energy is
     piecewise linear, H is zero almost everywhere and the product of the M remains: the identity without bounds, one
     more run of the chain with bounds. Otherwise the states are recomputed from the counter-based noise: about 2·√K of
     them are held at a time, at the cost of two more runs of the chain and one double backward per step. An energy that
@@ -91,13 +93,24 @@ class _Steps:
         self._free.move_(after, score, k)
         for mask in self._limit_(after):
             v = v * mask
-        clip = self._chain.grad_clip
-        curved = score_vjp((v if clip is None else v * (score.abs() <= clip)).to(score.dtype))
+        curved = score_vjp(self._clip_vjp(score, v).to(score.dtype))
         if curved is not None:
             v = v + of_elements(self._chain.step_sizes[k], v) * curved
         for mask in before:
             v = v * mask
         return v
+
+    def _clip_vjp(self, score: Tensor, v: Tensor) -> Tensor:
+        """vᵀ times the Jacobian of the clips at a score."""
+        limit, clip = self._chain.grad_clip_norm, self._chain.grad_clip
+        if limit is None:
+            return v if clip is None else v * (score.abs() <= clip)
+        with torch.enable_grad():
+            score = score.detach().requires_grad_()
+            scaled = clip_norm(score, limit)
+        if clip is not None:
+            v = v * (scaled.abs() <= clip)
+        return torch.autograd.grad(scaled, score, v.to(scaled.dtype))[0]
 
     def _before_score_(self, x: Tensor, k: int) -> list[Tensor]:
         if not self._chain.noise_first:

@@ -38,7 +38,7 @@ class Paper(enum.Enum):
 class Langevin(Sampler):
     """Unadjusted Langevin dynamics: n_steps of
 
-        s = clip(∇ log p(x), ±grad_clip)
+        s = clip(∇ log p(x)·min(1, grad_clip_norm / ‖∇ log p(x)‖₂), ±grad_clip)
         x ← clamp(x + step_size·s + noise_std·z),    z ~ N(0, 1)
 
     for every chain of a batch, with counter-based noise: one seed gives the same z on every backend, for any split of
@@ -74,6 +74,7 @@ class Langevin(Sampler):
         noise_std: σ, likewise; None for sqrt(2·step_size·temperature). Default: 0.01, if step_size is not given.
         temperature: T, for noise_std=None.
         grad_clip: limit on the magnitude of every element of the score. None: no limit.
+        grad_clip_norm: limit on the Euclidean norm of each chain's score. None: no limit.
         bounds: (lo, hi), limits on the state after every step. None: no limits.
         noise_first: True for x̃ = x + σz, x ← clamp(x̃ + η·clip(s(x̃))) (Du and Mordatch, NeurIPS 2019); "clamp" for the
             same with x̃ clamped too, which needs bounds.
@@ -111,6 +112,7 @@ class Langevin(Sampler):
     noise_std = Option["Schedule | None"]()
     temperature = Option[float]()
     grad_clip = Option["float | None"]()
+    grad_clip_norm = Option["float | None"]()
     noise_first = Option["bool | Literal['clamp']"]()
 
     def __init__(
@@ -124,6 +126,7 @@ class Langevin(Sampler):
         noise_std: Schedule | Paper | None = Paper.DEFAULT,
         temperature: float = 1.0,
         grad_clip: float | None = None,
+        grad_clip_norm: float | None = None,
         bounds: tuple[float, float] | None = None,
         noise_first: bool | Literal["clamp"] = False,
         init: Init = "uniform",
@@ -144,6 +147,7 @@ class Langevin(Sampler):
                 "noise_std": noise_std,
                 "temperature": temperature,
                 "grad_clip": grad_clip,
+                "grad_clip_norm": grad_clip_norm,
                 "bounds": bounds,
                 "noise_first": noise_first,
                 "init": init,
@@ -195,6 +199,7 @@ class Langevin(Sampler):
             has_noise=self.noise_first is not False or isinstance(noise_stds, Tensor) or any(noise_stds),
             kernels_may_update=self._without_score_kernels() is None,
             grad_clip=self.grad_clip,
+            grad_clip_norm=self.grad_clip_norm,
             bounds=self.bounds,
             noise_first=self.noise_first,
             **shared,
@@ -204,6 +209,8 @@ class Langevin(Sampler):
         for name in ("step_size", "noise_std"):
             if isinstance(self._options[name], Tensor) and self._options[name].dim():
                 return f"{name} differs between chains"
+        if self.grad_clip_norm is not None:
+            return "they do not compute the norm of the score, which grad_clip_norm limits"
         return None
 
     def _differentiable(self, chain: Chain, x0: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
@@ -213,7 +220,8 @@ class Langevin(Sampler):
     def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
         options = super()._check_options(options)
         options["temperature"] = check_temperature(options["temperature"])
-        options["grad_clip"] = check_grad_clip(options["grad_clip"])
+        for name in ("grad_clip", "grad_clip_norm"):
+            options[name] = check_grad_clip(options[name], name)
         noise_first = options["noise_first"]
         if noise_first not in (True, False, "clamp"):
             raise unknown("noise_first", noise_first, ("True", "False", "clamp"))
