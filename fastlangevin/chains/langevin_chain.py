@@ -26,6 +26,7 @@ class LangevinChain(Chain):
         kernels_may_update: whether kernels of the score may do the update: not if it has a part that they do not know.
         noise_first: False: as above. True: x̃ = x + σz, x' = clamp(x̃ + η·clip(s(x̃))). "clamp": the same with
             x̃ = clamp(x + σz).
+        noise_last: x' = clamp(x + η·clip(s(x))) + σz; not with noise_first.
         has_noise: whether noise is drawn at all.
     """
 
@@ -37,6 +38,7 @@ class LangevinChain(Chain):
     grad_clip_norm: float | None
     bounds: tuple[float, float] | None
     noise_first: bool | Literal["clamp"]
+    noise_last: bool
 
     def advance_(self, x: Tensor, start: int, stop: int, score: BoundScore, precomputed: Tensor | None = None) -> None:
         """Steps start to stop - 1, in place: in one call if the score's kernels run whole chains."""
@@ -67,6 +69,7 @@ class LangevinChain(Chain):
             self.grad_clip_norm,
             self.bounds,
             self.noise_first,
+            self.noise_last,
         )
 
     def move_(self, x: Tensor, score: Tensor, k: int) -> None:
@@ -74,16 +77,18 @@ class LangevinChain(Chain):
         if self.grad_clip_norm is not None:
             score = clip_norm(score, self.grad_clip_norm)
         self.backend.update(x, score, self._update_args(k))
+        if self.noise_last and self.has_noise:
+            self.add_noise_(x, k)
 
     def add_noise_(self, x: Tensor, k: int) -> None:
-        """The part of step k before the score, if noise comes first."""
+        """The part of step k before the score, if noise comes first, or after the bounds, if it comes last."""
         lo, hi = (self.bounds if self.noise_first == "clamp" else None) or (None, None)
         sigma, step = self.noise_stds[k], self.steps[k]
         args = UpdateArgs(None, sigma, self.seed, step, Stream.LANGEVIN, self.offset, None, lo, hi)
         self.backend.update(x, None, args)
 
     def _update_args(self, k: int) -> UpdateArgs:
-        sigma = self.noise_stds[k] if self.has_noise and not self.noise_first else None
+        sigma = self.noise_stds[k] if self.has_noise and not (self.noise_first or self.noise_last) else None
         eta, step, (lo, hi) = self.step_sizes[k], self.steps[k], self.bounds or (None, None)
         return UpdateArgs(eta, sigma, self.seed, step, Stream.LANGEVIN, self.offset, self.grad_clip, lo, hi)
 

@@ -24,7 +24,7 @@ def without_last_step(chain: LangevinChain) -> LangevinChain:
 def last_step(chain: LangevinChain, x: Tensor) -> Tensor:
     """Step K - 1 of a chain, from x_{K-1}, in operations that autograd records:
 
-        x_K = clamp(x̃ + η·clip(s_θ(x̃)) + σz)
+        x_K = clamp(x̃ + η·clip(s_θ(x̃)) + σz)    (noise_last: clamp(x̃ + η·clip(s_θ(x̃))) + σz)
 
     where x̃ is x_{K-1}, with its noise added if noise comes first. x̃ is a constant: the graph leads to the weights θ
     and to the other tensors that the energy reads, but not to x. The arithmetic is that of the update, except for the
@@ -49,6 +49,8 @@ def last_step(chain: LangevinChain, x: Tensor) -> Tensor:
     if chain.grad_clip is not None:
         s = s.clamp(-chain.grad_clip, chain.grad_clip)
     moved = moved + of_elements(chain.step_sizes[k], moved) * s
+    if chain.bounds is not None and chain.noise_last:
+        moved = moved.clamp(*chain.bounds)
     if chain.has_noise and not chain.noise_first:
         z = normal(
             x.shape,
@@ -60,6 +62,6 @@ def last_step(chain: LangevinChain, x: Tensor) -> Tensor:
             backend=chain.backend.name,
         )
         moved = moved + of_elements(chain.noise_stds[k], moved) * z.to(compute)
-    if chain.bounds is not None:
+    if chain.bounds is not None and not chain.noise_last:
         moved = moved.clamp(*chain.bounds)
     return moved.to(x.dtype)

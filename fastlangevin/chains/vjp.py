@@ -77,13 +77,22 @@ class _Steps:
 
     def __init__(self, chain: LangevinChain, score: BoundScore) -> None:
         self._chain, self._score = chain, score
-        self._free = dataclasses.replace(chain, bounds=None, noise_first=bool(chain.noise_first))
+        self._free = dataclasses.replace(
+            chain,
+            bounds=None,
+            noise_first=bool(chain.noise_first),
+            noise_last=False,
+            has_noise=chain.has_noise and not chain.noise_last,
+        )
 
     def run_(self, x: Tensor, k: int) -> list[Tensor]:
         """Step k, in place. Returns the masks of the elements that the bounds left unchanged."""
         masks = self._before_score_(x, k)
         self._free.move_(x, self._score(x), k)
-        return [*masks, *self._limit_(x)]
+        masks += self._limit_(x)
+        if self._chain.noise_last and self._chain.has_noise:
+            self._free.add_noise_(x, k)
+        return masks
 
     def vjp(self, x: Tensor, k: int, v: Tensor) -> Tensor:
         """vᵀ times the Jacobian of step k at x, which may be overwritten."""

@@ -78,6 +78,8 @@ class Langevin(Sampler):
         bounds: (lo, hi), limits on the state after every step. None: no limits.
         noise_first: True for x̃ = x + σz, x ← clamp(x̃ + η·clip(s(x̃))) (Du and Mordatch, NeurIPS 2019); "clamp" for the
             same with x̃ clamped too, which needs bounds.
+        noise_last: True for x ← clamp(x + η·clip(s(x))) + σz, the order of some loops after JEM (Grathwohl et al., ICLR
+            2020), whose states leave the bounds by their noise. Needs bounds, and excludes noise_first.
         init: p0 of `sample`: "uniform" over the bounds (else U(-1, 1)), "normal" (clamped to the bounds), or a callable
             `(shape, *, seed, step, chain_offset)`.
         precision: of the network: "fp32" (strict), "tf32", "bf16" or "fp16". The state keeps its dtype.
@@ -114,6 +116,7 @@ class Langevin(Sampler):
     grad_clip = Option["float | None"]()
     grad_clip_norm = Option["float | None"]()
     noise_first = Option["bool | Literal['clamp']"]()
+    noise_last = Option[bool]()
 
     def __init__(
         self,
@@ -129,6 +132,7 @@ class Langevin(Sampler):
         grad_clip_norm: float | None = None,
         bounds: tuple[float, float] | None = None,
         noise_first: bool | Literal["clamp"] = False,
+        noise_last: bool = False,
         init: Init = "uniform",
         precision: str = "fp32",
         engine: str = "auto",
@@ -150,6 +154,7 @@ class Langevin(Sampler):
                 "grad_clip_norm": grad_clip_norm,
                 "bounds": bounds,
                 "noise_first": noise_first,
+                "noise_last": noise_last,
                 "init": init,
                 "precision": precision,
                 "engine": engine,
@@ -202,6 +207,7 @@ class Langevin(Sampler):
             grad_clip_norm=self.grad_clip_norm,
             bounds=self.bounds,
             noise_first=self.noise_first,
+            noise_last=self.noise_last,
             **shared,
         )
 
@@ -211,6 +217,8 @@ class Langevin(Sampler):
                 return f"{name} differs between chains"
         if self.grad_clip_norm is not None:
             return "they do not compute the norm of the score, which grad_clip_norm limits"
+        if self.noise_last:
+            return "they apply the bounds after the noise, not before it (noise_last=True)"
         return None
 
     def _differentiable(self, chain: Chain, x0: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
@@ -227,6 +235,11 @@ class Langevin(Sampler):
             raise unknown("noise_first", noise_first, ("True", "False", "clamp"))
         if noise_first == "clamp" and options["bounds"] is None:
             raise ValueError("noise_first='clamp' needs bounds, got None")
+        if options["noise_last"] not in (True, False):
+            raise unknown("noise_last", options["noise_last"], ("True", "False"))
+        if options["noise_last"] and (noise_first or options["bounds"] is None):
+            given = f"noise_first={noise_first!r}" if noise_first else "bounds=None"
+            raise ValueError(f"noise_last=True needs bounds, and noise_first=False, got {given}")
         check_pair(options)
         for name, default in (("step_size", _STEP_SIZE), ("noise_std", _NOISE_STD)):
             if options[name] is Paper.DEFAULT:

@@ -36,6 +36,7 @@ def plain_loop(
     grad_clip_norm=None,
     bounds=None,
     noise_first=False,
+    noise_last=False,
 ):
     """Every state is detached from the one before, as in the loop of Du et al."""
     for k, (eta, sigma) in enumerate(zip(etas, sigmas, strict=True)):
@@ -50,8 +51,9 @@ def plain_loop(
         if grad_clip_norm is not None:
             s = s * (grad_clip_norm / s.norm(dim=1, keepdim=True)).clamp(max=1)
         s = s if grad_clip is None else s.clamp(-grad_clip, grad_clip)
-        x = x.detach() + eta * s + (0 if noise_first else sigma * z)
+        x = x.detach() + eta * s + (0 if noise_first or noise_last else sigma * z)
         x = x if bounds is None else x.clamp(*bounds)
+        x = x + sigma * z if noise_last else x
     return x
 
 
@@ -70,6 +72,7 @@ OPTIONS = {
     "bounds": {"bounds": (-0.8, 0.9)},
     "noise first": {"noise_first": True},
     "noise first, clip and bounds": {"noise_first": True, "grad_clip": 0.01, "bounds": (-0.8, 0.9)},
+    "noise last": {"noise_last": True, "bounds": (-0.8, 0.9), "grad_clip": 0.05},
     "noise first, clamped": {"noise_first": "clamp", "bounds": (-0.8, 0.9)},
 }
 

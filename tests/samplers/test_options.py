@@ -76,6 +76,24 @@ def test_cases_differ_from_one_another():
             assert not torch.allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_noise_last_leaves_the_bounds_by_its_noise(backend):
+    x0, options = torch.randn(3, 2), dict(n_steps=1, step_size=0.5, bounds=(-0.1, 0.1), seed=1, backend=backend)
+    moved = fl.Langevin(quadratic, noise_std=0.0, **options)(x0, step=7)
+    expected = fl.langevin_update_(moved, None, None, 0.3, seed=1, step=7, backend=backend)
+    sampler = fl.Langevin(quadratic, noise_std=0.3, noise_last=True, **options)
+    assert torch.equal(sampler(x0, step=7), expected) and expected.abs().max() > 0.1
+    assert sampler.replace(noise_std=0.0)(x0).abs().max() <= 0.1
+    with pytest.raises(ValueError, match="noise_last=True needs bounds, and noise_first=False, got bounds=None"):
+        sampler.replace(bounds=None)
+    with pytest.raises(
+        ValueError, match="noise_last=True needs bounds, and noise_first=False, got noise_first='clamp'"
+    ):
+        sampler.replace(noise_first="clamp")
+    with pytest.raises(ValueError, match="noise_last must be one of"):
+        sampler.replace(noise_last="clamp")
+
+
 def test_schedules_may_be_sequences_and_callables():
     x0 = torch.randn(3, 2)
     values = [0.1, 0.4, 0.2]

@@ -22,7 +22,16 @@ def piecewise():
 
 
 def plain_chain(
-    log_density, x, n_steps, eta, sigma, grad_clip=None, grad_clip_norm=None, bounds=None, noise_first=False
+    log_density,
+    x,
+    n_steps,
+    eta,
+    sigma,
+    grad_clip=None,
+    grad_clip_norm=None,
+    bounds=None,
+    noise_first=False,
+    noise_last=False,
 ):
     """A differentiable loop with the library's noise."""
     for k in range(n_steps):
@@ -35,8 +44,9 @@ def plain_chain(
         if grad_clip_norm is not None:
             s = s * (grad_clip_norm / s.norm(dim=1, keepdim=True)).clamp(max=1)
         s = s if grad_clip is None else s.clamp(-grad_clip, grad_clip)
-        x = x + eta(k) * s + (0 if noise_first else sigma * z)
+        x = x + eta(k) * s + (0 if noise_first or noise_last else sigma * z)
         x = x if bounds is None else x.clamp(*bounds)
+        x = x + sigma * z if noise_last else x
     return x
 
 
@@ -48,5 +58,6 @@ OPTIONS = {
     "bounds": {"bounds": (-0.8, 0.9)},
     "clip and bounds": {"grad_clip": 0.05, "bounds": (-0.8, 0.9)},
     "noise first": {"noise_first": True, "grad_clip": 0.05, "bounds": (-0.8, 0.9)},
+    "noise last": {"noise_last": True, "bounds": (-0.8, 0.9), "grad_clip": 0.05},
     "noise first, clamped": {"noise_first": "clamp", "bounds": (-0.8, 0.9)},
 }
