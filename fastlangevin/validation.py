@@ -11,6 +11,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+Bounds = tuple[float | None, float | None]
 STATE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -83,12 +84,19 @@ def check_grad_clip(grad_clip: float | None, name: str = "grad_clip") -> float |
     return float(grad_clip)
 
 
-def check_bounds(bounds: tuple[float, float] | None) -> tuple[float, float] | None:
+def check_bounds(bounds: Bounds | None) -> tuple[float, float] | None:
+    """Returns the bounds as two floats, with an infinity in place of None."""
     if bounds is None:
         return None
-    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2 or not all(map(_is_number, bounds)):
-        raise ValueError(f"bounds must be a pair of numbers (lo, hi) or None, got {bounds!r}")
-    lo, hi = map(float, bounds)
+    is_pair = isinstance(bounds, (tuple, list)) and len(bounds) == 2
+    if not is_pair or not all(b is None or _is_number(b) for b in bounds):
+        raise ValueError(
+            f"bounds must be a pair of numbers (lo, hi), one of which may be None, or None, got {bounds!r}"
+        )
+    if bounds[0] is None and bounds[1] is None:
+        raise ValueError("bounds must have at least one number, got (None, None)")
+    lo = -math.inf if bounds[0] is None else float(bounds[0])
+    hi = math.inf if bounds[1] is None else float(bounds[1])
     if not lo < hi:
         raise ValueError(f"bounds must have lo < hi, got ({lo}, {hi})")
     return lo, hi

@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import kernels
 from ..kernels.arguments import UpdateArgs
 from ..noise import check_offset, check_seed, check_step, check_stream
-from ..validation import check_bounds, check_grad_clip, check_scale, check_state_dtype
+from ..validation import Bounds, check_bounds, check_grad_clip, check_scale, check_state_dtype
 from .clip import clip_norm
 
 
@@ -24,7 +24,7 @@ def langevin_update_(
     offset: int = 0,
     grad_clip: float | None = None,
     grad_clip_norm: float | None = None,
-    bounds: tuple[float, float] | None = None,
+    bounds: Bounds | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """One unadjusted Langevin step, in place; returns x.
@@ -47,7 +47,7 @@ def langevin_update_(
         grad_clip: limit on every element of the score, before the step. None: no limit.
         grad_clip_norm: limit on the norm of each chain's score, x being (B, *event), before the other one; its squares
             are added in float64. For 16-bit states the scaled score is rounded to the state's type. None: no limit.
-        bounds: (lo, hi), limits on the new state.
+        bounds: (lo, hi), limits on the new state; None for one that is not limited.
         backend: "reference", "cpu", "triton", "cuda", or None for the fastest on x's device.
 
     Raises:

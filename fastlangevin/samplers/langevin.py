@@ -18,7 +18,7 @@ from ..chains.schedule import Schedule, Values, check_temperature
 from ..chains.vjp import DifferentiableChain
 from ..network.inputs import make_inputs
 from ..network.target import make_target
-from ..validation import check_grad_clip, unknown
+from ..validation import Bounds, check_grad_clip, unknown
 from .base import Sampler
 from .noise_counter import NoiseCounter
 from .option import Option
@@ -75,13 +75,13 @@ class Langevin(Sampler):
         temperature: T, for noise_std=None.
         grad_clip: limit on the magnitude of every element of the score. None: no limit.
         grad_clip_norm: limit on the Euclidean norm of each chain's score. None: no limit.
-        bounds: (lo, hi), limits on the state after every step. None: no limits.
+        bounds: (lo, hi), limits on the state after every step; (lo, None) or (None, hi) on one side. None: no limits.
         noise_first: True for x̃ = x + σz, x ← clamp(x̃ + η·clip(s(x̃))) (Du and Mordatch, NeurIPS 2019); "clamp" for the
             same with x̃ clamped too, which needs bounds.
         noise_last: True for x ← clamp(x + η·clip(s(x))) + σz, the order of some loops after JEM (Grathwohl et al., ICLR
             2020), whose states leave the bounds by their noise. Needs bounds, and excludes noise_first.
-        init: p0 of `sample`: "uniform" over the bounds (else U(-1, 1)), "normal" (clamped to the bounds), or a callable
-            `(shape, *, seed, step, chain_offset)`.
+        init: p0 of `sample`: "uniform" over the bounds, which must then be on both sides (U(-1, 1) without bounds),
+            "normal" (clamped to the bounds), or a callable `(shape, *, seed, step, chain_offset)`.
         precision: of the network: "fp32" (strict), "tf32", "bf16" or "fp16". The state keeps its dtype.
         engine: how the score is computed. "autograd": for any energy. "convnet": in closed form, for consecutive known
             layers (`network.tracing`). It reads their weights once per call (spectral norm iterates once per call).
@@ -130,7 +130,7 @@ class Langevin(Sampler):
         temperature: float = 1.0,
         grad_clip: float | None = None,
         grad_clip_norm: float | None = None,
-        bounds: tuple[float, float] | None = None,
+        bounds: Bounds | None = None,
         noise_first: bool | Literal["clamp"] = False,
         noise_last: bool = False,
         init: Init = "uniform",

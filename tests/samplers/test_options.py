@@ -205,3 +205,19 @@ def test_more_bad_options(options, error, words):
 def test_temperature_zero_is_gradient_descent():
     sampler = fl.Langevin(quadratic, n_steps=3, step_size=0.5, noise_std=None, temperature=0, seed=1)
     assert torch.equal(sampler(torch.ones(2, 2)), torch.full((2, 2), 0.125))
+
+
+def test_bounds_on_one_side():
+    x0, options = torch.randn(50, 2), dict(n_steps=3, step_size=0.1, noise_std=0.5, seed=1)
+    below, above, free = (
+        fl.Langevin(quadratic, bounds=bounds, **options)(x0) for bounds in ((0, None), (None, 0), None)
+    )
+    assert below.min() == 0 and below.max() > 0.5
+    assert above.max() == 0 and above.min() < -0.5
+    assert free.min() < -0.5 and free.max() > 0.5
+    mixture = fl.energies.GaussianMixture(torch.zeros(1, 2))
+    sampler = fl.Langevin(mixture, bounds=(0, None), **options)
+    assert sampler(x0).min() == 0
+    with pytest.raises(ValueError, match="init='uniform' needs bounds whose difference is finite"):
+        sampler.sample((3, 2))
+    assert sampler.replace(init="normal").sample((30, 2)).min() == 0
