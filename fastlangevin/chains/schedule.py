@@ -1,4 +1,4 @@
-"""Step sizes and noise levels of chains: one number, one for each step, for each chain, or for both."""
+"""Step sizes, noise levels and temperatures of chains: one number, one for each step, for each chain, or for both."""
 
 from __future__ import annotations
 
@@ -57,22 +57,26 @@ def resolve(name: str, schedule: Schedule, n_steps: int) -> Values:
         return [_check(name, schedule)] * n_steps
     else:
         try:
-            values = list(schedule)
+            values = [] if isinstance(schedule, str) else list(schedule)
         except TypeError:
+            values = []
+        if not values:
             raise TypeError(
                 f"{name} must be a number, a sequence of n_steps numbers, a callable of the step, or a tensor over "
-                f"chains, got {type(schedule).__name__}"
-            ) from None
+                f"chains, got {schedule!r}"
+            )
         if len(values) != n_steps:
             raise ValueError(f"{name} as a sequence must have n_steps = {n_steps} values, got {len(values)}")
     return [_check(f"{name} at step {k}", value) for k, value in enumerate(values)]
 
 
-def langevin_noise(step_sizes: Values, temperature: float) -> Values:
+def langevin_noise(step_sizes: Values, temperatures: Values) -> Values:
     """σ = sqrt(2 η T): the noise with which the chain targets exp(-U / T) as η → 0."""
-    if isinstance(step_sizes, Tensor):
-        return (2.0 * step_sizes * temperature).sqrt()
-    return [math.sqrt(2.0 * eta * temperature) for eta in step_sizes]
+    if not isinstance(step_sizes, Tensor) and not isinstance(temperatures, Tensor):
+        return [math.sqrt(2.0 * eta * t) for eta, t in zip(step_sizes, temperatures, strict=True)]
+    given = step_sizes if isinstance(step_sizes, Tensor) else temperatures
+    eta, t = (_over_chains(values, given.device) for values in (step_sizes, temperatures))  # type: ignore[union-attr]
+    return (2.0 * eta * t).sqrt()
 
 
 def of_chains(
@@ -102,6 +106,14 @@ def of_elements(value: float | Tensor, x: Tensor) -> float | Tensor:
     return value.to(x.dtype).view(-1, *[1] * (x.dim() - 1)) if isinstance(value, Tensor) else value
 
 
+def _over_chains(values: Values, device: torch.device) -> Tensor:
+    """(n_steps or 1, n chains or 1), 1 for values that are the same for all."""
+    if isinstance(values, Tensor):
+        return values.to(device)
+    same = values[:1] if values.count(values[0]) == len(values) else values
+    return torch.tensor(same, dtype=torch.float64, device=device)[:, None]
+
+
 def _is_over_chains(schedule: object) -> TypeGuard[Tensor]:
     return isinstance(schedule, Tensor) and schedule.dim() > 0
 
@@ -116,10 +128,3 @@ def _check(name: str, value: object) -> float:
     if not 0 <= number < math.inf:
         raise ValueError(f"{name} must be finite and not negative, got {number}")
     return number
-
-
-def check_temperature(temperature: float) -> float:
-    """The temperature as a float. Raises ValueError if it is not finite and not negative."""
-    if not isinstance(temperature, Real) or isinstance(temperature, bool) or not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature must be finite and not negative, got {temperature!r}")
-    return float(temperature)

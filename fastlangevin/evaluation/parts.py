@@ -234,7 +234,7 @@ def chain(drawn: Drawn, n_chains: int) -> dict[str, Any]:
     sampler = drawn.sampler
     length, every = _TIMES_K * sampler.n_steps, math.ceil(sampler.n_steps / _RECORDS_PER_K)
     try:
-        for name in ("step_size", "noise_std"):
+        for name in ("step_size", "noise_std", "temperature"):
             if (given := getattr(sampler, name)) is not None:
                 schedule.resolve(name, given, length)
     except (ValueError, TypeError) as error:

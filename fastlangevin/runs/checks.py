@@ -94,7 +94,7 @@ def sampler(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{name}'s init must be 'uniform' or 'normal' in training: a function cannot be saved")
     checked = Langevin.check_options(without_unread_temperature(options))
     plain = {option: _plain(value) for option, value in options.items()}
-    for option in ("step_size", "noise_std"):
+    for option in ("step_size", "noise_std", "temperature"):
         value = plain.get(option)
         if value is not None and not isinstance(value, (int, float)):
             values = resolve_schedule(option, value, checked["n_steps"])

@@ -14,7 +14,7 @@ from ..chains.chain import Chain
 from ..chains.initial import Init, check_state
 from ..chains.langevin_chain import LangevinChain
 from ..chains.last_step import last_step, without_last_step
-from ..chains.schedule import Schedule, Values, check_temperature
+from ..chains.schedule import Schedule, Values
 from ..chains.vjp import DifferentiableChain
 from ..network.inputs import make_inputs
 from ..network.target import make_target
@@ -72,7 +72,8 @@ class Langevin(Sampler):
             chain's entry is that of its place in the whole batch, so a call with `chain_offset` reads its part.
             Default: 1.
         noise_std: σ, likewise; None for sqrt(2·step_size·temperature). Default: 0.01, if step_size is not given.
-        temperature: T, for noise_std=None.
+        temperature: T, for noise_std=None: a number, or over steps or chains like step_size (to anneal, or for chains
+            at several temperatures).
         grad_clip: limit on the magnitude of every element of the score. None: no limit.
         grad_clip_norm: limit on the Euclidean norm of each chain's score. None: no limit.
         bounds: (lo, hi), limits on the state after every step; (lo, None) or (None, hi) on one side. None: no limits.
@@ -112,7 +113,7 @@ class Langevin(Sampler):
 
     step_size = Option[Schedule]()
     noise_std = Option["Schedule | None"]()
-    temperature = Option[float]()
+    temperature = Option[Schedule]()
     grad_clip = Option["float | None"]()
     grad_clip_norm = Option["float | None"]()
     noise_first = Option["bool | Literal['clamp']"]()
@@ -127,7 +128,7 @@ class Langevin(Sampler):
         n_steps: int = 100,
         step_size: Schedule | Paper = Paper.DEFAULT,
         noise_std: Schedule | Paper | None = Paper.DEFAULT,
-        temperature: float = 1.0,
+        temperature: Schedule = 1.0,
         grad_clip: float | None = None,
         grad_clip_norm: float | None = None,
         bounds: Bounds | None = None,
@@ -212,7 +213,7 @@ class Langevin(Sampler):
         )
 
     def _without_score_kernels(self) -> str | None:
-        for name in ("step_size", "noise_std"):
+        for name in ("step_size", "noise_std", "temperature"):
             if isinstance(self._options[name], Tensor) and self._options[name].dim():
                 return f"{name} differs between chains"
         if self.grad_clip_norm is not None:
@@ -227,7 +228,8 @@ class Langevin(Sampler):
     @classmethod
     def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
         options = super()._check_options(options)
-        options["temperature"] = check_temperature(options["temperature"])
+        options["temperature"] = schedule.check("temperature", options["temperature"])
+        schedule.resolve("temperature", options["temperature"], options["n_steps"])
         for name in ("grad_clip", "grad_clip_norm"):
             options[name] = check_grad_clip(options[name], name)
         noise_first = options["noise_first"]
@@ -263,7 +265,7 @@ def check_pair(options: Mapping[str, Any]) -> None:
             "sqrt(2·step_size·temperature), or a number for a short run whose noise is decoupled from the step size, "
             f"such as the paper's {_NOISE_STD}"
         )
-    if noise_std is not None and temperature != 1:
+    if noise_std is not None and not (isinstance(temperature, (int, float)) and temperature == 1):
         given = _NOISE_STD if noise_std is Paper.DEFAULT else noise_std
         raise ValueError(
             f"temperature must be 1 unless noise_std=None, where the noise is sqrt(2·step_size·temperature), got "
@@ -275,5 +277,6 @@ def _coefficients(options: Mapping[str, Any], n_steps: int) -> tuple[Values, Val
     """η_k and σ_k of each step."""
     step_sizes = schedule.resolve("step_size", options["step_size"], n_steps)
     if options["noise_std"] is None:
-        return step_sizes, schedule.langevin_noise(step_sizes, options["temperature"])
+        temperatures = schedule.resolve("temperature", options["temperature"], n_steps)
+        return step_sizes, schedule.langevin_noise(step_sizes, temperatures)
     return step_sizes, schedule.resolve("noise_std", options["noise_std"], n_steps)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.chain_reference import chain
 from support.error_bounds import Roundings, assert_within
-from support.langevin_reference import plain_loop, quadratic, small_net
+from support.langevin_reference import FLOAT64, plain_loop, quadratic, small_net
 
 import fastlangevin as fl
 from fastlangevin.kernels.arguments import ChainArgs
@@ -114,6 +114,27 @@ def test_default_noise_follows_step_size_and_temperature():
     assert torch.equal(a, fl.Langevin(quadratic, n_steps=2, step_size=[0.1, 0.3], noise_std=sigma, seed=1)(x0))
 
 
+@pytest.mark.parametrize("over", ["steps", "chains", "both"])
+@pytest.mark.parametrize("step_size", [0.3, [0.1, 0.3], torch.tensor([0.1, 0.2, 0.4], dtype=torch.float64)])
+def test_a_temperature_over_steps_or_chains(over, step_size):
+    x0, f64 = torch.randn(3, 2), {"dtype": torch.float64}
+    values = {"steps": [0.5, 0.0], "chains": torch.tensor([0.5, 1.0, 0.0]), "both": torch.rand(2, 3)}[over]
+    tempered = fl.Langevin(quadratic, n_steps=2, step_size=step_size, noise_std=None, temperature=values, seed=1)
+    eta = step_size if isinstance(step_size, torch.Tensor) else torch.tensor(step_size, **f64).view(-1, 1)
+    t = values if isinstance(values, torch.Tensor) else torch.tensor(values, **f64).view(-1, 1)
+    sigma = (2 * eta * t.double()).sqrt().expand(2, 3)
+    explicit = fl.Langevin(quadratic, n_steps=2, step_size=step_size, noise_std=sigma, seed=1)
+    torch.testing.assert_close(tempered(x0.double()), explicit(x0.double()), **FLOAT64)
+    cooled = tempered.replace(temperature=lambda k: 0.0)
+    assert torch.equal(cooled(x0), tempered.replace(noise_std=0.0, temperature=1.0)(x0))
+
+
+def test_bad_temperatures():
+    for bad, error in (([0.5], ValueError), (-1.0, ValueError), ("hot", TypeError), (torch.tensor([-1.0]), ValueError)):
+        with pytest.raises(error, match="temperature"):
+            fl.Langevin(quadratic, n_steps=2, step_size=0.1, noise_std=None, temperature=bad)
+
+
 def test_numpy_numbers_are_numbers():
     options = {"step_size": np.float32(0.5), "noise_std": np.float64(0.1), "grad_clip": np.float32(0.25)}
     a = fl.Langevin(quadratic, n_steps=np.int64(3), bounds=(np.float32(-1), np.float32(1)), seed=np.int64(1), **options)
@@ -194,7 +215,7 @@ def test_defaults_are_the_paper_s():
         ({"step_size": lambda k: math.nan, "noise_std": 0.1}, ValueError, "step_size at step 0 must be finite"),
         ({"step_size": ["x"] * 100, "noise_std": 0.1}, TypeError, "step_size at step 0 must be a number, got 'x'"),
         ({"temperature": math.inf}, ValueError, "temperature must be finite"),
-        ({"temperature": "hot"}, ValueError, "temperature must be finite"),
+        ({"temperature": "hot"}, TypeError, "temperature must be a number, a sequence .*got 'hot'"),
     ],
 )
 def test_more_bad_options(options, error, words):
