@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import BackendUnavailable
 from ..network.dependencies import Dependencies
+from ..network.inputs import Steps
 from .chain import Chain
 from .cuda_capture import CudaCapture, NotCapturable, being_captured
 from .step_table import Column, StepTable, layout
@@ -126,16 +127,18 @@ class CapturedChain:
 
 
 def _first_step_(chain: Chain, x: Tensor) -> None:
-    chain.step_(x, 0, chain.bind(x))
+    chain.step_(x, 0, chain.bind(x).at(0))
 
 
 def _columns(chain: Chain) -> list[Column]:
-    return [*chain.per_step(), chain.steps]
+    return [*chain.per_step(), *chain.inputs.steps(), chain.steps]
 
 
 def _with(chain: Chain, columns: Sequence[Sequence[Tensor]]) -> Chain:
-    """The chain with its numbers read from tensors, the last of them the noise steps."""
-    return chain.with_per_step(columns[:-1], columns[-1])
+    """The chain with what changes from step to step read from tensors: those of `_columns`."""
+    n = len(columns) - 1 - len(chain.inputs.steps())
+    inputs = chain.inputs.with_steps(columns[n:-1])
+    return dataclasses.replace(chain.with_per_step(columns[:n], columns[-1]), inputs=inputs)
 
 
 def unrolls(n_steps: int) -> list[int]:
@@ -229,7 +232,11 @@ def _check(chain: Chain, x: Tensor, dependencies: Dependencies) -> None:
     if hooked:
         raise NotCapturable(f"a {hooked} has hooks, which must run at each evaluation")
     for name, a in chain.inputs.named():
-        if isinstance(a, Tensor):
+        if isinstance(a, Steps):
+            kinds = {(v.shape, v.dtype, v.device) if isinstance(v, Tensor) else None for v in a}
+            if len(kinds) > 1 or None in kinds or a[0].device != x.device:
+                raise NotCapturable(f"{name} changes from step to step, and is not a tensor of one shape on {x.device}")
+        elif isinstance(a, Tensor):
             if a.device != x.device:
                 raise NotCapturable(f"{name} is on {a.device}, but the chain is on {x.device}")
         elif not isinstance(a, (int, float, bool, str, type(None))):
@@ -238,7 +245,9 @@ def _check(chain: Chain, x: Tensor, dependencies: Dependencies) -> None:
 
 def _key(chain: Chain, x: Tensor, dependencies: Dependencies) -> tuple[Any, ...]:
     inputs = tuple(
-        (name, a.shape, a.stride(), a.dtype) if isinstance(a, Tensor) else (name, type(a), a)
+        (name, a.shape, a.stride(), a.dtype)
+        if isinstance(a, Tensor)
+        else (name, type(a), None if isinstance(a, Steps) else a)
         for name, a in chain.inputs.named()
     )
     strides = torch.empty_like(x, device="meta").stride()

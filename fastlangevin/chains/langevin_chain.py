@@ -58,7 +58,9 @@ class LangevinChain(Chain):
     def per_step(self) -> tuple[Sequence[float | Tensor], ...]:
         return self.step_sizes, self.noise_stds
 
-    def with_per_step(self, numbers: Sequence[Sequence[Tensor]], steps: Sequence[Tensor]) -> LangevinChain:
+    def with_per_step(
+        self, numbers: Sequence[Sequence[float | Tensor]], steps: Sequence[int | Tensor]
+    ) -> LangevinChain:
         return dataclasses.replace(self, step_sizes=numbers[0], noise_stds=numbers[1], steps=steps)
 
     def built_in(self) -> tuple[Hashable, ...]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from torch import Tensor
 
@@ -12,13 +10,6 @@ from ..score import AutogradScore
 from .clip import clip_norm
 from .langevin_chain import LangevinChain
 from .schedule import of_elements
-
-
-def without_last_step(chain: LangevinChain) -> LangevinChain:
-    """The first K - 1 steps of a chain."""
-    return dataclasses.replace(
-        chain, step_sizes=chain.step_sizes[:-1], noise_stds=chain.noise_stds[:-1], steps=chain.steps[:-1]
-    )
 
 
 def last_step(chain: LangevinChain, x: Tensor) -> Tensor:
@@ -41,7 +32,7 @@ def last_step(chain: LangevinChain, x: Tensor) -> Tensor:
     if chain.noise_first:
         x = x.clone()
         chain.add_noise_(x, k)
-    score = AutogradScore(chain.score.target, chain.score.precision, chain.inputs).with_graph(x)
+    score = AutogradScore(chain.score.target, chain.score.precision, chain.inputs).at(k).with_graph(x)
     compute = torch.promote_types(x.dtype, torch.float32)
     s, moved = score.to(compute), x.to(compute)
     if chain.grad_clip_norm is not None:

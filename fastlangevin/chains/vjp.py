@@ -88,7 +88,7 @@ class _Steps:
     def run_(self, x: Tensor, k: int) -> list[Tensor]:
         """Step k, in place. Returns the masks of the elements that the bounds left unchanged."""
         masks = self._before_score_(x, k)
-        self._free.move_(x, self._score(x), k)
+        self._free.move_(x, self._score.at(k)(x), k)
         masks += self._limit_(x)
         if self._chain.noise_last and self._chain.has_noise:
             self._free.add_noise_(x, k)
@@ -97,7 +97,7 @@ class _Steps:
     def vjp(self, x: Tensor, k: int, v: Tensor) -> Tensor:
         """vᵀ times the Jacobian of step k at x, which may be overwritten."""
         before = self._before_score_(x, k)
-        score, score_vjp = self._score.linearize(x)
+        score, score_vjp = self._score.at(k).linearize(x)
         after = x.clone()
         self._free.move_(after, score, k)
         for mask in self._limit_(after):
@@ -177,4 +177,5 @@ def _versions(chain: LangevinChain) -> list[tuple[int, int]]:
     moving = {id(b) for module in dependencies.modules for b in module.buffers(recurse=False)}
     tensors = [t for t in dependencies.tensors if id(t) not in moving]
     tensors += chain.inputs.tensors()
+    tensors += [v for values in chain.inputs.steps() for v in values if isinstance(v, Tensor)]
     return [(id(t), 0 if t.is_inference() else t._version) for t in tensors]

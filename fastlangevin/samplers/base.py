@@ -24,7 +24,7 @@ from ..chains.divergence import PendingCheck, report
 from ..chains.initial import check_state
 from ..errors import BackendUnavailable
 from ..kernels import triton
-from ..network.inputs import Inputs, make_inputs
+from ..network.inputs import Inputs, PerStep, make_inputs
 from ..network.target import Target, make_target
 from ..noise import check_seed
 from ..score import check_engine, make_engine
@@ -90,7 +90,8 @@ class Sampler(abc.ABC):
 
         Args:
             x0: (B, *event), floating point and finite; left unchanged.
-            args: extra arguments of the energy, for example class labels.
+            args: extra arguments of the energy, for example class labels; one that changes from step to step is a
+                `PerStep`.
             kwargs: extra keyword arguments of the energy.
             n_steps: overrides the sampler's option.
             chain_offset: index of x0's first chain in the whole batch, for a shard or a micro-batch.
@@ -184,7 +185,7 @@ class Sampler(abc.ABC):
             raise ValueError("energy is not known: the sampler was given a score")
         check_state("x", x, self.target)
         with self._running(x.device):
-            energy = self._score.bind(x, make_inputs(args, kwargs)).energy(x)
+            energy = self._score.bind(x, _at_a_state(args, kwargs)).energy(x)
         assert energy is not None
         return energy
 
@@ -192,7 +193,7 @@ class Sampler(abc.ABC):
         """Returns ∇ log p at (B, *event) states, of x's shape, unclipped, in the sampler's precision."""
         check_state("x", x, self.target)
         with self._running(x.device):
-            return self._score.bind(x, make_inputs(args, kwargs))(x)
+            return self._score.bind(x, _at_a_state(args, kwargs))(x)
 
     def check(self) -> None:
         """Raises `ChainDiverged` if the chains of the last call were not finite (on a CPU that call itself raises)."""
@@ -366,8 +367,8 @@ class Sampler(abc.ABC):
         if offset + x.numel() > 2**63:
             raise ValueError(f"chain_offset must leave every element an index below 2^63, got {chain_offset}")
         with torch.inference_mode(False):  # autograd saves no inference tensors
-            inputs = inputs.map_tensors(lambda a: a.clone() if a.is_inference() else a)
-        n_steps = self.n_steps if n_steps is None else check_int("n_steps", n_steps)
+            n_steps = self.n_steps if n_steps is None else check_int("n_steps", n_steps)
+            inputs = inputs.resolved(n_steps).map_tensors(lambda a: a.clone() if a.is_inference() else a)
         chain = self._chain(
             n_steps,
             score=self._score,
@@ -449,3 +450,11 @@ class Sampler(abc.ABC):
         if device is not None:
             return device
         return next((a.device for a in inputs.tensors()), torch.device("cpu"))
+
+
+def _at_a_state(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> Inputs:
+    inputs = make_inputs(args, kwargs)
+    for name, value in inputs.named():
+        if isinstance(value, PerStep):
+            raise TypeError(f"{name} is a PerStep, but there are no steps here: give its value at one step")
+    return inputs

@@ -13,7 +13,7 @@ from ..chains import schedule
 from ..chains.chain import Chain
 from ..chains.initial import Init, check_state
 from ..chains.langevin_chain import LangevinChain
-from ..chains.last_step import last_step, without_last_step
+from ..chains.last_step import last_step
 from ..chains.schedule import Schedule, Values
 from ..chains.vjp import DifferentiableChain
 from ..network.inputs import make_inputs
@@ -190,7 +190,7 @@ class Langevin(Sampler):
         check_state("x0", x0, self.target)
         chain = self._start(x0, make_inputs(args, kwargs), n_steps, chain_offset, step)
         assert isinstance(chain, LangevinChain)
-        x = self._run(without_last_step(chain), x0) if len(chain) > 1 else x0
+        x = self._run(chain.part(0, len(chain) - 1), x0) if len(chain) > 1 else x0
         with self._running(x0.device), torch.enable_grad():
             x = last_step(chain, x)
         self._settle(chain, x0, x.detach())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable
 
 import torch
@@ -32,6 +33,14 @@ class AutogradScore(BoundScore):
 
     def __init__(self, target: Target, precision: str, inputs: Inputs) -> None:
         self.target, self.precision, self.inputs = target, precision, inputs
+        self._changes = bool(inputs.steps())
+
+    def at(self, k: int) -> AutogradScore:
+        if not self._changes:
+            return self
+        score = copy.copy(self)
+        score.inputs = self.inputs.at(k)
+        return score
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.energy_and_score(x)[1]
