@@ -37,8 +37,21 @@ from .trace import Trace, record
 
 S = TypeVar("S", bound="Sampler")
 
+Callback = Callable[[int, Tensor], object]
 _TARGETS = ("energy", "log_density", "score")
 _NOISE = ("seed", "generator")
+
+
+class _Observed:
+    """The callback of a call, or None, and the number of steps between its calls."""
+
+    def __init__(self, callback: Callback | None, every: int) -> None:
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback must be callable, got {type(callback).__name__}")
+        self.callback, self.every = callback, check_int("every", every)
+
+
+_NOT_OBSERVED = _Observed(None, 1)
 
 
 class Sampler(abc.ABC):
@@ -85,6 +98,8 @@ class Sampler(abc.ABC):
         n_steps: int | None = None,
         chain_offset: int = 0,
         step: int | None = None,
+        callback: Callback | None = None,
+        every: int = 1,
     ) -> Tensor:
         """Runs the chains from x0 and returns their last states, a new tensor of x0's shape, dtype and layout.
 
@@ -96,6 +111,9 @@ class Sampler(abc.ABC):
             n_steps: overrides the sampler's option.
             chain_offset: index of x0's first chain in the whole batch, for a shard or a micro-batch.
             step: overrides the noise counter, which then does not advance.
+            callback: `callback(k, x)` is called with the states x after k steps, a tensor that it may keep. It must not
+                modify x. Its errors end the call.
+            every: number of steps between two calls of `callback`, which is also called after the last step.
 
         Raises:
             TypeError, ValueError: an argument that is not as above, or an energy that does not return one number per
@@ -104,7 +122,8 @@ class Sampler(abc.ABC):
             BackendUnavailable: an explicit backend, engine or graph that is not available.
             ChainDiverged: a state is not finite at the end of the chain (on CUDA: raised by the next call or `check`).
         """
-        return self._evolve(x0, make_inputs(args, kwargs), n_steps, chain_offset, step)
+        observed = _Observed(callback, every)
+        return self._evolve(x0, make_inputs(args, kwargs), n_steps, chain_offset, step, observed=observed)
 
     def sample(
         self,
@@ -114,6 +133,8 @@ class Sampler(abc.ABC):
         n_steps: int | None = None,
         chain_offset: int = 0,
         step: int | None = None,
+        callback: Callback | None = None,
+        every: int = 1,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
@@ -127,10 +148,10 @@ class Sampler(abc.ABC):
                 else the CPU.
             dtype: of the chains' state: float32, float64, bfloat16 or float16.
         """
-        inputs = make_inputs(args, kwargs)
+        inputs, observed = make_inputs(args, kwargs), _Observed(callback, every)
         empty = self._empty(shape, inputs, device, dtype)
         chain = self._start(empty, inputs, n_steps, chain_offset, step)
-        return self._run(chain, self._initial(empty, int(chain.steps[0]), chain_offset))
+        return self._run(chain, self._initial(empty, int(chain.steps[0]), chain_offset), observed=observed)
 
     def initial(
         self,
@@ -346,11 +367,12 @@ class Sampler(abc.ABC):
         chain_offset: int = 0,
         step: int | None = None,
         settle: bool = True,
+        observed: _Observed = _NOT_OBSERVED,
     ) -> Tensor:
         """Implements a call. If `settle` is false, chains that are not finite are not reported."""
         check_state("x0", x0, self.target)
         chain = self._start(x0, inputs, n_steps, chain_offset, step)
-        run = functools.partial(self._run, chain, settle=settle)
+        run = functools.partial(self._run, chain, settle=settle, observed=observed)
         return self._differentiable(chain, x0, run) if x0.requires_grad and torch.is_grad_enabled() else run(x0)
 
     def _differentiable(self, chain: Chain, x0: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
@@ -420,14 +442,23 @@ class Sampler(abc.ABC):
             check_state("init's state", x0, self.target)
         return x0
 
-    def _run(self, chain: Chain, x0: Tensor, settle: bool = True) -> Tensor:
-        with self._running(x0.device):
-            x = self._graphs.run(chain, x0) if self._graphs.unsupported(x0.device) is None else None
-            if x is None:
-                x = chain.run_(x0.clone())
+    def _run(self, chain: Chain, x0: Tensor, settle: bool = True, observed: _Observed = _NOT_OBSERVED) -> Tensor:
+        if observed.callback is None:
+            x = self._steps(chain, x0)
+        else:
+            x = x0
+            for start in range(0, len(chain), observed.every):
+                stop = min(start + observed.every, len(chain))
+                x = self._steps(chain.part(start, stop), x)
+                observed.callback(stop, x)
         if settle:
             self._settle(chain, x0, x)
         return x
+
+    def _steps(self, chain: Chain, x0: Tensor) -> Tensor:
+        with self._running(x0.device):
+            x = self._graphs.run(chain, x0) if self._graphs.unsupported(x0.device) is None else None
+            return chain.run_(x0.clone()) if x is None else x
 
     @contextlib.contextmanager
     def _running(self, device: torch.device) -> Iterator[None]:

@@ -58,7 +58,6 @@ OPTIONS = {
     "bounds": {"bounds": (-0.8, 0.9)},
     "clip and bounds": {"grad_clip": 0.05, "bounds": (-0.8, 0.9)},
     "noise first": {"noise_first": True, "grad_clip": 0.05, "bounds": (-0.8, 0.9)},
-    "lower bound": {"bounds": (-0.3, None)},
     "noise last": {"noise_last": True, "bounds": (-0.8, 0.9), "grad_clip": 0.05},
     "noise first, clamped": {"noise_first": "clamp", "bounds": (-0.8, 0.9)},
 }
