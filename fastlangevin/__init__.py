@@ -10,6 +10,7 @@ from .data import Data, digits, load_data
 from .display.pictures import save_grid
 from .errors import BackendUnavailable, ChainDiverged, CheckpointError, TrainingDiverged
 from .evaluation.evaluate import evaluate
+from .network.inputs import PerStep
 from .reproduction.reproduce import Reproduction, reproduce
 from .runs.opening import load
 from .runs.result import TrainResult
@@ -28,6 +29,7 @@ __all__ = [
     "CheckpointError",
     "Data",
     "Langevin",
+    "PerStep",
     "Plan",
     "Reconstruction",
     "ReplayBuffer",
