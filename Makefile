@@ -1,6 +1,7 @@
 # make demo: train on the handwritten digits, pictures in runs/demo.   make test: the tests.
 # Both create .venv and install their dependencies.
 # make test-newest: the tests with the newest torch, in .venv-newest (5.5 GB).
+# make test-campaign: 20,000 random graphs through every engine.
 # make test-processors: the tests with older instruction sets in torch's libraries.
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +15,7 @@ SOURCES := setup.py pyproject.toml constraints.txt fastlangevin/kernels/build.py
 # Waiting threads sleep. If another program uses a core, spinning threads make training ten times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-newest test-processors lint format bench bench-docs bench-quick clean
+.PHONY: demo test test-newest test-processors test-campaign lint format bench bench-docs bench-quick clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fastlangevin train digits --out runs/demo --resume
@@ -27,6 +28,9 @@ test-newest: $(NEWEST)/.dev
 
 test-processors: $(VENV)/.dev
 	nice $(BIN)/python scripts/test_processors.py $(ARGS)
+
+test-campaign: $(VENV)/.dev
+	RANDOM_GRAPHS=20000 $(BIN)/python -m pytest tests/score/test_random_graphs.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -2,9 +2,9 @@
 
 Without noise, the states after a few steps are compared. With noise, three averages over the event of each chain are:
 the state, its squared distance to the end that the eager loop reaches without noise (the noise's variance, K·σ² for a
-flat density) and f. From one x0, contender and eager loop are exchangeable, so the mean over chains of their difference
-has expectation 0 and is within 5 standard errors of it (p = 6e-7 for 10,000 chains, 5e-6 for 64), plus the error of the
-precision.
+flat density) and f, unless the work has a score only. From one x0, contender and eager loop are exchangeable, so the
+mean over chains of their difference has expectation 0 and is within 5 standard errors of it (p = 6e-7 for 10,000
+chains, 5e-6 for 64), plus the error of the precision.
 """
 
 from __future__ import annotations
@@ -77,10 +77,12 @@ def moments(work: Work, end: Tensor, expected: Expected, precision: str) -> str 
 
 def _statistics(work: Work, x: Tensor, still_end: Tensor) -> dict[str, Tensor]:
     """(B,) each, in float64."""
-    with torch.no_grad():
-        f = work.log_density(x.contiguous()).double()
     away = (x - still_end).double().flatten(1)
-    return {"state": x.double().flatten(1).mean(1), "squared noise": away.square().mean(1), "log-density": f}
+    found = {"state": x.double().flatten(1).mean(1), "squared noise": away.square().mean(1)}
+    if work.kind != "score":
+        with torch.no_grad():
+            found["log-density"] = work.log_density(x.contiguous()).double().flatten()
+    return found
 
 
 def update_disagreement(n: int, update: Update, step_size: float, noise_std: float) -> str | None:

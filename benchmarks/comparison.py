@@ -25,7 +25,7 @@ def admit(work: Work, contenders: Mapping[str, Contender] = CONTENDERS) -> tuple
     """The chains that pass the check, which also warms them up, and a row for each contender that is not timed."""
     calls: dict[str, Call] = {}
     rows: list[Row] = []
-    expected = checks.Expected.of(work)
+    expected = checks.Expected.of(work.with_own_network())
     for name, contender in contenders.items():
         if (why := contender.missing) is not None:
             rows.append({"contender": name, "status": "missing", "reason": why})
@@ -43,8 +43,8 @@ def admit(work: Work, contenders: Mapping[str, Contender] = CONTENDERS) -> tuple
 def _checked(work: Work, contender: Contender, expected: checks.Expected) -> tuple[Any, str | None]:
     torch.compiler.reset()  # torch.compile stops compiling a function after eight networks
     try:
-        chain = contender.make(work)
-        return chain, checks.disagreement(work, chain, expected, contender.precision)
+        chain = contender.make(work.with_own_network())
+        return chain, checks.disagreement(work.with_own_network(), chain, expected, contender.precision)
     except Exception as error:  # raised by a peer: the others are still timed
         return None, f"{type(error).__name__}: {error}".splitlines()[0][:200]
 

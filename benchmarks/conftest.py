@@ -41,11 +41,13 @@ class Comparison:
         calls: Mapping[str, Call],
         rows: list[Row],
         floor: Floor,
+        most_rounds: int = MOST_ROUNDS,
+        **more: Any,
     ) -> None:
-        """Records the given rows, and one row for each call."""
+        """Records the given rows, one row for each call, and `more`."""
         if OURS not in calls:
             pytest.fail(f"{title}: {[row for row in rows if row['contender'] == OURS]}")
-        rounds = rounds_for(calls, BUDGET, LEAST_ROUNDS, MOST_ROUNDS)
+        rounds = rounds_for(calls, BUDGET, LEAST_ROUNDS, most_rounds)
         seconds: dict[str, list[float]] = {name: [] for name in calls}
 
         def others() -> None:
@@ -60,7 +62,7 @@ class Comparison:
         load = os.getloadavg()[0]
         self.benchmark.pedantic(ours, setup=others, rounds=rounds, iterations=1)
         seconds[OURS] = list(self.benchmark.stats.stats.data)
-        self.record(kind, title, comparison.timed_rows(seconds, floor) + rows, load=load)
+        self.record(kind, title, comparison.timed_rows(seconds, floor) + rows, load=load, **more)
 
     def record(self, kind: str, title: str, rows: list[Row], **more: Any) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,10 +1,10 @@
 """`make bench-quick`: compares fastlangevin with the eager loop on a few works, and with the ratios in `floors.json`.
 
-    python benchmarks/guard.py [--update]
+    python benchmarks/guard.py [WORK …] [--update]
 
 Ratios are of interleaved rounds of one run, never of absolute times. The floors were measured on an idle machine and
 require one. The exit code is 1 if a work's ratio has fallen by more than 30 % or its check fails. `--update` writes the
-ratios of this run as the new floors.
+ratios of this run as the new floors. With names of works, only those: any of `works.WORKS` and `works.NETWORKS`.
 """
 
 from __future__ import annotations
@@ -13,26 +13,31 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import comparison
 from contenders import BASELINE, CONTENDERS, OURS
 from timing import in_turns, paired_ratio, rounds_for
-from works import WORKS
+from works import NETWORKS, WORKS, Work
 
 FLOORS = Path(__file__).with_name("floors.json")
 LOSS = 0.30
-NAMES = ("mixture", "double-well", "mlp-2-64-64-1", "mlp-128-200-200-1", "convnet-1x8x8-32", "convnet-1x16x16-32")
+ALL_WORKS: dict[str, Callable[[], Work]] = WORKS | NETWORKS
+NAMES = (
+    *("mixture", "double-well", "mlp-2-64-64-1", "mlp-128-200-200-1", "convnet-1x8x8-32", "convnet-1x16x16-32"),
+    *("swish-cnn", "jem", "igebm-parametrization", "improved-cd", "latent-prior", "latent-posterior"),
+    *("mlp-classifier", "ncsn", "formula-20"),
+)
 BUDGET, LEAST_ROUNDS, MOST_ROUNDS = 4.0, 7, 31  # seconds per work
 
 
-def measure(names: tuple[str, ...] = NAMES) -> tuple[dict[str, float], list[str]]:
+def measure(names: Iterable[str]) -> tuple[dict[str, float], list[str]]:
     """The median ratio of each work, and the reasons for works without a ratio."""
     ratios, failures = {}, []
     contenders = {name: CONTENDERS[name] for name in (OURS, BASELINE)}
     for name in names:
-        calls, rows = comparison.admit(WORKS[name](), contenders)
+        calls, rows = comparison.admit(ALL_WORKS[name](), contenders)
         failures += [f"{name}: {comparison.text(row)}" for row in rows]
         if set(calls) == set(contenders):
             seconds = in_turns(calls, rounds_for(calls, BUDGET, LEAST_ROUNDS, MOST_ROUNDS))
@@ -55,17 +60,24 @@ def lost(ratios: Mapping[str, float], floors: Mapping[str, float]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("works", nargs="*", metavar="WORK", help=f"default: {', '.join(NAMES)}")
     parser.add_argument("--update", action="store_true", help="write the measured ratios as the new floors")
-    update = parser.parse_args(arguments).update
-    ratios, failures = measure()
+    options = parser.parse_args(arguments)
+    for name in options.works:
+        if name not in ALL_WORKS:
+            parser.error(f"no work {name!r}, known are {', '.join(ALL_WORKS)}")
+    names = options.works or NAMES
+    ratios, failures = measure(names)
     floors = json.loads(FLOORS.read_text()) if FLOORS.exists() else {}
     for name, ratio in ratios.items():
         floor = f"floor {floors[name]:.2f}×" if name in floors else "no floor yet"
         print(f"{name:24} {ratio:7.2f}× the eager loop, {floor}")
-    if update and not failures:
-        FLOORS.write_text(json.dumps({name: round(ratio, 2) for name, ratio in ratios.items()}, indent=2) + "\n")
+    guarded = {name: ratio for name, ratio in ratios.items() if name in NAMES}
+    if options.update and not failures:
+        kept = {name: floors[name] for name in NAMES if name in floors}
+        FLOORS.write_text(json.dumps(kept | {n: round(ratio, 2) for n, ratio in guarded.items()}, indent=2) + "\n")
         return 0
-    complaints = failures + lost(ratios, floors)
+    complaints = failures + lost(guarded, {name: floor for name, floor in floors.items() if name in names})
     for complaint in complaints:
         print(f"LOST: {complaint}", file=sys.stderr)
     if complaints:

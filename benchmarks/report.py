@@ -23,7 +23,15 @@ from matplotlib.ticker import ScalarFormatter
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
 NAME, TIME_PLOT, FLOOR_PLOT = "benchmarks.md", "benchmarks-time.png", "benchmarks-floor.png"
-KINDS = ("chain", "train", "update", "first-call")
+KINDS = ("chain", "network", "train", "update", "first-call")
+# The columns of the networks' table, each with the contenders of which one runs a network.
+_NETWORK_COLUMNS = {
+    OURS: [OURS],
+    "bf16": ["fastlangevin bf16"],
+    "eager channels_last": ["eager channels_last"],
+    "eager bf16": ["eager bf16"],
+    "torch.compile": ["torch.compile", "torch.compile of the network"],
+}
 _MARKERS = ("o", "s", "D", "^", "v", "<", ">", "p", "P", "*", "h", "X", "d", "8", (3, 1, 0), (4, 1, 0), (6, 1, 0), "H")
 _BUSY = 1.5  # a higher load per core is not caused by the benchmarks alone
 _HEIGHT = 0.8  # of the markers' area, relative to a row
@@ -48,6 +56,10 @@ Commands:
 
 ## Machine
 """
+_NETWORKS = """\
+Energies as public codes have them, rebuilt and untrained (`benchmarks/public_networks/`): the batch, the update and the
+numbers are the code's, the networks have fewer channels or blocks, and on a CPU chains are shorter. Speed-ups over the
+same eager loop; the engine is the one that `fl.Langevin` chose for fp32."""
 _FIRST_CALLS = """\
 Each contender runs in a separate process. The speed-up over the eager loop's process is for the time from the start of
 the process, imports included, to the first x_K. Cold: empty caches, so kernels are built and code is compiled. Warm:
@@ -74,10 +86,12 @@ def markdown(entries: list[Entry], machines: list[dict[str, Any]]) -> str:
     head = ["workload", "contender", "checked", "speed", "quartiles", "rounds", "share of floor"]
     lines += _table_head(head + (["time"] if on_gpu else []))
     for entry in entries:
-        if entry["kind"] != "first-call":
+        if entry["kind"] not in ("network", "first-call"):
             lines += [_line(entry, row, on_gpu) for row in _merged(entry["rows"])]
     lines += ["", "![Time per step relative to the eager loop](benchmarks-time.png)"]
     lines += ["", "![Share of the floor that fastlangevin reaches on each workload](benchmarks-floor.png)"]
+    networks = [entry for entry in entries if entry["kind"] == "network"]
+    lines += ["", "## Networks of public codes", "", *_networks(networks)] if networks else []
     lines += ["", "## Where another contender is faster", "", *_faster_peers(entries)]
     lines += ["", "## First call and peak memory", "", *_first_calls(entries)]
     return "\n".join(lines) + "\n"
@@ -132,6 +146,23 @@ def _line(entry: Entry, row: Row, on_gpu: bool) -> str:
 
 def _quartiles(row: Row) -> str:
     return "{:.2f}, {:.2f}".format(*row["ratio_quartiles"])
+
+
+def _networks(entries: list[Entry]) -> list[str]:
+    """A row for each network, and why contenders failed."""
+    head = ["network", "engine", *_NETWORK_COLUMNS, "share of floor"]
+    lines, failures = [*_NETWORKS.splitlines(), "", *_table_head(head)], []
+    for entry in entries:
+        rows = {row["contender"]: row for row in entry["rows"]}
+        cells = [entry["title"], entry["engine"]]
+        for names in _NETWORK_COLUMNS.values():
+            timed = [rows[name] for name in names if rows[name]["status"] == "timed"]
+            cells.append(f"{timed[0]['ratio']:.2f}× ({_quartiles(timed[0])})" if timed else "no")
+        cells.append(f"{rows[OURS]['of_floor']:.0%}")
+        lines.append("| " + " | ".join(cells) + " |")
+        failed = [row for row in rows.values() if row["status"] == "failed"]
+        failures += [f"- {entry['title']}: {row['contender']} failed: {row['reason']}" for row in failed]
+    return lines + (["", *failures] if failures else [])
 
 
 def _faster_peers(entries: list[Entry]) -> list[str]:

@@ -69,5 +69,11 @@ CONTENDERS: dict[str, Contender] = {
     "posteriors": Contender(posteriors_sgld),
     "blackjax": Contender(blackjax_sgld),
 }
+# The contenders on networks of public codes: the loop itself, and what its user would try first.
+NETWORK_CONTENDERS: dict[str, Contender] = {
+    name: CONTENDERS[name]
+    for name in (OURS, "fastlangevin bf16", BASELINE, "eager channels_last", "eager bf16", "torch.compile")
+}
+NETWORK_CONTENDERS["torch.compile of the network"] = Contender(compiled, {"whole_step": False})
 # The contenders with an update that takes a given score; the libraries have none.
 UPDATES: dict[str, ModuleType] = {OURS: ours, BASELINE: eager, "torch.compile": compiled, "JAX": jax_chain}

@@ -1,11 +1,13 @@
-"""The whole step, or ten of them unrolled, under torch.compile, noise included.
+"""The whole step, or ten of them unrolled, under torch.compile, noise included; or the network alone in the loop.
 
-On a CPU with `fallback_random`: there, inductor's random numbers are ten times slower than torch's.
+The network alone is for hooks that assign tensors, which torch.compile cannot trace through `torch.func.grad`. On a CPU
+with `fallback_random`: there, inductor's random numbers are ten times slower than torch's.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -22,8 +24,21 @@ MISSING = None
 
 
 def supports(
-    work: Work, *, unroll: int = 1, precision: str = "fp32", mode: str | None = None, graph: bool = False
+    work: Work,
+    *,
+    unroll: int = 1,
+    precision: str = "fp32",
+    mode: str | None = None,
+    graph: bool = False,
+    whole_step: bool = True,
 ) -> str | None:
+    if isinstance(getattr(work.module, "evaluations", None), int):
+        return "it compiles anew whenever a Python counter has changed"
+    has_hooks = any(module._forward_pre_hooks for module in work.module.modules())
+    if whole_step and has_hooks:
+        return "torch.func.grad cannot trace hooks that assign tensors"
+    if not whole_step and not has_hooks:
+        return "without hooks the whole step is compiled"
     if (graph or mode == "reduce-overhead") and work.device != "cuda":
         return "CUDA graphs are for GPUs"
     if work.n_steps % unroll:
@@ -32,16 +47,39 @@ def supports(
 
 
 def make(
-    work: Work, *, unroll: int = 1, precision: str = "fp32", mode: str | None = None, graph: bool = False
+    work: Work,
+    *,
+    unroll: int = 1,
+    precision: str = "fp32",
+    mode: str | None = None,
+    graph: bool = False,
+    whole_step: bool = True,
 ) -> Callable[[Tensor, int, float], Tensor]:
+    if not whole_step:
+        network = torch.compile(work.module, fullgraph=True, dynamic=False)
+        return eager.make(dataclasses.replace(work, module=network), precision=precision)
+
     def density(x: Tensor) -> Tensor:
         return work.log_density(x).sum()
 
+    score = work.score if work.kind == "score" else torch.func.grad(density)
+    grad_clip, bounds, noise_first = (work.options.get(name) for name in ("grad_clip", "bounds", "noise_first"))
+
     def steps(x: Tensor, noise_std: Tensor) -> Tensor:
         for _ in range(unroll):
+            if noise_first:
+                x = x + noise_std * torch.randn_like(x)
+            if noise_first == "clamp":
+                x = x.clamp(*bounds)
             with torch.autocast(x.device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext():
-                gradient = torch.func.grad(density)(x)
-            x = x + work.step_size * gradient + noise_std * torch.randn_like(x)
+                s = score(x)
+            if grad_clip is not None:
+                s = s.clamp(-grad_clip, grad_clip)
+            x = x + work.step_size * s
+            if not noise_first:
+                x = x + noise_std * torch.randn_like(x)
+            if bounds is not None:
+                x = x.clamp(*bounds)
         return x
 
     compiled = _compile(steps, work.device, mode)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -34,30 +35,62 @@ def supports(work: Work, *, precision: str = "fp32", layout: str = "contiguous")
 
 def make(work: Work, *, precision: str = "fp32", layout: str = "contiguous") -> Callable[[Tensor, int, float], Tensor]:
     is_last = layout == "channels_last"
-    module = copy.deepcopy(work.module).to(memory_format=torch.channels_last) if is_last else work.module
-    sign = 1 if work.kind == "log_density" else -1
-
-    def log_density(x: Tensor) -> Tensor:
-        return sign * module(x)
+    work = _channels_last(work) if is_last else work
+    score = torch.no_grad()(work.score) if work.kind == "score" else by_autograd(work.log_density)
 
     def run(x0: Tensor, n_steps: int, noise_std: float) -> Tensor:
         x0 = x0.to(memory_format=torch.channels_last) if is_last else x0
         with by_hand(precision, x0.device.type):
-            return chain(log_density, x0, n_steps, step_size=work.step_size, noise_std=noise_std)
+            return chain(score, x0, n_steps, step_size=work.step_size, noise_std=noise_std, **work.options)
 
     return run
 
 
-def chain(
-    log_density: Callable[[Tensor], Tensor], x0: Tensor, n_steps: int, *, step_size: float, noise_std: float
-) -> Tensor:
-    x = x0.clone()
-    for _ in range(n_steps):
+def _channels_last(work: Work) -> Work:
+    """The network, its weights and the arguments that are images in channels_last."""
+    module = copy.deepcopy(work.module).to(memory_format=torch.channels_last)
+    args = (a.contiguous(memory_format=torch.channels_last) if a.dim() == 4 else a for a in work.args)
+    return dataclasses.replace(work, module=module, args=tuple(args))
+
+
+def by_autograd(log_density: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def score(x: Tensor) -> Tensor:
         x.requires_grad_()
         (gradient,) = torch.autograd.grad(log_density(x).sum(), x)
-        x = x.detach().add_(gradient, alpha=step_size)
+        return gradient
+
+    return score
+
+
+def chain(
+    score: Callable[[Tensor], Tensor],
+    x0: Tensor,
+    n_steps: int,
+    *,
+    step_size: float,
+    noise_std: float,
+    grad_clip: float | None = None,
+    bounds: tuple[float, float] | None = None,
+    noise_first: bool | str = False,
+) -> Tensor:
+    def add_noise_(x: Tensor) -> None:
         if noise_std:
             x.add_(torch.randn(x.shape, dtype=x.dtype, device=x.device), alpha=noise_std)
+
+    x = x0.clone()
+    for _ in range(n_steps):
+        if noise_first:
+            add_noise_(x)
+        if noise_first == "clamp":
+            x.clamp_(*bounds)
+        s = score(x)
+        if grad_clip is not None:
+            s.clamp_(-grad_clip, grad_clip)
+        x = x.detach().add_(s, alpha=step_size)
+        if not noise_first:
+            add_noise_(x)
+        if bounds is not None:
+            x.clamp_(*bounds)
     return x
 
 

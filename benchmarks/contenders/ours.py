@@ -33,9 +33,18 @@ def make(work: Work, *, precision: str = "fp32") -> Callable[[Tensor, int, float
             noise_std=noise_std,
             precision=precision,
             seed=1,
+            **work.options,
         )
 
-    return lambda x0, n_steps, noise_std: sampler(noise_std)(x0, n_steps=n_steps)
+    return lambda x0, n_steps, noise_std: sampler(noise_std)(x0, *work.args, n_steps=n_steps)
+
+
+def engine(work: Work) -> str:
+    """The engine of a call on the work, by the sampler's plan."""
+    options = {"n_steps": 1, "step_size": work.step_size, "noise_std": work.noise_std, **work.options}
+    sampler = fl.Langevin(**{work.kind: work.module}, **options, seed=1)
+    sampler(work.x0, *work.args)
+    return sampler.plan_for(work.device).engine
 
 
 def make_update(n: int, device: str) -> Callable[[float, float], Tensor]:

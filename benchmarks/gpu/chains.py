@@ -51,7 +51,7 @@ class Problem:
     def eager(self, n_steps: int = N_STEPS, noise: float = NOISE) -> Tensor:
         """The handwritten loop."""
         with eager.by_hand(self.precision, self.device):
-            return eager.chain(self.net, self.x0, n_steps, step_size=1.0, noise_std=noise)
+            return eager.chain(eager.by_autograd(self.net), self.x0, n_steps, step_size=1.0, noise_std=noise)
 
     def sampler(self, n_steps: int = N_STEPS, noise: float = NOISE) -> fl.Langevin:
         return fl.Langevin(

@@ -16,6 +16,11 @@ def n_not_finite(x: Tensor) -> Tensor:
     return (~torch.isfinite(x)).reshape(len(x), math.prod(x.shape[1:])).any(dim=1).sum()
 
 
+def is_finite(x: Tensor) -> bool:
+    """Whether all of x is finite. Waits for x's device."""
+    return not (x - x).any()  # 0 for a finite number, else NaN
+
+
 def report(x: Tensor, first_step: int, step: int | None) -> ChainDiverged:
     """The error for the states x at the end of a call, where `step` was the first step that was not finite."""
     return _error(int(n_not_finite(x)), len(x), first_step, step)

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import noise
 from ..network.target import Target
 from ..validation import check_state_dtype, unknown
-from .divergence import n_not_finite
+from .divergence import is_finite, n_not_finite
 
 Init = Literal["uniform", "normal"] | Callable[..., Tensor]
 _NAMES = ("uniform", "normal")
@@ -76,7 +76,5 @@ def check_state(name: str, x: Tensor, target: Target) -> None:
     device = target.device()
     if device is not None and device != x.device:
         raise ValueError(f"{name} is on {x.device} and the {target.kind} on {device}: move one to the other")
-    if not x.is_cuda:  # on a GPU this would synchronize, and the chain's own check detects it
-        n_bad = int(n_not_finite(x))
-        if n_bad:
-            raise ValueError(f"{name} must be finite, got NaN or infinity in {n_bad} of {len(x)} chains")
+    if not x.is_cuda and not is_finite(x):  # on a GPU this would synchronize; the chain's own check detects it
+        raise ValueError(f"{name} must be finite, got NaN or infinity in {int(n_not_finite(x))} of {len(x)} chains")

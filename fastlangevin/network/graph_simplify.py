@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .graph import Call, Graph, Ref, refs, replace_refs
+from .graph import Call, Graph, Ref, Value, refs, replace_refs
 from .graph_liveness import last_uses, written_storages
 
 _aten = torch.ops.aten
@@ -43,18 +43,14 @@ def without_aliases(graph: Graph) -> Graph:
     )
 
 
-def follows_layout(graph: Graph) -> bool:
-    """Whether the graph has 2-D convolutions and is right for any layout of its tensors, after `any_layout`."""
+def allows_any_layout(graph: Graph) -> bool:
+    """Whether the graph is right for any layout of its tensors, after `any_layout`."""
     written = written_storages(graph)
-    has_convolutions = False
-    for call in graph.calls:
-        if call.name in _LAYOUT_BOUND:
-            return False
-        if call.operator in _VIEWS and any(graph.values[r].storage in written for r in call.returned):
-            return False
-        weight = next(iter(refs(call.args[1:2])), None) if call.name == "convolution" else None
-        has_convolutions = has_convolutions or (weight is not None and len(graph.values[weight].shape) == 4)
-    return has_convolutions
+    return not any(
+        call.name in _LAYOUT_BOUND
+        or (call.operator in _VIEWS and any(graph.values[r].storage in written for r in call.returned))
+        for call in graph.calls
+    )
 
 
 def any_layout(graph: Graph) -> Graph:
@@ -86,7 +82,9 @@ def with_silu(graph: Graph) -> Graph:
                 replaced[_index(call.results)] = dataclasses.replace(call, operator=_aten.silu.default, args=(Ref(x),))
         elif call.operator is _aten.add.Tensor and not call.kwargs and all(isinstance(a, Ref) for a in call.args):
             backward = _silu_backward(call, made, silus)
-            if backward is not None:
+            if backward is not None and all(
+                _alike(graph.values[i], graph.values[_index(call.results)]) for i in backward.reads
+            ):
                 replaced[_index(call.results)] = backward
     return dataclasses.replace(
         graph,
@@ -134,11 +132,7 @@ def in_place(graph: Graph, calls: Sequence[Call], outputs: Iterable[int], outsid
                     continue
                 old, new = graph.values[a.index], graph.values[result]
                 is_alone = sharing[old.storage] == 1 and old.storage not in written
-                if (
-                    is_alone
-                    and (old.shape, old.dtype) == (new.shape, new.dtype)
-                    and list(refs(call.args)).count(a.index) == 1
-                ):
+                if is_alone and list(refs(call.args)).count(a.index) == 1 and _alike(old, new):
                     call = overwrite.rewrite(call, place)
                     break
         rewritten.append(call)
@@ -172,6 +166,10 @@ def _index(results: tuple[int | None, ...]) -> int:
     (index,) = results
     assert index is not None
     return index
+
+
+def _alike(a: Value, b: Value) -> bool:
+    return (a.shape, a.stride, a.dtype) == (b.shape, b.stride, b.dtype)
 
 
 def _touches(graph: Graph, call: Call, storages: set[int]) -> bool:

@@ -64,3 +64,12 @@ def trace_graph(target: Target, evaluate: Evaluate, x: Tensor, inputs: Inputs, d
     if Dependencies((target.function, inputs)).structure() != structure:
         raise NotRecognised("an evaluation of the energy changes a Python value that it reads")
     return recorder.graph(score, energies, assigned)
+
+
+def why_impure(target: Target, device_type: str) -> str | None:
+    """Why the code of a target may not be recorded, found by reading it alone; None if nothing is found."""
+    try:
+        Purity(device_type, records_all=True).check_callable(target.function)
+    except Impure as error:
+        return str(error)
+    return None

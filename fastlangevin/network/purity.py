@@ -25,6 +25,7 @@ from .inspection import PLAIN, has_hooks, has_other_hooks, is_implicit, is_torch
 
 _WRITES = {"STORE_ATTR", "STORE_GLOBAL", "DELETE_ATTR", "DELETE_GLOBAL"}
 _ITEM_WRITES = {"STORE_SUBSCR", "STORE_SLICE", "DELETE_SUBSCR"}
+_LOADS = {"LOAD_FAST", "LOAD_DEREF"}
 _LITERALS = {"BUILD_LIST", "BUILD_MAP", "BUILD_SET"}
 _OTHERWISE_IMPURE = {"IMPORT_NAME", "YIELD_VALUE", "RETURN_GENERATOR", "GET_AWAITABLE"}
 _REAL_BUILTINS = (getattr, hasattr, type)  # `Dependencies` visits all attributes for the first two
@@ -301,7 +302,7 @@ def _read(code: types.CodeType) -> _Read:
         line = instruction.starts_line or line
         if operation in _WRITES or (operation == "STORE_DEREF" and name in code.co_freevars):
             impure = impure or f"line {line}) writes to {name}, which is not a local variable"
-        elif operation in _OTHERWISE_IMPURE:
+        elif operation in _OTHERWISE_IMPURE and code.co_name != "<genexpr>":
             impure = impure or f"line {line}) imports or yields"
         elif operation in _ITEM_WRITES:
             in_place = in_place or f"line {line}) writes to an item"
@@ -311,7 +312,7 @@ def _read(code: types.CodeType) -> _Read:
             globals_.add(name)
         elif operation in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
             attributes.add(name)
-            is_local = before is not None and before.opname == "LOAD_FAST" and before.argval in containers
+            is_local = before is not None and before.opname in _LOADS and before.argval in containers
             if name in _MUTATORS or (name in _FILLS and not is_local) or name.startswith("register_"):
                 impure = impure or f"line {line}) calls {name}, which modifies the object"
             elif name.endswith("_") and not name.endswith("__"):
@@ -330,9 +331,9 @@ def _read(code: types.CodeType) -> _Read:
 def _local_containers(code: types.CodeType, instructions: list[dis.Instruction]) -> set[str]:
     """The local variables to which only lists, dicts and sets are assigned that are made on the spot."""
     made: set[str] = set()
-    other = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
+    other = {*code.co_varnames[: code.co_argcount + code.co_kwonlyargcount], *code.co_freevars}
     for before, instruction in itertools.pairwise(instructions):
-        if instruction.opname == "STORE_FAST":
+        if instruction.opname in ("STORE_FAST", "STORE_DEREF"):  # the latter if an inner function reads it
             (made if before.opname in _LITERALS else other).add(instruction.argval)
     return made - other
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +30,15 @@ class Target:
 
     def parameter(self) -> Tensor | None:
         """A floating-point parameter or buffer of the module, which has the device and the dtype of the network."""
-        if self.module is None:
+        module = self.module
+        if module is None:
             return None
-        tensors = itertools.chain(self.module.parameters(), self.module.buffers())
-        return next((t for t in tensors if t.is_floating_point()), None)
+        for kind in ("_parameters", "_buffers"):
+            for part in module.modules():
+                for tensor in getattr(part, kind).values():
+                    if tensor is not None and tensor.is_floating_point():
+                        return cast(Tensor, tensor)
+        return None
 
     def device(self) -> torch.device | None:
         parameter = self.parameter()
@@ -55,7 +59,7 @@ class Target:
                 f"{self.kind} must return one number per chain, in any shape of {n_chains} numbers, "
                 f"got {tuple(output.shape)}{_remedy(output, n_chains)}"
             )
-        return output.reshape(n_chains)
+        return output if output.dim() == 1 else output.reshape(n_chains)
 
 
 def _remedy(output: Tensor, n_chains: int) -> str:

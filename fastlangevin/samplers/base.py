@@ -20,7 +20,7 @@ from ..chains import initial
 from ..chains.chain import Chain
 from ..chains.cuda_capture import being_captured
 from ..chains.cuda_graph import GraphCache
-from ..chains.divergence import PendingCheck, report
+from ..chains.divergence import PendingCheck, is_finite, report
 from ..chains.initial import check_state
 from ..errors import BackendUnavailable
 from ..network.inputs import Inputs, make_inputs
@@ -439,7 +439,7 @@ class Sampler(abc.ABC):
         if x.is_cuda:
             self._pending = PendingCheck(x, int(chain.steps[0]))
             return
-        if not torch.isfinite(x).all():
+        if not is_finite(x):
             with self._running(x0.device):
                 raise report(x, int(chain.steps[0]), chain.first_divergence(x0))
 

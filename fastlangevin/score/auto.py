@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..network.dependencies import Dependencies
 from ..network.errors import NotRecognised, WrongShape
+from ..network.graph_tracing import why_impure
 from ..network.inputs import Inputs
 from ..network.sequential import Sequential
 from ..network.target import Target
@@ -51,6 +52,7 @@ class AutoEngine(GraphEngine):
         super().__init__(target, precision)
         self._last: _Call | None = None
         self._not_sequential: dict[Hashable, str] = {}
+        self._impure: tuple[str, list[str]] | None = None  # why its code may not be recorded, and the plan's reasons
 
     def bind(self, x: Tensor, inputs: Inputs) -> BoundScore:  # type: ignore[override]
         bound, reasons = self._choose(x, inputs)
@@ -72,6 +74,11 @@ class AutoEngine(GraphEngine):
     def _choose(self, x: Tensor, inputs: Inputs) -> tuple[BoundScore, list[str]]:
         if AnalyticEngine.unsupported(self.target, self.precision, x) is None:
             return AnalyticScore(self.target, self.precision, inputs), []
+        if self._impure is not None:  # to read the code again costs less than to compare what it reads
+            reason = why_impure(self.target, x.device.type)
+            if reason == self._impure[0]:
+                return AutogradScore(self.target, self.precision, inputs), self._impure[1]
+            self._impure = None
         if not self._not_sequential:
             with contextlib.suppress(NotRecognised):
                 return self._sequential(x, inputs)
@@ -89,6 +96,8 @@ class AutoEngine(GraphEngine):
             return self.recognise(x, inputs, situation), [_not_sequential(reason)]
         except NotRecognised as error:
             reasons = [_not_sequential(reason), _not_recorded(error)]
+            impure = why_impure(self.target, x.device.type)
+            self._impure = None if impure is None else (impure, reasons)
             return AutogradScore(self.target, self.precision, inputs), reasons
 
     def _sequential(self, x: Tensor, inputs: Inputs) -> tuple[BoundScore, list[str]]:

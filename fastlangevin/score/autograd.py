@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 
 import torch
@@ -34,10 +35,15 @@ class AutogradScore(BoundScore):
         self.target, self.precision, self.inputs = target, precision, inputs
         parameter = target.parameter()
         self._dtype = None if parameter is None else parameter.dtype
+        self._down: Tensor | None = None  # the gradient of the log-density with respect to the energies
+        self._running = functools.partial(autocast, precision) if precision in HALF else contextlib.nullcontext
         self._buffers = _buffers(target.module) if precision in HALF else []
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.energy_and_score(x)[1]
+        if self.target.kind == "score":
+            return self.energy_and_score(x)[1]
+        with torch.enable_grad():
+            return self._differentiated(x.detach().requires_grad_(), create_graph=False)[1]
 
     def energy(self, x: Tensor) -> Tensor | None:
         if self.target.kind == "score":
@@ -66,7 +72,7 @@ class AutogradScore(BoundScore):
         def vjp(v: Tensor) -> Tensor | None:
             if not score.requires_grad:
                 return None
-            with self._running(x):
+            with self._running(x.device):
                 return torch.autograd.grad(score, x, v, allow_unused=True)[0]
 
         return score.detach(), vjp
@@ -85,8 +91,10 @@ class AutogradScore(BoundScore):
         energies = self._energies(x)
         if not energies.requires_grad:
             raise ValueError(_independent(self.target.kind))
-        down = torch.full_like(energies, -1.0)
-        with self._running(x):
+        down = self._down
+        if down is None or down.shape != energies.shape or down.dtype != energies.dtype:
+            down = self._down = torch.full_like(energies, -1.0, requires_grad=False)
+        with self._running(x.device):
             (score,) = torch.autograd.grad(energies, x, down, create_graph=create_graph, allow_unused=True)
         if score is None:
             raise ValueError(_independent(self.target.kind))
@@ -107,16 +115,13 @@ class AutogradScore(BoundScore):
         x = x if self._dtype is None else x.to(self._dtype)
         if self.precision not in HALF:
             return self.inputs.call(self.target.function, x)
-        with self._running(x):
+        with self._running(x.device):
             output: Tensor = self.inputs.call(self.target.function, x)
         for module, name, dtype in self._buffers:  # hooks may have assigned what autocast computed
             buffer = module._buffers[name]
             if buffer is not None and buffer.dtype != dtype:
                 module._buffers[name] = buffer.to(dtype)
         return output
-
-    def _running(self, x: Tensor) -> contextlib.AbstractContextManager[object]:
-        return autocast(self.precision, x.device) if self.precision in HALF else contextlib.nullcontext()
 
 
 def _buffers(module: nn.Module | None) -> list[tuple[nn.Module, str, torch.dtype]]:

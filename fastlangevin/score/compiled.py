@@ -56,7 +56,7 @@ class CompiledScore(AutogradScore):
 
     def energy_and_score(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
         try:
-            with self._running(x):
+            with self._running(x.device):
                 score, energy = self.inputs.call(self._gradient, x)
         except torch._dynamo.exc.TorchDynamoException as error:
             why = "; ".join(_first_line(e) for e in (error, error.__cause__) if e is not None and str(e).strip())

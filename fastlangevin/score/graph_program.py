@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..network.effects import holder
 from ..network.graph import Call, Graph, Ref
 from ..network.graph_liveness import last_uses, needed, split_constant
-from ..network.graph_simplify import any_layout, follows_layout, in_place, with_silu, without_aliases
+from ..network.graph_simplify import allows_any_layout, any_layout, in_place, with_silu, without_aliases
 
 Step = Callable[[Tensor], Any]
 
@@ -45,6 +45,8 @@ _ANY_LAYOUT = {
     *("reshape", "mm", "bmm", "addmm", "baddbmm", "_to_copy", "full_like", "zeros_like", "ones_like", "copy_"),
     *("add_", "sub_", "mul_", "div_", "relu_", "leaky_relu_", "silu_", "fill_", "zero_"),
 }
+_RESHAPES = {"view", "_unsafe_view", "reshape"}
+_MOST_COPIED = 0.1  # of the elements that convolutions read; more copies between layouts cost more than they gain
 _CHANNELS_LAST = {"native_group_norm", "native_group_norm_backward", "native_batch_norm", "native_batch_norm_backward"}
 
 
@@ -62,11 +64,12 @@ class Program:
     def __init__(self, graph: Graph, with_energies: bool) -> None:
         graph = without_aliases(graph)
         outputs = (graph.energies, graph.score) if with_energies and graph.energies is not None else (graph.score,)
-        self.channels_last = follows_layout(graph)
-        if self.channels_last:
-            graph = any_layout(graph)
         graph = needed(with_silu(graph), outputs)
         constant, varying = split_constant(graph)
+        self.channels_last = allows_any_layout(graph) and _gains_by_channels_last(graph, varying)
+        if self.channels_last:
+            graph = any_layout(graph)
+            constant, varying = split_constant(graph)
         self._graph = graph
         fixed = {*graph.sources, *(r for c in constant for r in c.results if r is not None)}
         self._carried = [
@@ -104,6 +107,18 @@ class Program:
         exec(self._code, namespace)
         step: Step = namespace["bind"](*inputs)
         return step
+
+
+def _gains_by_channels_last(graph: Graph, calls: Sequence[Call]) -> bool:
+    """Whether 2-D convolutions read much more than has to be copied for operators that need another layout."""
+
+    def n_elements(call: Call) -> int:
+        shapes = [graph.values[i].shape for i in call.reads]
+        return max((math.prod(shape) for shape in shapes if len(shape) == 4), default=0)
+
+    convolutions = sum(n_elements(c) for c in calls if c.name.startswith("convolution"))
+    bound = [c for c in calls if c.name in _RESHAPES or c.name not in _ANY_LAYOUT | _CHANNELS_LAST]
+    return sum(n_elements(c) for c in bound) < _MOST_COPIED * convolutions
 
 
 class _Writer:

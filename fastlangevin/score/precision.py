@@ -31,7 +31,8 @@ def running(precision: str, device: torch.device) -> Iterator[None]:
     "fp32" is strict: no TF32 on a GPU, no bfloat16 shortcut on a CPU.
     """
     check(precision, device)
-    with _flags(device.type).hold("tf32" if precision == "tf32" else "ieee"), autocast("fp32", device):
+    callers = autocast("fp32", device) if torch.is_autocast_enabled(device.type) else contextlib.nullcontext()
+    with _flags(device.type).hold("tf32" if precision == "tf32" else "ieee"), callers:
         yield
 
 

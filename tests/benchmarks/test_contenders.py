@@ -11,7 +11,6 @@ import pytest
 import torch
 import works
 from contenders import BASELINE, CONTENDERS, OURS, UPDATES, Contender, eager, training_scripts
-from torch import nn
 
 WORKS = {
     "double well": lambda: dataclasses.replace(works.double_well("cpu"), n_steps=20),
@@ -147,17 +146,3 @@ def test_training_iterations_are_checked():
         assert training_scripts.disagreement(training, run) is None
     opposite = training_scripts.script(training, lambda x0, n, sigma: -x0)
     assert "away from the eager script's" in training_scripts.disagreement(training, opposite)
-
-
-@pytest.mark.parametrize("image_size", [8, 16])
-def test_multiply_adds_are_counted_without_padding(image_size):
-    """With weights and images of ones, the sum of a layer's outputs is the number of its products."""
-    import fastlangevin as fl
-
-    net = fl.models.ConvNet(image_size, 3, 2)
-    size, total = image_size, 0.0
-    for layer in [m for m in net.net if isinstance(m, nn.Conv2d)][:-1]:
-        x = torch.ones(1, layer.in_channels, size, size)
-        y = nn.functional.conv2d(x, torch.ones_like(layer.weight), None, layer.stride, layer.padding)
-        total, size = total + y.sum().item(), y.shape[-1]
-    assert works.forward_multiply_adds(net) == total

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import report
 import works
 from contenders import BASELINE, CONTENDERS, OURS
@@ -37,6 +36,25 @@ def test_the_table_is_complete():
         assert line in text, line
 
 
+def test_networks_have_a_table_of_their_own():
+    rows = [
+        {"contender": BASELINE, **TIMED, "ratio": 1.0},
+        {"contender": OURS, **TIMED, "ratio": 2.0, "of_floor": 0.5, "floor": "bytes"},
+        {"contender": "fastlangevin bf16", "status": "failed", "reason": "odd"},
+        {"contender": "eager channels_last", **TIMED, "ratio": 3.0},
+        {"contender": "eager bf16", "status": "unsupported", "reason": "none"},
+        {"contender": "torch.compile", "status": "unsupported", "reason": "hooks"},
+        {"contender": "torch.compile of the network", **TIMED, "ratio": 1.5},
+    ]
+    network = {**entry(rows, kind="network", title="net, K = 4"), "engine": "autograd"}
+    text = report.markdown([entry(ROWS), network], [])
+    line = "| net, K = 4 | autograd | 2.00× (1.90, 2.10) | no | 3.00× (1.90, 2.10) | no | 1.50× (1.90, 2.10) | 50% |"
+    assert line in text.splitlines() and text.count("| net, K = 4 |") == 1
+    assert "- net, K = 4: fastlangevin bf16 failed: odd" in text.splitlines()
+    assert "- net, K = 4: eager channels_last 3.00×; compared with fastlangevin 2.00×." in text.splitlines()
+    assert "Networks of public codes" not in report.markdown([entry(ROWS)], [])
+
+
 def test_times_are_given_for_gpus_only():
     assert "500 ms" in report.markdown([entry(ROWS, device="cuda")], [])
     assert " ms" not in report.markdown([entry(ROWS)], [])
@@ -55,7 +73,7 @@ def test_the_plots_agree_with_the_table():
     figure = report.plot_times([entry(ROWS)])
     (axes,) = figure.axes
     points = {c.get_label(): [(x, round(y)) for x, y in c.get_offsets().tolist()] for c in axes.collections}
-    assert points == {BASELINE: [(1.0, 0)], OURS: [(0.5, 0)], "quick": [(pytest.approx(1 / 3), 0)]}
+    assert points == {BASELINE: [(1.0, 0)], OURS: [(0.5, 0)], "quick": [(1 / 3, 0)]}
     assert len({y for c in axes.collections for _, y in c.get_offsets().tolist()}) == 3, "no marker hides another"
     assert axes.get_xscale() == "log" and axes.get_yticklabels()[0].get_text() == "some work, K = 5"
     (axes,) = report.plot_floors([entry(ROWS)]).axes

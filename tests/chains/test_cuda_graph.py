@@ -257,3 +257,28 @@ def test_data_parallel_networks_are_sampled_without_their_hooks(tmp_path):
         assert torch.equal(sampler(X), fl.Langevin(net, n_steps=3, seed=1)(X))
     finally:
         torch.distributed.destroy_process_group()
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3))
+        self.norm = nn.LayerNorm(3)
+
+    def forward(self, x):
+        return (x + torch.tanh(self.inner(self.norm(x)))).logsumexp(1)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_captured_recording(train, made):
+    """In train mode the spectral norm iterates at each captured step, not at those that warm up."""
+    torch.manual_seed(0)
+    net = Residual().train(train)
+    twin = copy.deepcopy(net)
+    options = dict(n_steps=6, seed=3)
+    eager, replayed = fl.Langevin(twin, **options), captured(fl.Langevin(net, **options), unroll=3)
+    for _ in range(2):
+        assert torch.equal(replayed(X), eager(X))
+    assert replayed.plan.engine == "graph"
+    for a, b in zip(net.state_dict().values(), twin.state_dict().values(), strict=True):
+        assert torch.equal(a, b)

@@ -94,6 +94,7 @@ def test_the_sign_of_an_energy():
 
 
 def test_models_of_the_library():
+    """In float64: five layers of sums of at most 512 terms, each of them rounded to 2^-53."""
     for size in (8, 32):
         model = fl.models.ConvNet(size, 3, 8).double()
         x = torch.randn(2, 3, size, size, dtype=torch.float64)

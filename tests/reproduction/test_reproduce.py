@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from support.error_bounds import gamma
 
 import fastlangevin as fl
 from fastlangevin.data import digits
@@ -47,7 +48,8 @@ def test_annealing_starts_late_and_ends_low():
     lr, noise = (piecewise.check(name, settings[name], positive=True) for name in ("lr", "data_noise"))
     assert piecewise.at(lr, 199_999) == 1e-4 and piecewise.at(noise, 199_999) == 0.03
     assert piecewise.at(lr, 200_000) < 1e-4 and piecewise.at(noise, 200_000) < 0.03
-    assert piecewise.at(lr, 249_999) == pytest.approx(1e-5) and piecewise.at(noise, 249_999) == pytest.approx(0.015)
+    assert piecewise.at(noise, 249_999) == 0.015
+    assert piecewise.at(lr, 249_999) == pytest.approx(1e-5, rel=gamma(4, torch.float64), abs=0)  # a power, a product
     assert tables.annealed_settings(1e-4, 0.03, 3) == {"lr": 1e-4, "data_noise": 0.03}
 
 
@@ -82,10 +84,9 @@ def test_files_of_a_table(table_2):
 
 def test_norm_of_the_score_is_of_the_samples(table_2):
     rows, out = table_2
-    model, sampler = fl.load(out / "K10")
-    x = sampler.sample((64, 1, 8, 8), step=0).requires_grad_()
-    (gradient,) = torch.autograd.grad(model(x).sum(), x)
-    assert rows[1]["score_norm"] == pytest.approx(float(gradient.flatten(1).norm(dim=1).mean()), rel=1e-4)
+    _, sampler = fl.load(out / "K10")
+    score = sampler.score(sampler.sample((64, 1, 8, 8), step=0))
+    assert rows[1]["score_norm"] == float(score.flatten(1).norm(dim=1).mean()) > 0
 
 
 def test_existing_results_are_kept(table_2, monkeypatch):

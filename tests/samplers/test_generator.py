@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
 import torch
+from support.adam_steps import recorded_gradients
 from support.differentiable_chain import OPTIONS, piecewise, plain_chain, smooth
+from support.error_bounds import gamma
 from torch import nn
 
 import fastlangevin as fl
@@ -21,41 +24,60 @@ def sampler_of(net=None, **options):
     return fl.Langevin(log_density=net or smooth(), **options)
 
 
+def latents_along(net, x, z, gradients, lr, tolerance, eta=lambda k: 0.6, **options):
+    """The latents of Adam along `gradients`, from z, and the MSE of each by the plain chain in float64.
+
+    Adam divides a gradient by its own size, so that a rounding may grow without a bound on the way. So each gradient is
+    compared with the plain chain's at its latent, to `tolerance` of its norm, and the step is along the former: the
+    latents have the same bits.
+    """
+    z, latents, mse = z.clone().requires_grad_(), [], []
+    adam = torch.optim.Adam([z], betas=(0.9, 0.999), eps=1e-8)
+    for i in range(len(gradients) + 1):
+        leaf = z.detach().double().requires_grad_()
+        loss = (x.double() - plain_chain(net, leaf, 5, eta, 0.0, **options)).square().sum(1)
+        latents.append(z.detach().clone())
+        mse.append(loss.detach() / x.shape[1])
+        if i < len(gradients):
+            (expected,), (z.grad,) = torch.autograd.grad(loss.sum(), leaf), gradients[i]
+            assert (z.grad - expected).norm() <= tolerance * expected.norm()
+            adam.param_groups[0]["lr"] = lr * (1 - i / len(gradients))
+            adam.step()
+    return torch.stack(latents), torch.stack(mse)
+
+
 @pytest.mark.parametrize("engine", ["auto", "autograd"])
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("network", [smooth, piecewise])
 def test_reconstruct_is_adam_through_the_plain_chain(network, options, engine):
+    """In float64, whose roundings of 2^-53 five steps of sums of at most 9 terms, and their gradients, magnify by some
+    10^3: 10^-10 of a gradient's norm is 10^3 times that once more.
+    """
     net, options, x, n, lr = network(), OPTIONS[options], 0.7 * points(), 25, 0.2
 
     def eta(k):
         return 0.5 + 0.1 * k
 
     sampler = sampler_of(net, step_size=eta, noise_std=[0.3] * 5, engine=engine, **options)
-    found = fl.reconstruct(sampler, x, n_iterations=n, lr=lr)
+    with recorded_gradients() as gradients:
+        found = fl.reconstruct(sampler, x, n_iterations=n, lr=lr)
+    assert len(gradients) == n
     z = sampler.initial(x.shape, step=0, dtype=torch.float64)
-    best_z, best_mse = z, torch.full((len(x),), math.inf, dtype=torch.float64)
-    first, second = torch.zeros_like(z), torch.zeros_like(z)
-    for i in range(n + 1):
-        z = z.detach().requires_grad_()
-        loss = (x - plain_chain(net, z, 5, eta, 0.0, **options)).square().sum(1)
-        better = loss.detach() / 4 < best_mse
-        best_z, best_mse = torch.where(better[:, None], z, best_z), torch.where(better, loss.detach() / 4, best_mse)
-        (g,) = torch.autograd.grad(loss.sum(), z)
-        first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
-        step = first / (1 - 0.9 ** (i + 1)) / ((second / (1 - 0.999 ** (i + 1))).sqrt() + 1e-8)
-        z = z - lr * (1 - i / n) * step
-    torch.testing.assert_close(found.z, best_z.detach(), rtol=1e-7, atol=1e-7)
-    torch.testing.assert_close(found.mse, best_mse, rtol=1e-7, atol=1e-9)
+    latents, mse = latents_along(net, x, z, gradients, lr, 1e-10, eta, **options)
+    best = mse.argmin(0)
+    assert torch.equal(found.z, latents[best, torch.arange(len(x))])
+    torch.testing.assert_close(found.mse, mse.amin(0), rtol=1e-10, atol=1e-13)
 
 
 def test_images_of_the_generator_are_reconstructed():
+    """To the length of Adam's last step, lr / n_iterations an element."""
     sampler = sampler_of(step_size=0.2)
     quiet = sampler_of(step_size=0.2, noise_std=0.0)
     made = quiet(0.5 * points())
-    found = fl.reconstruct(sampler, made)
-    assert found.mse.max() < 1e-8
+    found = fl.reconstruct(sampler, made, n_iterations=200, lr=0.1)
+    assert found.mse.max() < (0.1 / 200) ** 2
     assert torch.equal(quiet(found.z), found.x)
-    torch.testing.assert_close(found.mse, (found.x - made).square().mean(1))
+    assert torch.equal(found.mse, (found.x - made).square().mean(1))
 
 
 @pytest.mark.parametrize("lr", [0.1, 30.0])
@@ -69,13 +91,16 @@ def test_the_best_latent_is_kept(lr):
 
 
 def test_an_image_does_not_depend_on_the_others():
+    """In float64: a library may add up another batch in another order, and Adam magnify roundings of 2^-53 by at most
+    1 / ε = 10^8, where a gradient is all but 0.
+    """
     x, sampler = points(7), sampler_of()
     whole = fl.reconstruct(sampler, x, n_iterations=30)
     part = fl.reconstruct(sampler, x[4:6], n_iterations=30, chain_offset=4)
     alone = fl.reconstruct(sampler, x[5:6], n_iterations=30, chain_offset=5)
     for name in ("z", "x", "mse"):
-        torch.testing.assert_close(getattr(part, name), getattr(whole, name)[4:6])
-        torch.testing.assert_close(getattr(alone, name), getattr(whole, name)[5:6])
+        torch.testing.assert_close(getattr(part, name), getattr(whole, name)[4:6], rtol=1e-7, atol=1e-7)
+        torch.testing.assert_close(getattr(alone, name), getattr(whole, name)[5:6], rtol=1e-7, atol=1e-7)
 
 
 def test_no_side_effects():
@@ -98,24 +123,34 @@ def test_no_side_effects():
     assert torch.equal(fl.reconstruct(sampler, inside, n_iterations=5).mse, first.mse)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_dtypes(dtype):
-    sampler, x = sampler_of(smooth().to(torch.promote_types(dtype, torch.float32))), points(dtype=dtype)
-    found = fl.reconstruct(sampler, x, n_iterations=50)
-    assert {t.dtype for t in found} == {torch.promote_types(dtype, torch.float32)}
-    exact = fl.reconstruct(sampler, x.double(), n_iterations=50)
-    torch.testing.assert_close(found.mse.double(), exact.mse, rtol=0.05, atol=1e-5)
+    """float32, also for images of 16 bits: gradients are float64's to 10^-3 of their norm, 10^4 roundings."""
+    net, x = smooth().float(), points(dtype=dtype)
+    sampler = sampler_of(net)
+    with recorded_gradients() as gradients:
+        found = fl.reconstruct(sampler, x, n_iterations=50, lr=0.1)
+    assert {t.dtype for t in found} == {torch.float32}
+    assert all(map(torch.equal, found, fl.reconstruct(sampler, x.float(), n_iterations=50, lr=0.1)))
+    z = sampler.initial(x.shape, step=0)
+    latents, _ = latents_along(copy.deepcopy(net).double(), x, z, gradients, 0.1, 1e-3)
+    assert all((latents[:, i] == found.z[i]).all(1).any() for i in range(len(x)))
+    assert torch.equal(found.mse, (found.x - x.float()).square().mean(1))
     assert fl.interpolate(sampler, x, -x).dtype == dtype
 
 
 def test_score_only_and_extra_arguments():
+    """Latents are found to the length of Adam's last step, lr / n_iterations. From there the chain's three
+    steps, x ← 0.7 x + 0.3 label, are rounded in float64: five times each, and as often where they are written out.
+    """
     sampler = fl.Langevin(score=lambda x, label: label - x, n_steps=3, step_size=0.3, noise_std=0.1, seed=1)
     x, label = points(3), torch.tensor([[0.0], [1.0], [5.0]], dtype=torch.float64)
     found = fl.reconstruct(sampler, x, label, n_iterations=500, lr=0.5)
-    torch.testing.assert_close(found.z, (x - label * (1 - 0.7**3)) / 0.7**3, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.z, (x - label * (1 - 0.7**3)) / 0.7**3, rtol=0, atol=0.5 / 500)
     path = fl.interpolate(sampler, found.z, -found.z, label, n=3)
     expected = 0.7**3 * (0.5 - math.sqrt(0.75)) * found.z + label * (1 - 0.7**3)
-    torch.testing.assert_close(path[:, 1], expected)
+    rounding = gamma(30, torch.float64) * (2 * found.z.abs() + label).max()
+    assert ((path[:, 1] - expected).abs() <= rounding).all() and rounding < 1e-11
 
 
 def cliff(x):
@@ -128,8 +163,8 @@ class TestDivergence:
 
     def test_an_image_returns_to_its_best_latent(self):
         x = torch.tensor([[0.3, 0.2], [1.4, -0.2], [-0.1, 0.4]])
-        found = fl.reconstruct(self.sampler, x, lr=1.0)
-        assert found.z.isfinite().all() and found.mse.max() < 1e-3
+        found = fl.reconstruct(self.sampler, x, n_iterations=200, lr=1.0)
+        assert found.z.isfinite().all() and found.mse.max() < (1.0 / 200) ** 2  # the length of Adam's last step
         others = fl.reconstruct(self.sampler, torch.where(x == 1.4, 0.5, x), lr=1.0)
         assert torch.equal(found.z[[0, 2]], others.z[[0, 2]])
 
@@ -175,10 +210,10 @@ def test_interpolate():
     z1, z2, sampler, quiet = points(3, seed=1), points(3, seed=2), sampler_of(), sampler_of(noise_std=0.0)
     x = fl.interpolate(sampler, z1, z2, n=5)
     assert x.shape == (3, 5, 4)
-    torch.testing.assert_close(x[:, 0], quiet(z2))
-    torch.testing.assert_close(x[:, 4], quiet(z1))
-    torch.testing.assert_close(x[:, 1], quiet(0.25 * z1 + math.sqrt(0.9375) * z2))
-    torch.testing.assert_close(x[:, 3], quiet(0.75 * z1 + math.sqrt(0.4375) * z2))
+    assert torch.equal(x[:, 0], quiet(z2))
+    assert torch.equal(x[:, 4], quiet(z1))
+    assert torch.equal(x[:, 1], quiet(0.25 * z1 + math.sqrt(0.9375) * z2))
+    assert torch.equal(x[:, 3], quiet(0.75 * z1 + math.sqrt(0.4375) * z2))
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_options_against_a_plain_loop(backend, case):
     place = (any(sigmas), 1, range(11, 17), 0)
     limits = (loop["clip"], *(loop["bounds"] or (None, None)), loop["noise_first"])
     written, bound, sure = chain(wavy_score, x0, ChainArgs(etas, sigmas, *place, *limits))
-    torch.testing.assert_close(written, expected, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(written, expected, rtol=1e-13, atol=1e-13)  # six steps of some ten roundings of 2^-53
     got = fl.Langevin(wavy, n_steps=6, seed=1, backend=backend, **options)(x0, step=11)
     assert_within(got, expected, bound, sure, tight=3e-6)
 

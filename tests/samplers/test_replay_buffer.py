@@ -93,7 +93,7 @@ def test_against_the_model(policy, capacity, sizes, n_classes):
             expected = model.sample(n, classes)
             assert draw.x.shape == (n, *EVENT) and draw.x.dtype == torch.float32
             assert draw.fresh.tolist() == [f for _, _, f in expected]
-            assert draw.x[:, 0, 0].tolist() == pytest.approx([x for x, _, _ in expected], abs=1e-7)
+            assert draw.x[:, 0, 0].tolist() == [x for x, _, _ in expected]
             where = [
                 (s, slot) for s, (_, slot, _) in zip(draw.slots.tolist(), expected, strict=True) if slot is not None
             ]
@@ -109,7 +109,7 @@ def test_against_the_model(policy, capacity, sizes, n_classes):
             model.store(values, y=y)
         assert len(buffer) == sum(min(c, model.part) for c in model.counts)
     kept = buffer.state_dict()["values"][:, 0, 0].tolist()
-    assert kept == pytest.approx([0.0 if v is None else v for v in model.slots], abs=1e-7)
+    assert kept == [0.0 if v is None else v for v in model.slots]
     assert buffer.state_dict()["counts"].tolist() == model.counts
     assert buffer.step == model.step
 
@@ -208,11 +208,13 @@ def test_bytes(bounds):
     assert torch.equal(q.unique().long(), torch.arange(256))
     draw = buffer.sample(50_000)
     error = draw.x - x.clamp(lo, hi)[draw.slots]
-    assert error.abs().max() <= level * (1 + 1e-4)
+    # Rounded: a level's three operations on the way in, and on the way out two in units of hi - lo, and the last sum.
+    rounding = U * (2 * (hi - lo) + max(abs(lo), abs(hi)))
+    assert error.abs().max() <= level + 3 * U * (hi - lo) + rounding
     assert abs(error.mean()) < 4 * error.std() / math.sqrt(50_000)  # no drift from one round trip to the next
     u = fl.noise.uniform(draw.x.shape, seed=1, step=2, stream=Stream.REPLAY_BUFFER, offset=2**62)
-    exact = lo + (q[draw.slots] + u.double()) * level  # rounded: the sum, the product, and the sum with lo
-    assert ((draw.x - exact).abs() <= U * (2 * (hi - lo) + max(abs(lo), abs(hi)))).all()
+    exact = lo + (q[draw.slots] + u.double()) * level
+    assert ((draw.x - exact).abs() <= rounding).all()
     assert lo <= draw.x.min() and draw.x.max() <= hi
     again = buffer.sample(50_000)
     assert not torch.equal(again.x, draw.x)

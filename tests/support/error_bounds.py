@@ -9,6 +9,8 @@ is far smaller.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -31,7 +33,7 @@ class Roundings:
     All tensors are (B, …), and chain b's outputs depend on its own elements alone.
 
     Attributes:
-        sure: (B,) whether no branch of the evaluation (a kink or a jump) lies within the error of what decides it.
+        sure: (B,) whether no kink or jump of the evaluation lies within the error of what decides it.
     """
 
     def __init__(self) -> None:
@@ -64,12 +66,20 @@ class Roundings:
                     bound[:, rows.argmax(1)] += (derivative.abs() * b).reshape(len(rows), len(flat), -1).sum(2).t()
         return bound.view_as(output)
 
-    def branch(self, argument: Tensor, *places: float) -> None:
-        """The evaluation takes one of two ways where argument is below or above a place."""
-        error = self.bound(argument)
-        for place in places:
-            sure = ((argument.detach() - place).abs() > error).flatten(1).all(1)
-            self.sure = sure if self.sure is None else self.sure & sure
+    def beyond_tangent(self, function: Callable[[Tensor], Tensor], argument: Tensor, error: Tensor) -> Tensor:
+        """What the tangent of an elementwise function leaves out over the argument's error: a part of the bound.
+
+        Smooth functions leave out far less than the error itself. Where it is more (and more than float64 rounds), the
+        argument may lie on the other side of a kink or a jump, and the chain is not sure.
+        """
+        x = argument.detach().requires_grad_()
+        value = function(x)
+        (slope,) = torch.autograd.grad(value.sum(), x, retain_graph=True)
+        ends = [(function(x + step) - value - step * slope).abs() for step in (error, -error)]
+        beyond = torch.maximum(*ends).detach()
+        sure = (beyond <= error + U**2).flatten(1).all(1)
+        self.sure = sure if self.sure is None else self.sure & sure
+        return beyond
 
 
 def assert_within(got: Tensor, expected: Tensor, bound: Tensor, sure: Tensor | None = None, *, tight: float) -> None:

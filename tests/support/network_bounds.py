@@ -15,6 +15,7 @@ from torch.nn import functional
 from fastlangevin.network import walk
 from fastlangevin.network.layers import Activation
 
+from . import traced_energies
 from .error_bounds import Roundings, U, gamma
 
 
@@ -45,12 +46,13 @@ class Affine:
 
 @dataclass(frozen=True)
 class Elementwise:
-    """An activation; its value or derivative jumps at the branches."""
+    """An activation, and what is recorded of it."""
 
-    name: str
     function: Callable[[Tensor], Tensor]
-    parameters: tuple[Any, ...] = ()
-    branches: tuple[float, ...] = ()
+    recorded: Activation
+
+    def derivative(self, h: Tensor) -> Tensor:
+        return torch.autograd.grad(self.function(h).sum(), h, create_graph=True)[0]
 
 
 @dataclass(frozen=True)
@@ -58,34 +60,16 @@ class Reshape:
     function: Callable[[Tensor], Tensor]
 
 
-_NAMES = {
-    **{nn.LeakyReLU: "leaky_relu", nn.ReLU: "relu", nn.ELU: "elu", nn.SiLU: "silu", nn.GELU: "gelu", nn.Tanh: "tanh"},
-    nn.Softplus: "softplus",
-}
-_PARAMETERS = {
-    "leaky_relu": lambda module: (module.negative_slope,),
-    "elu": lambda module: (module.alpha,),
-    "gelu": lambda module: (module.approximate,),
-    "softplus": lambda module: (module.beta, module.threshold),
-}
-
-
-def _elementwise(name: str, function: Callable[[Tensor], Tensor], parameters: tuple[Any, ...]) -> Elementwise:
-    branches = (0.0,) if name in ("relu", "leaky_relu", "elu") else ()
-    if name == "softplus":
-        branches = (parameters[1] / parameters[0],)
-    return Elementwise(name, function, parameters, branches)
-
-
 def layer_of(layer: Any) -> Affine | Elementwise | Reshape:
     """Of a torch module, or of a layer of `fastlangevin.network.layers`."""
     if isinstance(layer, (nn.Flatten, nn.Unflatten)):
         return Reshape(layer)
     if isinstance(layer, Activation):
-        return _elementwise(layer.name, functools.partial(walk.forward, layer), layer.parameters)
-    if type(layer) in _NAMES:
-        name = _NAMES[type(layer)]
-        return _elementwise(name, layer, _PARAMETERS.get(name, lambda _: ())(layer))
+        return Elementwise(functools.partial(walk.forward, layer), layer)
+    if not hasattr(layer, "weight"):
+        one = torch.ones(1, 1)
+        read = traced_energies.read(lambda x: functional.linear(layer(functional.linear(x, one)), one), (1, 1))
+        return Elementwise(layer, read.layers[1])
     weight = layer.weight.detach().double()
     bias = None if layer.bias is None else layer.bias.detach().double()
     if weight.dim() == 2:
@@ -99,12 +83,12 @@ class Arithmetic:
     """How a kernel computes.
 
     Attributes:
-        activation: (name, z, value, derivative, parameters) to the errors of value and derivative, z without one.
+        activation: (activation, z, value, derivative) to the errors of value and derivative, z without one.
         ascending: sums run from the bias over the features in ascending order; otherwise in any.
         half: the unit roundoff of the type that factors, and maybe results, are rounded to; 0 for float32.
     """
 
-    activation: Callable[[str, Tensor, Tensor, Tensor, tuple], tuple[Tensor, Tensor]]
+    activation: Callable[[Activation, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     ascending: bool = False
     half: float = 0.0
 
@@ -133,7 +117,7 @@ class Exact(Arithmetic):
         bits: of the sums' significand: float32 has 24, bfloat16 8.
     """
 
-    activation: Callable[..., tuple[Tensor, Tensor]] = lambda name, z, *_: (0 * z, 0 * z)
+    activation: Callable[..., tuple[Tensor, Tensor]] = lambda activation, z, *_: (0 * z, 0 * z)
     dtype: torch.dtype = torch.float64
     bits: int = 24
 
@@ -170,13 +154,12 @@ def score(
     h, kept = x, []
     for layer in steps:
         if isinstance(layer, Elementwise):
-            roundings.branch(h, *layer.branches)
             h = h if h.requires_grad else h.requires_grad_()
-            value = layer.function(h)
-            (derivative,) = torch.autograd.grad(value.sum(), h, create_graph=True)
-            arguments = (h.detach(), value.detach(), derivative.detach(), layer.parameters)
-            errors = arithmetic.activation(layer.name, *arguments)
-            h, derivative = (roundings.rounded(v, e) for v, e in zip((value, derivative), errors, strict=True))
+            error, functions = roundings.bound(h), (layer.function, layer.derivative)
+            values = [function(h) for function in functions]
+            errors = arithmetic.activation(layer.recorded, h.detach(), *(value.detach() for value in values))
+            beyond = [roundings.beyond_tangent(function, h, error) for function in functions]
+            h, derivative = map(roundings.rounded, values, map(torch.add, errors, beyond))
             kept.append(derivative)
         else:
             kept.append(h)

@@ -11,6 +11,8 @@ from support.training_runs import SMALL, TRAIN, assert_same_run, finish, start
 import fastlangevin as fl
 from fastlangevin.runs import checkpoint
 
+pytestmark = pytest.mark.any_processor
+
 
 def test_a_closed_output_pipe_does_not_stop_training(tmp_path):
     command = [*TRAIN, "--iterations", "30", "--checkpoint-every", "3", "--out", str(tmp_path)]

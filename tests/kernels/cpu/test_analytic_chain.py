@@ -55,6 +55,7 @@ def bounded(name: str, options: str):
     score = double_well_score if isinstance(energy, fl.energies.DoubleWell) else mixture_score
     leaf = x.double().requires_grad_()
     (force,) = torch.autograd.grad(-energy.double()(leaf).sum(), leaf)
+    # Some ten operations of float64, each rounded to 2^-53.
     torch.testing.assert_close(score(energy, Roundings(), leaf).detach(), force, rtol=1e-12, atol=1e-13)
     energy.float()
     return energy, x, tail, chain(functools.partial(score, energy), x, tail)

@@ -147,6 +147,36 @@ def test_bfloat16_rounds_images_weights_activations_and_gradients(name, n):
     assert (expected[:n] != exact(layers, last, x[:n])).double().mean() > 0.1
 
 
+@needs_bf16
+def test_bfloat16_rounds_what_is_multiplied_and_nothing_else():
+    """To the bit, of numbers of float32's length, half of which lie in the middle between two of bfloat16. In 1x1
+    convolutions whose weights are diagonal each sum is one product, exact in float32, and a bias. The second layer's
+    biases put its sums so near 0 that their signs show the activations to the bit.
+    """
+    n, slopes, generator = 256, (0.2, 0.3), torch.Generator().manual_seed(7)
+    rounded = lambda value: value.bfloat16().float()
+
+    def numbers() -> torch.Tensor:
+        bits = torch.randn(n, generator=generator).view(torch.int32)
+        middle = torch.arange(n) // 2 % 2 == 0
+        return torch.where(middle, bits & ~0xFFFF | 0x8000, bits).view(torch.float32)
+
+    x, first, second, bias, last = (numbers() for _ in range(5))
+    leaky = lambda positive, value, slope: rounded(torch.where(positive, value, slope * value))
+    below = rounded(x) * rounded(first) + bias
+    product = rounded(second) * leaky(below > 0, below, slopes[0])
+    above = torch.rand(n, generator=generator) > 0.5
+    near = torch.where(above == (product > 0), -1 + 2.0**-10, -1 - 2.0**-10) * product  # bfloat16's unit is over 2^-8
+    top = leaky(above, last, slopes[1])
+    expected = rounded(first) * leaky(below > 0, rounded(second) * top, slopes[0])
+    layers = [
+        (Conv(weight.diag()[:, :, None, None], shift, (1, 1), (0, 0), (1, 1), 1), slope)
+        for weight, shift, slope in zip((first, second), (bias, near), slopes, strict=True)
+    ]
+    got = score(layers, last[:, None, None], x[None, :, None, None], "bf16")
+    assert torch.equal(got.flatten(), expected)
+
+
 @functools.cache
 def bounded(name):
     shape, rows = TOWERS[name]

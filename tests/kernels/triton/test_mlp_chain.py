@@ -110,8 +110,8 @@ def activation_kernel(
 @pytest.mark.parametrize(("most", "tight"), [(8, 3e-5), (80, 2e-2)])
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations(name, most, tight):
-    """Each operation of an activation's formula is rounded once: `activation_bounds.triton` adds them up. 1 - σ has an
-    error of 2u wherever σ is near 1, which z³ magnifies in the derivative of gelu "tanh".
+    """Each operation of an activation's formula is rounded once: `triton_roundings` adds them up. 1 - σ has an error of
+    2u wherever σ is near 1, which z³ magnifies in the derivative of gelu "tanh".
     """
     activation = ACTIVATIONS[name][1]
     z = torch.linspace(-most, most, 1 << 13)
@@ -119,7 +119,7 @@ def test_activations(name, most, tight):
     got = torch.full((2, len(z)), torch.nan)
     activation_kernel[(1,)](z, got[0], got[1], torch.tensor(parameters), kind, len(z))
     value, derivative = exact(activation, z)
-    errors = triton_activation(activation.name, z.double(), value, derivative, activation.parameters)
+    errors = triton_activation(activation, z.double(), value, derivative)
     for g, expected, error in zip(got, (value, derivative), errors, strict=True):
         assert_within(g, expected, error + UNIT[torch.float64], tight=tight)
 

@@ -1,0 +1,68 @@
+"""Random graphs: every engine gives autograd's energies, scores, gradients and traces, and leaves the same network.
+
+RANDOM_GRAPHS is the number of graphs; `make test-campaign` takes 20,000.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.random_energies import RandomEnergy
+
+import fastlangevin as fl
+
+N_GRAPHS = int(os.environ.get("RANDOM_GRAPHS", "300"))
+OPTIONS = {"n_steps": 2, "step_size": 0.01, "noise_std": 0.01, "seed": 1}
+
+
+def assert_close(got, expected):
+    """In float64, where results that differ in the order of additions agree to some 1e-13 of their scale, and a wrong
+    graph does not agree at all.
+    """
+    assert got.shape == expected.shape and got.dtype == expected.dtype
+    assert torch.isfinite(expected).all()
+    assert (got - expected).abs().max() <= 1e-9 * (1 + expected.abs().max())
+
+
+def compare(seed, n_operations, train, labels, n_chains):
+    energy = RandomEnergy(seed, n_operations).double().train(train)
+    n_chains += train and n_chains == 1  # batch norm needs two
+    torch.manual_seed(seed)
+    x = torch.randn(n_chains, *energy.event, dtype=torch.float64)
+    args = (torch.rand(n_chains, dtype=torch.float64),) if labels else ()
+    twin = copy.deepcopy(energy)
+    ours, reference = (fl.Langevin(e, engine=engine, **OPTIONS) for e, engine in ((energy, "auto"), (twin, "autograd")))
+    assert_close(ours.score(x, *args), reference.score(x, *args))
+    assert_close(ours.energy(x, *args), reference.energy(x, *args))
+    starts = [x.clone().requires_grad_() for _ in range(2)]
+    ends = [sampler(x0, *args) for sampler, x0 in zip((ours, reference), starts, strict=True)]
+    assert_close(ends[0].detach(), ends[1].detach())
+    if not train:
+        for end in ends:
+            end.square().sum().backward()
+        assert_close(starts[0].grad, starts[1].grad)
+    traces = [sampler.trace(x, *args, every=1, step=0) for sampler in (ours, reference)]
+    assert_close(traces[0].x, traces[1].x)
+    assert_close(traces[0].energy, traces[1].energy)
+    for (name, a), b in zip(energy.state_dict().items(), twin.state_dict().values(), strict=True):
+        assert torch.equal(a, b) or name.endswith(("running_mean", "running_var", "_u", "_v")), name
+        assert_close(a.double(), b.double())
+    assert ours.plan.engine != "autograd", ours.plan.reasons
+
+
+@settings(
+    max_examples=int(os.environ.get("RANDOM_GRAPHS", "300")), deadline=None, suppress_health_check=list(HealthCheck)
+)
+@given(
+    seed=st.integers(0, 2**31),
+    n_operations=st.integers(0, 12),
+    train=st.booleans(),
+    labels=st.booleans(),
+    n_chains=st.sampled_from((1, 2, 5)),
+)
+def test_random_graphs(seed, n_operations, train, labels, n_chains):
+    compare(seed, n_operations, train, labels, n_chains)
