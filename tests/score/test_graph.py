@@ -35,6 +35,12 @@ def test_lazy_conjugates(energy):
         torch.testing.assert_close(a, b)
 
 
+def test_a_product_of_integers_and_their_sigmoid():
+    y, x = torch.tensor([1, 2, 3, 0]), states(4, 6)
+    energy = lambda x: (x**2).sum(1) * (y * torch.sigmoid(y))
+    torch.testing.assert_close(bound(energy, "graph", x)(x), bound(energy, "autograd", x)(x))
+
+
 def modulus(x):
     return torch.complex(x, x.flip(1)).abs().sum(1)
 
