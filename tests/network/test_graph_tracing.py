@@ -179,6 +179,34 @@ def test_memory_that_an_evaluation_exchanges():
     assert all(torch.equal(v, torch.ones(1)) for v in u)
 
 
+class Remembering(nn.Linear):
+    def __init__(self, memory):
+        super().__init__(3, 1)
+        self.register_buffer("memory", memory)
+        self.register_forward_hook(Remembering.remember)
+
+    def remember(self, inputs, output, name="memory"):
+        old = self.memory
+        setattr(self, name, inputs[0].detach() if old is None else old * 0.5 + inputs[0].detach())
+        return output if old is None else output * self.memory.sum()
+
+
+def test_attributes_that_the_next_evaluation_finds_otherwise():
+    assert why(Remembering(None)) == "an evaluation changes the attribute memory of a Remembering"
+    reason = "an evaluation gives the attribute memory, which it reads, another shape or dtype"
+    assert why(Remembering(torch.zeros(()))) == reason
+    assert record(Remembering(torch.zeros(4, 3))).attributes[0].name == "memory"
+
+
+def test_attention_draws_random_numbers_for_dropout_alone():
+    def energy(x, p=0.0):
+        h = x[:, None, :, None]
+        return F.scaled_dot_product_attention(h, h, h, dropout_p=p).sum((1, 2, 3))
+
+    assert record(energy).energies is not None
+    assert why(lambda x: energy(x, 0.5)).startswith("the energy draws random numbers with ")
+
+
 def test_an_energy_that_writes_to_its_argument():
     def clamping(x):
         with torch.no_grad():
