@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,7 +21,9 @@ class Snapshot:
 
     def __init__(self, dependencies: Dependencies) -> None:
         self._modules = [(m, _attributes(m)) for m in dependencies.modules]
-        self._containers = [(name, c, copy.copy(c)) for name, c in dependencies.containers()]
+        self._containers = [
+            (kind, c, list(c) if isinstance(c, list) else dict(c)) for kind, c in dependencies.containers()
+        ]
         self._gradients = [(t, t.grad) for t in dependencies.tensors if t.is_leaf]
 
     def assigned(self) -> list[tuple[int, str, Tensor, Tensor]]:

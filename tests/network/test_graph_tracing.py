@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import fastlangevin as fl
 from fastlangevin.network.dependencies import Dependencies
 from fastlangevin.network.errors import NotRecognised
 from fastlangevin.network.graph_tracing import trace_graph
@@ -72,6 +73,10 @@ class Number(float):
         return self * random.random()
 
 
+class Dotted(dict):
+    __getattr__ = dict.__getitem__
+
+
 TABLE, NAMED, CONFIG, NUMBER = Table(), Named(1.0), Config(beta=1.0), Number(1.0)
 
 
@@ -90,6 +95,23 @@ TABLE, NAMED, CONFIG, NUMBER = Table(), Named(1.0), Config(beta=1.0), Number(1.0
 def test_methods_that_run_without_a_call_are_read(energy, method):
     assert why(energy).startswith(f"its Python code ({method}, line ")
     assert why(energy).endswith("draws random numbers with random")
+
+
+def test_a_dict_whose_items_are_attributes():
+    config = Dotted(beta=2.0)
+    assert record(lambda x: (x**2).sum(1) * config.beta).energies is not None
+
+
+def test_lists_that_are_changed_by_their_methods():
+    values = [1.0, 2.0]
+
+    def energy(x):
+        values.reverse()
+        return (x**2).sum(1) * values[0]
+
+    assert why(energy).endswith("calls reverse, which modifies the object")
+    fl.Langevin(energy, n_steps=2, seed=1)(torch.zeros(4, 3))
+    assert values == [1.0, 2.0]
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.trace:DeprecationWarning")
