@@ -214,6 +214,8 @@ class Dependencies:
             return
         if function.__defaults__ or function.__kwdefaults__:
             self._visit_all((function.__defaults__, function.__kwdefaults__))
+        if function.__dict__:
+            self._owners.append(function)
         names = _names(function.__code__)
         self._names |= names
         for name in sorted(names & function.__globals__.keys()):

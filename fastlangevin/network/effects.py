@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,19 +21,21 @@ class Snapshot:
 
     def __init__(self, dependencies: Dependencies) -> None:
         self._modules = [(m, _attributes(m)) for m in dependencies.modules]
-        self._containers = [(name, c, copy.copy(c)) for name, c in dependencies.containers()]
+        self._containers = [
+            (kind, c, list(c) if isinstance(c, list) else dict(c)) for kind, c in dependencies.containers()
+        ]
         self._gradients = [(t, t.grad) for t in dependencies.tensors if t.is_leaf]
 
-    def assigned(self) -> list[tuple[int, str, Tensor, object]]:
+    def assigned(self) -> list[tuple[int, str, Tensor, Tensor]]:
         """The tensors that were assigned to attributes of modules: the module's place, the name, the tensor, and what
         the attribute was before.
 
         Raises:
             NotRecognised: something else was changed.
         """
-        for name, container, old in self._containers:
-            if not _same(container, old):
-                raise NotRecognised(f"an evaluation of the energy changes a {name} that it reads")
+        for kind, container, held in self._containers:
+            if not _same(container, held):
+                raise NotRecognised(f"an evaluation of the energy changes a {kind} that it reads")
         if any(tensor.grad is not gradient for tensor, gradient in self._gradients):
             raise NotRecognised(ADDS_TO_GRADIENTS)
         assigned = []
@@ -43,9 +44,10 @@ class Snapshot:
             for name in sorted(before.keys() | now.keys()):
                 if name in before and name in now and now[name] is before[name]:
                     continue
-                if name not in before or not isinstance(now.get(name), Tensor):
+                old, new = before.get(name), now.get(name)
+                if not isinstance(new, Tensor) or not isinstance(old, Tensor):
                     raise NotRecognised(f"an evaluation changes the attribute {name} of a {type(module).__name__}")
-                assigned.append((i, name, now[name], before[name]))
+                assigned.append((i, name, new, old))
         return assigned
 
     def restore(self) -> None:

@@ -109,7 +109,7 @@ class GraphRecorder(TorchDispatchMode):
             raise NotRecognised("the energy returns a tensor that does not come from torch's operators")
         return self._index[id(tensor)]
 
-    def index_if_read(self, tensor: object) -> int | None:
+    def index_if_read(self, tensor: Tensor) -> int | None:
         return self._index.get(id(tensor))
 
     def writes_to(self, value: int) -> bool:
@@ -152,7 +152,7 @@ class GraphRecorder(TorchDispatchMode):
         if name in _MOVING:
             raise NotRecognised(f"the energy gives a tensor other memory with {name}")
         tags = operator.tags
-        if torch.Tag.nondeterministic_seeded in tags:
+        if torch.Tag.nondeterministic_seeded in tags and _draws(operator, args, kwargs):
             raise NotRecognised(f"the energy draws random numbers with {name}")
         if torch.Tag.dynamic_output_shape in tags and not _has_fixed_shape(operator, args):
             raise NotRecognised(f"the shape of what {name} returns depends on the values of tensors")
@@ -218,6 +218,14 @@ class PythonWatcher(TorchFunctionMode):
                 raise NotRecognised(_UNSEEN[function])
             self._purity.check_frames(sys._getframe(1))
         return function(*args, **(kwargs or {}))
+
+
+def _draws(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether an operator that may draw random numbers does so with these arguments: attention draws for dropout."""
+    for i, argument in enumerate(operator._schema.arguments):
+        if argument.name == "dropout_p":
+            return bool(args[i] if i < len(args) else kwargs.get("dropout_p", argument.default_value))
+    return True
 
 
 def _has_fixed_shape(operator: Any, args: tuple[Any, ...]) -> bool:

@@ -70,7 +70,9 @@ def with_silu(graph: Graph) -> Graph:
     silus: dict[int, int] = {}  # of each sigmoid's result, its argument
     for call in graph.calls:
         if call.operator is _aten.sigmoid.default and not _touches(graph, call, written):
-            silus[_index(call.results)] = call.args[0].index
+            x, result = call.args[0].index, _index(call.results)
+            if graph.values[x].dtype == graph.values[result].dtype:  # not of integers
+                silus[result] = x
     replaced: dict[int, Call] = {}
     for call in graph.calls:
         if _touches(graph, call, written) or not call.is_single:

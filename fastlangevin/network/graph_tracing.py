@@ -47,10 +47,7 @@ def trace_graph(target: Target, evaluate: Evaluate, x: Tensor, inputs: Inputs, d
             with uncompiled, purity.watching(), watcher, recorder:
                 energies, score = evaluate(x)
             recorder.raise_if_declined()
-            assigned = [
-                Attribute(i, name, recorder.index(new), recorder.index_if_read(old))
-                for i, name, new, old in snapshot.assigned()
-            ]
+            assigned = [_attribute(recorder, *found) for found in snapshot.assigned()]
         except Exception:
             recorder.raise_if_declined()  # the error may be the energy's own answer to a refusal
             raise
@@ -64,6 +61,13 @@ def trace_graph(target: Target, evaluate: Evaluate, x: Tensor, inputs: Inputs, d
     if Dependencies((target.function, inputs)).structure() != structure:
         raise NotRecognised("an evaluation of the energy changes a Python value that it reads")
     return recorder.graph(score, energies, assigned)
+
+
+def _attribute(recorder: GraphRecorder, module: int, name: str, new: Tensor, old: Tensor) -> Attribute:
+    before = recorder.index_if_read(old)
+    if before is not None and (new.shape, new.dtype) != (old.shape, old.dtype):
+        raise NotRecognised(f"an evaluation gives the attribute {name}, which it reads, another shape or dtype")
+    return Attribute(module, name, recorder.index(new), before)
 
 
 def why_impure(target: Target, device_type: str) -> str | None:

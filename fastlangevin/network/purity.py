@@ -33,7 +33,10 @@ _EVALUATES = {
     *("fastlangevin.score.autograd", "fastlangevin.network.target", "fastlangevin.network.inputs"),
     "fastlangevin.network.graph_recorder",
 }
-_FILLS = {"append", "appendleft", "extend", "insert", "pop", "popleft", "popitem", "update", "setdefault", "clear"}
+_FILLS = {
+    *("append", "appendleft", "extend", "insert", "pop", "popleft", "popitem", "update", "setdefault", "clear"),
+    *("reverse", "remove", "discard"),
+}
 _MUTATORS = {"add_module", "__setitem__", "__delitem__", "__setattr__", "__delattr__", "__dict__", "__iadd__"}
 _RANDOM = {"bernoulli", "multinomial", "poisson", "normal", "manual_seed"}
 _PURE_BUILTINS = {
@@ -227,6 +230,8 @@ class Purity:
                     owners.append(value)
             elif isinstance(value, (types.FunctionType, types.MethodType)):
                 self.check_callable(value)
+                if vars(value) and not is_torch(value) and not any(value is owner for owner in owners):
+                    owners.append(value)
             elif isinstance(value, (list, tuple)):
                 self._check_values({f"{name}[{i}]": v for i, v in enumerate(value)}, owners, code)
                 self._check_object(value, owners)
@@ -249,7 +254,7 @@ class Purity:
             self._check_implicit(value)
 
     def _check_attributes(self, owner: Any, names: frozenset[str], owners: list[Any], code: types.CodeType) -> None:
-        held = {**getattr(owner, "__dict__", {}), **getattr(owner, "_modules", {})}
+        held = {**getattr(owner, "__dict__", {}), **(owner._modules if isinstance(owner, nn.Module) else {})}
         for name in names:
             # super() may refer to any class of the hierarchy, so all of them are checked
             shared = [vars(cls)[name] for cls in type(owner).__mro__ if name in vars(cls)]

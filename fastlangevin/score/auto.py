@@ -28,6 +28,7 @@ _IMPLEMENTATIONS = (*MlpEngine.implementations, *ConvNetEngine.implementations)
 _LIKELY_SIZES = (32, 28, 64, 8, 16, 128)
 _LARGEST_SIZE = 256
 _REMEMBERED = 64  # situations
+_AT_ONCE = 4  # recordings that are made when they are first needed
 
 
 class _Call(NamedTuple):
@@ -52,6 +53,7 @@ class AutoEngine(GraphEngine):
         super().__init__(target, precision)
         self._last: _Call | None = None
         self._not_sequential: dict[Hashable, str] = {}
+        self._met: set[Hashable] = set()  # situations that are recorded if they come again
         self._impure: tuple[str, list[str]] | None = None  # why its code may not be recorded, and the plan's reasons
 
     def bind(self, x: Tensor, inputs: Inputs) -> BoundScore:  # type: ignore[override]
@@ -92,6 +94,11 @@ class AutoEngine(GraphEngine):
                 if len(self._not_sequential) >= _REMEMBERED:
                     self._not_sequential.clear()
                 self._not_sequential[situation.key] = reason
+        if not self._is_worth_recording(situation.key):
+            again = NotRecognised(
+                "shapes and Python values that are new at each call are recorded when they come again"
+            )
+            return AutogradScore(self.target, self.precision, inputs), [_not_sequential(reason), _not_recorded(again)]
         try:
             return self.recognise(x, inputs, situation), [_not_sequential(reason)]
         except NotRecognised as error:
@@ -99,6 +106,15 @@ class AutoEngine(GraphEngine):
             impure = why_impure(self.target, x.device.type)
             self._impure = None if impure is None else (impure, reasons)
             return AutogradScore(self.target, self.precision, inputs), reasons
+
+    def _is_worth_recording(self, key: Hashable) -> bool:
+        """Whether a recording will be used again: an argument such as a number may differ at each call."""
+        if key in self._recordings or len(self._recordings) < _AT_ONCE or key in self._met:
+            return True
+        if len(self._met) >= _REMEMBERED:
+            self._met.clear()
+        self._met.add(key)
+        return False
 
     def _sequential(self, x: Tensor, inputs: Inputs) -> tuple[BoundScore, list[str]]:
         network = trace(self.target, x.shape, x.dtype, x.device, inputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from ..network.dependencies import Dependencies
 from ..network.errors import NotRecognised
 from ..network.graph import Graph
 from ..network.graph_jacobian import is_piecewise_linear
+from ..network.graph_liveness import outer_storages, written_storages
 from ..network.graph_tracing import trace_graph
 from ..network.inputs import Inputs
 from ..network.target import Target
@@ -32,6 +33,16 @@ class Recording:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.is_piecewise_linear = is_piecewise_linear(graph)
+        outer = outer_storages(graph)
+        self._read = {i: graph.values[v].storage for v, i in graph.sources.items() if isinstance(i, int)}
+        self._writes = bool(outer & written_storages(graph))
+
+    def fits(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether the tensors share memory as those did that were recorded, if the evaluation writes to some."""
+        if not self._writes:
+            return True
+        pairs = {(storage, tensors[i].untyped_storage()._cdata) for i, storage in self._read.items()}
+        return len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
 
     @functools.cached_property
     def score(self) -> Program:
@@ -136,6 +147,8 @@ class GraphEngine(ScoreEngine):
         """
         with self._lock:
             found = self._recordings.get(situation.key)
+            if isinstance(found, Recording) and not found.fits(situation.dependencies.tensors):
+                found = None
             if found is None:
                 try:
                     found = self._record(x, inputs, situation.dependencies)

@@ -136,6 +136,12 @@ def of_an_instance():
     return net, lambda patch: patch.setattr(net, "forward", net.energy)
 
 
+def of_a_function():
+    energy = lambda x: x * energy.beta
+    energy.beta = 1.0
+    return attribute(energy, energy, "beta")
+
+
 def global_of_a_method():
     prior = Prior()
     return offset(lambda x: prior.energy(x))
@@ -192,7 +198,14 @@ def order_of_parameters():
     "case",
     [
         *(of_a_base_class, of_another_method, of_a_method_of_a_part, of_a_call, of_a_class, of_a_slot),
-        *(of_a_torch_layer, of_an_instance, global_of_a_method, global_of_an_index, global_of_a_named_tuple),
+        *(
+            of_a_torch_layer,
+            of_an_instance,
+            of_a_function,
+            global_of_a_method,
+            global_of_an_index,
+            global_of_a_named_tuple,
+        ),
         *(grouping, kind_of_number, kind_of_layer, kind_of_hook, order_of_parameters),
     ],
     ids=lambda case: case.__name__,

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import fastlangevin as fl
 from fastlangevin.network.dependencies import Dependencies
 from fastlangevin.network.errors import NotRecognised
 from fastlangevin.network.graph_tracing import trace_graph
@@ -72,6 +73,10 @@ class Number(float):
         return self * random.random()
 
 
+class Dotted(dict):
+    __getattr__ = dict.__getitem__
+
+
 TABLE, NAMED, CONFIG, NUMBER = Table(), Named(1.0), Config(beta=1.0), Number(1.0)
 
 
@@ -90,6 +95,23 @@ TABLE, NAMED, CONFIG, NUMBER = Table(), Named(1.0), Config(beta=1.0), Number(1.0
 def test_methods_that_run_without_a_call_are_read(energy, method):
     assert why(energy).startswith(f"its Python code ({method}, line ")
     assert why(energy).endswith("draws random numbers with random")
+
+
+def test_a_dict_whose_items_are_attributes():
+    config = Dotted(beta=2.0)
+    assert record(lambda x: (x**2).sum(1) * config.beta).energies is not None
+
+
+def test_lists_that_are_changed_by_their_methods():
+    values = [1.0, 2.0]
+
+    def energy(x):
+        values.reverse()
+        return (x**2).sum(1) * values[0]
+
+    assert why(energy).endswith("calls reverse, which modifies the object")
+    fl.Langevin(energy, n_steps=2, seed=1)(torch.zeros(4, 3))
+    assert values == [1.0, 2.0]
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.trace:DeprecationWarning")
@@ -177,6 +199,34 @@ def test_memory_that_an_evaluation_exchanges():
     assert why(with_data) == "the energy assigns .data of a tensor: copy_ does the same"
     assert why(moved) == "the energy gives a tensor other memory with set_"
     assert all(torch.equal(v, torch.ones(1)) for v in u)
+
+
+class Remembering(nn.Linear):
+    def __init__(self, memory):
+        super().__init__(3, 1)
+        self.register_buffer("memory", memory)
+        self.register_forward_hook(Remembering.remember)
+
+    def remember(self, inputs, output, name="memory"):
+        old = self.memory
+        setattr(self, name, inputs[0].detach() if old is None else old * 0.5 + inputs[0].detach())
+        return output if old is None else output * self.memory.sum()
+
+
+def test_attributes_that_the_next_evaluation_finds_otherwise():
+    assert why(Remembering(None)) == "an evaluation changes the attribute memory of a Remembering"
+    reason = "an evaluation gives the attribute memory, which it reads, another shape or dtype"
+    assert why(Remembering(torch.zeros(()))) == reason
+    assert record(Remembering(torch.zeros(4, 3))).attributes[0].name == "memory"
+
+
+def test_attention_draws_random_numbers_for_dropout_alone():
+    def energy(x, p=0.0):
+        h = x[:, None, :, None]
+        return F.scaled_dot_product_attention(h, h, h, dropout_p=p).sum((1, 2, 3))
+
+    assert record(energy).energies is not None
+    assert why(lambda x: energy(x, 0.5)).startswith("the energy draws random numbers with ")
 
 
 def test_an_energy_that_writes_to_its_argument():

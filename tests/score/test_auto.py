@@ -77,3 +77,13 @@ def test_an_explicit_engine_that_is_not_available():
         fl.BackendUnavailable, match="engine='convnet' cannot be used for this score: a score was given"
     ):
         fl.Langevin(score=lambda x: -x, engine="convnet", seed=1)(torch.zeros(2, 3))
+
+
+def test_numbers_that_are_new_at_each_call_are_not_recorded():
+    sampler = fl.Langevin(lambda x, scale: (x**4).sum(1) / scale, n_steps=1, seed=1)
+    x = torch.zeros(2, 3)
+    engines = []
+    for scale in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 6.0, 1.0):
+        sampler(x, scale)
+        engines.append(sampler.plan.engine)
+    assert engines == ["graph"] * 4 + ["autograd"] * 2 + ["graph"] * 2

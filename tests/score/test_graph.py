@@ -35,6 +35,12 @@ def test_lazy_conjugates(energy):
         torch.testing.assert_close(a, b)
 
 
+def test_a_product_of_integers_and_their_sigmoid():
+    y, x = torch.tensor([1, 2, 3, 0]), states(4, 6)
+    energy = lambda x: (x**2).sum(1) * (y * torch.sigmoid(y))
+    torch.testing.assert_close(bound(energy, "graph", x)(x), bound(energy, "autograd", x)(x))
+
+
 def modulus(x):
     return torch.complex(x, x.flip(1)).abs().sum(1)
 
@@ -58,3 +64,20 @@ def test_scores_that_look_piecewise_constant(energy, shape):
         results.append((score, vjp(v)))
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("engine", ["graph", "autograd"])
+def test_memory_that_tensors_come_to_share(engine):
+    """`count` is written to at each step; what is computed from `other` is constant unless it is the same memory."""
+    count, other = torch.zeros(6, dtype=torch.float64), torch.zeros(6, dtype=torch.float64)
+
+    def energy(x, shift):
+        count.add_(1)
+        return ((x - (shift * 2 + 1)) ** 2).sum(1) / 2
+
+    x, sampler = states(4, 6), fl.Langevin(energy, engine=engine, n_steps=2, step_size=0.5, noise_std=0.0, seed=1)
+    for shift, first, second in ((other, 0, 0), (count.view(6), 3, 4), (other, 0, 0)):
+        expected = x
+        for c in (first, second):
+            expected = expected - 0.5 * (expected - (2 * c + 1))
+        torch.testing.assert_close(sampler(x, shift), expected)
