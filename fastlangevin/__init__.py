@@ -15,6 +15,7 @@ from .reproduction.reproduce import Reproduction, reproduce
 from .runs.opening import load
 from .runs.result import TrainResult
 from .samplers.generator import Reconstruction, interpolate, reconstruct
+from .samplers.inpaint import inpaint
 from .samplers.langevin import Langevin
 from .samplers.plan import Plan
 from .samplers.replay_buffer import ReplayBuffer
@@ -41,6 +42,7 @@ __all__ = [
     "digits",
     "energies",
     "evaluate",
+    "inpaint",
     "interpolate",
     "langevin_update_",
     "load",

@@ -66,6 +66,14 @@ class Chain(abc.ABC):
     def built_in(self) -> tuple[Hashable, ...]:
         """The options that are constants of a captured graph."""
 
+    def keeping(self: C, mask: Tensor) -> C:
+        """The same chain without the changes of the elements where `mask`, which has the states' shape, is true.
+
+        Raises:
+            ValueError: its transition cannot.
+        """
+        raise ValueError(f"mask must be None: {type(self).__name__} changes all elements")
+
     def __len__(self) -> int:
         return len(self.steps)
 

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from ..kernels.arguments import ChainArgs, UpdateArgs
@@ -27,6 +28,7 @@ class LangevinChain(Chain):
         noise_first: False: as above. True: x̃ = x + σz, x' = clamp(x̃ + η·clip(s(x̃))). "clamp": the same with
             x̃ = clamp(x + σz).
         noise_last: x' = clamp(x + η·clip(s(x))) + σz; not with noise_first.
+        mask: of the elements that stay as they are, bool and of the state's shape; None for none.
         has_noise: whether noise is drawn at all.
     """
 
@@ -39,6 +41,7 @@ class LangevinChain(Chain):
     bounds: tuple[float, float] | None
     noise_first: bool | Literal["clamp"]
     noise_last: bool
+    mask: Tensor | None = None
 
     def advance_(self, x: Tensor, start: int, stop: int, score: BoundScore, precomputed: Tensor | None = None) -> None:
         """Steps start to stop - 1, in place: in one call if the score's kernels run whole chains."""
@@ -56,12 +59,18 @@ class LangevinChain(Chain):
         self.move_(x, score(x) if precomputed is None else precomputed, k)
 
     def per_step(self) -> tuple[Sequence[float | Tensor], ...]:
-        return self.step_sizes, self.noise_stds
+        masks = () if self.mask is None else ([self.mask] * len(self),)
+        return (self.step_sizes, self.noise_stds, *masks)
 
     def with_per_step(
         self, numbers: Sequence[Sequence[float | Tensor]], steps: Sequence[int | Tensor]
     ) -> LangevinChain:
-        return dataclasses.replace(self, step_sizes=numbers[0], noise_stds=numbers[1], steps=steps)
+        mask = None if self.mask is None else numbers[2][0]
+        assert not isinstance(mask, float)
+        return dataclasses.replace(self, step_sizes=numbers[0], noise_stds=numbers[1], steps=steps, mask=mask)
+
+    def keeping(self, mask: Tensor) -> LangevinChain:
+        return dataclasses.replace(self, mask=mask, kernels_may_update=False)
 
     def built_in(self) -> tuple[Hashable, ...]:
         return (
@@ -78,7 +87,7 @@ class LangevinChain(Chain):
         """The part of step k that follows the score."""
         if self.grad_clip_norm is not None:
             score = clip_norm(score, self.grad_clip_norm)
-        self.backend.update(x, score, self._update_args(k))
+        self._update_(x, score, self._update_args(k))
         if self.noise_last and self.has_noise:
             self.add_noise_(x, k)
 
@@ -87,7 +96,15 @@ class LangevinChain(Chain):
         lo, hi = (self.bounds if self.noise_first == "clamp" else None) or (None, None)
         sigma, step = self.noise_stds[k], self.steps[k]
         args = UpdateArgs(None, sigma, self.seed, step, Stream.LANGEVIN, self.offset, None, lo, hi)
-        self.backend.update(x, None, args)
+        self._update_(x, None, args)
+
+    def _update_(self, x: Tensor, score: Tensor | None, args: UpdateArgs) -> None:
+        if self.mask is None:
+            self.backend.update(x, score, args)
+        else:
+            before = x.clone()
+            self.backend.update(x, score, args)
+            torch.where(self.mask, before, x, out=x)
 
     def _update_args(self, k: int) -> UpdateArgs:
         sigma = self.noise_stds[k] if self.has_noise and not (self.noise_first or self.noise_last) else None

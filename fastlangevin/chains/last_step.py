@@ -55,4 +55,5 @@ def last_step(chain: LangevinChain, x: Tensor) -> Tensor:
         moved = moved + of_elements(chain.noise_stds[k], moved) * z.to(compute)
     if chain.bounds is not None and not chain.noise_last:
         moved = moved.clamp(*chain.bounds)
-    return moved.to(x.dtype)
+    moved = moved.to(x.dtype)
+    return moved if chain.mask is None else torch.where(chain.mask, x, moved)

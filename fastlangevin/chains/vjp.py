@@ -73,7 +73,9 @@ def _through_all_steps(chain: LangevinChain, score: BoundScore, x0: Tensor, v: T
 
 
 class _Steps:
-    """A chain's steps, with the limits applied separately and returned as masks."""
+    """A chain's steps, with the limits applied separately and returned as masks. Elements that the chain keeps count as
+    not limited, and do not move.
+    """
 
     def __init__(self, chain: LangevinChain, score: BoundScore) -> None:
         self._chain, self._score = chain, score
@@ -102,7 +104,8 @@ class _Steps:
         self._free.move_(after, score, k)
         for mask in self._limit_(after):
             v = v * mask
-        curved = score_vjp(self._clip_vjp(score, v).to(score.dtype))
+        moving = v if self._chain.mask is None else v.masked_fill(self._chain.mask, 0.0)
+        curved = score_vjp(self._clip_vjp(score, moving).to(score.dtype))
         if curved is not None:
             v = v + of_elements(self._chain.step_sizes[k], v) * curved
         for mask in before:
@@ -131,9 +134,13 @@ class _Steps:
         if self._chain.bounds is None:
             return []
         lo, hi = self._chain.bounds
-        inside = (x >= lo) & (x <= hi)
-        x.clamp_(lo, hi)
-        return [inside]
+        free = (x >= lo) & (x <= hi)
+        if self._chain.mask is None:
+            x.clamp_(lo, hi)
+        else:
+            free |= self._chain.mask
+            torch.where(free, x, x.clamp(lo, hi), out=x)
+        return [free]
 
 
 class DifferentiableChain(torch.autograd.Function):

@@ -24,12 +24,13 @@ from ..chains.divergence import PendingCheck, is_finite, report
 from ..chains.initial import check_state
 from ..errors import BackendUnavailable
 from ..kernels import triton
-from ..network.inputs import Inputs, PerStep, make_inputs
+from ..network.inputs import Inputs, make_inputs
 from ..network.target import Target, make_target
 from ..noise import check_seed
 from ..score import check_engine, make_engine
 from ..score import precision as precisions
 from ..validation import STATE_DTYPES, check_bounds, check_int, check_shape, unknown
+from .call import NOT_OBSERVED, Callback, Observed, at_a_state, check_mask
 from .noise_counter import NoiseCounter, check_step
 from .option import Option
 from .plan import WHOLE_CHAIN_ENGINES, Plan, make_plan
@@ -37,21 +38,8 @@ from .trace import Trace, record
 
 S = TypeVar("S", bound="Sampler")
 
-Callback = Callable[[int, Tensor], object]
 _TARGETS = ("energy", "log_density", "score")
 _NOISE = ("seed", "generator")
-
-
-class _Observed:
-    """The callback of a call, or None, and the number of steps between its calls."""
-
-    def __init__(self, callback: Callback | None, every: int) -> None:
-        if callback is not None and not callable(callback):
-            raise TypeError(f"callback must be callable, got {type(callback).__name__}")
-        self.callback, self.every = callback, check_int("every", every)
-
-
-_NOT_OBSERVED = _Observed(None, 1)
 
 
 class Sampler(abc.ABC):
@@ -98,6 +86,7 @@ class Sampler(abc.ABC):
         n_steps: int | None = None,
         chain_offset: int = 0,
         step: int | None = None,
+        mask: Tensor | None = None,
         callback: Callback | None = None,
         every: int = 1,
     ) -> Tensor:
@@ -111,6 +100,8 @@ class Sampler(abc.ABC):
             n_steps: overrides the sampler's option.
             chain_offset: index of x0's first chain in the whole batch, for a shard or a micro-batch.
             step: overrides the noise counter, which then does not advance.
+            mask: bool, of a shape that broadcasts to x0's: elements of x0 that stay as they are, within the bounds or
+                not, as in inpainting (`fl.inpaint`). Steps are then taken one by one. None: all elements change.
             callback: `callback(k, x)` is called with the states x after k steps, a tensor that it may keep. It must not
                 modify x. Its errors end the call.
             every: number of steps between two calls of `callback`, which is also called after the last step.
@@ -122,8 +113,8 @@ class Sampler(abc.ABC):
             BackendUnavailable: an explicit backend, engine or graph that is not available.
             ChainDiverged: a state is not finite at the end of the chain (on CUDA: raised by the next call or `check`).
         """
-        observed = _Observed(callback, every)
-        return self._evolve(x0, make_inputs(args, kwargs), n_steps, chain_offset, step, observed=observed)
+        observed = Observed(callback, every)
+        return self._evolve(x0, make_inputs(args, kwargs), n_steps, chain_offset, step, mask=mask, observed=observed)
 
     def sample(
         self,
@@ -148,7 +139,7 @@ class Sampler(abc.ABC):
                 else the CPU.
             dtype: of the chains' state: float32, float64, bfloat16 or float16.
         """
-        inputs, observed = make_inputs(args, kwargs), _Observed(callback, every)
+        inputs, observed = make_inputs(args, kwargs), Observed(callback, every)
         empty = self._empty(shape, inputs, device, dtype)
         chain = self._start(empty, inputs, n_steps, chain_offset, step)
         return self._run(chain, self._initial(empty, int(chain.steps[0]), chain_offset), observed=observed)
@@ -206,7 +197,7 @@ class Sampler(abc.ABC):
             raise ValueError("energy is not known: the sampler was given a score")
         check_state("x", x, self.target)
         with self._running(x.device):
-            energy = self._score.bind(x, _at_a_state(args, kwargs)).energy(x)
+            energy = self._score.bind(x, at_a_state(args, kwargs)).energy(x)
         assert energy is not None
         return energy
 
@@ -214,7 +205,7 @@ class Sampler(abc.ABC):
         """Returns ∇ log p at (B, *event) states, of x's shape, unclipped, in the sampler's precision."""
         check_state("x", x, self.target)
         with self._running(x.device):
-            return self._score.bind(x, _at_a_state(args, kwargs))(x)
+            return self._score.bind(x, at_a_state(args, kwargs))(x)
 
     def check(self) -> None:
         """Raises `ChainDiverged` if the chains of the last call were not finite (on a CPU that call itself raises)."""
@@ -374,11 +365,12 @@ class Sampler(abc.ABC):
         chain_offset: int = 0,
         step: int | None = None,
         settle: bool = True,
-        observed: _Observed = _NOT_OBSERVED,
+        mask: Tensor | None = None,
+        observed: Observed = NOT_OBSERVED,
     ) -> Tensor:
         """Implements a call. If `settle` is false, chains that are not finite are not reported."""
         check_state("x0", x0, self.target)
-        chain = self._start(x0, inputs, n_steps, chain_offset, step)
+        chain = self._start(x0, inputs, n_steps, chain_offset, step, mask)
         run = functools.partial(self._run, chain, settle=settle, observed=observed)
         return self._differentiable(chain, x0, run) if x0.requires_grad and torch.is_grad_enabled() else run(x0)
 
@@ -386,7 +378,15 @@ class Sampler(abc.ABC):
         """Returns `run(x0)`, the last states of the chain, with a graph to x0."""
         raise ValueError(f"x0 must not require grad, because {type(self).__name__} is not differentiable: detach it")
 
-    def _start(self, x: Tensor, inputs: Inputs, n_steps: int | None, chain_offset: int, step: int | None) -> Chain:
+    def _start(
+        self,
+        x: Tensor,
+        inputs: Inputs,
+        n_steps: int | None,
+        chain_offset: int,
+        step: int | None,
+        mask: Tensor | None = None,
+    ) -> Chain:
         """Returns the chain of one call. Advances the counter after all arguments have been checked."""
         if not being_captured():
             self.check()
@@ -395,9 +395,10 @@ class Sampler(abc.ABC):
         offset = chain_offset * math.prod(x.shape[1:])
         if offset + x.numel() > 2**63:
             raise ValueError(f"chain_offset must leave every element an index below 2^63, got {chain_offset}")
-        with torch.inference_mode(False):  # autograd saves no inference tensors
-            n_steps = self.n_steps if n_steps is None else check_int("n_steps", n_steps)
-            inputs = inputs.resolved(n_steps).map_tensors(lambda a: a.clone() if a.is_inference() else a)
+        n_steps = self.n_steps if n_steps is None else check_int("n_steps", n_steps)
+        if inputs:
+            with torch.inference_mode(False):  # autograd saves no inference tensors
+                inputs = inputs.resolved(n_steps).map_tensors(lambda a: a.clone() if a.is_inference() else a)
         chain = self._chain(
             n_steps,
             score=self._score,
@@ -410,6 +411,8 @@ class Sampler(abc.ABC):
             seed=0,
             steps=range(n_steps),
         )
+        if mask is not None:
+            chain = chain.keeping(check_mask(mask, x))
         seed, first = self._noise.reserve(n_steps, step)
         chain.seed, chain.steps = int(check_seed(seed)), range(first, first + n_steps)
         return chain
@@ -449,7 +452,7 @@ class Sampler(abc.ABC):
             check_state("init's state", x0, self.target)
         return x0
 
-    def _run(self, chain: Chain, x0: Tensor, settle: bool = True, observed: _Observed = _NOT_OBSERVED) -> Tensor:
+    def _run(self, chain: Chain, x0: Tensor, settle: bool = True, observed: Observed = NOT_OBSERVED) -> Tensor:
         if observed.callback is None:
             x = self._steps(chain, x0)
         else:
@@ -488,11 +491,3 @@ class Sampler(abc.ABC):
         if device is not None:
             return device
         return next((a.device for a in inputs.tensors()), torch.device("cpu"))
-
-
-def _at_a_state(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> Inputs:
-    inputs = make_inputs(args, kwargs)
-    for name, value in inputs.named():
-        if isinstance(value, PerStep):
-            raise TypeError(f"{name} is a PerStep, but there are no steps here: give its value at one step")
-    return inputs
