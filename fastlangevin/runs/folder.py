@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,28 @@ class RunFolder:
             with filelock.FileLock(self.folder / ".lock", blocking=False, is_singleton=False):
                 yield
         except filelock.Timeout:
-            raise BlockingIOError(f"out={str(self.folder)!r} is in use: another process is training in it") from None
+            raise self._in_use("another process is training in it") from None
+
+    @contextlib.contextmanager
+    def created(self) -> Iterator[None]:
+        """Creates and locks the folder of a new run. Another process may have created it since the caller looked.
+
+        Raises:
+            BlockingIOError: another process or thread is training in it, or has done so since.
+        """
+        with self.locked():
+            if self._taken():
+                raise self._in_use("another process has started a run in it since this one began")
+            yield
+
+    def _in_use(self, why: str) -> BlockingIOError:
+        n = int(os.environ.get("WORLD_SIZE") or 1)
+        hint = f" (train runs in one process, but torchrun has started {n})" if n > 1 else ""
+        return BlockingIOError(f"out={str(self.folder)!r} is in use: {why}{hint}")
+
+    def _taken(self) -> list[str]:
+        """The names of a run's files that exist in the folder."""
+        return [path.name for path in self._names() if path.exists()]
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Checks that the run may be written to the folder.
@@ -68,7 +90,7 @@ class RunFolder:
             FileExistsError: the folder holds a run and neither `resume` nor `overwrite` is set, or it holds files with
                 the names of a run's files that do not belong to a run.
         """
-        taken = [path.name for path in self._names() if path.exists()]
+        taken = self._taken()
         if not taken:
             return
         if not self._is_ours():

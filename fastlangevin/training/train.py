@@ -121,7 +121,7 @@ def train(
         FileExistsError: `out` holds a run and neither resume nor overwrite is set, or it holds files that do not belong
             to a run.
         NotADirectoryError: `out` is a file.
-        BlockingIOError: another process is training in `out`.
+        BlockingIOError: another process is training in `out`, or has started a run in the new folder since the call.
         CheckpointError: the newest checkpoint of a resume is damaged or does not fit the model.
         OSError: a file of the run cannot be written.
         TrainingDiverged: (a `ChainDiverged`) chains, energies or weights are not finite, the energies are too far apart
@@ -151,11 +151,13 @@ def train(
         _check_outside(run.folder, data)
         run.check(resume=resume, overwrite=overwrite)
     where = resolve_device(device)
-    source = load_data(data, image_size=image_size, value_range=value_range)
     with contextlib.ExitStack() as stack:
-        if run is not None and run.folder.exists():
+        is_new = run is not None and not run.folder.exists()
+        if run is not None and not is_new:
             stack.enter_context(run.locked())
-        newest = checkpoint.newest(run.checkpoints) if run is not None and resume else None
+            run.check(resume=resume, overwrite=overwrite)  # again: before the lock, another process may have written
+        source = load_data(data, image_size=image_size, value_range=value_range)
+        newest = checkpoint.newest(run.checkpoints) if run is not None and resume and not is_new else None
         stored = None if newest is None else training_checkpoint.load(newest)
         saved = None if stored is None else stored.settings
         recipe = recipes.BY_DATA.get(source.name, recipes.short_run)
@@ -172,8 +174,8 @@ def train(
         state = TrainingState(settings, source.to(where), settings.make_model() if model is None else model, where)
         state.check()
         if run is not None:
-            if not run.folder.exists():
-                stack.enter_context(run.locked())
+            if is_new:
+                stack.enter_context(run.created())
             run.prepare(settings.to_dict(), overwrite=overwrite)
         if stored is not None:
             training_checkpoint.restore(state, stored)
