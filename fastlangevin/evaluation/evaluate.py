@@ -62,7 +62,7 @@ def evaluate(
         n_steps: K, the number of Langevin steps of a sample. Default: the sampler's.
         fid: whether to compute the FID. None: if it is available. True: raise an error if it is not. On a CPU Inception
             takes about 0.1 s per image, and the FID means little unless n exceeds the number of features (2,048).
-        features: maps images in [-1, 1], (B, *event), to (B, D). Default: Inception's features.
+        features: maps images in [-1, 1], (B, *event), to (B, D), finite. Default: Inception's features.
         coverage: whether to compute the coverage of classes: False, True or None as for `fid`.
         classifier: maps images in [-1, 1], (B, *event), to logits or probabilities (B, C). Default: a classifier fitted
             on the labels.

@@ -20,7 +20,6 @@ from ..errors import ChainDiverged
 from ..samplers.generator import reconstruct
 from ..samplers.langevin import Langevin
 from ..samplers.trace import Trace
-from ..validation import dtype_and_shape
 from . import classifier as classifiers
 from . import inception, metrics
 
@@ -294,10 +293,7 @@ def _load_inception(drawn: Drawn, required: bool | None) -> inception.Networks:
 
 def _n_features(features: Callable[[Tensor], Tensor], x: Tensor) -> int:
     with torch.no_grad():
-        found = features(x)
-    if not isinstance(found, Tensor) or found.dim() != 2 or len(found) != len(x):
-        raise ValueError(f"features must return ({len(x)}, D) for {len(x)} images, got {dtype_and_shape(found)}")
-    return found.shape[1]
+        return inception.check_features(features(x), len(x)).shape[1]
 
 
 def _fit_classifier(drawn: Drawn, required: bool | None) -> tuple[classifiers.FittedClassifier, Tensor]:

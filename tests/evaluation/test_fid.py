@@ -21,6 +21,24 @@ def test_fid_of_custom_features():
     assert judged(IMAGES, features=nn.Sequential(nn.Flatten()), fid=True)["fid"]["fid"] == pytest.approx(0, abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda h: h.masked_fill(h == h.max(), torch.nan), "values.* for [0-9]+ of 256 images"),
+        (lambda h: h.masked_fill(h == h.max(), torch.inf), "finite"),
+        (lambda h: h.double() * 1e200, "infinite or enormous ones for 256 of 256 images"),
+        (lambda h: h[:, :3], r"\(256, 16\) for 256 images, got torch.float32 \(256, 3\)"),
+        (lambda h: h[:1], r"\(256, 16\) for 256 images"),
+        (lambda h: h.tolist(), "a tensor, got list"),
+    ],
+)
+def test_features_that_torchmetrics_must_not_see(damage, words):
+    """A NaN in a covariance may end the process in LAPACK."""
+    features = lambda x: damage(pooled(x)) if len(x) > 2 else pooled(x)  # the first two images give their number
+    with pytest.raises((ValueError, TypeError), match=f"features must return .*{words}"):
+        judged(IMAGES[:256].flip(3), features=features, fid=None)
+
+
 def test_inception_score_is_its_formula():
     logits = IMAGES[:400].flatten(1)[:, 20:26] * 3
     random = torch.get_rng_state()

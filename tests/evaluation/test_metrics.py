@@ -61,12 +61,19 @@ def test_frechet_distance_to_itself_is_zero_far_from_the_origin(n, d):
         (torch.zeros(4, 3, 2), [torch.zeros(5, 3)], "got (4, 3, 2)"),
         (torch.zeros(4, 3), [torch.zeros(5, 4)], "batches must be (m, 3) like a, got (5, 4)"),
         (torch.zeros(4, 3), [torch.zeros(1, 3)], "at least 2 items, got 1"),
+        (torch.zeros(4, 3).fill_(torch.nan), [torch.zeros(5, 3)], "a must be finite, got NaN"),
+        (torch.zeros(4, 3), [torch.zeros(5, 3), torch.full((5, 3), torch.inf)], "batches must be finite, got NaN, inf"),
+        (normal(4, 3) * 1e200, [torch.zeros(5, 3)], "a must be finite, got NaN, infinite or enormous values"),
     ],
 )
 def test_frechet_distance_of_bad_input(a, batches, words):
     with pytest.raises(ValueError) as error:
         metrics.frechet_distance(a, batches)
     assert words in str(error.value)
+
+
+def test_frechet_distance_of_one_batch_of_two_items():
+    assert metrics.frechet_distance(normal(9, 3), [normal(2, 3, seed=1)]) > 0
 
 
 # nearest_neighbours
