@@ -27,6 +27,7 @@ class Data:
         fingerprint: 16 hexadecimal digits that depend on the number of items, their shape, scaling and content (for a
             map-style Dataset, the content of up to 256 items). It does not depend on the labels.
         labels: int64 (n,) on the CPU, the class of each item, or None if the source has none.
+        notes: remarks on how the source was read, such as what a folder's reading left out.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Data:
     fingerprint: str
     _items: StoredItems | LazyItems = field(repr=False)
     labels: Tensor | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """The number of items."""

@@ -95,7 +95,7 @@ def evaluate(
         - reconstruction: MSE per element of data items by the best latents (`reconstruct`).
         - chain: at `steps` up to 10 K, of n_chains chains: mean energy, mean score norm, mean |x| and the share of
           elements outside [-1, 1]; and diverged_at.
-        - notes: remarks on parts, by name.
+        - notes: remarks on parts, by name, and on the data (`Data.notes`).
         - skipped: the reason for each part that is missing, by name.
 
     Raises:
@@ -150,7 +150,7 @@ def evaluate(
                 result[name] = function()
             except parts.Skipped as reason:
                 skipped[name] = str(reason)
-        notes = parts.notes(result)
+        notes = {**({"data": "; ".join(source.notes)} if source.notes else {}), **parts.notes(result)}
     return _to_json({**result, "notes": notes, "skipped": skipped})
 
 

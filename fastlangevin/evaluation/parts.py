@@ -63,7 +63,7 @@ class Drawn(NamedTuple):
 
     def all_items(self, stage: str) -> Iterator[Tensor]:
         """All items of the data in batches, while `stages` shows the stage."""
-        batches = torch.arange(len(self.data)).split(_BATCH)
+        batches = torch.arange(len(self.data), device="cpu").split(_BATCH)
         for indices in self.stages.track(stage, batches, len(batches)):
             yield self.data.batch(indices).to(self.states.device)
 
@@ -165,7 +165,7 @@ def neighbours(drawn: Drawn, picture: str | Path | None) -> dict[str, Any]:
     """
     n = len(drawn.samples)
     queries = torch.cat([drawn.samples, drawn.items(drawn.indices)]).flatten(1)
-    own = torch.cat([torch.full((n,), -1), drawn.indices])
+    own = torch.cat([torch.full((n,), -1, device="cpu"), drawn.indices])
     batches = (x.flatten(1) for x in drawn.all_items("nearest neighbours"))
     found = metrics.nearest_neighbours(queries, batches, own)
     distance = found.distance.double()

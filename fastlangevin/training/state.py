@@ -75,7 +75,7 @@ class TrainingState:
     def check(self) -> None:
         """Raises for a model or an option that does not work, before anything is written."""
         with aside(self.model, self.device):
-            x = self._data(torch.arange(2) % len(self.data))
+            x = self._data(torch.arange(2, device="cpu") % len(self.data))
             self.sampler.score(x)
             f = self.log_density(x)
             if not f.isfinite().all():

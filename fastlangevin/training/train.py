@@ -188,7 +188,7 @@ def train(
             log_every=log_every,
             max_rollbacks=max_rollbacks if on_divergence == "rollback" else 0,
             progress=progress,
-            notes=[] if saved is None else _changes(settings, saved),
+            notes=[*source.notes, *([] if saved is None else _changes(settings, saved))],
         )
         return loop.run_to_end()
 
