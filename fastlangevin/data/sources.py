@@ -52,9 +52,10 @@ def load_data(source: Any, *, image_size: int | None = None, value_range: tuple[
               are the classes.
             - A map-style torch Dataset, read item by item, each time it is needed. An item is one event (laid out as
               above, without N) or a PIL image, or a tuple or list that starts with one. 256 items determine the range
-              of values that are not uint8; without `value_range` they must lie in [-1, 1]. Its `targets` or `labels`
-              are the labels if they are integers, one per item.
-            - A finite IterableDataset, read into memory.
+              of values that are not uint8; without `value_range` they must lie in [-1, 1]. They are read twice: where
+              they differ (a random generator of the Dataset's own), `Data.notes` says so, and the fingerprint covers
+              their number and shape only. Its `targets` or `labels` are the labels if they are integers, one per item.
+            - A finite IterableDataset, read into memory, and its first 256 items once more, likewise.
             - A `Data`, returned unchanged.
 
             Use "./name" for a file or folder that has the name of a data set.

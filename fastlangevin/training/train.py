@@ -61,7 +61,8 @@ def train(
     the value in the recipe for the data (`recipes.BY_DATA`), or else the paper's; for a resumed run it is the run's.
     All randomness is determined by `seed`: on one machine with a fixed number of threads, the same call gives the same
     weights bit for bit, and so does a run that was killed and resumed any number of times (except with a Dataset that
-    draws from Python's or NumPy's random state). torch's global random state does not change.
+    draws from Python's or NumPy's random state, or from a generator of its own, which `Data.notes` mentions). torch's
+    global random state does not change.
 
     A logged iteration (a line of metrics.jsonl, a dict of `TrainResult.history`) has iteration; energy_data and
     energy_samples, the mean energies; energy_gap, the first minus the second (d_s of Nijkamp et al., AAAI 2020,
