@@ -28,6 +28,7 @@ from ..noise import check_seed
 from ..score import check_engine, make_engine
 from ..score import precision as precisions
 from ..validation import STATE_DTYPES, check_bounds, check_int, check_shape, unknown
+from .graph_break import outside_graphs
 from .noise_counter import NoiseCounter, check_step
 from .option import Option
 from .plan import WHOLE_CHAIN_ENGINES, Plan, make_plan
@@ -77,6 +78,7 @@ class Sampler(abc.ABC):
             TypeError, ValueError: options that do not fit n_steps.
         """
 
+    @outside_graphs
     def __call__(
         self, x0: Tensor, *args: Any, n_steps: int | None = None, chain_offset: int = 0, step: int | None = None
     ) -> Tensor:
@@ -98,6 +100,7 @@ class Sampler(abc.ABC):
         """
         return self._evolve(x0, args, n_steps, chain_offset, step)
 
+    @outside_graphs
     def sample(
         self,
         shape: Sequence[int],
@@ -121,6 +124,7 @@ class Sampler(abc.ABC):
         chain = self._start(empty, args, n_steps, chain_offset, step)
         return self._run(chain, self._initial(empty, int(chain.steps[0]), chain_offset))
 
+    @outside_graphs
     def initial(
         self,
         shape: Sequence[int],
@@ -137,6 +141,7 @@ class Sampler(abc.ABC):
         step = self.step if step is None else check_step(step)
         return self._initial(self._empty(shape, (), device, dtype), step, check_int("chain_offset", chain_offset, 0))
 
+    @outside_graphs
     def trace(
         self,
         x0: Tensor,
@@ -161,6 +166,7 @@ class Sampler(abc.ABC):
         self._settle(chain, x0, trace.x[-1])
         return trace
 
+    @outside_graphs
     def energy(self, x: Tensor, *args: Any) -> Tensor:
         """Returns the (B,) energies of (B, *event) states, in the sampler's precision.
 
@@ -175,6 +181,7 @@ class Sampler(abc.ABC):
         assert energy is not None
         return energy
 
+    @outside_graphs
     def score(self, x: Tensor, *args: Any) -> Tensor:
         """Returns ∇ log p at (B, *event) states, of x's shape, unclipped, in the sampler's precision."""
         check_state("x", x, self.target)
@@ -226,6 +233,7 @@ class Sampler(abc.ABC):
         """
         self._noise.load_state_dict(state)
 
+    @outside_graphs
     def replace(self: S, **options: Any) -> S:
         """Returns another sampler with the given options; all other options keep their values.
 

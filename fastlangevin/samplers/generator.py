@@ -13,6 +13,7 @@ from torch import Tensor
 from ..chains.divergence import report
 from ..chains.initial import check_state
 from ..validation import check_int, check_positive
+from .graph_break import outside_graphs
 from .langevin import Langevin
 
 
@@ -30,6 +31,7 @@ class Reconstruction(NamedTuple):
     mse: Tensor
 
 
+@outside_graphs
 def reconstruct(
     sampler: Langevin,
     x: Tensor,
@@ -110,6 +112,7 @@ def reconstruct(
     return Reconstruction(*(tensor.detach() for tensor in best))
 
 
+@outside_graphs
 def interpolate(sampler: Langevin, z1: Tensor, z2: Tensor, *args: Any, n: int = 8) -> Tensor:
     """Interpolates between latents, from z2 to z1: n images for each of B pairs.
 

@@ -18,6 +18,7 @@ from ..chains.vjp import DifferentiableChain
 from ..network.target import make_target
 from ..validation import check_grad_clip, unknown
 from .base import Sampler
+from .graph_break import outside_graphs
 from .noise_counter import NoiseCounter
 from .option import Option
 
@@ -152,6 +153,7 @@ class Langevin(Sampler):
             },
         )
 
+    @outside_graphs
     def with_last_step(
         self, x0: Tensor, *args: Any, n_steps: int | None = None, chain_offset: int = 0, step: int | None = None
     ) -> Tensor:
