@@ -116,14 +116,15 @@ def train(
         The model, a sampler of it, and the history.
 
     Raises:
-        ValueError, TypeError: an argument that is not as above, an unknown setting, or data or settings of a resume
-            that differ from the run's.
+        ValueError, TypeError: an argument that is not as above, an unknown setting, data or settings of a resume that
+            differ from the run's, or a model with extra state that `out` cannot store.
         FileNotFoundError, ImportError: data that `load_data` cannot read.
         FileExistsError: `out` holds a run and neither resume nor overwrite is set, or it holds files that do not belong
             to a run.
         NotADirectoryError: `out` is a file.
         BlockingIOError: another process is training in `out`, or has started a run in the new folder since the call.
-        CheckpointError: the newest checkpoint of a resume is damaged or does not fit the model.
+        CheckpointError: the newest checkpoint of a resume is damaged (the message names the one before it) or does not
+            fit the model.
         OSError: a file of the run cannot be written.
         TrainingDiverged: (a `ChainDiverged`) chains, energies or weights are not finite, the energies are too far apart
             or the samples are saturated. Raised within one iteration; the message says what to try, and the newest
@@ -175,6 +176,7 @@ def train(
         state = TrainingState(settings, source.to(where), settings.make_model() if model is None else model, where)
         state.check()
         if run is not None:
+            training_checkpoint.check(state.model)
             if is_new:
                 stack.enter_context(run.created())
             run.prepare(settings.to_dict(), overwrite=overwrite)
