@@ -36,16 +36,16 @@ def fit(images: Tensor, labels: Tensor, n_fit: int, seed: int = 0) -> FittedClas
         seed: of the choice of items and of the weights.
 
     Raises:
-        ImportError: no scikit-learn (extra "eval").
+        ImportError: no scikit-learn (extra "eval"), or a broken one.
         ValueError: fewer than 2 classes, or n_fit out of range.
     """
     try:
         from sklearn.neural_network import MLPClassifier
         from threadpoolctl import threadpool_limits
-    except ImportError as error:
+    except Exception as error:  # a broken installation raises other errors than ImportError
         raise ImportError(
             f"fitting a classifier needs scikit-learn ({error}): pip install 'fastlangevin[eval]'"
-        ) from None
+        ) from error
     classes = labels.unique()
     if len(classes) < 2:
         raise ValueError(f"labels must name at least 2 classes, got {classes.tolist()} for every item")

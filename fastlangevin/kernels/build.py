@@ -212,7 +212,7 @@ def build(library: Library, directory: Path, *, include: Sequence[str], librarie
             rule = "cuda" if source.endswith(".cu") else "compile"
             lines += [f"build {obj}: {rule} {_path(str(root / source))}", f"  more = {' '.join(more)}"]
         lines += [f"build {target.name}: link {' '.join(objects)}", ""]
-        (Path(work) / "build.ninja").write_text("\n".join(lines))
+        (Path(work) / "build.ninja").write_bytes(os.fsencode("\n".join(lines)))
         done = subprocess.run([ninja(), "-C", work], capture_output=True, text=True)
         if done.returncode != 0:
             raise BuildError(f"compiling {target.name} with {cxx} failed:\n{done.stdout[-4000:]}{done.stderr[-1000:]}")

@@ -129,7 +129,8 @@ def train(
         TrainingDiverged: (a `ChainDiverged`) chains, energies or weights are not finite, the energies are too far apart
             or the samples are saturated. Raised within one iteration; the message says what to try, and the newest
             checkpoint was saved before the divergence.
-        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM, after a checkpoint has been saved.
+        KeyboardInterrupt, SystemExit: Ctrl-C, or SIGTERM or SIGHUP, after a checkpoint has been saved.
+        Exception: what reading the data raises, after a checkpoint has been saved.
     """
     if resume and overwrite:
         raise ValueError("resume and overwrite are mutually exclusive, got both")
