@@ -106,10 +106,8 @@ def evaluate(
         ImportError: fid=True or features, or coverage=True, without the libraries (extras "eval", "inception").
         ChainDiverged: a sample's chain diverged. Divergence past K steps or in a reconstruction is part of the result.
     """
-    check_int("n", n, 2)
-    check_int("n_reconstruct", n_reconstruct, 0)
-    check_int("n_chains", n_chains, 0)
-    check_int("seed", seed, 0)
+    n, n_reconstruct = check_int("n", n, 2), check_int("n_reconstruct", n_reconstruct, 0)
+    n_chains, seed = check_int("n_chains", n_chains, 0), check_int("seed", seed, 0)
     _check_choices(fid, features, coverage, classifier)
     opened = _open(run, model, device)
     sampler, trained, states_range = opened.sampler, opened.settings, _states_range(data_range, opened)

@@ -116,7 +116,8 @@ def reproduce(
     table = paper_table(name, source.name, features)
     if budget is not None:
         check_positive("budget", budget)
-    check_int("n", n, 2)
+    n, seed = check_int("n", n, 2), check_int("seed", seed, 0)
+    features = None if features is None else check_int("features", features)
     if len(source) < 2:
         raise ValueError(f"data must hold at least 2 items to compare with, got {len(source)}")
     if labels is not None:

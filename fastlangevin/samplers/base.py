@@ -388,7 +388,10 @@ class Sampler(abc.ABC):
             raise ValueError("shape must be (B, *event), got ()")
         if dtype not in STATE_DTYPES:
             raise ValueError(f"dtype must be float32, float64, bfloat16 or float16, got {dtype}")
-        return torch.empty(shape, dtype=dtype, device=self._device(args) if device is None else device)
+        device = torch.device(self._device(args) if device is None else device)
+        if device.type == "meta":
+            raise ValueError("device must be one whose tensors have values, got meta")
+        return torch.empty(shape, dtype=dtype, device=device)
 
     def _initial(self, like: Tensor, step: int, chain_offset: int) -> Tensor:
         x0 = initial.draw(
