@@ -2,6 +2,7 @@
 # Both create .venv and install their dependencies.
 # make test-newest: the tests with the newest torch, in .venv-newest (5.5 GB).
 # make test-processors: the tests with older instruction sets in torch's libraries.
+# make test-campaign: a training that is killed at 50 random instants and resumed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +15,7 @@ SOURCES := setup.py pyproject.toml constraints.txt fastlangevin/kernels/build.py
 # Waiting threads sleep. If another program uses a core, spinning threads make training ten times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-newest test-processors lint format bench bench-docs bench-quick clean
+.PHONY: demo test test-newest test-processors test-campaign lint format bench bench-docs bench-quick clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fastlangevin train digits --out runs/demo --resume
@@ -27,6 +28,9 @@ test-newest: $(NEWEST)/.dev
 
 test-processors: $(VENV)/.dev
 	nice $(BIN)/python scripts/test_processors.py $(ARGS)
+
+test-campaign: $(VENV)/.dev
+	nice $(BIN)/python scripts/kill_campaign.py $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
