@@ -113,6 +113,18 @@ def test_nearest_neighbours_of_bad_input():
         metrics.nearest_neighbours(torch.zeros(2, 3), [torch.full((1, 3), torch.nan)])
 
 
+@pytest.mark.parametrize("queries", [torch.zeros(0, 3), torch.zeros(3), torch.zeros(2, 0)])
+def test_nearest_neighbours_of_bad_queries(queries):
+    with pytest.raises(ValueError, match="queries must be"):
+        metrics.nearest_neighbours(queries, [torch.zeros(4, 3)])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_of_equally_near_items_the_first_is_taken(batch):
+    items = torch.tensor([[1.0, 0.0], [5.0, 5.0], [1.0, 0.0]])
+    assert metrics.nearest_neighbours(torch.zeros(1, 2), items.split(batch)).item.tolist() == [0]
+
+
 # coverage
 
 
