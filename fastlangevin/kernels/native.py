@@ -78,7 +78,7 @@ def _load_cpu() -> str | None:
     if why:
         return why
     try:
-        torch.ops.load_library(str(_find_or_build(build.CPU)))
+        torch.ops.load_library(str(_cpu_path()))
     except (build.BuildError, OSError) as error:
         warnings.warn(
             f"fastlangevin uses its slow reference backend: {str(error).strip()}\n"
@@ -162,8 +162,13 @@ def _find_or_build(library: build.Library) -> Path:
 
 
 @functools.cache  # finding the library reads all sources
+def _cpu_path() -> Path:
+    return _find_or_build(build.CPU)
+
+
+@functools.cache
 def _library() -> ctypes.CDLL:
-    return ctypes.CDLL(str(_find(build.CPU)))
+    return ctypes.CDLL(str(_cpu_path()))
 
 
 def cpu_capability() -> str:

@@ -75,8 +75,8 @@ class RunFolder:
             yield
 
     def _in_use(self, why: str) -> BlockingIOError:
-        n = int(os.environ.get("WORLD_SIZE") or 1)
-        hint = f" (train runs in one process, but torchrun has started {n})" if n > 1 else ""
+        n = os.environ.get("WORLD_SIZE", "1")
+        hint = f" (train runs in one process, but torchrun has started {n})" if n != "1" else ""
         return BlockingIOError(f"out={str(self.folder)!r} is in use: {why}{hint}")
 
     def _taken(self) -> list[str]:
