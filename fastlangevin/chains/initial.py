@@ -73,11 +73,11 @@ def check_state(name: str, x: Tensor, target: Target) -> None:
     check_state_dtype(name, x)
     if x.dim() == 0:
         raise ValueError(f"{name} must have a first dimension of chains, (B, *event), got a scalar")
-    if x.is_meta:
-        raise ValueError(f"{name} must have values, got a tensor on the meta device")
     device = target.device()
     if device is not None and device != x.device:
         raise ValueError(f"{name} is on {x.device} and the {target.kind} on {device}: move one to the other")
+    if x.is_meta:
+        raise ValueError(f"{name} must have values, got a tensor on the meta device")
     if not x.is_cuda:  # on a GPU this would synchronize, and the chain's own check detects it
         n_bad = int(n_not_finite(x))
         if n_bad:
