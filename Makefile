@@ -1,8 +1,8 @@
 # make demo: train on the handwritten digits, pictures in runs/demo.   make test: the tests.
 # Both create .venv and install their dependencies.
 # make test-newest: the tests with the newest torch, in .venv-newest (5.5 GB).
-# make test-campaign: 20,000 random graphs through every engine.
 # make test-processors: the tests with older instruction sets in torch's libraries.
+# make test-campaign: 20,000 random graphs through every engine; a training that is killed 50 times and resumed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -30,7 +30,8 @@ test-processors: $(VENV)/.dev
 	nice $(BIN)/python scripts/test_processors.py $(ARGS)
 
 test-campaign: $(VENV)/.dev
-	RANDOM_GRAPHS=20000 $(BIN)/python -m pytest tests/score/test_random_graphs.py
+	RANDOM_GRAPHS=$${RANDOM_GRAPHS:-20000} nice $(BIN)/python -m pytest tests/score/test_random_graphs.py
+	nice $(BIN)/python scripts/kill_campaign.py $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

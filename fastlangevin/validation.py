@@ -15,13 +15,20 @@ Bounds = tuple[float | None, float | None]
 STATE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def check_int(name: str, value: object, least: int = 1) -> int:
-    """Returns the value as an int. Raises ValueError unless it is an int of at least `least`."""
+def as_index(value: object) -> int | None:
+    """The value as an int, if it is an integer of any type but bool, such as NumPy's; else None."""
+    if isinstance(value, bool):
+        return None
     try:
-        number = operator.index(value)  # type: ignore[arg-type]
+        return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or number < least:
+        return None
+
+
+def check_int(name: str, value: object, least: int = 1) -> int:
+    """Returns the value as an int. Raises ValueError unless it is an integer of at least `least`."""
+    number = as_index(value)
+    if number is None or number < least:
         raise ValueError(f"{name} must be an int of at least {least}, got {value!r}")
     return number
 
@@ -70,10 +77,18 @@ def check_scalar_tensor(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def check_state_dtype(name: str, x: object) -> None:
-    """Raises TypeError unless x is a tensor of a dtype that a chain's state may have."""
+    """Raises TypeError unless x is a dense tensor of a dtype that a chain's state may have."""
     if not isinstance(x, Tensor) or x.dtype not in STATE_DTYPES:
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"{name} must be a float32, float64, bfloat16 or float16 tensor, got {got}")
+    if not is_dense(x):
+        got = "a nested one" if x.is_nested else f"layout {x.layout}"
+        raise TypeError(f"{name} must be a dense tensor, got {got}")
+
+
+def is_dense(x: Tensor) -> bool:
+    """Whether the elements are one block of memory: neither sparse nor nested."""
+    return x.layout == torch.strided and not x.is_nested
 
 
 def check_grad_clip(grad_clip: float | None, name: str = "grad_clip") -> float | None:

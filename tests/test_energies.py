@@ -73,6 +73,11 @@ def test_mixture_weights_are_as_given():
     assert_same(ALL["mixture"]().weights, torch.tensor([1.0, 2.0, 3.0]) / 6)
 
 
+def test_mixture_has_variance_one_by_default():
+    means, x = [[0.0, 1.0], [2.0, -1.0]], torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(energies.GaussianMixture(means)(x), energies.GaussianMixture(means, 1.0)(x))
+
+
 @pytest.mark.usefixtures("float64")
 def test_double_well_energy_and_score():
     u, x = energies.DoubleWell(3, 1.5, 0.8), normal(50, 3)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
-from fastlangevin.kernels import build
+from fastlangevin.kernels import build, native
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,6 +32,21 @@ native.prebuilt_directory = lambda: pathlib.Path("/nowhere")
 import fastlangevin as fl, torch
 """
 DRAW = "x = fl.noise.normal((1000,), seed=1, step=2); print(x.double().sum().item())"
+
+
+TORCH = Path(torch.__file__).parent
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch) -> build.Library:
+    """A library that is compiled in a moment."""
+    (tmp_path / "csrc" / "tiny").mkdir(parents=True)
+    (tmp_path / "csrc" / "tiny" / "a.cpp").write_text(
+        '#if __has_include("answer.h")\n#include "answer.h"\n#else\n#define ANSWER 42\n#endif\n'
+        'extern "C" __attribute__((visibility("default"))) int answer() { return ANSWER; }\n'
+    )
+    monkeypatch.setattr(build, "csrc", lambda: tmp_path / "csrc")
+    return build.Library("tiny", (("tiny/a.cpp", ()),))
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess:
@@ -158,6 +176,69 @@ def test_cuda_that_is_required_and_cannot_be_built_is_an_error(tmp_path):
     assert done.returncode != 0
     assert "FASTLANGEVIN_CUDA=1, and the CUDA kernels cannot be built: the CUDA compiler" in done.stdout + done.stderr
     assert not list(tmp_path.glob("*.whl"))
+
+
+def test_a_library_that_was_compiled_before_is_found_again_only_if_intact(tiny, tmp_path, monkeypatch, capsys):
+    """To load a part of one may end the process by SIGBUS: after a power failure, a full disk, an interrupted copy."""
+    cache = tmp_path / "cache"
+    path = build.build(tiny, cache, include=[], libraries=[str(TORCH / "lib")])
+    whole = path.read_bytes()
+    monkeypatch.setattr(native, "prebuilt_directory", lambda: tmp_path)
+    monkeypatch.setenv("FASTLANGEVIN_CACHE", str(cache))
+    assert native._find(tiny) == path and capsys.readouterr().err == ""
+    flipped = bytearray(whole)
+    flipped[1000] ^= 4
+    for damaged in (b"", whole[:4000], whole[:-1], whole[:-60], bytes(flipped), whole[:-100] + bytes(100)):
+        path.write_bytes(damaged)
+        assert native._find(tiny) is None and f"{path} is damaged and is not used" in capsys.readouterr().err
+    assert build.build(tiny, cache, include=[], libraries=[str(TORCH / "lib")]) == path
+    assert native._find(tiny) == path and ctypes.CDLL(str(path)).answer() == 42
+
+
+def test_a_library_is_on_the_disk_before_it_has_its_name(tiny, tmp_path, monkeypatch):
+    done, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (done.append("fsync"), fsync(file)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (done.append("replace"), replace(*paths)))
+    build.build(tiny, tmp_path, include=[], libraries=[str(TORCH / "lib")])
+    assert done == ["fsync", "replace"]
+
+
+@pytest.mark.parametrize("name", ["my venv", "o'brien", "a&b", "p(1)", "d$HOME", "x;y", 'quo"te', "c:d"])
+def test_paths_with_characters_that_mean_something_to_a_shell(tiny, name, tmp_path, monkeypatch):
+    """Of the sources, of torch, and of the cache."""
+    for folder in ("include", "lib", "csrc"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / folder).symlink_to(build.csrc() if folder == "csrc" else TORCH / folder)
+    headers = tmp_path / name / "headers"
+    headers.mkdir()
+    (headers / "answer.h").write_text("#define ANSWER 43\n")
+    monkeypatch.setattr(build, "csrc", lambda: tmp_path / name / "csrc")
+    folders = dict(include=[str(headers)], libraries=[str(tmp_path / name / "lib")])
+    assert ctypes.CDLL(str(build.build(tiny, tmp_path / name / "cache", **folders))).answer() == 43
+
+
+@pytest.mark.parametrize("home", ["unknown", "not writable"])
+def test_without_a_home_the_cache_is_temporary(home, tiny, tmp_path, monkeypatch, capsys):
+    for variable in ("FASTLANGEVIN_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    if home == "unknown":  # $HOME is not set, and the password database has no entry
+        monkeypatch.setattr(Path, "home", lambda: Path("~nobody-of-this-name").expanduser())
+    else:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(native, "prebuilt_directory", lambda: tmp_path)
+    expected = tmp_path / f"fastlangevin-{os.getuid()}"
+    assert native.cache_directory() == expected and not expected.exists()
+    assert native._find_or_build(tiny).parent == expected and expected.stat().st_mode & 0o777 == 0o700
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"into {expected} (once" in said and "there is no home folder" in said
+    assert native._find_or_build(tiny).parent == expected and capsys.readouterr().err == ""
+    expected.chmod(0o777)
+    with pytest.raises(PermissionError, match="other users can write to .*: set FASTLANGEVIN_CACHE"):
+        native._find_or_build(tiny)
+    monkeypatch.setenv("FASTLANGEVIN_CACHE", str(tmp_path / "mine"))
+    assert native.cache_directory() == tmp_path / "mine"
 
 
 def test_sources_of_one_library_do_not_rebuild_the_other(monkeypatch, tmp_path):

@@ -76,5 +76,7 @@ def check_state(name: str, x: Tensor, target: Target) -> None:
     device = target.device()
     if device is not None and device != x.device:
         raise ValueError(f"{name} is on {x.device} and the {target.kind} on {device}: move one to the other")
+    if x.is_meta:
+        raise ValueError(f"{name} must have values, got a tensor on the meta device")
     if not x.is_cuda and not is_finite(x):  # on a GPU this would synchronize; the chain's own check detects it
         raise ValueError(f"{name} must be finite, got NaN or infinity in {int(n_not_finite(x))} of {len(x)} chains")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Any
 
@@ -33,7 +34,9 @@ _EXPECTED: tuple[type[Exception], ...] = (
 
 
 def main(arguments: Any = None) -> None:
-    """Runs the command line. Exit codes: 0 success, 1 error, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM."""
+    """Runs the command line. Exit codes: 0 success, 1 error, 2 wrong usage, 130 Ctrl-C, 129 SIGHUP, 143 SIGTERM."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # typer's help has characters that some terminals cannot show
     try:
         app(arguments, standalone_mode=True)
     except KeyboardInterrupt:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from torch import Tensor, arange
 
 from ..data.ranges import UNIT, rescaled
 from ..data.sources import load_data
 from ..display.pictures import is_drawable
+from ..display.progress import console
 from ..runs.opening import OpenedRun, open_run
 
 RunPath = Annotated[Path, typer.Argument(help="The folder of a run, or a checkpoint file.", show_default=False)]
@@ -38,7 +38,7 @@ def check_out(out: Path, suffixes: Sequence[str], overwrite: bool, option: str =
 
 
 def say(text: str, quiet: bool) -> None:
-    Console(quiet=quiet, highlight=False).print(text, markup=False, soft_wrap=True)
+    console(not quiet).print(text, markup=False, soft_wrap=True)
 
 
 def open_generator(run: Path, out: Path, n_steps: int | None, seed: int | None, device: str) -> OpenedRun:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 import fastlangevin
 
-from ..display.plots import has_plots, save_chain_plot
+from ..display.plots import check_matplotlib, save_chain_plot
+from ..display.progress import console
 from ..files import replacing
 from . import common
 
@@ -82,8 +82,7 @@ def evaluate(
         common.check_out(plot, (".png",), overwrite, "--plot")
         if n_chains == 0:
             raise ValueError("--plot needs the chains past K, which --chains 0 skips")
-        if not has_plots():
-            raise ImportError("--plot needs matplotlib, which is not installed: pip install 'fastlangevin[plots]'")
+        check_matplotlib()
     for path in (out, plot, neighbours):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,8 +102,7 @@ def evaluate(
         image_size=image_size,
         progress=not quiet,
     )
-    console = Console(quiet=quiet, highlight=False)
-    console.print(_table(result))
+    console(not quiet).print(_table(result))
     for name, why in result["skipped"].items():
         common.say(f"skipped {name}: {why}", quiet)
     for name, note in result["notes"].items():

@@ -6,35 +6,35 @@ import importlib.metadata
 import platform
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 import fastlangevin
 
 from .. import kernels
+from ..display.progress import console
 from ..kernels import native
 
 
 def info() -> None:
     """Show versions and available kernel backends, with the reasons for those that are not available."""
-    console = Console(highlight=False)
+    output = console(show=True)
     versions = Table("", "version", title="versions", title_justify="left")
     versions.add_row("fastlangevin", fastlangevin.__version__)
     versions.add_row("Python", platform.python_version())
     for name in ("torch", "triton", "numpy"):
         versions.add_row(name, _version(name))
     versions.add_row("CUDA device", torch.cuda.get_device_name() if torch.cuda.is_available() else "none")
-    console.print(versions)
+    output.print(versions)
     backends = Table("backend", "state", title="backends, in order of preference", title_justify="left")
     for backend in kernels.BACKENDS.values():
         why = backend.unsupported()
         backends.add_row(backend.name, "ready" if why is None else f"not available: {why}")
-    console.print(backends)
+    output.print(backends)
     if kernels.BACKENDS["cpu"].unsupported() is None:
-        console.print(f"instruction set of the cpu kernels: {native.cpu_capability()}", highlight=False)
+        output.print(f"instruction set of the cpu kernels: {native.cpu_capability()}", highlight=False)
     plan = fastlangevin.Langevin(log_density=fastlangevin.models.ConvNet(32, 3), seed=0).plan
-    console.print(f"chains of the paper's network on {plan.device}: engine {plan.engine}, backend {plan.backend}")
-    console.print(*(f"  {reason}" for reason in plan.reasons), sep="\n")
+    output.print(f"chains of the paper's network on {plan.device}: engine {plan.engine}, backend {plan.backend}")
+    output.print(*(f"  {reason}" for reason in plan.reasons), sep="\n")
 
 
 def _version(name: str) -> str:

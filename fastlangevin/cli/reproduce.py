@@ -59,5 +59,5 @@ def reproduce(
         device=device,
         progress=not quiet,
     )
-    common.say((result.out / "table.md").read_text(), quiet)
+    common.say((result.out / "table.md").read_text("utf-8"), quiet)
     common.say(f"in {result.out}: table.md, table.csv, one run per row", quiet)

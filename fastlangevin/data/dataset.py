@@ -25,8 +25,10 @@ class Data:
         name: the source: "digits", "cifar10", "tensor", "file:cats.npy", "folder:cats", "dataset:MyDataset".
         event_shape: shape of one item: (C, H, W) for images, (D,) for points.
         fingerprint: 16 hexadecimal digits that depend on the number of items, their shape, scaling and content (for a
-            map-style Dataset, the content of up to 256 items). It does not depend on the labels.
+            map-style Dataset, the content of up to 256 items; for a Dataset whose items differ when they are read
+            again, number and shape only). It does not depend on the labels.
         labels: int64 (n,) on the CPU, the class of each item, or None if the source has none.
+        notes: remarks on how the source was read, such as what a folder's reading left out; `train` prints them.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Data:
     fingerprint: str
     _items: StoredItems | LazyItems = field(repr=False)
     labels: Tensor | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """The number of items."""

@@ -11,17 +11,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 TORCHVISION_SIZES = {"cifar10": 32, "celeba": 64, "lsun": 64}  # image sizes by default of torchvision's data sets
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
-
-
-def files_in(path: Path) -> list[Path]:
-    """All images in a folder and its subfolders, sorted by path, without hidden files."""
-    files = [p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()]
-    if not files:
-        raise ValueError(f"the folder {path} holds no images ({', '.join(s[1:] for s in SUFFIXES)})")
-    return sorted(files, key=lambda file: file.relative_to(path).as_posix())
 
 
 def read(files: Sequence[Path], image_size: int | None) -> Tensor:

@@ -63,7 +63,7 @@ def of_files(files: Sequence[Path], root: Path) -> Tensor | None:
     if any(len(p) != 2 for p in parts):
         return None
     numbers = {name: i for i, name in enumerate(sorted({p[0] for p in parts}))}
-    return torch.tensor([numbers[p[0]] for p in parts])
+    return torch.tensor([numbers[p[0]] for p in parts], device="cpu")
 
 
 def of_dataset(dataset: object, n: int) -> Tensor | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ..validation import check_int, nearest
 from . import images
 from . import labels as class_labels
 from .dataset import Data, stored_data
+from .folders import image_files
 from .ranges import Range
 from .torch_dataset import from_iterable, from_map_style
 from .values import check_value_range, scaled, to_channels_first, to_tensor
@@ -43,15 +45,17 @@ def load_data(source: Any, *, image_size: int | None = None, value_range: tuple[
               second dimension is neither, (N, H, W, C). It is not copied unless it needs conversion.
             - A `.npy` or `.npz` file of such an array. Of several arrays in a `.npz`, the one named "images", "x",
               "data" or "arr_0" is used, and one named "labels" or "y" beside it holds the labels.
-            - A folder: all images in it and its subfolders, sorted by path, without hidden files. Images have one
-              channel if all are grey, else RGB. Transparent parts become white, 16 bits are reduced to 8, and of an
-              animation the first frame is used. If every image lies in a folder directly below it, these folders are
-              the classes.
+            - A folder: all images that Pillow reads in it and its subfolders, and in folders to which there are
+              links, sorted by path, without hidden files and folders. `Data.notes` counts what was left out. Images
+              have one channel if all are grey, else RGB. Transparent parts become white, 16 bits are reduced to 8, and
+              of an animation the first frame is used. If every image lies in a folder directly below it, these folders
+              are the classes.
             - A map-style torch Dataset, read item by item, each time it is needed. An item is one event (laid out as
               above, without N) or a PIL image, or a tuple or list that starts with one. 256 items determine the range
-              of values that are not uint8; without `value_range` they must lie in [-1, 1]. Its `targets` or `labels`
-              are the labels if they are integers, one per item.
-            - A finite IterableDataset, read into memory.
+              of values that are not uint8; without `value_range` they must lie in [-1, 1]. They are read twice: where
+              they differ (a random generator of the Dataset's own), `Data.notes` says so, and the fingerprint covers
+              their number and shape only. Its `targets` or `labels` are the labels if they are integers, one per item.
+            - A finite IterableDataset, read into memory, and its first 256 items once more, likewise.
             - A `Data`, returned unchanged.
 
             Use "./name" for a file or folder that has the name of a data set.
@@ -144,9 +148,10 @@ def _torchvision(name: str) -> Dataset[Any]:
 
 def _from_path(path: Path, image_size: int | None, value_range: Range | None) -> Data:
     if path.is_dir():
-        files = images.files_in(path)
-        labels = class_labels.of_files(files, path)
-        return stored_data(f"folder:{path.resolve().name}", images.read(files, image_size), value_range, labels)
+        files, left_out = image_files(path)
+        name, labels = f"folder:{path.resolve().name}", class_labels.of_files(files, path)
+        notes = () if left_out is None else (f"left out of {name}: {left_out}",)
+        return replace(stored_data(name, images.read(files, image_size), value_range, labels), notes=notes)
     if not path.exists():
         hint = "" if path.suffix or len(path.parts) > 1 else nearest(str(path).lower(), _NAMES)
         raise FileNotFoundError(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +35,11 @@ def from_iterable(name: str, dataset: IterableDataset[Any], image_size: int | No
             items.append(_to_event(raw, i, image_size, items[0] if items else None))
     if not items:
         raise ValueError(f"data must hold at least one item, got an empty {name}")
-    return stored_data(name, torch.stack(items), value_range, labels.of_dataset(dataset, len(items)))
+    with _fixed_randomness():  # a stream that can be read only once ends here
+        again = itertools.islice(dataset, min(_N_INSPECTED, len(items)))
+        differs = any(not torch.equal(_to_event(raw, i, image_size, items[0]), items[i]) for i, raw in enumerate(again))
+    data = stored_data(name, torch.stack(items), value_range, labels.of_dataset(dataset, len(items)))
+    return _of_own_randomness(data) if differs else data
 
 
 def from_map_style(name: str, dataset: Dataset[Any], image_size: int | None, value_range: Range | None) -> Data:
@@ -41,16 +47,12 @@ def from_map_style(name: str, dataset: Dataset[Any], image_size: int | None, val
     n = _length(dataset)
     if n == 0:
         raise ValueError(f"data must hold at least one item, got an empty {name}")
-    low, high = math.inf, -math.inf
-    digest = hashlib.blake2b(digest_size=8)
     with _fixed_randomness():
         first = _to_event(dataset[0], 0, image_size, None)
-        read = functools.partial(_read, dataset, image_size, first)
-        for i in range(0, n, math.ceil(n / _N_INSPECTED)):
-            item = read(i)
-            item_low, item_high = extent(item[None], [i])
-            low, high = min(low, item_low), max(high, item_high)
-            digest.update(item.numpy().data)
+    read = functools.partial(_read, dataset, image_size, first)
+    inspected = range(0, n, math.ceil(n / _N_INSPECTED))
+    (digest, low, high), again = _inspect(read, inspected), _inspect(read, inspected)
+    low, high = min(low, again[1]), max(high, again[2])
     source = source_range(first.dtype, (low, high), value_range)
     if source is None:
         raise ValueError(
@@ -58,7 +60,31 @@ def from_map_style(name: str, dataset: Dataset[Any], image_size: int | None, val
             f"values in {low:g} … {high:g}"
         )
     items = LazyItems(read, n, source)
-    return make_data(name, items, tuple(first.shape), source, digest, labels.of_dataset(dataset, n))
+    differs = again[0].digest() != digest.digest()
+    data = make_data(name, items, tuple(first.shape), source, digest, labels.of_dataset(dataset, n))
+    return _of_own_randomness(data) if differs else data
+
+
+def _inspect(read: Callable[[int], Tensor], indices: Sequence[int]) -> tuple[hashlib.blake2b, float, float]:
+    """Reads items, and returns the digest of their content and their extent."""
+    digest, low, high = hashlib.blake2b(digest_size=8), math.inf, -math.inf
+    with _fixed_randomness():
+        for i in indices:
+            item = read(i)
+            item_low, item_high = extent(item[None], [i])
+            low, high = min(low, item_low), max(high, item_high)
+            digest.update(item.numpy().data)
+    return digest, low, high
+
+
+def _of_own_randomness(data: Data) -> Data:
+    """The data of a Dataset whose items differ when they are read again: the fingerprint covers only what does not."""
+    digest = hashlib.blake2b(repr((len(data), data.event_shape)).encode(), digest_size=8)
+    note = (
+        f"the items of {data.name} differ each time they are read, whatever the seed: a resumed run, which is not told "
+        "from one of other data of that shape, continues with other items than a run without interruption"
+    )
+    return replace(data, fingerprint=digest.hexdigest(), notes=(note,))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..validation import is_dense
 from .ranges import UNIT, Range
 
 _BYTES: Range = (0.0, 255.0)
@@ -30,8 +31,10 @@ def to_tensor(values: Tensor | np.ndarray, name: str) -> Tensor:
         if values.dtype.kind not in "biuf":
             raise TypeError(f"{name} must hold real numbers, got dtype {values.dtype}")
         values = torch.from_numpy(np.require(values, values.dtype.newbyteorder("="), ["C", "W"]))
-    if values.is_complex() or values.layout != torch.strided:
+    if values.is_complex() or not is_dense(values):
         raise TypeError(f"{name} must be dense and real, got dtype {values.dtype}, layout {values.layout}")
+    if values.is_meta:
+        raise TypeError(f"{name} must have values, got a tensor on the meta device")
     if values.dtype != torch.uint8:
         values = values.to(torch.float64 if values.dtype in _WIDE else torch.float32)
     return values.detach().cpu()

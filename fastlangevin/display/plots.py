@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import statistics
 from collections.abc import Sequence
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
 def has_plots() -> bool:
     """Whether the extra "plots" (matplotlib and TensorBoard) is installed."""
     return all(importlib.util.find_spec(name) is not None for name in ("matplotlib", "tensorboard"))
+
+
+def check_matplotlib() -> None:
+    """Raises ImportError if matplotlib is not installed or cannot be imported."""
+    try:
+        importlib.import_module("matplotlib.figure")
+    except Exception as error:  # a broken installation, or MPLBACKEND, raises other errors than ImportError
+        raise ImportError(f"matplotlib cannot be imported ({error}): pip install 'fastlangevin[plots]'") from error
 
 
 def save_training_plot(history: Sequence[dict[str, Any]], path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar, cast
 
 import rich.progress
 from rich.console import Console
@@ -18,19 +19,48 @@ _SECONDS_BETWEEN_LINES = 10.0
 _T = TypeVar("_T")
 
 
-class _Console(Console):
-    """A console whose output pipe may be closed by its reader; the training then continues silently."""
+class _Output:
+    """Standard output that ends no program.
 
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    Characters that the terminal cannot show are replaced. When it is gone (a closed pipe, a terminal that was hung up)
+    the program continues silently.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        with self._silent_if_gone():
+            self._stream.write(text.encode(encoding, "replace").decode(encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        with self._silent_if_gone():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextlib.contextmanager
+    def _silent_if_gone(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+def console(show: bool) -> Console:
+    """A console of standard output, silent unless `show`."""
+    file = None if sys.stdout is None else cast(TextIO, _Output(sys.stdout))
+    return Console(file=file, quiet=not show or file is None, highlight=False)
 
 
 class Reporter:
     """Shows rows of metrics if `show`: in a bar on a terminal, elsewhere on a line at most every 10 seconds."""
 
     def __init__(self, n_iterations: int, first: int, n_steps: int, show: bool) -> None:
-        self._console = _Console(file=sys.stdout, quiet=not show, highlight=False)
+        self._console = console(show)
         self._n_iterations, self._n_steps = n_iterations, n_steps
         self._first, self._started, self._last_line = first, time.monotonic(), float("-inf")
         self._bar = None
@@ -78,7 +108,7 @@ class Stages:
     """Shows the stages of an evaluation if `show`: a bar for each on a terminal, elsewhere its name on a line."""
 
     def __init__(self, show: bool) -> None:
-        self._console = _Console(file=sys.stdout, quiet=not show, highlight=False)
+        self._console = console(show)
 
     def say(self, stage: str) -> None:
         self._console.print(stage, markup=False, soft_wrap=True)

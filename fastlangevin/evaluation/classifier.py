@@ -36,22 +36,22 @@ def fit(images: Tensor, labels: Tensor, n_fit: int, seed: int = 0) -> FittedClas
         seed: of the choice of items and of the weights.
 
     Raises:
-        ImportError: no scikit-learn (extra "eval").
+        ImportError: no scikit-learn (extra "eval"), or a broken one.
         ValueError: fewer than 2 classes, or n_fit out of range.
     """
     try:
         from sklearn.neural_network import MLPClassifier
         from threadpoolctl import threadpool_limits
-    except ImportError as error:
+    except Exception as error:  # a broken installation raises other errors than ImportError
         raise ImportError(
             f"fitting a classifier needs scikit-learn ({error}): pip install 'fastlangevin[eval]'"
-        ) from None
+        ) from error
     classes = labels.unique()
     if len(classes) < 2:
         raise ValueError(f"labels must name at least 2 classes, got {classes.tolist()} for every item")
     if not 2 <= n_fit < len(images):
         raise ValueError(f"n_fit must be at least 2 and less than the {len(images)} items, got {n_fit}")
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed), device="cpu")
     fitted, held_out = order[:n_fit], order[n_fit:]
     model = MLPClassifier((128, 64), random_state=seed % 2**32, max_iter=500)
     with threadpool_limits(1):  # for products this small a second thread is slower, tenfold on a busy machine
@@ -60,7 +60,7 @@ def fit(images: Tensor, labels: Tensor, n_fit: int, seed: int = 0) -> FittedClas
     fitted_columns = torch.searchsorted(classes, torch.from_numpy(model.classes_))
 
     def predict(x: Tensor) -> Tensor:
-        p = torch.zeros(len(x), len(classes))
+        p = torch.zeros(len(x), len(classes), device="cpu")
         p[:, fitted_columns] = torch.from_numpy(model.predict_proba(_pixels(x))).float()
         return p
 

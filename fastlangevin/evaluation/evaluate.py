@@ -62,7 +62,7 @@ def evaluate(
         n_steps: K, the number of Langevin steps of a sample. Default: the sampler's.
         fid: whether to compute the FID. None: if it is available. True: raise an error if it is not. On a CPU Inception
             takes about 0.1 s per image, and the FID means little unless n exceeds the number of features (2,048).
-        features: maps images in [-1, 1], (B, *event), to (B, D). Default: Inception's features.
+        features: maps images in [-1, 1], (B, *event), to (B, D), finite. Default: Inception's features.
         coverage: whether to compute the coverage of classes: False, True or None as for `fid`.
         classifier: maps images in [-1, 1], (B, *event), to logits or probabilities (B, C). Default: a classifier fitted
             on the labels.
@@ -95,7 +95,7 @@ def evaluate(
         - reconstruction: MSE per element of data items by the best latents (`reconstruct`).
         - chain: at `steps` up to 10 K, of n_chains chains: mean energy, mean score norm, mean |x| and the share of
           elements outside [-1, 1]; and diverged_at.
-        - notes: remarks on parts, by name.
+        - notes: remarks on parts, by name, and on the data (`Data.notes`).
         - skipped: the reason for each part that is missing, by name.
 
     Raises:
@@ -106,10 +106,8 @@ def evaluate(
         ImportError: fid=True or features, or coverage=True, without the libraries (extras "eval", "inception").
         ChainDiverged: a sample's chain diverged. Divergence past K steps or in a reconstruction is part of the result.
     """
-    check_int("n", n, 2)
-    check_int("n_reconstruct", n_reconstruct, 0)
-    check_int("n_chains", n_chains, 0)
-    check_int("seed", seed, 0)
+    n, n_reconstruct = check_int("n", n, 2), check_int("n_reconstruct", n_reconstruct, 0)
+    n_chains, seed = check_int("n_chains", n_chains, 0), check_int("seed", seed, 0)
     _check_choices(fid, features, coverage, classifier)
     opened = _open(run, model, device)
     sampler, trained, states_range = opened.sampler, opened.settings, _states_range(data_range, opened)
@@ -150,7 +148,7 @@ def evaluate(
                 result[name] = function()
             except parts.Skipped as reason:
                 skipped[name] = str(reason)
-        notes = parts.notes(result)
+        notes = {**({"data": "; ".join(source.notes)} if source.notes else {}), **parts.notes(result)}
     return _to_json({**result, "notes": notes, "skipped": skipped})
 
 

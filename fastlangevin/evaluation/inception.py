@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..validation import dtype_and_shape
+
 N_FEATURES = 2048  # of Inception's last pooling layer
 
 Network = Callable[[Tensor], Tensor]
@@ -77,6 +79,9 @@ def frechet_inception_distance(
 
     Args:
         features: maps a batch of images, (n, *event), to (n, n_features).
+
+    Raises:
+        TypeError, ValueError: features that are not as above, or not finite in float32.
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -96,7 +101,7 @@ def inception_score(logits: Network, samples: Iterable[Tensor], seed: int) -> tu
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Metric `InceptionScore` will save all extracted features")
-        score = InceptionScore(feature=_Module(logits, 0))
+        score = InceptionScore(feature=_Module(logits, None))
     for batch in samples:
         score.to(batch.device).update(batch)
     with torch.random.fork_rng(devices=()):  # it shuffles before it splits
@@ -105,17 +110,37 @@ def inception_score(logits: Network, samples: Iterable[Tensor], seed: int) -> tu
     return float(mean), float(std)
 
 
-class _Module(nn.Module):
-    """Wraps a function in the module that torchmetrics needs."""
+def check_features(found: object, n: int, n_features: int | None = None) -> Tensor:
+    """Returns what `features` gave for n images. LAPACK, which reads them, may crash on NaN and infinities.
 
-    def __init__(self, function: Network, n_features: int) -> None:
+    Raises:
+        TypeError: not a tensor.
+        ValueError: not (n, D), of another D than n_features, or not finite in float32, whose squares fit float64.
+    """
+    if not isinstance(found, Tensor):
+        raise TypeError(f"features must return a tensor, got {type(found).__name__}")
+    if found.dim() != 2 or len(found) != n or (n_features is not None and found.shape[1] != n_features):
+        wanted = "D" if n_features is None else n_features
+        raise ValueError(f"features must return ({n}, {wanted}) for {n} images, got {dtype_and_shape(found)}")
+    n_bad = n - int(found.float().isfinite().all(dim=1).sum())
+    if n_bad:
+        raise ValueError(
+            f"features must return finite values, got NaN, infinite or enormous ones for {n_bad} of {n} images"
+        )
+    return found
+
+
+class _Module(nn.Module):
+    """Wraps a function in the module that torchmetrics needs, and checks what it returns."""
+
+    def __init__(self, function: Network, n_features: int | None) -> None:
         super().__init__()
         self.function = [function]  # in a list, so that a module's mode and device are not changed from here
         self.num_features = n_features
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.function[0](x)
+            return check_features(self.function[0](x), len(x), self.num_features)
 
 
 def _bytes(x: Tensor) -> Tensor:

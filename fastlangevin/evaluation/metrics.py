@@ -22,8 +22,12 @@ def frechet_distance(a: Tensor, batches: Iterable[Tensor]) -> float:
     Args:
         a: (n, D), n at least 2.
         batches: of the other set, (m, D) each, at least 2 items in total; read once.
+
+    Raises:
+        ValueError: sets that are not as above, or not finite in float32, whose squares fit float64.
     """
     _check_matrix("a", a)
+    _check_finite("a", a)
     a = a.double()
     mean = a.mean(0)
     factor = (a - mean) / (len(a) - 1) ** 0.5
@@ -36,6 +40,7 @@ def frechet_distance(a: Tensor, batches: Iterable[Tensor]) -> float:
     for batch in batches:
         if batch.dim() != 2 or batch.shape[1] != a.shape[1]:
             raise ValueError(f"batches must be (m, {a.shape[1]}) like a, got {tuple(batch.shape)}")
+        _check_finite("batches", batch)
         b = batch.to(a.device, torch.float64) - mean
         projected = b @ factor.T
         count, total, squares = count + len(b), total + b.sum(0), squares + b.square().sum()
@@ -144,3 +149,9 @@ def _entropy(p: Tensor) -> Tensor:
 def _check_matrix(name: str, x: Tensor, least: int = 2) -> None:
     if x.dim() != 2 or len(x) < least or x.shape[1] == 0:
         raise ValueError(f"{name} must be (n, D) with n at least {least} and D at least 1, got {tuple(x.shape)}")
+
+
+def _check_finite(name: str, x: Tensor) -> None:
+    """Raises ValueError for values on which LAPACK may crash."""
+    if not x.float().isfinite().all():
+        raise ValueError(f"{name} must be finite, got NaN, infinite or enormous values")

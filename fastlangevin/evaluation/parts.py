@@ -20,7 +20,6 @@ from ..errors import ChainDiverged
 from ..samplers.generator import reconstruct
 from ..samplers.langevin import Langevin
 from ..samplers.trace import Trace
-from ..validation import dtype_and_shape
 from . import classifier as classifiers
 from . import inception, metrics
 
@@ -64,7 +63,7 @@ class Drawn(NamedTuple):
 
     def all_items(self, stage: str) -> Iterator[Tensor]:
         """All items of the data in batches, while `stages` shows the stage."""
-        batches = torch.arange(len(self.data)).split(_BATCH)
+        batches = torch.arange(len(self.data), device="cpu").split(_BATCH)
         for indices in self.stages.track(stage, batches, len(batches)):
             yield self.data.batch(indices).to(self.states.device)
 
@@ -166,7 +165,7 @@ def neighbours(drawn: Drawn, picture: str | Path | None) -> dict[str, Any]:
     """
     n = len(drawn.samples)
     queries = torch.cat([drawn.samples, drawn.items(drawn.indices)]).flatten(1)
-    own = torch.cat([torch.full((n,), -1), drawn.indices])
+    own = torch.cat([torch.full((n,), -1, device="cpu"), drawn.indices])
     batches = (x.flatten(1) for x in drawn.all_items("nearest neighbours"))
     found = metrics.nearest_neighbours(queries, batches, own)
     distance = found.distance.double()
@@ -294,10 +293,7 @@ def _load_inception(drawn: Drawn, required: bool | None) -> inception.Networks:
 
 def _n_features(features: Callable[[Tensor], Tensor], x: Tensor) -> int:
     with torch.no_grad():
-        found = features(x)
-    if not isinstance(found, Tensor) or found.dim() != 2 or len(found) != len(x):
-        raise ValueError(f"features must return ({len(x)}, D) for {len(x)} images, got {dtype_and_shape(found)}")
-    return found.shape[1]
+        return inception.check_features(features(x), len(x)).shape[1]
 
 
 def _fit_classifier(drawn: Drawn, required: bool | None) -> tuple[classifiers.FittedClassifier, Tensor]:

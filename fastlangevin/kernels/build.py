@@ -4,8 +4,8 @@
 always (a build without nvcc is then an error).
 
 The file name of a library contains a digest of its sources and flags. A stale library is therefore never loaded, and
-several users can share one cache. This file imports neither torch nor the rest of the package: `setup.py` loads it by
-path.
+several users can share one cache. Its last bytes are a digest of all others, so that a damaged one is never loaded.
+This file imports neither torch nor the rest of the package: `setup.py` loads it by path.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _FLAGS = (
 _NVCC_FLAGS = ("-O3", "-std=c++17", "--fmad=false", "-Xcompiler=-fPIC,-fvisibility=hidden", "-DUSE_CUDA", _ABI)
 # Machine code for these, and PTX of the first for the GPUs between them and for later ones.
 CUDA_ARCHITECTURES = ("80", "90a", "100", "120")
+_SEAL = b"\0fastlangevin sha256\0"  # at the end of a library, before the digest
 
 
 class BuildError(RuntimeError):
@@ -57,7 +58,7 @@ class Library:
 
     def digest(self) -> str:
         """A digest of the sources, the headers and the flags."""
-        h = hashlib.sha256(repr((_FLAGS, self.sources)).encode())
+        h = hashlib.sha256(repr((_FLAGS, self.sources, _SEAL)).encode())
         if self.is_cuda:
             h.update(repr((_NVCC_FLAGS, CUDA_ARCHITECTURES)).encode())
         root = csrc()
@@ -177,7 +178,7 @@ def ninja() -> str:
 
 
 def build(library: Library, directory: Path, *, include: Sequence[str], libraries: Sequence[str]) -> Path:
-    """Compiles `library` into `directory` and returns its path. An existing build is not compiled again.
+    """Compiles `library` into `directory` and returns its path. An existing intact build is not compiled again.
 
     Args:
         include: torch's include folders (`torch.utils.cpp_extension.include_paths()`).
@@ -187,14 +188,14 @@ def build(library: Library, directory: Path, *, include: Sequence[str], librarie
         BuildError: there is no compiler or no ninja, or compiling failed (the message has the compiler's output).
     """
     target = directory / library.filename()
-    if target.exists():
+    if is_intact(target):
         return target
     directory.mkdir(parents=True, exist_ok=True)
     root, cxx = csrc(), compiler()
     # Compiled in a temporary folder and renamed: two processes may build at once, and no reader sees a partial file.
     with tempfile.TemporaryDirectory(prefix=".build-", dir=directory) as work:
-        includes = [f"-isystem {_escape(i)}" for i in include]
-        link = [*(f"-L{_escape(d)}" for d in libraries), "-Wl,--no-as-needed", "-ltorch_cpu", "-ltorch", "-lc10"]
+        includes = [f"-isystem {_argument(i)}" for i in include]
+        link = [*(f"-L{_argument(d)}" for d in libraries), "-Wl,--no-as-needed", "-ltorch_cpu", "-ltorch", "-lc10"]
         lines = [
             f"cxx = {cxx.replace('$', '$$')}",
             f"flags = {' '.join([*_FLAGS, *includes])}",
@@ -203,20 +204,40 @@ def build(library: Library, directory: Path, *, include: Sequence[str], librarie
         ]
         if library.is_cuda:
             lines += _cuda_rule(cxx, includes)
-            link += [f"-L{_escape(str(d))}" for d in _cuda_library_folders()]
+            link += [f"-L{_argument(str(d))}" for d in _cuda_library_folders()]
             link += ["-lcudart_static", "-lrt", "-lpthread", "-ldl"]
         lines += ["rule link", f"  command = $cxx -shared -o $out $in {' '.join(link)}"]
         objects = [source.replace("/", "_") + ".o" for source, _ in library.sources]
         for (source, more), obj in zip(library.sources, objects, strict=True):
             rule = "cuda" if source.endswith(".cu") else "compile"
-            lines += [f"build {obj}: {rule} {_escape(str(root / source))}", f"  more = {' '.join(more)}"]
+            lines += [f"build {obj}: {rule} {_path(str(root / source))}", f"  more = {' '.join(more)}"]
         lines += [f"build {target.name}: link {' '.join(objects)}", ""]
-        (Path(work) / "build.ninja").write_text("\n".join(lines))
+        (Path(work) / "build.ninja").write_bytes(os.fsencode("\n".join(lines)))
         done = subprocess.run([ninja(), "-C", work], capture_output=True, text=True)
         if done.returncode != 0:
             raise BuildError(f"compiling {target.name} with {cxx} failed:\n{done.stdout[-4000:]}{done.stderr[-1000:]}")
+        _seal(Path(work) / target.name)
         os.replace(Path(work) / target.name, target)
     return target
+
+
+def _seal(path: Path) -> None:
+    """Appends a digest of a library's bytes, which loaders ignore, and waits until all of it is on the disk."""
+    with path.open("rb+") as file:
+        digest = hashlib.sha256(file.read()).digest()
+        file.write(_SEAL + digest)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def is_intact(path: Path) -> bool:
+    """Whether a library exists and has all the bytes that `build` wrote. To load a part of one may end the process."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    body, seal = content[: -len(_SEAL) - 32], content[-len(_SEAL) - 32 :]
+    return seal == _SEAL + hashlib.sha256(body).digest()
 
 
 def _cuda_rule(cxx: str, includes: Sequence[str]) -> list[str]:
@@ -224,8 +245,8 @@ def _cuda_rule(cxx: str, includes: Sequence[str]) -> list[str]:
     if compiler is None:
         raise BuildError(str(cuda_unsupported()))
     host = shlex.split(cxx)[-1]
-    flags = [*_NVCC_FLAGS, *cuda_targets(compiler), "--threads=2", f"-ccbin={_escape(host)}", *includes]
-    return ["rule cuda", f"  command = {_escape(str(compiler))} {' '.join(flags)} $more -c $in -o $out"]
+    flags = [*_NVCC_FLAGS, *cuda_targets(compiler), "--threads=2", f"-ccbin={_argument(host)}", *includes]
+    return ["rule cuda", f"  command = {_argument(str(compiler))} {' '.join(flags)} $more -c $in -o $out"]
 
 
 def _cuda_library_folders() -> list[Path]:
@@ -234,6 +255,11 @@ def _cuda_library_folders() -> list[Path]:
     return [d for d in (home / "lib64", home / "lib", home / "targets/x86_64-linux/lib") if d.is_dir()]
 
 
-def _escape(path: str) -> str:
-    """A path as ninja and the shell both read it."""
+def _path(path: str) -> str:
+    """A path in a build statement of ninja, which quotes it for the shell."""
     return path.replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+
+def _argument(text: str) -> str:
+    """An argument of a command, as the shell reads it after ninja."""
+    return shlex.quote(text).replace("$", "$$")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import stat
 import sys
+import tempfile
 import threading
 import warnings
 from pathlib import Path
@@ -19,11 +21,33 @@ CAPABILITY_VARIABLE = "FASTLANGEVIN_CPU_CAPABILITY"
 
 
 def cache_directory() -> Path:
-    """The folder of libraries compiled at first use: $FASTLANGEVIN_CACHE, else a folder in the user's cache."""
+    """The folder of libraries compiled at first use: $FASTLANGEVIN_CACHE, else one in the user's cache, else (without a
+    home folder to write to) a temporary one.
+    """
     given = os.environ.get("FASTLANGEVIN_CACHE")
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastlangevin"
+    return Path(given) if given else _user_cache() or _temporary_cache()
+
+
+def _user_cache() -> Path | None:
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastlangevin"
+    except RuntimeError:  # neither $HOME nor an entry in the password database
+        return None
+    there = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
+    return folder if there == folder or os.access(there, os.W_OK | os.X_OK) else None
+
+
+def _temporary_cache() -> Path:
+    return Path(tempfile.gettempdir()) / f"fastlangevin-{os.getuid()}"
+
+
+def _check_owner(folder: Path) -> None:
+    """Raises PermissionError if the folder is the temporary cache and another user could have put a library there."""
+    if folder != _temporary_cache():
+        return
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise PermissionError(f"other users can write to {folder}: set FASTLANGEVIN_CACHE to another folder")
 
 
 def prebuilt_directory() -> Path:
@@ -54,7 +78,7 @@ def _load_cpu() -> str | None:
     if why:
         return why
     try:
-        torch.ops.load_library(str(_find_or_build(build.CPU)))
+        torch.ops.load_library(str(_cpu_path()))
     except (build.BuildError, OSError) as error:
         warnings.warn(
             f"fastlangevin uses its slow reference backend: {str(error).strip()}\n"
@@ -97,10 +121,18 @@ def _load_cuda() -> str | None:
 
 
 def _find(library: build.Library) -> Path | None:
-    """The path of an existing library, in the installed package or else in the cache; None if there is none."""
+    """The path of an intact library, in the installed package or else in the cache; None if there is none.
+
+    Raises:
+        PermissionError: the library is in a temporary folder in which another user could have put it.
+    """
     for folder in (prebuilt_directory(), cache_directory()):
-        if (folder / library.filename()).exists():
-            return folder / library.filename()
+        path = folder / library.filename()
+        if path.exists():
+            _check_owner(folder)
+            if build.is_intact(path):
+                return path
+            print(f"fastlangevin: {path} is damaged and is not used", file=sys.stderr)
     return None
 
 
@@ -111,22 +143,32 @@ def _find_or_build(library: build.Library) -> Path:
     from torch.utils import cpp_extension
 
     build.compiler()
-    seconds = 60 if library.is_cuda else 20
+    folder, seconds = cache_directory(), 60 if library.is_cuda else 20
+    why = ""
+    if folder == _temporary_cache():
+        folder.mkdir(mode=0o700, exist_ok=True)
+        why = ", because there is no home folder to write to: FASTLANGEVIN_CACHE sets another"
+    _check_owner(folder)
     print(
-        f"fastlangevin: compiling the {library.name} kernels into {cache_directory()} (once, about {seconds} s)",
+        f"fastlangevin: compiling the {library.name} kernels into {folder} (once, about {seconds} s){why}",
         file=sys.stderr,
     )
     return build.build(
         library,
-        cache_directory(),
+        folder,
         include=cpp_extension.include_paths(),
         libraries=[str(Path(torch.__file__).parent / "lib")],
     )
 
 
 @functools.cache  # finding the library reads all sources
+def _cpu_path() -> Path:
+    return _find_or_build(build.CPU)
+
+
+@functools.cache
 def _library() -> ctypes.CDLL:
-    return ctypes.CDLL(str(_find(build.CPU)))
+    return ctypes.CDLL(str(_cpu_path()))
 
 
 def cpu_capability() -> str:

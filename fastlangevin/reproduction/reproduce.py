@@ -18,6 +18,7 @@ from .. import recipes
 from ..data.dataset import Data, with_labels
 from ..data.sources import load_data
 from ..display.plots import has_plots, save_table_plot
+from ..display.progress import Stages
 from ..errors import TrainingDiverged
 from ..evaluation import inception
 from ..evaluation.evaluate import evaluate
@@ -115,7 +116,8 @@ def reproduce(
     table = paper_table(name, source.name, features)
     if budget is not None:
         check_positive("budget", budget)
-    check_int("n", n, 2)
+    n, seed = check_int("n", n, 2), check_int("seed", seed, 0)
+    features = None if features is None else check_int("features", features)
     if len(source) < 2:
         raise ValueError(f"data must hold at least 2 items to compare with, got {len(source)}")
     if labels is not None:
@@ -130,11 +132,10 @@ def reproduce(
     folder.mkdir(parents=True, exist_ok=True)
     _claim_folder(folder, {"table": name, "data": source.fingerprint, "features": features, "seed": seed})
     deadline = None if budget is None else time.monotonic() + 60 * budget
-    rows = []
+    rows, stages = [], Stages(progress)
     for i, experiment in enumerate(table.experiments):
-        if progress:
-            settings = f"K {experiment.n_steps}, σ {experiment.data_noise}, n_f {experiment.features}"
-            print(f"table {name}, {experiment.name}: {settings}", flush=True)
+        settings = f"K {experiment.n_steps}, σ {experiment.data_noise}, n_f {experiment.features}"
+        stages.say(f"table {name}, {experiment.name}: {settings}")
         shared: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
         seconds = None if deadline is None else (deadline - time.monotonic()) / (len(table.experiments) - i)
         row = _train(folder, experiment, source, seconds, **shared)
@@ -144,7 +145,7 @@ def reproduce(
         key = (experiment.n_steps, experiment.data_noise, experiment.features)
         reported = REPORTED.get(source.name, {}).get(key, {})
         rows.append({**row, **{f"paper_{metric}": value for metric, value in reported.items()}})
-        _write_table(folder, name, table, source, rows)
+        _write_table(folder, name, table, source, rows, stages)
     return Reproduction(rows, folder)
 
 
@@ -252,20 +253,25 @@ def _claim_folder(folder: Path, identity: dict[str, Any]) -> None:
         _write_json(path, identity)
 
 
-def _write_table(folder: Path, name: str, table: Table, data: Data, rows: Sequence[dict[str, Any]]) -> None:
+def _write_table(
+    folder: Path, name: str, table: Table, data: Data, rows: Sequence[dict[str, Any]], stages: Stages
+) -> None:
     columns = [c for c in _HEADINGS if any(c in row for row in rows)]
     lines = [f"# Table {name}: {table.title}", "", f"{data.name}, {len(data):,} items of {data.event_shape}", ""]
     lines += ["| " + " | ".join(_HEADINGS[c] for c in columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
     lines += ["| " + " | ".join(_formatted(row.get(c)) for c in columns) + " |" for row in rows]
     with replacing(folder / "table.md") as temporary:
-        temporary.write_text("\n".join(lines) + "\n")
-    with replacing(folder / "table.csv") as temporary, temporary.open("w", newline="") as file:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with replacing(folder / "table.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["name", *columns], restval="", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
     if has_plots() and table.axes:
         metrics = {c: heading for c, heading in _METRICS.items() if c in columns}
-        save_table_plot(rows, {axis: _SETTINGS[axis] for axis in table.axes}, metrics, folder / "table.png")
+        try:
+            save_table_plot(rows, {axis: _SETTINGS[axis] for axis in table.axes}, metrics, folder / "table.png")
+        except Exception as error:  # an installation may be broken in any way
+            stages.say(f"no table.png: matplotlib does not work ({type(error).__name__}: {error})")
 
 
 def _formatted(value: Any) -> str:

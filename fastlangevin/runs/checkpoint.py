@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,20 +10,23 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
 from ..files import replacing
 
-_KEY = "fastlangevin"
-FORMAT = 1
+_KEY, _DIGEST = "fastlangevin", "fastlangevin_digest"
+FORMAT = 2  # 1 had no digests
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
     """Writes a checkpoint atomically: a reader sees the old or the new file, never a part of it."""
     # Clones, because safetensors does not accept tensors that share memory, such as tied weights.
     plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    data = safetensors.torch.save(plain, metadata={_KEY: json.dumps({"format": FORMAT, **meta})})
+    digests = {name: _digest(tensor) for name, tensor in plain.items()}
+    header = json.dumps({**meta, "format": FORMAT, "digests": digests})
+    data = safetensors.torch.save(plain, metadata={_KEY: header, _DIGEST: _hex(header.encode())})
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
@@ -32,26 +36,53 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: the file is not a checkpoint of this library, is damaged, or has another format version.
+        CheckpointError: the file is not a checkpoint of this library, is damaged, or has another format version. The
+            message names the tensor that differs from what was written, and the checkpoint before it.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no such checkpoint: {path}")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(_KEY)
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is damaged or not a safetensors file ({error}); "
-            "remove it to resume from an older checkpoint in the same folder, if there is one"
-        ) from error
+        raise damaged(path, f"is damaged or not a safetensors file ({error})") from error
+    header, digest = metadata.get(_KEY, ""), metadata.get(_DIGEST)
+    if digest is not None and digest != _hex(header.encode()):
+        raise damaged(path, "is damaged: its metadata are not those that were written")
     try:
-        meta = json.loads(header or "")
-        if meta["format"] != FORMAT:
-            raise CheckpointError(f"{path} has checkpoint format {meta['format']}, this version reads {FORMAT}")
-    except (json.JSONDecodeError, KeyError, TypeError):
+        meta = json.loads(header)
+        version = meta.pop("format")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise foreign(path) from None
+    if version not in (1, FORMAT):
+        raise CheckpointError(f"{path} has checkpoint format {version}, this version reads 1 and {FORMAT}")
+    if version == FORMAT:
+        digests = meta.pop("digests", None)
+        if digest is None or not isinstance(digests, dict):
+            raise damaged(path, "is damaged: it lacks its digests")
+        for name in sorted(digests.keys() | tensors.keys()):
+            if name not in tensors or digests.get(name) != _digest(tensors[name]):
+                raise damaged(path, f"is damaged: its tensor {name!r} is not the one that was written")
     return tensors, meta
+
+
+def _digest(tensor: Tensor) -> str:
+    """A digest of a contiguous tensor on the CPU: of its dtype, shape and bytes."""
+    digest = hashlib.blake2b(repr((tensor.dtype, tuple(tensor.shape))).encode(), digest_size=16)
+    digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _hex(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def damaged(path: Path, what: str) -> CheckpointError:
+    """The error for a checkpoint that cannot be used, which names the checkpoint before it."""
+    older = [other for other in all_in(path.parent) if path.stem.isdigit() and int(other.stem) < int(path.stem)]
+    advice = f"remove it to use the older checkpoint {max(older)}" if older else "no older checkpoint is beside it"
+    return CheckpointError(f"{path} {what}; {advice}")
 
 
 def foreign(path: Path) -> CheckpointError:

@@ -14,7 +14,7 @@ from ..chains.schedule import resolve as resolve_schedule
 from ..data.values import check_value_range
 from ..samplers.langevin import Langevin, check_pair
 from ..samplers.replay_buffer import ReplayBuffer
-from ..validation import check_int, unknown
+from ..validation import as_index, check_int, unknown
 from . import piecewise
 
 Check = Callable[[str, Any], Any]
@@ -79,9 +79,10 @@ def one_of(*names: str) -> Check:
 
 
 def seed(name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**64:
+    number = as_index(value)
+    if number is None or not 0 <= number < 2**64:
         raise ValueError(f"{name} must be an int in 0 … 2^64 - 1, got {value!r}")
-    return value
+    return number
 
 
 def sampler(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

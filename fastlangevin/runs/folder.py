@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,28 @@ class RunFolder:
             with filelock.FileLock(self.folder / ".lock", blocking=False, is_singleton=False):
                 yield
         except filelock.Timeout:
-            raise BlockingIOError(f"out={str(self.folder)!r} is in use: another process is training in it") from None
+            raise self._in_use("another process is training in it") from None
+
+    @contextlib.contextmanager
+    def created(self) -> Iterator[None]:
+        """Creates and locks the folder of a new run. Another process may have created it since the caller looked.
+
+        Raises:
+            BlockingIOError: another process or thread is training in it, or has done so since.
+        """
+        with self.locked():
+            if self._taken():
+                raise self._in_use("another process has started a run in it since this one began")
+            yield
+
+    def _in_use(self, why: str) -> BlockingIOError:
+        n = os.environ.get("WORLD_SIZE", "1")
+        hint = f" (train runs in one process, but torchrun has started {n})" if n != "1" else ""
+        return BlockingIOError(f"out={str(self.folder)!r} is in use: {why}{hint}")
+
+    def _taken(self) -> list[str]:
+        """The names of a run's files that exist in the folder."""
+        return [path.name for path in self._names() if path.exists()]
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Checks that the run may be written to the folder.
@@ -68,7 +90,7 @@ class RunFolder:
             FileExistsError: the folder holds a run and neither `resume` nor `overwrite` is set, or it holds files with
                 the names of a run's files that do not belong to a run.
         """
-        taken = [path.name for path in self._names() if path.exists()]
+        taken = self._taken()
         if not taken:
             return
         if not self._is_ours():
@@ -88,7 +110,7 @@ class RunFolder:
         The settings are written first, so that the run can be resumed or replaced if the process is killed.
         """
         with replacing(self.config) as temporary:
-            temporary.write_text(yaml.safe_dump({_MARK: "run", **config}, sort_keys=False, allow_unicode=True))
+            temporary.write_text(yaml.safe_dump({_MARK: "run", **config}, sort_keys=False, allow_unicode=True), "utf-8")
         if overwrite:
             for path in self._own_files():
                 path.unlink()
@@ -96,23 +118,30 @@ class RunFolder:
             path.unlink(missing_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
 
-    def forget_after(self, iteration: int) -> list[dict[str, Any]]:
-        """Removes the metrics of later iterations, which a resumed run computes again. Returns the others."""
+    def forget_after(self, iteration: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
+        """Removes the metrics of later iterations, which a resumed run computes again. Returns the others.
+
+        Damaged lines are removed, and named by `say`. The last line may be half a line of a run that was killed.
+        """
         if not self.metrics.exists():
             return []
-        rows = []
-        for line in self.metrics.read_text().splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:  # the last line of a run that was killed while writing
-                break
-        rows = [row for row in rows if row["iteration"] <= iteration]
+        rows, damaged = [], []
+        *lines, last = self.metrics.read_bytes().split(b"\n")
+        for number, line in enumerate([*lines, last], 1):
+            row = _row(line)
+            if row is not None and row["iteration"] <= iteration:
+                rows.append(row)
+            elif row is None and number <= len(lines):
+                damaged.append(str(number))
+        if damaged:
+            plural = "s" if len(damaged) > 1 else ""
+            say(f"{self.metrics}: damaged line{plural} {', '.join(damaged)} left out")
         with replacing(self.metrics) as temporary:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         return rows
 
     def add_rollback(self, record: dict[str, Any]) -> None:
-        with self.rollbacks.open("a") as file:
+        with self.rollbacks.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def write_samples(self, x: Tensor, value_range: Range) -> Path:
@@ -131,7 +160,7 @@ class RunFolder:
 
     def _is_ours(self) -> bool:
         try:
-            config = yaml.safe_load(self.config.read_text())
+            config = yaml.safe_load(self.config.read_text("utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError):
             return False
         return isinstance(config, dict) and config.get(_MARK) == "run"
@@ -147,6 +176,16 @@ class RunFolder:
         patterns = [temporary_pattern(path) for path in self._names() if path.suffix]
         in_folder = [found for pattern in patterns for found in self.folder.glob(pattern)]
         return [*in_folder, *self.checkpoints.glob(temporary_pattern(Path("*.safetensors")))]
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """A line of metrics.jsonl, or None if it is damaged."""
+    try:
+        row = json.loads(line)
+        numbers = [row[name] for name in ("iteration", "seconds", "energy_gap", "score_norm")]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return row if isinstance(row["iteration"], int) and all(isinstance(n, (int, float)) for n in numbers) else None
 
 
 def save_array(x: Tensor, path: Path) -> None:

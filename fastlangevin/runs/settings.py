@@ -14,7 +14,7 @@ from torch import nn
 from ..data.dataset import Data
 from ..data.ranges import Range
 from ..models import ConvNet
-from ..validation import check_int, nearest
+from ..validation import check_int, check_shape, nearest
 from . import checks, flags, piecewise
 from .flags import Flag
 from .piecewise import PiecewiseConstant
@@ -175,17 +175,22 @@ class Settings:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Settings:
-        """Restores `to_dict` of this version or an earlier one. Settings that it lacks have their defaults."""
-        values: dict[str, Any] = {}
-        for item in fields(cls):
-            declared = DECLARATIONS.get(item.name)
-            if declared is not None and declared.of_model:
-                values[item.name] = stored["model"].get(item.name)
-            elif declared is None or item.name in stored:
-                values[item.name] = stored[item.name]
+        """Restores `to_dict` of this version or an earlier one. Settings that it lacks have their defaults.
+
+        Raises:
+            LookupError, TypeError, ValueError: the dict is not one of settings.
+        """
+        values: dict[str, Any] = {name: stored[name] for name in ("data", "data_fingerprint", "event_shape", "model")}
+        check_shape(values["event_shape"])
+        for name, declared in DECLARATIONS.items():
+            if declared.of_model:
+                values[name] = stored["model"].get(name)
             else:
-                values[item.name] = declared.check(item.name, copy.deepcopy(declared.default))
-        return cls(**values)
+                values[name] = declared.check(name, stored.get(name, copy.deepcopy(declared.default)))
+        settings = cls(**values)
+        if settings.model["class"] == "ConvNet":
+            ConvNet.check(**{name: value for name, value in settings.model.items() if name != "class"})
+        return settings
 
     @property
     def range(self) -> Range:

@@ -31,6 +31,7 @@ from ..score import check_engine, make_engine
 from ..score import precision as precisions
 from ..validation import STATE_DTYPES, check_bounds, check_int, check_shape, unknown
 from .call import NOT_OBSERVED, Callback, Observed, at_a_state, check_mask
+from .graph_break import outside_graphs
 from .noise_counter import NoiseCounter, check_step
 from .option import Option
 from .plan import WHOLE_CHAIN_ENGINES, Plan, make_plan
@@ -78,6 +79,7 @@ class Sampler(abc.ABC):
             TypeError, ValueError: options that do not fit n_steps.
         """
 
+    @outside_graphs
     def __call__(
         self,
         x0: Tensor,
@@ -116,6 +118,7 @@ class Sampler(abc.ABC):
         observed = Observed(callback, every)
         return self._evolve(x0, make_inputs(args, kwargs), n_steps, chain_offset, step, mask=mask, observed=observed)
 
+    @outside_graphs
     def sample(
         self,
         shape: Sequence[int],
@@ -144,6 +147,7 @@ class Sampler(abc.ABC):
         chain = self._start(empty, inputs, n_steps, chain_offset, step)
         return self._run(chain, self._initial(empty, int(chain.steps[0]), chain_offset), observed=observed)
 
+    @outside_graphs
     def initial(
         self,
         shape: Sequence[int],
@@ -162,6 +166,7 @@ class Sampler(abc.ABC):
             self._empty(shape, Inputs(), device, dtype), step, check_int("chain_offset", chain_offset, 0)
         )
 
+    @outside_graphs
     def trace(
         self,
         x0: Tensor,
@@ -187,6 +192,7 @@ class Sampler(abc.ABC):
         self._settle(chain, x0, trace.x[-1])
         return trace
 
+    @outside_graphs
     def energy(self, x: Tensor, *args: Any, kwargs: Mapping[str, Any] | None = None) -> Tensor:
         """Returns the (B,) energies of (B, *event) states, in the sampler's precision.
 
@@ -201,6 +207,7 @@ class Sampler(abc.ABC):
         assert energy is not None
         return energy
 
+    @outside_graphs
     def score(self, x: Tensor, *args: Any, kwargs: Mapping[str, Any] | None = None) -> Tensor:
         """Returns ∇ log p at (B, *event) states, of x's shape, unclipped, in the sampler's precision."""
         check_state("x", x, self.target)
@@ -265,6 +272,7 @@ class Sampler(abc.ABC):
         """
         self._noise.load_state_dict(state)
 
+    @outside_graphs
     def replace(self: S, **options: Any) -> S:
         """Returns another sampler with the given options; all other options keep their values.
 
@@ -433,7 +441,10 @@ class Sampler(abc.ABC):
             raise ValueError("shape must be (B, *event), got ()")
         if dtype not in STATE_DTYPES:
             raise ValueError(f"dtype must be float32, float64, bfloat16 or float16, got {dtype}")
-        return torch.empty(shape, dtype=dtype, device=self._device(inputs) if device is None else device)
+        device = torch.device(self._device(inputs) if device is None else device)
+        if device.type == "meta":
+            raise ValueError("device must be one whose tensors have values, got meta")
+        return torch.empty(shape, dtype=dtype, device=device)
 
     def _initial(self, like: Tensor, step: int, chain_offset: int) -> Tensor:
         x0 = initial.draw(

@@ -15,6 +15,7 @@ from ..chains.divergence import report
 from ..chains.initial import check_state
 from ..network.inputs import Inputs, make_inputs
 from ..validation import check_int, check_positive
+from .graph_break import outside_graphs
 from .langevin import Langevin
 
 
@@ -32,6 +33,7 @@ class Reconstruction(NamedTuple):
     mse: Tensor
 
 
+@outside_graphs
 def reconstruct(
     sampler: Langevin,
     x: Tensor,
@@ -113,6 +115,7 @@ def reconstruct(
     return Reconstruction(*(tensor.detach() for tensor in best))
 
 
+@outside_graphs
 def interpolate(
     sampler: Langevin, z1: Tensor, z2: Tensor, *args: Any, kwargs: Mapping[str, Any] | None = None, n: int = 8
 ) -> Tensor:

@@ -20,6 +20,7 @@ from ..network.inputs import make_inputs
 from ..network.target import make_target
 from ..validation import Bounds, check_grad_clip, unknown
 from .base import Sampler
+from .graph_break import outside_graphs
 from .noise_counter import NoiseCounter
 from .option import Option
 
@@ -165,6 +166,7 @@ class Langevin(Sampler):
             },
         )
 
+    @outside_graphs
     def with_last_step(
         self,
         x0: Tensor,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..noise import STREAM_VERSION, check_seed
+from ..validation import as_index
 
 END = 2**32  # noise steps are below this
 
@@ -95,9 +96,9 @@ class NoiseCounter:
             raise ValueError(f"state lacks {', '.join(sorted(missing))}, got the keys {sorted(state)}")
         if state["stream_version"] != STREAM_VERSION:
             raise ValueError(f"state has noise stream version {state['stream_version']}, this is {STREAM_VERSION}")
-        seed, step = check_seed(state["seed"]), state["step"]
-        if not isinstance(step, int) or not 0 <= step <= END:
-            raise ValueError(f"state's step must lie in 0 … 2^32, got {step!r}")
+        seed, step = check_seed(state["seed"]), as_index(state["step"])
+        if step is None or not 0 <= step <= END:
+            raise ValueError(f"state's step must lie in 0 … 2^32, got {state['step']!r}")
         return int(seed) % 2**64, step
 
     def __getstate__(self) -> dict[str, Any]:
@@ -110,6 +111,7 @@ class NoiseCounter:
 
 def check_step(step: object) -> int:
     """Returns the step. Raises ValueError unless it is an int in 0 … 2^32 - 1."""
-    if not isinstance(step, int) or not 0 <= step < END:
+    number = as_index(step)
+    if number is None or not 0 <= number < END:
         raise ValueError(f"step must be an int in 0 … 2^32 - 1, got {step!r}")
-    return step
+    return number

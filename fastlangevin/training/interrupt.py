@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, deferred until training can stop cleanly."""
+"""Ctrl-C, SIGTERM and SIGHUP, deferred until training can stop cleanly."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+_NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
 
 class Stop:
-    """Set by the first SIGINT or SIGTERM. A second signal has its default effect."""
+    """Set by the first of these signals. A second one has its default effect."""
 
     signal: signal.Signals | None = None
 
@@ -18,21 +20,26 @@ class Stop:
         return self.signal is not None
 
     def raise_again(self) -> None:
-        """Raises the exception of the signal: KeyboardInterrupt for SIGINT, SystemExit(143) for SIGTERM."""
+        """Raises the exception of the signal: KeyboardInterrupt for SIGINT, SystemExit(128 + its number) for others."""
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
-        if self.signal == signal.SIGTERM:
-            raise SystemExit(128 + signal.SIGTERM)
+        if self.signal is not None:
+            raise SystemExit(128 + self.signal)
 
 
 @contextlib.contextmanager
 def listening() -> Iterator[Stop]:
-    """Handles both signals in the body. Outside the main thread, where Python allows no handlers, it has no effect."""
+    """Handles the signals in the body. Outside the main thread, where Python allows no handlers, it has no effect.
+
+    A SIGHUP that is ignored, as by nohup, stays ignored.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in _NUMBERS}
+    if before.get(getattr(signal, "SIGHUP", None)) == signal.SIG_IGN:
+        del before[signal.SIGHUP]
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         stop.signal = signal.Signals(number)

@@ -42,11 +42,11 @@ class TrainingLoop:
         self.max_rollbacks, self.notes = max_rollbacks, notes
         self.first, self.last = state.iteration, state.settings.n_iterations
         self.saved_at = state.iteration if state.iteration else None
-        self.history = [] if run is None else run.forget_after(self.first)
+        self.reporter = Reporter(self.last, self.first, state.sampler.n_steps, progress)
+        self.history = [] if run is None else run.forget_after(self.first, self.reporter.say)
         self.rollbacks: list[dict[str, Any]] = []
         self.started = time.monotonic() - (self.history[-1]["seconds"] if self.history else 0.0)
-        self.reporter = Reporter(self.last, self.first, state.sampler.n_steps, progress)
-        self.log = MetricsLog(run, self.history, self.first)
+        self.log = MetricsLog(run, self.history, self.first, self.reporter.say)
         self.rows = PendingRows(self._show)
 
     def run_to_end(self) -> TrainResult:
@@ -91,7 +91,12 @@ class TrainingLoop:
 
     def _iterate(self) -> None:
         state = self.state
-        step = state.step()
+        try:
+            step = state.step()
+        except Exception as error:
+            if state.is_reading:
+                self._save_before(error)
+            raise
         self.guard.look(state.iteration, step.energy_data, step.energy_samples, step.x)
         self.reporter.advance(state.iteration)
         if self._is_logged(state.iteration) or state.iteration == self.first + 1:
@@ -101,6 +106,17 @@ class TrainingLoop:
         if self.run is not None and state.iteration % self.checkpoint_every == 0:
             self._settle()
             self._save()
+
+    def _save_before(self, error: Exception) -> None:
+        """Saves the state that an error of the data left as it was."""
+        self._settle()
+        if self.run is not None and self.saved_at != self.state.iteration:
+            self._save()
+        if self.run is not None:
+            self.reporter.say(
+                f"the data raised {type(error).__name__} after iteration {self.state.iteration}, checkpoint saved; "
+                f"{self._how_to_resume(self.run)}"
+            )
 
     def _settle(self) -> None:
         """Waits for all pending numbers, and checks them."""
@@ -119,8 +135,8 @@ class TrainingLoop:
         state.roll_back(newest)
         training_checkpoint.save(newest, state)  # with the new seed, so that a resume repeats the same iterations
         self.log.close()
-        self.history = run.forget_after(state.iteration)
-        self.log = MetricsLog(run, self.history, state.iteration)
+        self.history = run.forget_after(state.iteration, self.reporter.say)
+        self.log = MetricsLog(run, self.history, state.iteration, self.reporter.say)
         record = {
             "iteration": diverged.iteration,
             "reason": diverged.reason,
@@ -176,13 +192,16 @@ class TrainingLoop:
     def _finish(self, run: RunFolder, stopped: bool) -> None:
         """Draws the curves and prints the paths of the run's files."""
         if has_plots() and self.history:
-            save_training_plot(self.history, run.training)
+            try:
+                save_training_plot(self.history, run.training)
+            except Exception as error:  # an installation may be broken in any way
+                self.reporter.say(f"no training.png: matplotlib does not work ({type(error).__name__}: {error})")
         elif self.history:
             self.reporter.say("training.png and TensorBoard events are not written: pip install 'fastlangevin[plots]'")
         if stopped:
             self.reporter.say(
-                f"stopped after iteration {self.state.iteration} of {self.last}, checkpoint saved; to continue, use "
-                f"--resume --out {run.folder} (in Python: resume=True and the same out)"
+                f"stopped after iteration {self.state.iteration} of {self.last}, checkpoint saved; "
+                f"{self._how_to_resume(run)}"
             )
             return
         made = {
@@ -197,6 +216,10 @@ class TrainingLoop:
         for what, path in made.items():
             if path.exists():
                 self.reporter.say(f"  {what:12} {path}")
+
+    @staticmethod
+    def _how_to_resume(run: RunFolder) -> str:
+        return f"to continue, use --resume --out {run.folder} (in Python: resume=True and the same out)"
 
 
 def describe(state: TrainingState) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,6 +48,7 @@ class TrainingState:
     Attributes:
         attempt: number of rollbacks. It and the seed determine the noise, the order of the data and the draws from the
             buffer; each rollback halves lr.
+        is_reading: whether an iteration is reading its data, or has failed to.
     """
 
     settings: Settings
@@ -54,6 +57,7 @@ class TrainingState:
     device: torch.device
     iteration: int = 0
     attempt: int = 0
+    is_reading: bool = False
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -75,7 +79,7 @@ class TrainingState:
     def check(self) -> None:
         """Raises for a model or an option that does not work, before anything is written."""
         with aside(self.model, self.device):
-            x = self._data(torch.arange(2) % len(self.data))
+            x = self._data(torch.arange(2, device="cpu") % len(self.data))
             self.sampler.score(x)
             f = self.log_density(x)
             if not f.isfinite().all():
@@ -89,7 +93,8 @@ class TrainingState:
     def step(self) -> Step:
         """One iteration of `train`."""
         settings, i = self.settings, self.iteration
-        x_data = self._data(batch_indices(len(self.data), settings.batch_size, seed=self.seed, iteration=i))
+        with self._reading():
+            x_data = self._data(batch_indices(len(self.data), settings.batch_size, seed=self.seed, iteration=i))
         z = noise.normal(x_data.shape, seed=self.seed, step=i, stream=noise.Stream.DATA_NOISE, device=self.device)
         x_data.add_(z, alpha=settings.data_noise_at(i))
         if settings.clamp_data:
@@ -165,6 +170,17 @@ class TrainingState:
         """Returns a sampler with `sample_steps` steps, of the averaged weights if any, else of the learned ones."""
         model = self.model if self.averaged is None else self.averaged.module
         return make_sampler(model, self.settings, self.settings.sample_steps, self.sampler.state_dict(), options)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Marks the part of an iteration in which an error leaves the state, and torch's random state, as it was."""
+        random, self.is_reading = torch.get_rng_state(), True
+        try:
+            yield
+        except BaseException:
+            torch.set_rng_state(random)
+            raise
+        self.is_reading = False
 
     def _data(self, indices: Tensor) -> Tensor:
         """Returns items, (n, *event), as a new tensor in the interval `data_range`."""

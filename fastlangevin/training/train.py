@@ -61,7 +61,8 @@ def train(
     the value in the recipe for the data (`recipes.BY_DATA`), or else the paper's; for a resumed run it is the run's.
     All randomness is determined by `seed`: on one machine with a fixed number of threads, the same call gives the same
     weights bit for bit, and so does a run that was killed and resumed any number of times (except with a Dataset that
-    draws from Python's or NumPy's random state). torch's global random state does not change.
+    draws from Python's or NumPy's random state, or from a generator of its own, which `Data.notes` mentions). torch's
+    global random state does not change.
 
     A logged iteration (a line of metrics.jsonl, a dict of `TrainResult.history`) has iteration; energy_data and
     energy_samples, the mean energies; energy_gap, the first minus the second (d_s of Nijkamp et al., AAAI 2020,
@@ -115,19 +116,21 @@ def train(
         The model, a sampler of it, and the history.
 
     Raises:
-        ValueError, TypeError: an argument that is not as above, an unknown setting, or data or settings of a resume
-            that differ from the run's.
+        ValueError, TypeError: an argument that is not as above, an unknown setting, data or settings of a resume that
+            differ from the run's, or a model with extra state that `out` cannot store.
         FileNotFoundError, ImportError: data that `load_data` cannot read.
         FileExistsError: `out` holds a run and neither resume nor overwrite is set, or it holds files that do not belong
             to a run.
         NotADirectoryError: `out` is a file.
-        BlockingIOError: another process is training in `out`.
-        CheckpointError: the newest checkpoint of a resume is damaged or does not fit the model.
+        BlockingIOError: another process is training in `out`, or has started a run in the new folder since the call.
+        CheckpointError: the newest checkpoint of a resume is damaged (the message names the one before it) or does not
+            fit the model.
         OSError: a file of the run cannot be written.
         TrainingDiverged: (a `ChainDiverged`) chains, energies or weights are not finite, the energies are too far apart
             or the samples are saturated. Raised within one iteration; the message says what to try, and the newest
             checkpoint was saved before the divergence.
-        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM, after a checkpoint has been saved.
+        KeyboardInterrupt, SystemExit: Ctrl-C, or SIGTERM or SIGHUP, after a checkpoint has been saved.
+        Exception: what reading the data raises, after a checkpoint has been saved.
     """
     if resume and overwrite:
         raise ValueError("resume and overwrite are mutually exclusive, got both")
@@ -151,11 +154,13 @@ def train(
         _check_outside(run.folder, data)
         run.check(resume=resume, overwrite=overwrite)
     where = resolve_device(device)
-    source = load_data(data, image_size=image_size, value_range=value_range)
     with contextlib.ExitStack() as stack:
-        if run is not None and run.folder.exists():
+        is_new = run is not None and not run.folder.exists()
+        if run is not None and not is_new:
             stack.enter_context(run.locked())
-        newest = checkpoint.newest(run.checkpoints) if run is not None and resume else None
+            run.check(resume=resume, overwrite=overwrite)  # again: before the lock, another process may have written
+        source = load_data(data, image_size=image_size, value_range=value_range)
+        newest = checkpoint.newest(run.checkpoints) if run is not None and resume and not is_new else None
         stored = None if newest is None else training_checkpoint.load(newest)
         saved = None if stored is None else stored.settings
         recipe = recipes.BY_DATA.get(source.name, recipes.short_run)
@@ -172,8 +177,9 @@ def train(
         state = TrainingState(settings, source.to(where), settings.make_model() if model is None else model, where)
         state.check()
         if run is not None:
-            if not run.folder.exists():
-                stack.enter_context(run.locked())
+            training_checkpoint.check(state.model)
+            if is_new:
+                stack.enter_context(run.created())
             run.prepare(settings.to_dict(), overwrite=overwrite)
         if stored is not None:
             training_checkpoint.restore(state, stored)
@@ -186,7 +192,7 @@ def train(
             log_every=log_every,
             max_rollbacks=max_rollbacks if on_divergence == "rollback" else 0,
             progress=progress,
-            notes=[] if saved is None else _changes(settings, saved),
+            notes=[*source.notes, *([] if saved is None else _changes(settings, saved))],
         )
         return loop.run_to_end()
 

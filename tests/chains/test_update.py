@@ -306,6 +306,8 @@ def test_float64_keeps_the_step_size_s_precision(backend):
         ({"bounds": (1.0,)}, ValueError, "bounds must be a pair"),
         ({"backend": "cdu"}, ValueError, "backend must be one of.*did you mean 'cpu'"),
         ({"x": torch.zeros(1).expand(3)}, RuntimeError, "single memory location"),
+        ({"x": torch.zeros(3, 1).expand(3, 4), "score": None}, RuntimeError, "single memory location"),
+        ({"x": torch.zeros(1, 4).expand(3, 4), "score": None}, RuntimeError, "single memory location"),
     ],
 )
 def test_bad_arguments(change, error, words):

@@ -179,3 +179,14 @@ def test_no_gradient_is_requested():
     with torch.no_grad():
         assert not sampler(x0.requires_grad_()).requires_grad
     assert not sampler.trace(x0).x.requires_grad
+
+
+def test_the_gradient_that_comes_in_is_left_unchanged():
+    """For a piecewise linear network with bounds, where the gradient is that one, or 0 where a bound was met."""
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    random = torch.Generator().manual_seed(0)
+    x0, v = (torch.randn(64, 4, generator=random) for _ in range(2))
+    before, x0 = v.clone(), x0.requires_grad_()
+    x = fl.Langevin(log_density=net, n_steps=3, bounds=(-0.5, 0.5), seed=1)(x0)
+    (gradient,) = torch.autograd.grad(x, x0, v)
+    assert (gradient == 0).any() and torch.equal(v, before)

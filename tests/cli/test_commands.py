@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -31,6 +32,12 @@ def trained(tmp_path_factory):
     for name in ("samples.png", "training.png", "metrics.jsonl", "checkpoints", "tensorboard"):
         assert str(out / name) in done.stdout.replace("\n", "")
     return out
+
+
+def test_a_terminal_without_unicode():
+    command = [sys.executable, "-m", "fastlangevin", "train", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and "--noise-std" in done.stdout, done.stderr
 
 
 def test_sample(trained, tmp_path):

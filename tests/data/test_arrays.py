@@ -171,6 +171,8 @@ def test_loading_does_not_change_the_source():
         (torch.tensor([[0.0], [2e38]]), ValueError, "enormous.*item 1"),
         (torch.zeros(4, 2, dtype=torch.complex64), TypeError, "real.*complex64"),
         (torch.eye(3).to_sparse(), TypeError, "dense.*sparse"),
+        (torch.nested.nested_tensor([torch.ones(2)] * 2, layout=torch.jagged), TypeError, "dense.*jagged"),
+        (torch.zeros(2, 2, device="meta"), TypeError, "must have values, got a tensor on the meta device"),
         (np.zeros((4, 2), dtype=complex), TypeError, "real numbers.*complex128"),
         (np.array([["a"]]), TypeError, "real numbers.*U1"),
         (np.array([[None]]), TypeError, "real numbers.*object"),

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 from support.data_sources import Items, Stream, bytes_, everything, rand, scaled
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
+import fastlangevin as fl
 from fastlangevin.data import load_data
 
 pytestmark = pytest.mark.any_processor
@@ -25,7 +26,7 @@ def test_a_dataset_is_read_item_by_item():
     source = Items(lambda i: (values[i], i), len(values))
     loaded = load_data(source)
     assert (loaded.name, loaded.event_shape, len(loaded)) == ("dataset:Items", (1, 2, 3), 5000)
-    assert len(source.reads) <= 257 and min(source.reads) == 0 and max(source.reads) > 4900
+    assert len(source.reads) <= 1 + 2 * 256 and min(source.reads) == 0 and max(source.reads) > 4900
     source.reads.clear()
     indices = torch.tensor([4999, 3, 3])
     assert torch.equal(loaded.batch(indices), values[indices][:, None])
@@ -151,6 +152,53 @@ def test_random_transforms_keep_the_fingerprint_and_the_random_state(wrap):
         fingerprints.add(load_data(Noisy(range(50)), value_range=(0, 13)).fingerprint)
         assert states() == before
     assert len(fingerprints) == 1
+
+
+class Augmented(Items):
+    """Draws from a generator of its own whether to flip an item."""
+
+    def __init__(self, items, chance=0.5):
+        super().__init__(items)
+        self.rng, self.chance = np.random.default_rng(), chance
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, i):
+        return 1 - self.items[i] if self.rng.random() < self.chance else self.items[i]
+
+
+class AugmentedStream(Augmented, IterableDataset):
+    pass
+
+
+@pytest.mark.parametrize("kind", [Augmented, AugmentedStream])
+def test_a_random_generator_of_the_datasets_own(kind, tmp_path, capsys):
+    """The run is resumed, and it is said what cannot be promised."""
+    values = rand(50, 2)
+    loaded = [load_data(kind(values)) for _ in range(2)]
+    assert loaded[0].fingerprint == loaded[1].fingerprint and f"{kind.__name__} differ each time" in loaded[0].notes[0]
+    assert loaded[0].fingerprint != load_data(kind(values[:49])).fingerprint
+    options = dict(out=tmp_path / "run", batch_size=4, sampler={"n_steps": 2})
+    for n in (1, 2):
+        result = fl.train(kind(values), torch.nn.Linear(2, 1), n_iterations=n, resume=True, **options)
+        assert f"the items of dataset:{kind.__name__} differ each time they are read" in capsys.readouterr().out
+    assert [row["iteration"] for row in result.history] == [1, 2]
+    never = load_data(kind(values, chance=0))
+    assert never.notes == () and never.fingerprint == load_data(kind(values, chance=0)).fingerprint
+    assert never.fingerprint != load_data(kind(values / 2, chance=0)).fingerprint
+
+
+def test_a_stream_that_can_be_read_once():
+    class Once(IterableDataset):
+        def __init__(self, items):
+            self.left = iter(items)
+
+        def __iter__(self):
+            return self.left
+
+    loaded = load_data(Once(rand(300, 2)))
+    assert torch.equal(everything(loaded), rand(300, 2) * 2 - 1) and loaded.notes == ()
 
 
 # torchvision

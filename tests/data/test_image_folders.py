@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 from support.data_sources import everything, picture, scaled
+from support.training_runs import SMALL
 
-from fastlangevin.data import images, load_data
+import fastlangevin as fl
+from fastlangevin.data import load_data
 
 pytestmark = pytest.mark.any_processor
 
@@ -27,10 +29,76 @@ def test_a_folder(tmp_path):
     assert load_data(str(folder)).fingerprint == loaded.fingerprint
 
 
-@pytest.mark.parametrize("suffix", images.SUFFIXES)
+SAVED = (".png", ".JPG", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".tga", ".jp2", ".pcx")
+
+
+@pytest.mark.parametrize("suffix", (*SAVED, *([".avif"] if features.check("avif") else [])))
 def test_every_suffix(tmp_path, suffix):
     picture(tmp_path / f"cat{suffix}")
-    assert load_data(tmp_path).event_shape == (3, 4, 5)
+    loaded = load_data(tmp_path)
+    assert loaded.event_shape == (3, 4, 5) and loaded.notes == ()
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".mpg", ".eps", ".wmf", ".grib", ".pdf", ".txt"])
+def test_suffixes_without_pixels(tmp_path, suffix):
+    """Pillow has a name for some of them, but reads no pixels of them."""
+    picture(tmp_path / "cat.png")
+    (tmp_path / f"cat{suffix}").write_bytes(b"something else")
+    loaded = load_data(tmp_path)
+    assert len(loaded) == 1 and loaded.notes == (f"left out of {loaded.name}: 1 {suffix}",)
+
+
+def test_links_to_folders_are_followed(tmp_path):
+    cat, dog = picture(tmp_path / "store" / "cat" / "1.png", seed=1), picture(tmp_path / "set" / "dog" / "1.png")
+    (tmp_path / "set" / "cat").symlink_to(tmp_path / "store" / "cat")
+    (tmp_path / "set" / "fox").symlink_to("cat")  # a link to a link: the same images once more
+    (tmp_path / "set" / "dog" / "2.png").symlink_to(tmp_path / "store" / "cat" / "1.png")
+    loaded = load_data(tmp_path / "set")
+    assert torch.equal(everything(loaded), scaled(torch.stack([cat, dog, cat, cat]).permute(0, 3, 1, 2)))
+    assert loaded.labels.tolist() == [0, 1, 1, 2] and loaded.notes == ()
+
+
+@pytest.mark.parametrize("target", [".", "..", "../cat", "../dog/again"])
+def test_loops_of_links_are_noticed(tmp_path, target):
+    for name in ("cat", "dog"):
+        picture(tmp_path / "set" / name / "1.png")
+    (tmp_path / "set" / "dog" / "again").symlink_to(target)
+    loaded = load_data(tmp_path / "set")
+    if target == "../cat":
+        assert len(loaded) == 3 and loaded.notes == ()
+    elif target == "../dog/again":  # to itself, which leads nowhere
+        assert len(loaded) == 2 and loaded.notes == ("left out of folder:set: 1 broken links or special files",)
+    else:
+        assert len(loaded) == 2 and loaded.notes == ("left out of folder:set: 1 links to a folder that they are in",)
+
+
+def test_two_folders_that_link_to_each_other(tmp_path):
+    for name, other in (("cat", "dog"), ("dog", "cat")):
+        picture(tmp_path / name / "1.png")
+        (tmp_path / name / "other").symlink_to(tmp_path / other)
+    loaded = load_data(tmp_path)
+    assert len(loaded) == 4 and loaded.notes[0].endswith(": 2 links to a folder that they are in")
+
+
+def test_what_is_hidden_is_left_out(tmp_path):
+    for name in ("cat/1.png", "dog/1.png", ".ipynb_checkpoints/1.png", "cat/.git/1.png", "dog/.2.png"):
+        picture(tmp_path / ".here" / name)
+    (tmp_path / ".here" / "README").touch()
+    (tmp_path / ".here" / "gone.png").symlink_to("nowhere")
+    loaded = load_data(tmp_path / ".here")
+    assert loaded.labels.tolist() == [0, 1]
+    counts = "1 broken links or special files, 3 hidden, 1 without an ending"
+    assert loaded.notes == (f"left out of folder:.here: {counts}",)
+
+
+def test_what_is_left_out_is_said(tmp_path, capsys):
+    for i in range(2):
+        picture(tmp_path / "set" / f"{i}.png", "L", (8, 8), seed=i)
+    (tmp_path / "set" / "notes.txt").touch()
+    run = fl.train(tmp_path / "set", n_iterations=1, **{**SMALL, "progress": True})
+    assert "left out of folder:set: 1 .txt\n" in capsys.readouterr().out
+    options = dict(n=2, n_reconstruct=0, n_chains=0, fid=False, coverage=False, progress=False)
+    assert fl.evaluate(run, tmp_path / "set", **options)["notes"]["data"] == "left out of folder:set: 1 .txt"
 
 
 def test_a_folder_with_a_names_name(tmp_path, monkeypatch):
@@ -135,5 +203,5 @@ def test_a_corrupt_image_is_named(tmp_path, suffix, keep):
 def test_a_folder_without_images(tmp_path):
     (tmp_path / "a.txt").touch()
     (tmp_path / "b.png").mkdir()
-    with pytest.raises(ValueError, match=f"{tmp_path.name} holds no images .*png, jpg"):
+    with pytest.raises(ValueError, match=f"{tmp_path.name} holds no images .*png, .jpg.*; left out: 1 .txt$"):
         load_data(tmp_path)

@@ -7,6 +7,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from fastlangevin.data import digits, labels, load_data
+from fastlangevin.data.dataset import with_labels
 
 pytestmark = pytest.mark.any_processor
 
@@ -28,6 +29,20 @@ class Labelled(Dataset):
 def test_digits_have_theirs():
     found = load_data("digits").labels
     assert found.dtype == torch.int64 and torch.equal(found, digits()[1])
+
+
+def test_labels_are_on_the_cpu_whatever_the_default_device(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(IMAGES[0]).save(tmp_path / name / "1.png")
+    np.savez(tmp_path / "x.npz", images=IMAGES, labels=np.array(NUMBERS))
+    with torch.device("meta"):
+        given = [torch.from_numpy(IMAGES), Labelled(targets=NUMBERS), Labelled(labels=np.array(NUMBERS))]
+        loaded = [load_data(source) for source in ("digits", tmp_path, tmp_path / "x.npz", *given)]
+        loaded[3] = with_labels(loaded[3], NUMBERS)
+    for data in loaded:
+        assert data.labels.device == data._items.batch(torch.tensor([0])).device == torch.device("cpu")
+    assert loaded[1].labels.tolist() == [0, 1] and loaded[3].labels.tolist() == NUMBERS
 
 
 @pytest.mark.parametrize("name", ["labels", "y"])

@@ -38,3 +38,10 @@ def test_coverage_is_skipped_without_labels():
     assert judged(IMAGES[:20], IMAGES, coverage=None)["skipped"]["coverage"] == "tensor has no labels"
     one = judged(IMAGES[:20], IMAGES[:50], labels=[4] * 50, coverage=None)["skipped"]["coverage"]
     assert "at least 2 classes, got [4]" in one
+
+
+def test_the_default_device_does_not_matter():
+    """The labels, and the indices that choose among them, are on the CPU."""
+    expected = judged(IMAGES[:40], coverage=True)
+    with torch.device("meta"):
+        assert judged(IMAGES[:40], coverage=True) == expected

@@ -36,6 +36,24 @@ def test_fid_to_itself_is_zero():
     assert abs(found) <= 2 * 64 * math.sqrt(gamma(len(IMAGES) + 64**2, torch.float64)) * size < 1e-3 * size
 
 
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda h: h.masked_fill(h == h.max(), torch.nan), "values.* for [0-9]+ of 256 images"),
+        (lambda h: h.masked_fill(h == h.max(), torch.inf), "finite"),
+        (lambda h: h.double() * 1e200, "infinite or enormous ones for 256 of 256 images"),
+        (lambda h: h[:, :3], r"\(256, 16\) for 256 images, got torch.float32 \(256, 3\)"),
+        (lambda h: h[:1], r"\(256, 16\) for 256 images"),
+        (lambda h: h.tolist(), "a tensor, got list"),
+    ],
+)
+def test_features_that_torchmetrics_must_not_see(damage, words):
+    """A NaN in a covariance may end the process in LAPACK."""
+    features = lambda x: damage(pooled(x)) if len(x) > 2 else pooled(x)  # the first two images give their number
+    with pytest.raises((ValueError, TypeError), match=f"features must return .*{words}"):
+        judged(IMAGES[:256].flip(3), features=features, fid=None)
+
+
 def test_inception_score_is_its_formula():
     """In float64: the 10^-6 of `pytest.approx` is 10^9 of its roundings."""
     logits = IMAGES[:400].flatten(1)[:, 20:26].double() * 3

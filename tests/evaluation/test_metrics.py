@@ -69,12 +69,19 @@ def test_frechet_distance_to_itself_is_zero_far_from_the_origin(n, d):
         (torch.zeros(4, 3, 2), [torch.zeros(5, 3)], "got (4, 3, 2)"),
         (torch.zeros(4, 3), [torch.zeros(5, 4)], "batches must be (m, 3) like a, got (5, 4)"),
         (torch.zeros(4, 3), [torch.zeros(1, 3)], "at least 2 items, got 1"),
+        (torch.zeros(4, 3).fill_(torch.nan), [torch.zeros(5, 3)], "a must be finite, got NaN"),
+        (torch.zeros(4, 3), [torch.zeros(5, 3), torch.full((5, 3), torch.inf)], "batches must be finite, got NaN, inf"),
+        (normal(4, 3) * 1e200, [torch.zeros(5, 3)], "a must be finite, got NaN, infinite or enormous values"),
     ],
 )
 def test_frechet_distance_of_bad_input(a, batches, words):
     with pytest.raises(ValueError) as error:
         metrics.frechet_distance(a, batches)
     assert words in str(error.value)
+
+
+def test_frechet_distance_of_one_batch_of_two_items():
+    assert metrics.frechet_distance(normal(9, 3), [normal(2, 3, seed=1)]) > 0
 
 
 # nearest_neighbours
@@ -113,6 +120,18 @@ def test_nearest_neighbours_of_bad_input():
         metrics.nearest_neighbours(torch.zeros(1, 3), [torch.zeros(1, 3)], torch.tensor([0]))
     with pytest.raises(ValueError, match="finite values"):
         metrics.nearest_neighbours(torch.zeros(2, 3), [torch.full((1, 3), torch.nan)])
+
+
+@pytest.mark.parametrize("queries", [torch.zeros(0, 3), torch.zeros(3), torch.zeros(2, 0)])
+def test_nearest_neighbours_of_bad_queries(queries):
+    with pytest.raises(ValueError, match="queries must be"):
+        metrics.nearest_neighbours(queries, [torch.zeros(4, 3)])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_of_equally_near_items_the_first_is_taken(batch):
+    items = torch.tensor([[1.0, 0.0], [5.0, 5.0], [1.0, 0.0]])
+    assert metrics.nearest_neighbours(torch.zeros(1, 2), items.split(batch)).item.tolist() == [0]
 
 
 # coverage

@@ -325,6 +325,12 @@ def test_a_square_that_is_summed_over_chains():
     assert read(lambda x: linear(x)[:, 0] + x.square().sum(1), shape=(3, 3)).quadratic == 1.0
 
 
+def test_a_square_that_is_viewed_as_another_dtype():
+    linear = nn.Linear(3, 1)
+    bits = lambda x: linear(x)[:, 0] + x.square().view(torch.int32).sum(1)
+    assert why(bits, shape=(4, 3))
+
+
 def test_global_hooks():
     handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
     try:

@@ -48,6 +48,20 @@ def test_it_resumes(tmp_path):
     assert {name: new[name] for name in newer} == {name: d.check(name, d.default) for name, d in newer.items()}
 
 
+def test_a_checkpoint_from_before_rollbacks_resumes(tmp_path):
+    """It does not store how many there were: none."""
+    for name in ("a", "b"):
+        out = shutil.copytree(RUN, tmp_path / name)
+        path = out / "checkpoints" / CHECKPOINT.name
+        tensors, meta = checkpoint.load(path)
+        if name == "a":
+            del meta["attempt"]
+        checkpoint.save(path, tensors, meta)
+        fl.train("digits", out=out, n_iterations=6, resume=True, device="cpu", progress=False)
+    (a, meta), (b, _) = (checkpoint.load(checkpoint.newest(tmp_path / name / "checkpoints")) for name in ("a", "b"))
+    assert meta["attempt"] == 0 and all(torch.equal(a[name], b[name]) for name in b)
+
+
 def test_a_temperature_without_effect_is_ignored(tmp_path):
     """Version 0.1 stored one together with a number for noise_std, which is an error in new settings."""
     out = shutil.copytree(RUN, tmp_path / "run")

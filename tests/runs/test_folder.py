@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from PIL import Image
 from support.training_runs import SMALL, start
 from torch import nn
+from torch.utils.data import Dataset
 
 import fastlangevin as fl
 from fastlangevin.runs.folder import RunFolder
@@ -115,6 +117,68 @@ def test_one_training_per_folder(tmp_path):
         process.kill()
         process.wait()
     fl.train("digits", out=tmp_path / "run", overwrite=True, n_iterations=1, **SMALL)
+
+
+class Meanwhile(Dataset):
+    """Data whose opening takes as long as what another process does meanwhile."""
+
+    def __init__(self, other):
+        self.other = other
+
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, i):
+        other, self.other = self.other, lambda: None
+        other()
+        return torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(i))
+
+
+@pytest.mark.parametrize("option", [{}, {"resume": True}, {"overwrite": True}])
+@pytest.mark.parametrize("folder_exists", [False, True])
+def test_of_two_trainings_in_one_new_folder_the_second_is_refused(tmp_path, monkeypatch, option, folder_exists):
+    """While the second opens its data, the first begins, or runs to its end."""
+    out = tmp_path / "run"
+    if folder_exists:
+        out.mkdir()
+    with contextlib.ExitStack() as first:
+        data = Meanwhile(lambda: first.enter_context(RunFolder(out).locked()))
+        if folder_exists:
+            data.other()
+        with pytest.raises(BlockingIOError, match="is in use: another process is training in it$"):
+            fl.train(data, out=out, n_iterations=1, **option, **SMALL)
+        monkeypatch.setenv("WORLD_SIZE", "4")
+        with pytest.raises(BlockingIOError, match="train runs in one process, but torchrun has started 4"):
+            fl.train(data, out=out, n_iterations=1, **option, **SMALL)
+        assert [p.name for p in out.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("option", [{}, {"resume": True}, {"overwrite": True}])
+def test_a_run_that_began_and_ended_while_the_data_were_opened_is_kept(tmp_path, option):
+    before = {}
+
+    def other():
+        fl.train("digits", out=tmp_path / "run", n_iterations=1, **SMALL)
+        before.update({p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()})
+
+    with pytest.raises(BlockingIOError, match="another process has started a run in it since this one began"):
+        fl.train(Meanwhile(other), out=tmp_path / "run", n_iterations=3, **option, **SMALL)
+    assert before == {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+
+
+def test_a_run_that_ended_before_the_lock_is_kept(tmp_path, monkeypatch):
+    """In a folder that exists: the second has looked, and the first ends before the second has the lock."""
+    locked, checks = RunFolder.locked, []
+
+    def after_the_first(self):
+        if not checks:
+            checks.append(self)
+            fl.train("digits", out=tmp_path, n_iterations=1, **SMALL)
+        return locked(self)
+
+    monkeypatch.setattr(RunFolder, "locked", after_the_first)
+    with pytest.raises(FileExistsError, match="holds another run"):
+        fl.train("digits", out=tmp_path, n_iterations=3, **SMALL)
 
 
 def test_temporary_files_of_a_killed_process_are_removed(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 
 import pytest
@@ -88,6 +89,37 @@ def test_the_best_latent_is_kept(lr):
     start = (sampler_of(noise_std=0.0)(sampler.initial(x.shape, step=0, dtype=x.dtype)) - x).square().mean(1)
     assert (best[0] <= start).all() and (best[1] <= start).all()
     assert lr > 1 or (best[1] < 0.1 * start).all()
+
+
+def test_a_latent_whose_chain_is_not_finite_returns_to_the_best():
+    """Against a plain loop with a chain that falls off a cliff on the way."""
+
+    def cliff(x):
+        return torch.where(x.abs() > 2, torch.nan, -x)
+
+    start = lambda shape, **_: torch.full(shape, 1.9)
+    sampler = fl.Langevin(score=cliff, n_steps=1, step_size=0.1, noise_std=0.0, seed=1, init=start)
+    x, n, lr = torch.full((1, 2), 3.0), 6, 0.5
+    z = torch.full((1, 2), 1.9).requires_grad_()
+    adam = torch.optim.Adam([z], lr=lr)
+    best, least, fell = z.detach().clone(), torch.inf, 0
+    for i in range(n + 1):
+        y = z.detach() + 0.1 * cliff(z.detach())
+        mse = (y - x).square().mean()
+        if mse < least:
+            best, least = z.detach().clone(), mse
+        fell += not mse.isfinite()
+        z.grad = 2 * (y - x) * 0.9 if mse.isfinite() else torch.zeros_like(x)
+        with torch.no_grad():
+            z.copy_(z if mse.isfinite() else best)
+        adam.param_groups[0]["lr"] = lr * (1 - i / n)
+        adam.step()
+    assert fell
+    torch.testing.assert_close(fl.reconstruct(sampler, x, n_iterations=n, lr=lr).z, best)
+
+
+def test_the_default_number_of_iterations():
+    assert inspect.signature(fl.reconstruct).parameters["n_iterations"].default == 200
 
 
 def test_an_image_does_not_depend_on_the_others():

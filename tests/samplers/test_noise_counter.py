@@ -120,12 +120,21 @@ def test_counter_that_would_exceed_its_range_raises():
         ),
         (torch.zeros(2, 2, dtype=torch.int64), {}, TypeError, "x0 must be a float32.*int64"),
         (np.zeros((2, 2)), {}, TypeError, "x0 must be a float32.*ndarray"),
+        (torch.eye(2).to_sparse(), {}, TypeError, "x0 must be a dense tensor, got layout torch.sparse_coo"),
+        (
+            torch.nested.nested_tensor([torch.ones(2)] * 2, layout=torch.jagged),
+            {},
+            TypeError,
+            "x0 must be a dense tensor, got a nested",
+        ),
+        (torch.zeros(2, 2, device="meta"), {}, ValueError, "x0 must have values, got a tensor on the meta device"),
         (torch.tensor(1.0), {}, ValueError, "x0 must have a first dimension of chains"),
         (torch.tensor([[1.0], [math.nan]]), {}, ValueError, "x0 must be finite, got NaN or infinity in 1 of 2 chains"),
         (torch.zeros(2, 2), {"n_steps": 0}, ValueError, "n_steps must be an int of at least 1"),
         (torch.zeros(2, 2), {"chain_offset": -1}, ValueError, "chain_offset must be an int of at least 0"),
         (torch.zeros(2, 2), {"step": 2**32}, ValueError, "step must be an int in 0 …"),
         (torch.zeros(2, 2), {"step": 1.0}, ValueError, "step must be an int in 0 …"),
+        (torch.zeros(2, 2), {"step": True}, ValueError, "step must be an int in 0 …"),
     ],
 )
 def test_bad_calls_do_not_change_the_counter(x0, call, error, words):
@@ -133,6 +142,30 @@ def test_bad_calls_do_not_change_the_counter(x0, call, error, words):
     with pytest.raises(error, match=words):
         sampler(x0, **call)
     assert sampler.step == 0
+
+
+@pytest.mark.parametrize("method", ["trace", "with_last_step", "score", "energy"])
+@pytest.mark.parametrize(
+    ("x", "error", "words"),
+    [
+        (torch.zeros(2, 4, dtype=torch.int64), TypeError, "x0? must be a float32"),
+        (torch.full((2, 4), math.nan), ValueError, "x0? must be finite"),
+        (torch.zeros(()), ValueError, "x0? must have a first dimension"),
+        (torch.eye(2).to_sparse(), TypeError, "x0? must be a dense tensor"),
+        (torch.zeros(2, 4, device="meta"), ValueError, "x0? must have values"),
+    ],
+)
+def test_every_method_checks_its_states(method, x, error, words):
+    sampler = fl.Langevin(lambda x: x.square().sum(1), n_steps=2, seed=1)
+    with pytest.raises(error, match=words):
+        getattr(sampler, method)(x)
+    assert sampler.step == 0
+
+
+def test_samples_need_a_device_with_values():
+    for device in ("meta", torch.device("meta")):
+        with pytest.raises(ValueError, match="device must be one whose tensors have values, got meta"):
+            fl.Langevin(quadratic, seed=1).sample((2, 2), device=device)
 
 
 @pytest.mark.parametrize(

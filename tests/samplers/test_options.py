@@ -150,6 +150,12 @@ def test_plan_and_repr():
     text = repr(sampler)
     for part in ("log_density=Sequential", "n_steps=100", "bounds=(-1.0, 1.0)", "seed=3", "backend='reference'"):
         assert part in text
+    assert any(reason.startswith("graph not used: ") for reason in sampler.plan.reasons)
+
+
+def test_repr_of_numbers_and_schedules():
+    text = repr(fl.Langevin(quadratic, step_size=0.3, noise_std=[0.1] * 100, seed=1))
+    assert "step_size=0.3" in text and "noise_std=…" in text
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 
 import pytest
-from support.training_runs import SMALL, TRAIN, assert_same_run, finish, start
+import torch
+from support.training_runs import SMALL, TRAIN, assert_same_run, finish, start, weights
+from torch import nn
+from torch.utils.data import Dataset
 
 import fastlangevin as fl
 from fastlangevin.runs import checkpoint
+from fastlangevin.training import interrupt
 
 pytestmark = pytest.mark.any_processor
 
@@ -34,7 +39,7 @@ def test_killed_run_resumes_bit_for_bit(tmp_path, threads):
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals_save_and_print_how_to_resume(tmp_path, number, code):
     out = tmp_path / "run"
     process = start(out)
@@ -44,3 +49,54 @@ def test_signals_save_and_print_how_to_resume(tmp_path, number, code):
     assert "stopped after iteration" in text and "--resume" in text and str(out) in text.replace("\n", "")
     stopped_at = int(text.split("stopped after iteration ")[1].split()[0])
     assert int(checkpoint.newest(out / "checkpoints").stem) == stopped_at
+
+
+def test_nohup_is_respected():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupt.listening() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+class Failing(Dataset):
+    """Items with a random transform; reading the item `fails_at` raises, after the transform of others has drawn."""
+
+    def __init__(self, fails_at=None):
+        self.fails_at, self.reads = fails_at, 0
+
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, i):
+        self.reads += 1
+        if self.reads == self.fails_at:
+            raise KeyError("no such photo")
+        x = torch.rand(2, generator=torch.Generator().manual_seed(i))
+        return x if torch.rand(()) < 0.5 else 1 - x
+
+
+def test_an_error_of_the_data_saves_first(tmp_path, capsys):
+    def train(data, out, n, **more):
+        torch.manual_seed(0)
+        options = {"batch_size": 4, "sampler": {"n_steps": 2}, "log_every": 1, **more}
+        return fl.train(data, nn.Linear(2, 1), out=tmp_path / out, n_iterations=n, **options)
+
+    whole = train(Failing(), "whole", 9, progress=False)
+    counted = Failing()
+    train(counted, "counted", 1, progress=False)
+    n_before = counted.reads - 4  # at loading, and by the check before the first iteration
+    with pytest.raises(KeyError, match="no such photo") as error:
+        train(Failing(n_before + 5 * 4 + 3), "parts", 9)
+    assert error.value.__cause__ is None
+    assert int(checkpoint.newest(tmp_path / "parts" / "checkpoints").stem) == 5
+    said = "the data raised KeyError after iteration 5, checkpoint saved; to continue, use --resume --out"
+    assert said in capsys.readouterr().out
+    parts = train(Failing(), "parts", 9, resume=True, progress=False)
+    assert torch.equal(weights(whole.model), weights(parts.model))
+    assert [row["iteration"] for row in parts.history] == list(range(1, 10))
+    with pytest.raises(KeyError):
+        fl.train(Failing(n_before + 3), nn.Linear(2, 1), n_iterations=9, batch_size=4, progress=False)
