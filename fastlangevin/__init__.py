@@ -10,10 +10,12 @@ from .data import Data, digits, load_data
 from .display.pictures import save_grid
 from .errors import BackendUnavailable, ChainDiverged, CheckpointError, TrainingDiverged
 from .evaluation.evaluate import evaluate
+from .network.inputs import PerStep
 from .reproduction.reproduce import Reproduction, reproduce
 from .runs.opening import load
 from .runs.result import TrainResult
 from .samplers.generator import Reconstruction, interpolate, reconstruct
+from .samplers.inpaint import inpaint
 from .samplers.langevin import Langevin
 from .samplers.plan import Plan
 from .samplers.replay_buffer import ReplayBuffer
@@ -28,6 +30,7 @@ __all__ = [
     "CheckpointError",
     "Data",
     "Langevin",
+    "PerStep",
     "Plan",
     "Reconstruction",
     "ReplayBuffer",
@@ -39,6 +42,7 @@ __all__ = [
     "digits",
     "energies",
     "evaluate",
+    "inpaint",
     "interpolate",
     "langevin_update_",
     "load",

@@ -11,6 +11,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+Bounds = tuple[float | None, float | None]
 STATE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -75,31 +76,46 @@ def check_state_dtype(name: str, x: object) -> None:
         raise TypeError(f"{name} must be a float32, float64, bfloat16 or float16 tensor, got {got}")
 
 
-def check_grad_clip(grad_clip: float | None) -> float | None:
+def check_grad_clip(grad_clip: float | None, name: str = "grad_clip") -> float | None:
     if grad_clip is None:
         return None
     if not _is_number(grad_clip) or not grad_clip > 0:
-        raise ValueError(f"grad_clip must be a positive number or None, got {grad_clip!r}")
+        raise ValueError(f"{name} must be a positive number or None, got {grad_clip!r}")
     return float(grad_clip)
 
 
-def check_bounds(bounds: tuple[float, float] | None) -> tuple[float, float] | None:
+def check_bounds(bounds: Bounds | None) -> tuple[float, float] | None:
+    """Returns the bounds as two floats, with an infinity in place of None."""
     if bounds is None:
         return None
-    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2 or not all(map(_is_number, bounds)):
-        raise ValueError(f"bounds must be a pair of numbers (lo, hi) or None, got {bounds!r}")
-    lo, hi = map(float, bounds)
+    is_pair = isinstance(bounds, (tuple, list)) and len(bounds) == 2
+    if not is_pair or not all(b is None or _is_number(b) for b in bounds):
+        raise ValueError(
+            f"bounds must be a pair of numbers (lo, hi), one of which may be None, or None, got {bounds!r}"
+        )
+    if bounds[0] is None and bounds[1] is None:
+        raise ValueError("bounds must have at least one number, got (None, None)")
+    lo = -math.inf if bounds[0] is None else float(bounds[0])
+    hi = math.inf if bounds[1] is None else float(bounds[1])
     if not lo < hi:
         raise ValueError(f"bounds must have lo < hi, got ({lo}, {hi})")
     return lo, hi
 
 
-def check_scale(name: str, value: float | Tensor | None) -> float | Tensor | None:
-    """Checks a step size or noise level: a non-negative number, or a float64 tensor with one element."""
+def check_scale(name: str, value: float | Tensor | None, x: Tensor) -> float | Tensor | None:
+    """Checks a step size or noise level of a state (B, *event): a non-negative number, or a float64 tensor of one
+    element or of B.
+    """
     if value is None or isinstance(value, torch.SymFloat):
         return value
     if isinstance(value, Tensor):
-        return check_scalar_tensor(name, value, torch.float64)
+        if value.dtype != torch.float64 or (value.numel() != 1 and value.shape != x.shape[:1]):
+            chains = f"{len(x)} chains" if x.dim() else "one chain"
+            raise TypeError(
+                f"{name} as a tensor must be float64 with one element, or one for each chain of x ({chains}), got "
+                f"{dtype_and_shape(value)}"
+            )
+        return value
     if not _is_number(value):
         raise TypeError(f"{name} must be a float or a float64 tensor, got {type(value).__name__} {value!r}")
     if not 0 <= value < math.inf:

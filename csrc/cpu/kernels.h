@@ -8,10 +8,18 @@
 
 namespace fastlangevin {
 
+// Chains of `size` consecutive elements, with numbers of their own.
+struct PerChain {
+  const double *step_sizes, *noise_stds;  // one a chain; null: the same for all
+  int64_t size;                           // 0: there is no number of a chain's own
+  uint64_t first;                         // the stream's index of the first chain's first element
+};
+
 struct UpdateArgs {
   NoiseKey key;
   double step_size, noise_std, grad_clip, lo, hi;  // grad_clip, lo, hi: infinities where there is no such limit
   bool has_score, has_noise, has_limits;
+  PerChain per_chain;
 };
 
 // Fills out[0, n) with the deviates of elements index … index + n - 1.

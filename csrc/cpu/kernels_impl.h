@@ -52,18 +52,34 @@ void fill(const NoiseKey& key, uint64_t index, int64_t n, float* out) {
   }
 }
 
-template <bool has_score, bool has_noise, bool has_limits, class T>
-FL_INLINE void apply(const UpdateParams<T>& p, const float* z, const T* score, T* x, int64_t n) {
+// UpdateParams whose step size and noise level differ from element to element.
+template <class T>
+struct ElementParams {
+  const T *step_size, *noise_std;
+  T grad_clip, lo, hi;
+};
+
+template <class T>
+FL_INLINE UpdateParams<T> params_at(const UpdateParams<T>& p, int64_t) {
+  return p;
+}
+template <class T>
+FL_INLINE UpdateParams<T> params_at(const ElementParams<T>& p, int64_t i) {
+  return {p.step_size[i], p.noise_std[i], p.grad_clip, p.lo, p.hi};
+}
+
+// P: UpdateParams<T> or ElementParams<T>.
+template <bool has_score, bool has_noise, bool has_limits, class T, class P>
+FL_INLINE void apply(const P& p, const float* z, const T* score, T* x, int64_t n) {
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; ++i) {
-    x[i] = langevin_update<has_score, has_noise, has_limits, T>(p, x[i], has_score ? score[i] : T(0),
+    x[i] = langevin_update<has_score, has_noise, has_limits, T>(params_at(p, i), x[i], has_score ? score[i] : T(0),
                                                                 has_noise ? T(z[i]) : T(0));
   }
 }
 
-template <bool has_score, bool has_noise, class T>
-FL_INLINE void apply(const UpdateArgs& args, const UpdateParams<T>& p, const float* z, const T* score, T* x,
-                     int64_t n) {
+template <bool has_score, bool has_noise, class T, class P>
+FL_INLINE void apply(const UpdateArgs& args, const P& p, const float* z, const T* score, T* x, int64_t n) {
   if (args.has_limits) {
     apply<has_score, has_noise, true>(p, z, score, x, n);
   } else {
@@ -71,9 +87,8 @@ FL_INLINE void apply(const UpdateArgs& args, const UpdateParams<T>& p, const flo
   }
 }
 
-template <class T>
-FL_INLINE void apply(const UpdateArgs& args, const UpdateParams<T>& p, const float* z, const T* score, T* x,
-                     int64_t n) {
+template <class T, class P>
+FL_INLINE void apply(const UpdateArgs& args, const P& p, const float* z, const T* score, T* x, int64_t n) {
   if (args.has_score && args.has_noise) {
     apply<true, true>(args, p, z, score, x, n);
   } else if (args.has_score) {
@@ -83,17 +98,33 @@ FL_INLINE void apply(const UpdateArgs& args, const UpdateParams<T>& p, const flo
   }
 }
 
-template <class A, class T>
-void update(const UpdateArgs& args, uint64_t index, int64_t n, const T* score, T* x) {
+// The numbers of the n elements from `place` on, counted from the first chain's first element.
+template <class T>
+void expand(const double* of_chains, double of_all, int64_t size, uint64_t place, int64_t n, T* out) {
+  if (!of_chains) {
+    std::fill_n(out, n, static_cast<T>(of_all));
+    return;
+  }
+  const uint64_t chain = place / static_cast<uint64_t>(size);
+  of_chains += chain;
+  int64_t m = size - static_cast<int64_t>(place - chain * static_cast<uint64_t>(size));
+  for (; n > 0; out += m, n -= m, m = size) {
+    m = std::min(m, n);
+    std::fill_n(out, m, static_cast<T>(*of_chains++));
+  }
+}
+
+// params(index, m): what `apply` needs for the m elements from `index` on.
+template <class A, class T, class Params>
+FL_INLINE void update_blocks(const UpdateArgs& args, uint64_t index, int64_t n, const T* score, T* x,
+                             const Params& params) {
   using Compute = typename ComputeType<T>::type;
-  const UpdateParams<Compute> p{static_cast<Compute>(args.step_size), static_cast<Compute>(args.noise_std),
-                                static_cast<Compute>(args.grad_clip), static_cast<Compute>(args.lo),
-                                static_cast<Compute>(args.hi)};
   alignas(64) float z[block];
   while (n > 0) {
     // The first piece ends on a whole block, so that all later ones begin on a whole group.
     const int64_t m = std::min(n, block - static_cast<int64_t>(index % block));
     if (args.has_noise) fill<A, false>(args.key, index, m, z);
+    const auto& p = params(index, m);
     if constexpr (std::is_same<T, Compute>::value) {
       apply(args, p, z, score, x, m);
     } else {
@@ -106,6 +137,27 @@ void update(const UpdateArgs& args, uint64_t index, int64_t n, const T* score, T
     index += static_cast<uint64_t>(m), x += m, n -= m;
     if (args.has_score) score += m;
   }
+}
+
+template <class A, class T>
+void update(const UpdateArgs& args, uint64_t index, int64_t n, const T* score, T* x) {
+  using Compute = typename ComputeType<T>::type;
+  const auto grad_clip = static_cast<Compute>(args.grad_clip);
+  const auto lo = static_cast<Compute>(args.lo), hi = static_cast<Compute>(args.hi);
+  const PerChain& chains = args.per_chain;
+  if (chains.size == 0) {
+    const UpdateParams<Compute> p{static_cast<Compute>(args.step_size), static_cast<Compute>(args.noise_std), grad_clip,
+                                  lo, hi};
+    update_blocks<A>(args, index, n, score, x, [&](uint64_t, int64_t) -> const auto& { return p; });
+    return;
+  }
+  alignas(64) Compute step_size[block], noise_std[block];
+  const ElementParams<Compute> p{step_size, noise_std, grad_clip, lo, hi};
+  update_blocks<A>(args, index, n, score, x, [&](uint64_t at, int64_t m) -> const auto& {
+    expand(chains.step_sizes, args.step_size, chains.size, at - chains.first, m, step_size);
+    expand(chains.noise_stds, args.noise_std, chains.size, at - chains.first, m, noise_std);
+    return p;
+  });
 }
 
 }  // namespace

@@ -143,17 +143,35 @@ void update_scalars(const Tensor& x, const std::optional<Tensor>& score, std::op
 }
 
 template <class T>
-T value(const Tensor& a) {
-  return *static_cast<const T*>(a.const_data_ptr());
+const T* data(const Tensor& a) {
+  return static_cast<const T*>(a.const_data_ptr());
+}
+
+// Sets a number that is the same for all elements, or (of_chains) one for each of n chains.
+void read(const std::optional<Tensor>& given, int64_t n, double& of_all, const double*& of_chains) {
+  if (!given) return;
+  STD_TORCH_CHECK(given->is_contiguous() && (given->numel() == 1 || given->numel() == n),
+                  "langevin_update_cpu_: step_size and noise_std must hold one number, or one for each chain");
+  of_all = *data<double>(*given);
+  if (given->numel() != 1) of_chains = data<double>(*given);
 }
 
 void update_tensors(const Tensor& x, const std::optional<Tensor>& score, const std::optional<Tensor>& step_size,
                     const std::optional<Tensor>& noise_std, const Tensor& seed, const Tensor& step, int64_t stream,
                     int64_t offset, std::optional<double> grad_clip, std::optional<double> lo,
                     std::optional<double> hi) {
-  update_scalars(x, score, step_size ? std::optional<double>(value<double>(*step_size)) : std::nullopt,
-                 noise_std ? std::optional<double>(value<double>(*noise_std)) : std::nullopt, value<int64_t>(seed),
-                 value<int64_t>(step), stream, offset, grad_clip, lo, hi);
+  if (x.numel() == 0) return;
+  UpdateArgs args{};
+  args.key = {static_cast<uint64_t>(*data<int64_t>(seed)), static_cast<uint32_t>(*data<int64_t>(step)),
+              static_cast<uint32_t>(stream)};
+  args.has_noise = noise_std.has_value();
+  const int64_t n_chains = x.dim() ? x.size(0) : 1;
+  PerChain& chains = args.per_chain;
+  read(step_size, n_chains, args.step_size, chains.step_sizes);
+  read(noise_std, n_chains, args.noise_std, chains.noise_stds);
+  if (chains.step_sizes || chains.noise_stds) chains.size = x.numel() / n_chains;
+  chains.first = static_cast<uint64_t>(offset);
+  update(x, score, args, offset, grad_clip, lo, hi);
 }
 
 }  // namespace

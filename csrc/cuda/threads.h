@@ -33,7 +33,9 @@ struct UpdateWork {
   uint64_t offset;  // the stream's index of the first element
   DeviceKey key;
   Number<double> step_size, noise_std;
-  double grad_clip, lo, hi;  // infinities where there is no such limit
+  int64_t chain_size;  // elements of a chain; 0: step_size and noise_std are the same for all elements
+  bool step_size_per_chain, noise_std_per_chain;  // in memory, one for each chain
+  double grad_clip, lo, hi;                       // infinities where there is no such limit
   Layout layout;
 };
 
@@ -60,6 +62,16 @@ FL_INLINE UpdateParams<typename ComputeType<T>::type> params(const UpdateWork<T>
   using Compute = typename ComputeType<T>::type;
   return {static_cast<Compute>(work.step_size.get()), static_cast<Compute>(work.noise_std.get()),
           static_cast<Compute>(work.grad_clip), static_cast<Compute>(work.lo), static_cast<Compute>(work.hi)};
+}
+
+// Sets the numbers of the chain that an element belongs to.
+template <class T, class P>
+FL_INLINE void read_chain(const UpdateWork<T>& work, int64_t index, P& p) {
+  using Compute = typename ComputeType<T>::type;
+  const int64_t chain = work.n <= INT32_MAX ? static_cast<uint32_t>(index) / static_cast<uint32_t>(work.chain_size)
+                                            : index / work.chain_size;
+  if (work.step_size_per_chain) p.step_size = static_cast<Compute>(work.step_size.at[chain]);
+  if (work.noise_std_per_chain) p.noise_std = static_cast<Compute>(work.noise_std.at[chain]);
 }
 
 template <bool uniform>
@@ -130,12 +142,12 @@ FL_INLINE void update_packed(const UpdateWork<T>& work, int64_t t) {
 }
 
 // Thread t of the general kernel: group t, counted from the one that holds the first element.
-template <bool has_score, bool has_noise, class T>
+template <bool has_score, bool has_noise, bool per_chain = false, class T>
 FL_INLINE void update_group(const UpdateWork<T>& work, int64_t t) {
   const int skip = static_cast<int>(work.offset % 4);  // lanes of the first group that lie before x
   const int64_t first = 4 * t - skip;
   if (first >= work.n) return;
-  const auto p = params(work);
+  auto p = params(work);
   float z[4] = {};
   if constexpr (has_noise) group_deviates<false>(work.key.get(), work.offset / 4 + static_cast<uint64_t>(t), z);
   FL_UNROLL
@@ -150,6 +162,7 @@ FL_INLINE void update_group(const UpdateWork<T>& work, int64_t t) {
         locate(work.layout, static_cast<uint64_t>(index), x_at, score_at);
       }
     }
+    if constexpr (per_chain) read_chain(work, index, p);
     update_element<has_score, has_noise>(p, work.x[x_at], has_score ? work.score[score_at] : T{}, z[lane]);
   }
 }
@@ -177,7 +190,8 @@ FL_INLINE void fill_group(const FillWork& work, int64_t t) {
 template <class T>
 inline bool is_packed(const UpdateWork<T>& work) {
   const auto aligned = [](const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; };
-  return work.layout.dense && work.offset % 4 == 0 && aligned(work.x) && (!work.score || aligned(work.score));
+  return work.chain_size == 0 && work.layout.dense && work.offset % 4 == 0 && aligned(work.x) &&
+         (!work.score || aligned(work.score));
 }
 
 // How many threads the work needs.

@@ -14,15 +14,17 @@ __global__ void __launch_bounds__(block_size) packed(const __grid_constant__ Upd
   update_packed<has_score, has_noise>(work, thread_index());
 }
 
-template <bool has_score, bool has_noise, class T>
+template <bool has_score, bool has_noise, bool per_chain, class T>
 __global__ void __launch_bounds__(block_size) grouped(const __grid_constant__ UpdateWork<T> work) {
-  update_group<has_score, has_noise>(work, thread_index());
+  update_group<has_score, has_noise, per_chain>(work, thread_index());
 }
 
 template <bool has_score, bool has_noise, class T>
 void launch_update(const UpdateWork<T>& work, int32_t device) {
-  launch(is_packed(work) ? packed<has_score, has_noise, T> : grouped<has_score, has_noise, T>, work, n_threads(work),
-         device);
+  const auto kernel = is_packed(work)   ? packed<has_score, has_noise, T>
+                      : work.chain_size ? grouped<has_score, has_noise, true, T>
+                                        : grouped<has_score, has_noise, false, T>;
+  launch(kernel, work, n_threads(work), device);
 }
 
 // The arguments that are the same for every dtype.
@@ -30,9 +32,19 @@ struct Arguments {
   DeviceKey key;
   uint64_t offset;
   Number<double> step_size, noise_std;
-  bool has_noise;
+  bool step_size_per_chain, noise_std_per_chain, has_noise;
   std::optional<double> grad_clip, lo, hi;
 };
+
+int64_t n_chains(const Tensor& x) { return x.dim() ? x.size(0) : 1; }
+
+// Whether a number is given for each of n chains.
+bool is_per_chain(const std::optional<Tensor>& given, int64_t n) {
+  if (!given || given->numel() == 1) return false;
+  STD_TORCH_CHECK(given->is_contiguous() && given->numel() == n,
+                  "langevin_update_cuda_: step_size and noise_std must hold one number, or one for each chain");
+  return true;
+}
 
 template <class T>
 void run(const Tensor& x, const std::optional<Tensor>& score, const Arguments& a) {
@@ -44,6 +56,8 @@ void run(const Tensor& x, const std::optional<Tensor>& score, const Arguments& a
   work.offset = a.offset;
   work.key = a.key;
   work.step_size = a.step_size, work.noise_std = a.noise_std;
+  work.step_size_per_chain = a.step_size_per_chain, work.noise_std_per_chain = a.noise_std_per_chain;
+  if (a.step_size_per_chain || a.noise_std_per_chain) work.chain_size = x.numel() / n_chains(x);
   work.grad_clip = a.grad_clip.value_or(infinity);
   work.lo = a.lo.value_or(-infinity), work.hi = a.hi.value_or(infinity);
   const bool fits = make_layout(static_cast<int>(x.dim()), x.sizes().data(), x.strides().data(),
@@ -83,6 +97,8 @@ void update_scalars(const Tensor& x, const std::optional<Tensor>& score, std::op
           static_cast<uint64_t>(offset),
           {step_size.value_or(0.0), nullptr},
           {noise_std.value_or(0.0), nullptr},
+          false,
+          false,
           noise_std.has_value(),
           grad_clip,
           lo,
@@ -98,6 +114,8 @@ void update_tensors(const Tensor& x, const std::optional<Tensor>& score, const s
           static_cast<uint64_t>(offset),
           from_device(step_size),
           from_device(noise_std),
+          is_per_chain(step_size, n_chains(x)),
+          is_per_chain(noise_std, n_chains(x)),
           noise_std.has_value(),
           grad_clip,
           lo,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -25,6 +26,7 @@ class Chain(abc.ABC):
         score, inputs: the engine of the score, and extra arguments of the energy.
         backend: of the update.
         requested_backend: the sampler's option; "auto" lets kernels of the score do the update instead of the backend.
+        chains, device: of the state: the places of its chains in the whole batch, and where it is.
         seed, steps, offset: of the noise stream: step k draws at noise step steps[k], element i of the state at
             offset + i. Ints, or int64 tensors on the state's device.
     """
@@ -33,6 +35,8 @@ class Chain(abc.ABC):
     inputs: Inputs
     backend: Backend
     requested_backend: str
+    chains: range
+    device: torch.device
     offset: int
     seed: int | Tensor
     steps: Sequence[int | Tensor]
@@ -47,19 +51,36 @@ class Chain(abc.ABC):
         """
 
     @abc.abstractmethod
-    def per_step(self) -> tuple[Sequence[float], ...]:
-        """The numbers that change from step to step (step sizes, …), which a captured graph reads from memory."""
+    def per_step(self) -> tuple[Sequence[float | Tensor], ...]:
+        """The numbers that change from step to step (step sizes, …), which a captured graph reads from memory: Python
+        numbers, or tensors of one shape.
+        """
 
     @abc.abstractmethod
-    def with_per_step(self: C, numbers: Sequence[Sequence[Tensor]], steps: Sequence[Tensor]) -> C:
-        """The same chain with these numbers, float64 tensors of one element, and noise steps."""
+    def with_per_step(self: C, numbers: Sequence[Sequence[float | Tensor]], steps: Sequence[int | Tensor]) -> C:
+        """The same chain with these numbers and noise steps: Python numbers, float64 and int64 tensors of one element,
+        or tensors like those of `per_step`.
+        """
 
     @abc.abstractmethod
     def built_in(self) -> tuple[Hashable, ...]:
         """The options that are constants of a captured graph."""
 
+    def keeping(self: C, mask: Tensor) -> C:
+        """The same chain without the changes of the elements where `mask`, which has the states' shape, is true.
+
+        Raises:
+            ValueError: its transition cannot.
+        """
+        raise ValueError(f"mask must be None: {type(self).__name__} changes all elements")
+
     def __len__(self) -> int:
         return len(self.steps)
+
+    def part(self: C, start: int, stop: int) -> C:
+        """The chain of steps start to stop - 1."""
+        part = self.with_per_step([column[start:stop] for column in self.per_step()], self.steps[start:stop])
+        return dataclasses.replace(part, inputs=self.inputs.part(start, stop))
 
     def bind(self, x: Tensor) -> BoundScore:
         """The score for states like x, with the current weights."""
@@ -73,7 +94,7 @@ class Chain(abc.ABC):
     def advance_(self, x: Tensor, start: int, stop: int, score: BoundScore, precomputed: Tensor | None = None) -> None:
         """Steps start to stop - 1, in place. `precomputed`: the score at x, if the caller has it."""
         for k in range(start, stop):
-            self.step_(x, k, score, precomputed if k == start else None)
+            self.step_(x, k, score.at(k), precomputed if k == start else None)
 
     def first_divergence(self, x0: Tensor) -> int | None:
         """The first step after which a state was not finite, by running the chain again."""

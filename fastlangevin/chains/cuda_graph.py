@@ -1,7 +1,8 @@
 """Captures a chain's steps as CUDA graphs and replays them: the layout of the graphs, and the cache that keeps them.
 
-Everything that changes from call to call is in device memory that a replay reads: the state, extra arguments, seed,
-noise steps, step sizes and noise levels. What cannot change is the key of a graph in the cache.
+Everything that changes from call to call is in device memory that a replay reads: the state, extra arguments, and what
+a `StepTable` holds, which is seed, noise steps, step sizes and noise levels. What cannot change is the key of a graph
+in the cache.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import dataclasses
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -18,8 +19,10 @@ from torch import Tensor
 
 from ..errors import BackendUnavailable
 from ..network.dependencies import Dependencies
+from ..network.inputs import Steps
 from .chain import Chain
 from .cuda_capture import CudaCapture, NotCapturable, being_captured
+from .step_table import Column, StepTable, layout
 
 _KEPT = 8  # graphs per sampler
 _LONGEST = 128  # steps that are captured into one graph unless more are requested
@@ -57,15 +60,14 @@ class CapturedChain:
         self._keep = dependencies.tensors  # the graph reads their memory, which must not be reused
         self._x = torch.empty_like(x)
         self._inputs = chain.inputs.map_tensors(Tensor.clone)
-        rows = len(chain.per_step()) + 1
-        self._numbers = torch.zeros(rows * self._n_steps + 1, dtype=torch.int64, device=x.device)
+        self._table = StepTable(_columns(chain), x.device)
         self._first = torch.arange(self._n_steps, device=x.device)
         self._lock = threading.Lock()
         self._fill(chain, x)
-        seed, table = self._numbers[-1], self._numbers[:-1].view(rows, -1)
-        chain = dataclasses.replace(chain, inputs=self._inputs, seed=seed)
-        self._device.warm_up(lambda: _first_step_(_with(chain, table), self._x), dependencies.buffers())
-        plans = [self._plan(chain, table, u) for u in ([unroll] if unroll else unrolls(self._n_steps))]
+        chain = dataclasses.replace(chain, inputs=self._inputs, seed=self._table.seed)
+        whole = _with(chain, self._table.columns())
+        self._device.warm_up(lambda: _first_step_(whole, self._x), dependencies.buffers())
+        plans = [self._plan(whole, u) for u in ([unroll] if unroll else unrolls(self._n_steps))]
         self.times = {u: self._time(chain, x, run) for u, run in plans} if len(plans) > 1 else {}
         self.unroll, self._run = min(plans, key=lambda plan: self.times.get(plan[0], 0.0))
 
@@ -84,27 +86,26 @@ class CapturedChain:
         with self._lock:
             self._device.wait()
 
-    def _plan(self, chain: Chain, table: Tensor, unroll: int) -> tuple[int, Callable[[], None]]:
+    def _plan(self, whole: Chain, unroll: int) -> tuple[int, Callable[[], None]]:
         """Captures a graph of `unroll` steps. A graph that is shorter than the chain finds its numbers by a position
         that each replay advances: a window of the table is copied to where the kernels read.
         """
         if unroll == self._n_steps:
-            whole = _with(chain, table)
 
             def all_steps() -> None:
                 whole.run_(self._x)
 
             return unroll, self._device.capture(all_steps)
-        window = torch.zeros(len(table), unroll, dtype=torch.int64, device=table.device)
+        columns, load = self._table.window(unroll)
         position = self._first[:unroll].clone()
-        part = _with(chain, window)
+        part = _with(whole, columns)
 
         def body() -> None:
-            torch.index_select(table, 1, position, out=window)
+            load(position)
             part.run_(self._x)
             position.add_(unroll)
 
-        torch.index_select(table, 1, position.add_(0), out=window)  # loads these kernels before the capture
+        load(position.add_(0))  # loads these kernels before the capture
         replay = self._device.capture(body)
 
         def run() -> None:
@@ -119,24 +120,25 @@ class CapturedChain:
         return self._device.time(run)
 
     def _fill(self, chain: Chain, x: Tensor) -> None:
-        per_step = [number for numbers in chain.per_step() for number in numbers]
-        floats = torch.tensor(per_step, dtype=torch.float64).view(torch.int64)
-        ints = torch.tensor([*chain.steps, chain.seed], dtype=torch.int64)
-        self._device.upload(torch.cat((floats, ints)), self._numbers)
+        self._table.fill(_columns(chain), int(chain.seed), self._device.upload)
         self._x.copy_(x)
         for static, given in zip(self._inputs.tensors(), chain.inputs.tensors(), strict=True):
             static.copy_(given)
 
 
 def _first_step_(chain: Chain, x: Tensor) -> None:
-    chain.step_(x, 0, chain.bind(x))
+    chain.step_(x, 0, chain.bind(x).at(0))
 
 
-def _with(chain: Chain, table: Tensor) -> Chain:
-    """The chain with its numbers read from a table: rows of one float64 number per step, as bits, then a row of noise
-    steps.
-    """
-    return chain.with_per_step([row.view(torch.float64).unbind() for row in table[:-1]], table[-1].unbind())
+def _columns(chain: Chain) -> list[Column]:
+    return [*chain.per_step(), *chain.inputs.steps(), chain.steps]
+
+
+def _with(chain: Chain, columns: Sequence[Sequence[Tensor]]) -> Chain:
+    """The chain with what changes from step to step read from tensors: those of `_columns`."""
+    n = len(columns) - 1 - len(chain.inputs.steps())
+    inputs = chain.inputs.with_steps(columns[n:-1])
+    return dataclasses.replace(chain.with_per_step(columns[:n], columns[-1]), inputs=inputs)
 
 
 def unrolls(n_steps: int) -> list[int]:
@@ -230,7 +232,11 @@ def _check(chain: Chain, x: Tensor, dependencies: Dependencies) -> None:
     if hooked:
         raise NotCapturable(f"a {hooked} has hooks, which must run at each evaluation")
     for name, a in chain.inputs.named():
-        if isinstance(a, Tensor):
+        if isinstance(a, Steps):
+            kinds = {(v.shape, v.dtype, v.device) if isinstance(v, Tensor) else None for v in a}
+            if len(kinds) > 1 or None in kinds or a[0].device != x.device:
+                raise NotCapturable(f"{name} changes from step to step, and is not a tensor of one shape on {x.device}")
+        elif isinstance(a, Tensor):
             if a.device != x.device:
                 raise NotCapturable(f"{name} is on {a.device}, but the chain is on {x.device}")
         elif not isinstance(a, (int, float, bool, str, type(None))):
@@ -239,10 +245,12 @@ def _check(chain: Chain, x: Tensor, dependencies: Dependencies) -> None:
 
 def _key(chain: Chain, x: Tensor, dependencies: Dependencies) -> tuple[Any, ...]:
     inputs = tuple(
-        (name, a.shape, a.stride(), a.dtype) if isinstance(a, Tensor) else (name, type(a), a)
+        (name, a.shape, a.stride(), a.dtype)
+        if isinstance(a, Tensor)
+        else (name, type(a), None if isinstance(a, Steps) else a)
         for name, a in chain.inputs.named()
     )
-    layout = torch.empty_like(x, device="meta").stride()
+    strides = torch.empty_like(x, device="meta").stride()
     flags = (
         torch.backends.cudnn.benchmark,
         torch.backends.cudnn.deterministic,
@@ -250,5 +258,5 @@ def _key(chain: Chain, x: Tensor, dependencies: Dependencies) -> tuple[Any, ...]
     )
     engine = (chain.score.name, chain.score.precision, chain.score.target.kind)
     update = (type(chain), chain.backend.name, chain.requested_backend, chain.offset)
-    options = (len(chain), *engine, *update, *chain.built_in())
-    return (x.shape, layout, x.dtype, x.device, options, inputs, flags, dependencies.fingerprint())
+    options = (len(chain), *engine, *update, *chain.built_in(), layout(_columns(chain)))
+    return (x.shape, strides, x.dtype, x.device, options, inputs, flags, dependencies.fingerprint())

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from torch import Tensor
 
 from ..noise import Stream, normal
 from ..score import AutogradScore
+from .clip import clip_norm
 from .langevin_chain import LangevinChain
-
-
-def without_last_step(chain: LangevinChain) -> LangevinChain:
-    """The first K - 1 steps of a chain."""
-    return dataclasses.replace(
-        chain, step_sizes=chain.step_sizes[:-1], noise_stds=chain.noise_stds[:-1], steps=chain.steps[:-1]
-    )
+from .schedule import of_elements
 
 
 def last_step(chain: LangevinChain, x: Tensor) -> Tensor:
     """Step K - 1 of a chain, from x_{K-1}, in operations that autograd records:
 
-        x_K = clamp(x̃ + η·clip(s_θ(x̃)) + σz)
+        x_K = clamp(x̃ + η·clip(s_θ(x̃)) + σz)    (noise_last: clamp(x̃ + η·clip(s_θ(x̃))) + σz)
 
     where x̃ is x_{K-1}, with its noise added if noise comes first. x̃ is a constant: the graph leads to the weights θ
     and to the other tensors that the energy reads, but not to x. The arithmetic is that of the update, except for the
@@ -39,12 +32,16 @@ def last_step(chain: LangevinChain, x: Tensor) -> Tensor:
     if chain.noise_first:
         x = x.clone()
         chain.add_noise_(x, k)
-    score = AutogradScore(chain.score.target, chain.score.precision, chain.inputs).with_graph(x)
+    score = AutogradScore(chain.score.target, chain.score.precision, chain.inputs).at(k).with_graph(x)
     compute = torch.promote_types(x.dtype, torch.float32)
     s, moved = score.to(compute), x.to(compute)
+    if chain.grad_clip_norm is not None:
+        s = clip_norm(s, chain.grad_clip_norm)
     if chain.grad_clip is not None:
         s = s.clamp(-chain.grad_clip, chain.grad_clip)
-    moved = moved + chain.step_sizes[k] * s
+    moved = moved + of_elements(chain.step_sizes[k], moved) * s
+    if chain.bounds is not None and chain.noise_last:
+        moved = moved.clamp(*chain.bounds)
     if chain.has_noise and not chain.noise_first:
         z = normal(
             x.shape,
@@ -55,7 +52,8 @@ def last_step(chain: LangevinChain, x: Tensor) -> Tensor:
             device=x.device,
             backend=chain.backend.name,
         )
-        moved = moved + chain.noise_stds[k] * z.to(compute)
-    if chain.bounds is not None:
+        moved = moved + of_elements(chain.noise_stds[k], moved) * z.to(compute)
+    if chain.bounds is not None and not chain.noise_last:
         moved = moved.clamp(*chain.bounds)
-    return moved.to(x.dtype)
+    moved = moved.to(x.dtype)
+    return moved if chain.mask is None else torch.where(chain.mask, x, moved)

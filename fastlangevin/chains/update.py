@@ -8,7 +8,8 @@ from torch import Tensor
 from .. import kernels
 from ..kernels.arguments import UpdateArgs
 from ..noise import check_offset, check_seed, check_step, check_stream
-from ..validation import check_bounds, check_grad_clip, check_scale, check_state_dtype
+from ..validation import Bounds, check_bounds, check_grad_clip, check_scale, check_state_dtype
+from .clip import clip_norm
 
 
 def langevin_update_(
@@ -22,12 +23,13 @@ def langevin_update_(
     stream: int = 0,
     offset: int = 0,
     grad_clip: float | None = None,
-    bounds: tuple[float, float] | None = None,
+    grad_clip_norm: float | None = None,
+    bounds: Bounds | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """One unadjusted Langevin step, in place; returns x.
 
-        s = clip(score, ±grad_clip)
+        s = clip(score·min(1, grad_clip_norm / ‖score‖₂), ±grad_clip)
         x ← clamp(fma(noise_std, z, fma(step_size, s, x)), lo, hi)
 
     in float32 for float32 states and, rounded once at the end, for bfloat16 and float16; in float64, with float32 z,
@@ -38,11 +40,14 @@ def langevin_update_(
     Args:
         score: -∇U(x) = ∇ log p(x); None for noise alone.
         step_size: η ≥ 0, a float or a float64 tensor of one element (read at each call, so that torch.compile does
-            not recompile for a new value); rounded once to float32 unless x is float64.
+            not recompile for a new value); or of (B,), one for each chain of x (B, *event). Rounded once to float32
+            unless x is float64.
         noise_std: σ ≥ 0, likewise; None for no noise.
         seed, step, stream, offset: of the noise stream, see `noise.normal`.
-        grad_clip: limit on every element of the score, before the step.
-        bounds: (lo, hi), limits on the new state.
+        grad_clip: limit on every element of the score, before the step. None: no limit.
+        grad_clip_norm: limit on the norm of each chain's score, x being (B, *event), before the other one; its squares
+            are added in float64. For 16-bit states the scaled score is rounded to the state's type. None: no limit.
+        bounds: (lo, hi), limits on the new state; None for one that is not limited.
         backend: "reference", "cpu", "triton", "cuda", or None for the fastest on x's device.
 
     Raises:
@@ -57,8 +62,8 @@ def langevin_update_(
         raise ValueError("step_size must be given with a score, got None")
     lo, hi = check_bounds(bounds) or (None, None)
     args = UpdateArgs(
-        check_scale("step_size", step_size),
-        check_scale("noise_std", noise_std),
+        check_scale("step_size", step_size, x),
+        check_scale("noise_std", noise_std, x),
         check_seed(seed),
         check_step(step),
         check_stream(stream),
@@ -67,8 +72,11 @@ def langevin_update_(
         lo,
         hi,
     )
+    limit = check_grad_clip(grad_clip_norm, "grad_clip_norm")
     chosen = kernels.select(backend, x.device)
     if x.numel():
+        if score is not None and limit is not None:
+            score = clip_norm(score, limit)
         chosen.update(x, score, args)
     return x
 

@@ -14,14 +14,17 @@ from torch.autograd.function import once_differentiable
 
 from ..network.dependencies import Dependencies
 from ..score import BoundScore
+from .clip import clip_norm
 from .langevin_chain import LangevinChain
+from .schedule import of_elements
 
 
 def chain_vjp(chain: LangevinChain, x0: Tensor, v: Tensor, score: BoundScore) -> Tensor:
     """vᵀ ∂x_K / ∂x_0 of the chain that starts at x0, with the energy's weights as constants.
 
-    A step's Jacobian is M·(I + η·H·C), with H the Jacobian of the score, C and M the masks of the elements that the
-    clip and the bounds leave unchanged (as in torch.clamp's gradient, the limits count as inside). If the energy is
+    A step's Jacobian is M·(I + η·H·C), with H the Jacobian of the score, C that of the clips, a mask of the
+    elements that they leave unchanged if there is no limit on the norm, and M the mask of those that the bounds leave
+    unchanged (as in torch.clamp's gradient, the limits count as inside). If the energy is
     piecewise linear, H is zero almost everywhere and the product of the M remains: the identity without bounds, one
     more run of the chain with bounds. Otherwise the states are recomputed from the counter-based noise: about 2·√K of
     them are held at a time, at the cost of two more runs of the chain and one double backward per step. An energy that
@@ -70,33 +73,56 @@ def _through_all_steps(chain: LangevinChain, score: BoundScore, x0: Tensor, v: T
 
 
 class _Steps:
-    """A chain's steps, with the limits applied separately and returned as masks."""
+    """A chain's steps, with the limits applied separately and returned as masks. Elements that the chain keeps count as
+    not limited, and do not move.
+    """
 
     def __init__(self, chain: LangevinChain, score: BoundScore) -> None:
         self._chain, self._score = chain, score
-        self._free = dataclasses.replace(chain, bounds=None, noise_first=bool(chain.noise_first))
+        self._free = dataclasses.replace(
+            chain,
+            bounds=None,
+            noise_first=bool(chain.noise_first),
+            noise_last=False,
+            has_noise=chain.has_noise and not chain.noise_last,
+        )
 
     def run_(self, x: Tensor, k: int) -> list[Tensor]:
         """Step k, in place. Returns the masks of the elements that the bounds left unchanged."""
         masks = self._before_score_(x, k)
-        self._free.move_(x, self._score(x), k)
-        return [*masks, *self._limit_(x)]
+        self._free.move_(x, self._score.at(k)(x), k)
+        masks += self._limit_(x)
+        if self._chain.noise_last and self._chain.has_noise:
+            self._free.add_noise_(x, k)
+        return masks
 
     def vjp(self, x: Tensor, k: int, v: Tensor) -> Tensor:
         """vᵀ times the Jacobian of step k at x, which may be overwritten."""
         before = self._before_score_(x, k)
-        score, score_vjp = self._score.linearize(x)
+        score, score_vjp = self._score.at(k).linearize(x)
         after = x.clone()
         self._free.move_(after, score, k)
         for mask in self._limit_(after):
             v = v * mask
-        clip = self._chain.grad_clip
-        curved = score_vjp((v if clip is None else v * (score.abs() <= clip)).to(score.dtype))
+        moving = v if self._chain.mask is None else v.masked_fill(self._chain.mask, 0.0)
+        curved = score_vjp(self._clip_vjp(score, moving).to(score.dtype))
         if curved is not None:
-            v = torch.add(v, curved, alpha=float(self._chain.step_sizes[k]))
+            v = v + of_elements(self._chain.step_sizes[k], v) * curved
         for mask in before:
             v = v * mask
         return v
+
+    def _clip_vjp(self, score: Tensor, v: Tensor) -> Tensor:
+        """vᵀ times the Jacobian of the clips at a score."""
+        limit, clip = self._chain.grad_clip_norm, self._chain.grad_clip
+        if limit is None:
+            return v if clip is None else v * (score.abs() <= clip)
+        with torch.enable_grad():
+            score = score.detach().requires_grad_()
+            scaled = clip_norm(score, limit)
+        if clip is not None:
+            v = v * (scaled.abs() <= clip)
+        return torch.autograd.grad(scaled, score, v.to(scaled.dtype))[0]
 
     def _before_score_(self, x: Tensor, k: int) -> list[Tensor]:
         if not self._chain.noise_first:
@@ -108,9 +134,13 @@ class _Steps:
         if self._chain.bounds is None:
             return []
         lo, hi = self._chain.bounds
-        inside = (x >= lo) & (x <= hi)
-        x.clamp_(lo, hi)
-        return [inside]
+        free = (x >= lo) & (x <= hi)
+        if self._chain.mask is None:
+            x.clamp_(lo, hi)
+        else:
+            free |= self._chain.mask
+            torch.where(free, x, x.clamp(lo, hi), out=x)
+        return [free]
 
 
 class DifferentiableChain(torch.autograd.Function):
@@ -154,4 +184,5 @@ def _versions(chain: LangevinChain) -> list[tuple[int, int]]:
     moving = {id(b) for module in dependencies.modules for b in module.buffers(recurse=False)}
     tensors = [t for t in dependencies.tensors if id(t) not in moving]
     tensors += chain.inputs.tensors()
+    tensors += [v for values in chain.inputs.steps() for v in values if isinstance(v, Tensor)]
     return [(id(t), 0 if t.is_inference() else t._version) for t in tensors]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..chains.schedule import resolve
+from ..chains import schedule
 from ..data.dataset import Data
 from ..data.order import epoch_order
 from ..data.ranges import UNIT, Range, rescaled
@@ -234,9 +234,9 @@ def chain(drawn: Drawn, n_chains: int) -> dict[str, Any]:
     sampler = drawn.sampler
     length, every = _TIMES_K * sampler.n_steps, math.ceil(sampler.n_steps / _RECORDS_PER_K)
     try:
-        for name in ("step_size", "noise_std"):
-            if (schedule := getattr(sampler, name)) is not None:
-                resolve(name, schedule, length)
+        for name in ("step_size", "noise_std", "temperature"):
+            if (given := getattr(sampler, name)) is not None:
+                schedule.resolve(name, given, length)
     except (ValueError, TypeError) as error:
         raise Skipped(f"the schedule does not cover {length} steps: {error}") from error
     shape = (min(n_chains, len(drawn.samples)), *drawn.data.event_shape)

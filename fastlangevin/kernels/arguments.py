@@ -12,11 +12,11 @@ from torch import Tensor
 class UpdateArgs(NamedTuple):
     """The arguments of the update after the state and the score, in the operators' order.
 
-    The first four are Python numbers, or tensors on the state's device: float64 of one element, int64 for the counters.
+    The first four are Python numbers, or tensors on the state's device: float64, int64 of one element for the counters.
     """
 
-    step_size: Tensor | float | None  # η; None without a score
-    noise_std: Tensor | float | None  # σ; None: no noise
+    step_size: Tensor | float | None  # η; a tensor of one element, or of one for each chain; None without a score
+    noise_std: Tensor | float | None  # σ, likewise; None: no noise
     seed: Tensor | int  # of the noise stream
     step: Tensor | int  # of the noise stream
     stream: int  # of the noise stream
@@ -24,6 +24,16 @@ class UpdateArgs(NamedTuple):
     grad_clip: float | None  # limit on every element of the score; None: no limit
     lo: float | None  # limits on the new state; None: no limit
     hi: float | None
+
+
+def n_chains(x: Tensor) -> int:
+    """The number of chains of a state (B, *event)."""
+    return len(x) if x.dim() else 1
+
+
+def is_per_chain(number: Tensor | float | None) -> bool:
+    """Whether a step size or noise level has a value for each chain."""
+    return isinstance(number, Tensor) and number.numel() != 1
 
 
 class ChainArgs(NamedTuple):

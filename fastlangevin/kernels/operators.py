@@ -78,7 +78,7 @@ def written(x: Tensor) -> None:
 
 def _float(value: Tensor | float | None, like: Tensor) -> Tensor | None:
     if value is None or isinstance(value, Tensor):
-        return value if value is None else value.to(like.device)
+        return value if value is None else value.to(like.device).contiguous()
     # Added, not filled in: inductor makes a fill value a constant, so that each new value would recompile the graph.
     return torch.zeros((), dtype=torch.float64, device=like.device) + value
 

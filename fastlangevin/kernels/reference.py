@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .arguments import UpdateArgs
+from .arguments import UpdateArgs, is_per_chain, n_chains
 
 _MASK = 0xFFFFFFFF
 
@@ -163,7 +163,9 @@ def update(x: Tensor, score: Tensor | None, args: UpdateArgs) -> None:
     wide = x.dtype == torch.float64
     compute = torch.float64 if wide else torch.float32
 
-    def scalar(value: Tensor | float | None) -> Tensor:
+    chain_size = max(1, x.numel() // max(1, n_chains(x)))
+
+    def rounded(value: Tensor | float | None) -> Tensor:
         """The value rounded once to the compute dtype, as a float64 tensor, which can hold both. It is filled in, not
         copied: a copy from the host would wait for a GPU.
         """
@@ -171,7 +173,13 @@ def update(x: Tensor, score: Tensor | None, args: UpdateArgs) -> None:
             value = torch.full((), value or 0.0, dtype=torch.float64, device=x.device)
         return value.to(x.device).to(compute).double()
 
-    eta, sigma = scalar(step_size), scalar(noise_std)
+    def of_elements(value: Tensor, start: int, length: int) -> Tensor:
+        """The value for these elements: the same for all, or that of each one's chain."""
+        if not is_per_chain(value):
+            return value
+        return value[torch.arange(start, start + length, device=x.device) // chain_size]
+
+    step_sizes, noise_stds = rounded(step_size), rounded(noise_std)
     # Rounded like all other values, so that a limit beyond float32 has no effect and is not an error.
     clip, low, high = (None if v is None else torch.tensor(v, dtype=compute).item() for v in (grad_clip, lo, hi))
     flat = x.reshape(-1)  # a view of contiguous storage, else a copy that is written back
@@ -182,9 +190,11 @@ def update(x: Tensor, score: Tensor | None, args: UpdateArgs) -> None:
             s = flat_score[start : start + length].to(compute)
             if clip is not None:
                 s = s.clamp(-clip, clip)
+            eta = of_elements(step_sizes, start, length)
             piece = _fma64(eta, s, piece) if wide else _fma32(s, eta, piece)
         if noise_std is not None:
             z = _deviates(offset + start, length, seed, step, stream, x.device, uniform=False)
+            sigma = of_elements(noise_stds, start, length)
             piece = _fma64(sigma, z.double(), piece) if wide else _fma32(z, sigma, piece)
         if low is not None or high is not None:
             piece = piece.clamp(-math.inf if low is None else low, math.inf if high is None else high)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .inputs import Inputs
+from .inputs import Inputs, Steps
 from .inspection import PLAIN, has_hooks, has_other_hooks, is_implicit, is_torch, is_torch_name, methods_of
 
 _WRITES = {"STORE_ATTR", "STORE_GLOBAL", "DELETE_ATTR", "DELETE_GLOBAL"}
@@ -132,6 +132,8 @@ class Purity:
     def check_inputs(self, inputs: Inputs) -> None:
         """Raises Impure for extra arguments of the energy that are neither tensors nor plain values."""
         for name, value in inputs.named():
+            if isinstance(value, Steps):
+                raise Impure(f"{name} changes from step to step")
             if not _is_harmless(value):
                 raise Impure(f"{name} is {_description(value)}")
 

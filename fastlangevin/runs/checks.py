@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
+from torch import Tensor
+
 from ..chains.schedule import resolve as resolve_schedule
 from ..data.values import check_value_range
 from ..samplers.langevin import Langevin, check_pair
@@ -92,10 +94,13 @@ def sampler(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{name}'s init must be 'uniform' or 'normal' in training: a function cannot be saved")
     checked = Langevin.check_options(without_unread_temperature(options))
     plain = {option: _plain(value) for option, value in options.items()}
-    for option in ("step_size", "noise_std"):
+    for option in ("step_size", "noise_std", "temperature"):
         value = plain.get(option)
         if value is not None and not isinstance(value, (int, float)):
-            plain[option] = resolve_schedule(option, value, checked["n_steps"])
+            values = resolve_schedule(option, value, checked["n_steps"])
+            if isinstance(values, Tensor):
+                raise ValueError(f"{name}'s {option} must not differ between chains in training, got a tensor")
+            plain[option] = values
     return plain
 
 

@@ -10,7 +10,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,12 +23,14 @@ from ..chains.cuda_graph import GraphCache
 from ..chains.divergence import PendingCheck, is_finite, report
 from ..chains.initial import check_state
 from ..errors import BackendUnavailable
+from ..kernels import triton
 from ..network.inputs import Inputs, make_inputs
 from ..network.target import Target, make_target
 from ..noise import check_seed
 from ..score import check_engine, make_engine
 from ..score import precision as precisions
 from ..validation import STATE_DTYPES, check_bounds, check_int, check_shape, unknown
+from .call import NOT_OBSERVED, Callback, Observed, at_a_state, check_mask
 from .noise_counter import NoiseCounter, check_step
 from .option import Option
 from .plan import WHOLE_CHAIN_ENGINES, Plan, make_plan
@@ -57,8 +59,6 @@ class Sampler(abc.ABC):
     graph = Option["bool | str"]()
     unroll = Option["int | None"]()
 
-    _chain_kernels: ClassVar[bool] = False  # whether its chain gives whole chains to the kernels of a score
-
     def __init__(self, target: Target, noise: NoiseCounter, options: Mapping[str, Any]) -> None:
         self.target = target
         self._noise = noise
@@ -86,16 +86,25 @@ class Sampler(abc.ABC):
         n_steps: int | None = None,
         chain_offset: int = 0,
         step: int | None = None,
+        mask: Tensor | None = None,
+        callback: Callback | None = None,
+        every: int = 1,
     ) -> Tensor:
         """Runs the chains from x0 and returns their last states, a new tensor of x0's shape, dtype and layout.
 
         Args:
             x0: (B, *event), floating point and finite; left unchanged.
-            args: extra arguments of the energy, for example class labels.
+            args: extra arguments of the energy, for example class labels; one that changes from step to step is a
+                `PerStep`.
             kwargs: extra keyword arguments of the energy.
             n_steps: overrides the sampler's option.
             chain_offset: index of x0's first chain in the whole batch, for a shard or a micro-batch.
             step: overrides the noise counter, which then does not advance.
+            mask: bool, of a shape that broadcasts to x0's: elements of x0 that stay as they are, within the bounds or
+                not, as in inpainting (`fl.inpaint`). Steps are then taken one by one. None: all elements change.
+            callback: `callback(k, x)` is called with the states x after k steps, a tensor that it may keep. It must not
+                modify x. Its errors end the call.
+            every: number of steps between two calls of `callback`, which is also called after the last step.
 
         Raises:
             TypeError, ValueError: an argument that is not as above, or an energy that does not return one number per
@@ -104,7 +113,8 @@ class Sampler(abc.ABC):
             BackendUnavailable: an explicit backend, engine or graph that is not available.
             ChainDiverged: a state is not finite at the end of the chain (on CUDA: raised by the next call or `check`).
         """
-        return self._evolve(x0, make_inputs(args, kwargs), n_steps, chain_offset, step)
+        observed = Observed(callback, every)
+        return self._evolve(x0, make_inputs(args, kwargs), n_steps, chain_offset, step, mask=mask, observed=observed)
 
     def sample(
         self,
@@ -114,6 +124,8 @@ class Sampler(abc.ABC):
         n_steps: int | None = None,
         chain_offset: int = 0,
         step: int | None = None,
+        callback: Callback | None = None,
+        every: int = 1,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
@@ -127,10 +139,10 @@ class Sampler(abc.ABC):
                 else the CPU.
             dtype: of the chains' state: float32, float64, bfloat16 or float16.
         """
-        inputs = make_inputs(args, kwargs)
+        inputs, observed = make_inputs(args, kwargs), Observed(callback, every)
         empty = self._empty(shape, inputs, device, dtype)
         chain = self._start(empty, inputs, n_steps, chain_offset, step)
-        return self._run(chain, self._initial(empty, int(chain.steps[0]), chain_offset))
+        return self._run(chain, self._initial(empty, int(chain.steps[0]), chain_offset), observed=observed)
 
     def initial(
         self,
@@ -185,7 +197,7 @@ class Sampler(abc.ABC):
             raise ValueError("energy is not known: the sampler was given a score")
         check_state("x", x, self.target)
         with self._running(x.device):
-            energy = self._score.bind(x, make_inputs(args, kwargs)).energy(x)
+            energy = self._score.bind(x, at_a_state(args, kwargs)).energy(x)
         assert energy is not None
         return energy
 
@@ -193,7 +205,7 @@ class Sampler(abc.ABC):
         """Returns ∇ log p at (B, *event) states, of x's shape, unclipped, in the sampler's precision."""
         check_state("x", x, self.target)
         with self._running(x.device):
-            return self._score.bind(x, make_inputs(args, kwargs))(x)
+            return self._score.bind(x, at_a_state(args, kwargs))(x)
 
     def check(self) -> None:
         """Raises `ChainDiverged` if the chains of the last call were not finite (on a CPU that call itself raises)."""
@@ -226,10 +238,16 @@ class Sampler(abc.ABC):
         event = None if shape is None else check_shape(shape)[1:]
         with self._running(device):
             plan = make_plan(self._score, self._backend(device), self.backend, self._graphs, device, event)
-        if plan.engine in WHOLE_CHAIN_ENGINES and not self._chain_kernels:
-            reason = f"steps are taken one by one: no kernel runs whole chains of {type(self).__name__}"
-            plan = dataclasses.replace(plan, reasons=(*plan.reasons, reason))
+        why = self._without_score_kernels()
+        if why is not None and plan.engine in WHOLE_CHAIN_ENGINES:
+            plan = dataclasses.replace(plan, reasons=(*plan.reasons, f"steps are taken one by one: {why}"))
+        elif why is not None and plan.engine == "convnet" and device.type == triton.DEVICE:
+            plan = dataclasses.replace(plan, reasons=(*plan.reasons, f"the update is a kernel of its own: {why}"))
         return plan
+
+    def _without_score_kernels(self) -> str | None:
+        """Why kernels of the score do not do this sampler's updates, or None if they may."""
+        return f"no kernel runs whole chains of {type(self).__name__}"
 
     def state_dict(self) -> dict[str, int]:
         """Returns the noise counter: "seed", "step" and "stream_version", as ints."""
@@ -347,38 +365,54 @@ class Sampler(abc.ABC):
         chain_offset: int = 0,
         step: int | None = None,
         settle: bool = True,
+        mask: Tensor | None = None,
+        observed: Observed = NOT_OBSERVED,
     ) -> Tensor:
         """Implements a call. If `settle` is false, chains that are not finite are not reported."""
         check_state("x0", x0, self.target)
-        chain = self._start(x0, inputs, n_steps, chain_offset, step)
-        run = functools.partial(self._run, chain, settle=settle)
+        chain = self._start(x0, inputs, n_steps, chain_offset, step, mask)
+        run = functools.partial(self._run, chain, settle=settle, observed=observed)
         return self._differentiable(chain, x0, run) if x0.requires_grad and torch.is_grad_enabled() else run(x0)
 
     def _differentiable(self, chain: Chain, x0: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
         """Returns `run(x0)`, the last states of the chain, with a graph to x0."""
         raise ValueError(f"x0 must not require grad, because {type(self).__name__} is not differentiable: detach it")
 
-    def _start(self, x: Tensor, inputs: Inputs, n_steps: int | None, chain_offset: int, step: int | None) -> Chain:
+    def _start(
+        self,
+        x: Tensor,
+        inputs: Inputs,
+        n_steps: int | None,
+        chain_offset: int,
+        step: int | None,
+        mask: Tensor | None = None,
+    ) -> Chain:
         """Returns the chain of one call. Advances the counter after all arguments have been checked."""
         if not being_captured():
             self.check()
         precisions.check(self.precision, x.device)
-        offset = check_int("chain_offset", chain_offset, 0) * math.prod(x.shape[1:])
+        chain_offset = check_int("chain_offset", chain_offset, 0)
+        offset = chain_offset * math.prod(x.shape[1:])
         if offset + x.numel() > 2**63:
             raise ValueError(f"chain_offset must leave every element an index below 2^63, got {chain_offset}")
-        with torch.inference_mode(False):  # autograd saves no inference tensors
-            inputs = inputs.map_tensors(lambda a: a.clone() if a.is_inference() else a)
         n_steps = self.n_steps if n_steps is None else check_int("n_steps", n_steps)
+        if inputs:
+            with torch.inference_mode(False):  # autograd saves no inference tensors
+                inputs = inputs.resolved(n_steps).map_tensors(lambda a: a.clone() if a.is_inference() else a)
         chain = self._chain(
             n_steps,
             score=self._score,
             inputs=inputs,
             backend=self._backend(x.device),
             requested_backend=self.backend,
+            chains=range(chain_offset, chain_offset + len(x)),
+            device=x.device,
             offset=offset,
             seed=0,
             steps=range(n_steps),
         )
+        if mask is not None:
+            chain = chain.keeping(check_mask(mask, x))
         seed, first = self._noise.reserve(n_steps, step)
         chain.seed, chain.steps = int(check_seed(seed)), range(first, first + n_steps)
         return chain
@@ -418,14 +452,23 @@ class Sampler(abc.ABC):
             check_state("init's state", x0, self.target)
         return x0
 
-    def _run(self, chain: Chain, x0: Tensor, settle: bool = True) -> Tensor:
-        with self._running(x0.device):
-            x = self._graphs.run(chain, x0) if self._graphs.unsupported(x0.device) is None else None
-            if x is None:
-                x = chain.run_(x0.clone())
+    def _run(self, chain: Chain, x0: Tensor, settle: bool = True, observed: Observed = NOT_OBSERVED) -> Tensor:
+        if observed.callback is None:
+            x = self._steps(chain, x0)
+        else:
+            x = x0
+            for start in range(0, len(chain), observed.every):
+                stop = min(start + observed.every, len(chain))
+                x = self._steps(chain.part(start, stop), x)
+                observed.callback(stop, x)
         if settle:
             self._settle(chain, x0, x)
         return x
+
+    def _steps(self, chain: Chain, x0: Tensor) -> Tensor:
+        with self._running(x0.device):
+            x = self._graphs.run(chain, x0) if self._graphs.unsupported(x0.device) is None else None
+            return chain.run_(x0.clone()) if x is None else x
 
     @contextlib.contextmanager
     def _running(self, device: torch.device) -> Iterator[None]:

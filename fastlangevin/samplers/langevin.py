@@ -9,15 +9,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..chains import schedule
 from ..chains.chain import Chain
 from ..chains.initial import Init, check_state
 from ..chains.langevin_chain import LangevinChain
-from ..chains.last_step import last_step, without_last_step
-from ..chains.schedule import Schedule, check_temperature, langevin_noise, resolve
+from ..chains.last_step import last_step
+from ..chains.schedule import Schedule, Values
 from ..chains.vjp import DifferentiableChain
 from ..network.inputs import make_inputs
 from ..network.target import make_target
-from ..validation import check_grad_clip, unknown
+from ..validation import Bounds, check_grad_clip, unknown
 from .base import Sampler
 from .noise_counter import NoiseCounter
 from .option import Option
@@ -37,7 +38,7 @@ class Paper(enum.Enum):
 class Langevin(Sampler):
     """Unadjusted Langevin dynamics: n_steps of
 
-        s = clip(∇ log p(x), ±grad_clip)
+        s = clip(∇ log p(x)·min(1, grad_clip_norm / ‖∇ log p(x)‖₂), ±grad_clip)
         x ← clamp(x + step_size·s + noise_std·z),    z ~ N(0, 1)
 
     for every chain of a batch, with counter-based noise: one seed gives the same z on every backend, for any split of
@@ -66,16 +67,22 @@ class Langevin(Sampler):
         log_density: f = -U up to a constant, likewise (the network of the paper).
         score: ∇ log p, `(x, *args, **kwargs)` to x's shape. Exactly one of the three is given.
         n_steps: K, at least 1.
-        step_size: η: a number, a sequence of n_steps numbers, or a callable of k = 0 … n_steps - 1; finite and not
-            negative. Default: 1.
+        step_size: η: a number; over steps, a sequence of n_steps numbers or a callable of k = 0 … n_steps - 1; over
+            chains, a tensor (B,); over both, a tensor (n_steps, B). Finite and not negative; tensors are copied. A
+            chain's entry is that of its place in the whole batch, so a call with `chain_offset` reads its part.
+            Default: 1.
         noise_std: σ, likewise; None for sqrt(2·step_size·temperature). Default: 0.01, if step_size is not given.
-        temperature: T, for noise_std=None.
+        temperature: T, for noise_std=None: a number, or over steps or chains like step_size (to anneal, or for chains
+            at several temperatures).
         grad_clip: limit on the magnitude of every element of the score. None: no limit.
-        bounds: (lo, hi), limits on the state after every step. None: no limits.
+        grad_clip_norm: limit on the Euclidean norm of each chain's score. None: no limit.
+        bounds: (lo, hi), limits on the state after every step; (lo, None) or (None, hi) on one side. None: no limits.
         noise_first: True for x̃ = x + σz, x ← clamp(x̃ + η·clip(s(x̃))) (Du and Mordatch, NeurIPS 2019); "clamp" for the
             same with x̃ clamped too, which needs bounds.
-        init: p0 of `sample`: "uniform" over the bounds (else U(-1, 1)), "normal" (clamped to the bounds), or a callable
-            `(shape, *, seed, step, chain_offset)`.
+        noise_last: True for x ← clamp(x + η·clip(s(x))) + σz, the order of some loops after JEM (Grathwohl et al., ICLR
+            2020), whose states leave the bounds by their noise. Needs bounds, and excludes noise_first.
+        init: p0 of `sample`: "uniform" over the bounds, which must then be on both sides (U(-1, 1) without bounds),
+            "normal" (clamped to the bounds), or a callable `(shape, *, seed, step, chain_offset)`.
         precision: of the network: "fp32" (strict), "tf32", "bf16" or "fp16". The state keeps its dtype.
         engine: how the score is computed. "autograd": for any energy. "convnet": in closed form, for consecutive known
             layers (`network.tracing`). It reads their weights once per call (spectral norm iterates once per call).
@@ -106,11 +113,11 @@ class Langevin(Sampler):
 
     step_size = Option[Schedule]()
     noise_std = Option["Schedule | None"]()
-    temperature = Option[float]()
+    temperature = Option[Schedule]()
     grad_clip = Option["float | None"]()
+    grad_clip_norm = Option["float | None"]()
     noise_first = Option["bool | Literal['clamp']"]()
-
-    _chain_kernels = True
+    noise_last = Option[bool]()
 
     def __init__(
         self,
@@ -121,10 +128,12 @@ class Langevin(Sampler):
         n_steps: int = 100,
         step_size: Schedule | Paper = Paper.DEFAULT,
         noise_std: Schedule | Paper | None = Paper.DEFAULT,
-        temperature: float = 1.0,
+        temperature: Schedule = 1.0,
         grad_clip: float | None = None,
-        bounds: tuple[float, float] | None = None,
+        grad_clip_norm: float | None = None,
+        bounds: Bounds | None = None,
         noise_first: bool | Literal["clamp"] = False,
+        noise_last: bool = False,
         init: Init = "uniform",
         precision: str = "fp32",
         engine: str = "auto",
@@ -143,8 +152,10 @@ class Langevin(Sampler):
                 "noise_std": noise_std,
                 "temperature": temperature,
                 "grad_clip": grad_clip,
+                "grad_clip_norm": grad_clip_norm,
                 "bounds": bounds,
                 "noise_first": noise_first,
+                "noise_last": noise_last,
                 "init": init,
                 "precision": precision,
                 "engine": engine,
@@ -179,7 +190,7 @@ class Langevin(Sampler):
         check_state("x0", x0, self.target)
         chain = self._start(x0, make_inputs(args, kwargs), n_steps, chain_offset, step)
         assert isinstance(chain, LangevinChain)
-        x = self._run(without_last_step(chain), x0) if len(chain) > 1 else x0
+        x = self._run(chain.part(0, len(chain) - 1), x0) if len(chain) > 1 else x0
         with self._running(x0.device), torch.enable_grad():
             x = last_step(chain, x)
         self._settle(chain, x0, x.detach())
@@ -187,15 +198,29 @@ class Langevin(Sampler):
 
     def _chain(self, n_steps: int, **shared: Any) -> LangevinChain:
         step_sizes, noise_stds = _coefficients(self._options, n_steps)
+        where = (n_steps, shared["chains"], shared["device"])
         return LangevinChain(
-            step_sizes=step_sizes,
-            noise_stds=noise_stds,
-            has_noise=self.noise_first is not False or any(noise_stds),
+            step_sizes=schedule.of_chains("step_size", step_sizes, *where),
+            noise_stds=schedule.of_chains("noise_std", noise_stds, *where),
+            has_noise=self.noise_first is not False or isinstance(noise_stds, Tensor) or any(noise_stds),
+            kernels_may_update=self._without_score_kernels() is None,
             grad_clip=self.grad_clip,
+            grad_clip_norm=self.grad_clip_norm,
             bounds=self.bounds,
             noise_first=self.noise_first,
+            noise_last=self.noise_last,
             **shared,
         )
+
+    def _without_score_kernels(self) -> str | None:
+        for name in ("step_size", "noise_std", "temperature"):
+            if isinstance(self._options[name], Tensor) and self._options[name].dim():
+                return f"{name} differs between chains"
+        if self.grad_clip_norm is not None:
+            return "they do not compute the norm of the score, which grad_clip_norm limits"
+        if self.noise_last:
+            return "they apply the bounds after the noise, not before it (noise_last=True)"
+        return None
 
     def _differentiable(self, chain: Chain, x0: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
         return DifferentiableChain.apply(x0, chain, run, self._running)
@@ -203,17 +228,25 @@ class Langevin(Sampler):
     @classmethod
     def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
         options = super()._check_options(options)
-        options["temperature"] = check_temperature(options["temperature"])
-        options["grad_clip"] = check_grad_clip(options["grad_clip"])
+        options["temperature"] = schedule.check("temperature", options["temperature"])
+        schedule.resolve("temperature", options["temperature"], options["n_steps"])
+        for name in ("grad_clip", "grad_clip_norm"):
+            options[name] = check_grad_clip(options[name], name)
         noise_first = options["noise_first"]
         if noise_first not in (True, False, "clamp"):
             raise unknown("noise_first", noise_first, ("True", "False", "clamp"))
         if noise_first == "clamp" and options["bounds"] is None:
             raise ValueError("noise_first='clamp' needs bounds, got None")
+        if options["noise_last"] not in (True, False):
+            raise unknown("noise_last", options["noise_last"], ("True", "False"))
+        if options["noise_last"] and (noise_first or options["bounds"] is None):
+            given = f"noise_first={noise_first!r}" if noise_first else "bounds=None"
+            raise ValueError(f"noise_last=True needs bounds, and noise_first=False, got {given}")
         check_pair(options)
         for name, default in (("step_size", _STEP_SIZE), ("noise_std", _NOISE_STD)):
             if options[name] is Paper.DEFAULT:
                 options[name] = default
+            options[name] = schedule.check(name, options[name])
         _coefficients(options, options["n_steps"])
         return options
 
@@ -232,7 +265,7 @@ def check_pair(options: Mapping[str, Any]) -> None:
             "sqrt(2·step_size·temperature), or a number for a short run whose noise is decoupled from the step size, "
             f"such as the paper's {_NOISE_STD}"
         )
-    if noise_std is not None and temperature != 1:
+    if noise_std is not None and not (isinstance(temperature, (int, float)) and temperature == 1):
         given = _NOISE_STD if noise_std is Paper.DEFAULT else noise_std
         raise ValueError(
             f"temperature must be 1 unless noise_std=None, where the noise is sqrt(2·step_size·temperature), got "
@@ -240,9 +273,10 @@ def check_pair(options: Mapping[str, Any]) -> None:
         )
 
 
-def _coefficients(options: Mapping[str, Any], n_steps: int) -> tuple[list[float], list[float]]:
+def _coefficients(options: Mapping[str, Any], n_steps: int) -> tuple[Values, Values]:
     """η_k and σ_k of each step."""
-    step_sizes = resolve("step_size", options["step_size"], n_steps)
+    step_sizes = schedule.resolve("step_size", options["step_size"], n_steps)
     if options["noise_std"] is None:
-        return step_sizes, langevin_noise(step_sizes, options["temperature"])
-    return step_sizes, resolve("noise_std", options["noise_std"], n_steps)
+        temperatures = schedule.resolve("temperature", options["temperature"], n_steps)
+        return step_sizes, schedule.langevin_noise(step_sizes, temperatures)
+    return step_sizes, schedule.resolve("noise_std", options["noise_std"], n_steps)

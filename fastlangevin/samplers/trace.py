@@ -14,6 +14,9 @@ from ..chains.chain import Chain
 class Trace(NamedTuple):
     """States recorded along a chain; T records of B chains.
 
+    Where extra arguments change from step to step, a record has those of the next step, and the last record those of
+    the last step.
+
     Attributes:
         x: (T, B, *event) states.
         energy: (T, B) energies of the states, or None if the sampler was given a score.
@@ -33,7 +36,7 @@ def record(chain: Chain, x0: Tensor, every: int) -> Trace:
     x = x0.clone()
     score = chain.bind(x)
     for k in [*range(0, len(chain), every), len(chain)]:
-        energy, precomputed = score.energy_and_score(x)
+        energy, precomputed = score.at(min(k, len(chain) - 1)).energy_and_score(x)
         states.append(x.clone())
         if energy is not None:
             energies.append(energy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 from collections.abc import Callable
 
@@ -38,6 +39,14 @@ class AutogradScore(BoundScore):
         self._down: Tensor | None = None  # the gradient of the log-density with respect to the energies
         self._running = functools.partial(autocast, precision) if precision in HALF else contextlib.nullcontext
         self._buffers = _buffers(target.module) if precision in HALF else []
+        self._changes = bool(inputs.steps())
+
+    def at(self, k: int) -> AutogradScore:
+        if not self._changes:
+            return self
+        score = copy.copy(self)
+        score.inputs = self.inputs.at(k)
+        return score
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.target.kind == "score":

@@ -56,6 +56,10 @@ class BoundScore(ABC):
     is_piecewise_linear: bool = False
     updates_with: ClassVar[str | None] = None
 
+    def at(self, k: int) -> BoundScore:
+        """The score at step k of the call, if extra arguments change from step to step."""
+        return self
+
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
         """(B, *event) states to scores of the same shape and dtype."""

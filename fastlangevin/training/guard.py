@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 import torch
@@ -27,8 +28,9 @@ class Guard:
     ) -> None:
         self._max_gap, self._max_saturation = max_energy_gap, max_saturation
         middle, half = (data_range[0] + data_range[1]) / 2, (data_range[1] - data_range[0]) / 2
-        self._limits = bounds or (middle - _FAR * half, middle + _FAR * half)
-        self._what = "on the bounds" if bounds else f"outside {self._limits[0]:g} … {self._limits[1]:g}"
+        far = (middle - _FAR * half, middle + _FAR * half)
+        self._limits = tuple(b if math.isfinite(b) else f for b, f in zip(bounds or far, far, strict=True))
+        self._what = "on the bounds" if bounds else f"outside {far[0]:g} … {far[1]:g}"
         self._pending: deque[tuple[int, ToHost]] = deque()
 
     def look(self, iteration: int, energy_data: Tensor, energy_samples: Tensor, x: Tensor) -> None:

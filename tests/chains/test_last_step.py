@@ -24,7 +24,20 @@ def start(dtype=torch.float64, n=5):
     return torch.randn(n, 4, generator=torch.Generator().manual_seed(4)).to(dtype)
 
 
-def plain_loop(log_density, x, *, etas, sigmas, first=0, offset=0, grad_clip=None, bounds=None, noise_first=False):
+def plain_loop(
+    log_density,
+    x,
+    *,
+    etas,
+    sigmas,
+    first=0,
+    offset=0,
+    grad_clip=None,
+    grad_clip_norm=None,
+    bounds=None,
+    noise_first=False,
+    noise_last=False,
+):
     """Every state is detached from the one before, as in the loop of Du et al."""
     for k, (eta, sigma) in enumerate(zip(etas, sigmas, strict=True)):
         x = x.detach()
@@ -35,9 +48,12 @@ def plain_loop(log_density, x, *, etas, sigmas, first=0, offset=0, grad_clip=Non
                 x = x.clamp(*bounds)
         x = x.requires_grad_()
         (s,) = torch.autograd.grad(log_density(x).sum(), x, create_graph=True)
+        if grad_clip_norm is not None:
+            s = s * (grad_clip_norm / s.norm(dim=1, keepdim=True)).clamp(max=1)
         s = s if grad_clip is None else s.clamp(-grad_clip, grad_clip)
-        x = x.detach() + eta * s + (0 if noise_first else sigma * z)
+        x = x.detach() + eta * s + (0 if noise_first or noise_last else sigma * z)
         x = x if bounds is None else x.clamp(*bounds)
+        x = x + sigma * z if noise_last else x
     return x
 
 
@@ -51,9 +67,13 @@ OPTIONS = {
     "plain": {},
     "no noise": {"sigma": 0.0},
     "clip": {"grad_clip": 0.01},
+    "norm clip": {"grad_clip_norm": 0.06},
+    "both clips and bounds": {"grad_clip": 0.03, "grad_clip_norm": 0.06, "bounds": (-0.8, 0.9)},
     "bounds": {"bounds": (-0.8, 0.9)},
     "noise first": {"noise_first": True},
     "noise first, clip and bounds": {"noise_first": True, "grad_clip": 0.01, "bounds": (-0.8, 0.9)},
+    "lower bound": {"bounds": (-0.3, None)},
+    "noise last": {"noise_last": True, "bounds": (-0.8, 0.9), "grad_clip": 0.05},
     "noise first, clamped": {"noise_first": "clamp", "bounds": (-0.8, 0.9)},
 }
 

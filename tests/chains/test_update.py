@@ -80,6 +80,13 @@ def test_limits_beyond_float32_have_no_effect(backend):
     assert (x == 5).all()
 
 
+def test_bounds_on_one_side(backend):
+    score = torch.tensor([-3.0, 0.25, 3.0])
+    for bounds, expected in (((0, None), [0.0, 0.25, 3.0]), ((None, 0.5), [-3.0, 0.25, 0.5])):
+        x = fl.langevin_update_(torch.zeros(3), score, 1.0, None, bounds=bounds, backend=backend, **KEY)
+        assert x.tolist() == expected
+
+
 def test_float64_limits_are_not_rounded(backend):
     x = torch.zeros(2, dtype=torch.float64)
     score = torch.tensor([9.0, -9.0], dtype=torch.float64)
@@ -279,7 +286,7 @@ def test_float64_keeps_the_step_size_s_precision(backend):
         (
             {"step_size": torch.zeros(2, dtype=torch.float64)},
             TypeError,
-            "step_size as a tensor must be float64",
+            "step_size as a tensor must be float64 with one element, or one for each chain of x \\(3 chains\\), got",
         ),
         ({"seed": 2**64}, ValueError, "seed must fit 64 bits"),
         ({"step": 2**32}, ValueError, "step must lie in"),
@@ -289,6 +296,7 @@ def test_float64_keeps_the_step_size_s_precision(backend):
         ({"bounds": (math.nan, 1.0)}, ValueError, "lo < hi"),
         ({"bounds": ("a", 1.0)}, ValueError, "bounds must be a pair"),
         ({"bounds": 1.0}, ValueError, "bounds must be a pair"),
+        ({"bounds": (None, None)}, ValueError, "bounds must have at least one number"),
         ({"x": torch.zeros(2, 3), "score": torch.zeros(3, 2)}, ValueError, "score must have x's shape"),
         ({"score": torch.zeros(3, device="meta")}, ValueError, "score must have x's dtype and device"),
         ({"noise_std": -1.0}, ValueError, "noise_std must be finite and not negative"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.chain_reference import chain
 from support.error_bounds import Roundings, assert_within
-from support.langevin_reference import plain_loop, quadratic, small_net
+from support.langevin_reference import FLOAT64, plain_loop, quadratic, small_net
 
 import fastlangevin as fl
 from fastlangevin.kernels.arguments import ChainArgs
@@ -76,12 +76,30 @@ def test_cases_differ_from_one_another():
             assert not torch.allclose(a, b, atol=1e-4)
 
 
-def test_schedules_may_be_sequences_callables_and_tensors():
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_noise_last_leaves_the_bounds_by_its_noise(backend):
+    x0, options = torch.randn(3, 2), dict(n_steps=1, step_size=0.5, bounds=(-0.1, 0.1), seed=1, backend=backend)
+    moved = fl.Langevin(quadratic, noise_std=0.0, **options)(x0, step=7)
+    expected = fl.langevin_update_(moved, None, None, 0.3, seed=1, step=7, backend=backend)
+    sampler = fl.Langevin(quadratic, noise_std=0.3, noise_last=True, **options)
+    assert torch.equal(sampler(x0, step=7), expected) and expected.abs().max() > 0.1
+    assert sampler.replace(noise_std=0.0)(x0).abs().max() <= 0.1
+    with pytest.raises(ValueError, match="noise_last=True needs bounds, and noise_first=False, got bounds=None"):
+        sampler.replace(bounds=None)
+    with pytest.raises(
+        ValueError, match="noise_last=True needs bounds, and noise_first=False, got noise_first='clamp'"
+    ):
+        sampler.replace(noise_first="clamp")
+    with pytest.raises(ValueError, match="noise_last must be one of"):
+        sampler.replace(noise_last="clamp")
+
+
+def test_schedules_may_be_sequences_and_callables():
     x0 = torch.randn(3, 2)
     values = [0.1, 0.4, 0.2]
     run = lambda schedule: fl.Langevin(quadratic, n_steps=3, step_size=schedule, noise_std=schedule, seed=1)(x0)
     expected = run(values)
-    for schedule in (tuple(values), np.array(values), torch.tensor(values, dtype=torch.float64), lambda k: values[k]):
+    for schedule in (tuple(values), np.array(values), lambda k: values[k]):
         assert torch.equal(run(schedule), expected)
     for number in (np.float32(0.5), torch.tensor(0.5), 0.5):
         assert torch.equal(run(number), run([0.5] * 3))
@@ -94,6 +112,27 @@ def test_default_noise_follows_step_size_and_temperature():
     a = fl.Langevin(quadratic, n_steps=2, step_size=[0.1, 0.3], noise_std=None, temperature=0.5, seed=1)(x0)
     sigma = [math.sqrt(2 * 0.1 * 0.5), math.sqrt(2 * 0.3 * 0.5)]
     assert torch.equal(a, fl.Langevin(quadratic, n_steps=2, step_size=[0.1, 0.3], noise_std=sigma, seed=1)(x0))
+
+
+@pytest.mark.parametrize("over", ["steps", "chains", "both"])
+@pytest.mark.parametrize("step_size", [0.3, [0.1, 0.3], torch.tensor([0.1, 0.2, 0.4], dtype=torch.float64)])
+def test_a_temperature_over_steps_or_chains(over, step_size):
+    x0, f64 = torch.randn(3, 2), {"dtype": torch.float64}
+    values = {"steps": [0.5, 0.0], "chains": torch.tensor([0.5, 1.0, 0.0]), "both": torch.rand(2, 3)}[over]
+    tempered = fl.Langevin(quadratic, n_steps=2, step_size=step_size, noise_std=None, temperature=values, seed=1)
+    eta = step_size if isinstance(step_size, torch.Tensor) else torch.tensor(step_size, **f64).view(-1, 1)
+    t = values if isinstance(values, torch.Tensor) else torch.tensor(values, **f64).view(-1, 1)
+    sigma = (2 * eta * t.double()).sqrt().expand(2, 3)
+    explicit = fl.Langevin(quadratic, n_steps=2, step_size=step_size, noise_std=sigma, seed=1)
+    torch.testing.assert_close(tempered(x0.double()), explicit(x0.double()), **FLOAT64)
+    cooled = tempered.replace(temperature=lambda k: 0.0)
+    assert torch.equal(cooled(x0), tempered.replace(noise_std=0.0, temperature=1.0)(x0))
+
+
+def test_bad_temperatures():
+    for bad, error in (([0.5], ValueError), (-1.0, ValueError), ("hot", TypeError), (torch.tensor([-1.0]), ValueError)):
+        with pytest.raises(error, match="temperature"):
+            fl.Langevin(quadratic, n_steps=2, step_size=0.1, noise_std=None, temperature=bad)
 
 
 def test_numpy_numbers_are_numbers():
@@ -176,7 +215,7 @@ def test_defaults_are_the_paper_s():
         ({"step_size": lambda k: math.nan, "noise_std": 0.1}, ValueError, "step_size at step 0 must be finite"),
         ({"step_size": ["x"] * 100, "noise_std": 0.1}, TypeError, "step_size at step 0 must be a number, got 'x'"),
         ({"temperature": math.inf}, ValueError, "temperature must be finite"),
-        ({"temperature": "hot"}, ValueError, "temperature must be finite"),
+        ({"temperature": "hot"}, TypeError, "temperature must be a number, a sequence .*got 'hot'"),
     ],
 )
 def test_more_bad_options(options, error, words):
@@ -187,3 +226,19 @@ def test_more_bad_options(options, error, words):
 def test_temperature_zero_is_gradient_descent():
     sampler = fl.Langevin(quadratic, n_steps=3, step_size=0.5, noise_std=None, temperature=0, seed=1)
     assert torch.equal(sampler(torch.ones(2, 2)), torch.full((2, 2), 0.125))
+
+
+def test_bounds_on_one_side():
+    x0, options = torch.randn(50, 2), dict(n_steps=3, step_size=0.1, noise_std=0.5, seed=1)
+    below, above, free = (
+        fl.Langevin(quadratic, bounds=bounds, **options)(x0) for bounds in ((0, None), (None, 0), None)
+    )
+    assert below.min() == 0 and below.max() > 0.5
+    assert above.max() == 0 and above.min() < -0.5
+    assert free.min() < -0.5 and free.max() > 0.5
+    mixture = fl.energies.GaussianMixture(torch.zeros(1, 2))
+    sampler = fl.Langevin(mixture, bounds=(0, None), **options)
+    assert sampler(x0).min() == 0
+    with pytest.raises(ValueError, match="init='uniform' needs bounds whose difference is finite"):
+        sampler.sample((3, 2))
+    assert sampler.replace(init="normal").sample((30, 2)).min() == 0

@@ -62,6 +62,7 @@ def update_sources():
     common = {"SKIP": 0, "WIDE": False, "BLOCK": update.BLOCK}
     options = {"num_warps": update.WARPS, "enable_fp_fusion": False}
     all_parts = {"HAS_SCORE": True, "HAS_NOISE": True, "HAS_CLIP": True, "HAS_BOUNDS": True}
+    all_parts |= {"STEP_SIZE_PER_CHAIN": False, "NOISE_STD_PER_CHAIN": False}
     for dtype in ("fp32", "fp64", "bf16", "fp16"):
         pointers = {"x_pointer": f"*{dtype}", "score_pointer": f"*{dtype}"}
         dense = {**common, **all_parts, "ON_DEVICE": False, "STRIDED": False}
@@ -69,6 +70,8 @@ def update_sources():
     pointers = {"x_pointer": "*fp32", "score_pointer": "*fp32"}
     captured = {**dense, "ON_DEVICE": True, "HAS_CLIP": False, "HAS_BOUNDS": False}
     yield "update-fp32-captured", source(update.update_kernel, {**pointers, **NUMBERS}, captured), options
+    own = {"STEP_SIZE_PER_CHAIN": True, "NOISE_STD_PER_CHAIN": True}
+    yield "update-fp32-per-chain", source(update.update_kernel, {**pointers, **NUMBERS}, captured | own), options
     strided = {**dense, "STRIDED": True}
     yield "update-fp32-strided", source(update.update_kernel, pointers, strided), options
     for uniform in (False, True):

@@ -16,14 +16,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..arguments import UpdateArgs
+from ..arguments import UpdateArgs, is_per_chain, n_chains
 from .noise import normals, uniforms
 
 # The alignment of these pointers must not specialise the kernel: the numbers of a captured chain are adjacent, and only
 # the kernel of the first one has been compiled when the capture starts.
 NUMBERS = ("step_size_pointer", "noise_std_pointer", "seed_pointer", "step_pointer")
 # Nor must the values: Triton would compile again for a step divisible by 16, and for step 1.
-VALUES = ("step_size", "noise_std", "seed", "step", "clip", "lo", "hi", "stream", "offset", "first_group")
+VALUES = ("step_size", "noise_std", "seed", "step", "clip", "lo", "hi", "stream", "offset", "first_group", "chain_size")
 BLOCK, WARPS = 256, 4  # groups per program: two per thread, whose 16-byte loads are in flight together
 STRIDED_DIMENSIONS = 4
 
@@ -61,6 +61,15 @@ def scalar(bits: tl.int64, pointer, ON_DEVICE: tl.constexpr, dtype: tl.constexpr
         return tl.load(pointer).to(dtype)
     else:
         return bits.to(tl.int64).to(tl.float64, bitcast=True).to(dtype)
+
+
+@triton.jit
+def _of_elements(bits, pointer, chain, inside, ON_DEVICE: tl.constexpr, PER_CHAIN: tl.constexpr, dtype: tl.constexpr):
+    """The same for elements: one number for all of them, or one for each chain."""
+    if PER_CHAIN:
+        return tl.load(pointer + chain, mask=inside, other=0.0).to(dtype)
+    else:
+        return scalar(bits, pointer, ON_DEVICE, dtype)
 
 
 @triton.jit
@@ -109,6 +118,9 @@ def update_kernel(
     s1: tl.int64,
     s2: tl.int64,
     s3: tl.int64,
+    chain_size: tl.int64,  # elements of a chain
+    STEP_SIZE_PER_CHAIN: tl.constexpr,
+    NOISE_STD_PER_CHAIN: tl.constexpr,
     HAS_SCORE: tl.constexpr,
     HAS_NOISE: tl.constexpr,
     HAS_CLIP: tl.constexpr,
@@ -125,17 +137,20 @@ def update_kernel(
     inside = index < n if SKIP == 0 else (index >= 0) & (index < n)
     x_at = x_pointer + (_strided(index, n1, n2, n3, x0, x1, x2, x3) if STRIDED else index)
     x = _widen(tl.load(x_at, mask=inside, other=0.0), dtype)
+    chain = index // chain_size.to(index.dtype) if STEP_SIZE_PER_CHAIN or NOISE_STD_PER_CHAIN else index
     if HAS_SCORE:
         score_at = score_pointer + (_strided(index, n1, n2, n3, s0, s1, s2, s3) if STRIDED else index)
         score = _widen(tl.load(score_at, mask=inside, other=0.0), dtype)
         if HAS_CLIP:
             limit = scalar(clip, None, False, dtype)
             score = clamp(score, -limit, limit)
-        x = tl.fma(scalar(step_size, step_size_pointer, ON_DEVICE, dtype), score, x)
+        eta = _of_elements(step_size, step_size_pointer, chain, inside, ON_DEVICE, STEP_SIZE_PER_CHAIN, dtype)
+        x = tl.fma(eta, score, x)
     if HAS_NOISE:
         group = first_group + program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
         z = normals(group, key(seed, seed_pointer, ON_DEVICE), key(step, step_pointer, ON_DEVICE), stream)
-        x = tl.fma(scalar(noise_std, noise_std_pointer, ON_DEVICE, dtype), z.to(dtype), x)
+        sigma = _of_elements(noise_std, noise_std_pointer, chain, inside, ON_DEVICE, NOISE_STD_PER_CHAIN, dtype)
+        x = tl.fma(sigma, z.to(dtype), x)
     if HAS_BOUNDS:
         x = clamp(x, scalar(lo, None, False, dtype), scalar(hi, None, False, dtype))
     tl.store(x_at, _narrow(x, x_pointer.dtype.element_ty), mask=inside)
@@ -181,7 +196,9 @@ def update(x: Tensor, score: Tensor | None, args: UpdateArgs) -> None:
     numbers, parts = kernel_arguments(args)
     with on(x.device):
         update_kernel[(triton.cdiv(n + skip, 4 * BLOCK),)](
-            *(x, score, *numbers, args.stream, args.offset // 4, n, *layout),
+            *(x, score, *numbers, args.stream, args.offset // 4, n, *layout, n // max(1, n_chains(x))),
+            STEP_SIZE_PER_CHAIN=is_per_chain(args.step_size),
+            NOISE_STD_PER_CHAIN=is_per_chain(args.noise_std),
             HAS_SCORE=score is not None,
             **parts,
             STRIDED=layout != _DENSE,

@@ -1,5 +1,6 @@
 // Compares the AVX-512 kernels' table with the portable one, bit for bit, on awkward ranges; exits with 1 on a
 // difference.
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <limits>
@@ -47,8 +48,12 @@ int main() {
         portable_kernels.uniform(key, index, n, a.data());
         avx512_kernels.uniform(key, index, n, b.data());
         expect_equal("uniform", a.data(), b.data(), n * sizeof(float), index, n);
+        std::vector<double> own(2400);  // of chains of 3 elements
+        for (size_t i = 0; i < own.size(); ++i) own[i] = static_cast<double>(i % 17) / 16;
+        const PerChain chains{own.data(), own.data() + 17, 3, index - std::min<uint64_t>(index, 2)};
         const double infinity = std::numeric_limits<double>::infinity();
         for (const UpdateArgs& args : {UpdateArgs{key, 0.7, 0.3, 0.5, -1.0, 1.5, true, true, true},
+                                       UpdateArgs{key, 0, 0, 0.5, -1.0, 1.5, true, true, true, chains},
                                        UpdateArgs{key, 0.7, 0, infinity, -infinity, infinity, true, false, false},
                                        UpdateArgs{key, 0, 0.3, infinity, -infinity, 1.0, false, true, true}}) {
           const auto& p = portable_kernels;

@@ -37,6 +37,7 @@ def update(library, x, score, eta, sigma, *, offset=0, clip=None, bounds=None, s
     """The update of x by the CUDA kernels' threads. Returns whether the packed kernel was used."""
     infinity = float("inf")
     limits = (clip or infinity, *(bounds or (-infinity, infinity)))
+    numbers = [v.tolist() if isinstance(v, torch.Tensor) else [v or 0.0] for v in (eta, sigma)]
     strides = (x if score is None else score).stride()
     packed = ctypes.c_bool()
     failed = library.update_on_host(
@@ -45,7 +46,8 @@ def update(library, x, score, eta, sigma, *, offset=0, clip=None, bounds=None, s
         None if score is None else ctypes.c_void_p(score.data_ptr()),
         ctypes.c_uint64(offset),
         (ctypes.c_double * 3)(*limits),
-        *(ctypes.byref(ctypes.c_double(v or 0.0)) for v in (eta, sigma)),
+        *((ctypes.c_double * len(v))(*v) for v in numbers),
+        (ctypes.c_bool * 2)(*(len(v) > 1 for v in numbers)),
         (ctypes.c_int64 * 2)(*KEY),
         ctypes.c_bool(on_device),
         ctypes.c_uint32(stream),
@@ -90,6 +92,23 @@ def test_threads_on_any_strides(threads_on_host, on_device):
     scalar = torch.tensor(1.0)
     update(threads_on_host, scalar, torch.tensor(2.0), 0.5, None)
     assert scalar == 2.0
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("part", ["both", "score", "noise"])
+def test_threads_with_numbers_for_each_chain(threads_on_host, dtype, part):
+    generator = torch.Generator().manual_seed(3)
+    many = [torch.rand(5, generator=generator, dtype=torch.float64) for _ in range(2)]
+    for size, offset in itertools.product(((1,), (3,), (2, 7)), (0, 3)):
+        x, score = state((5, *size), dtype)
+        given = None if part == "noise" else score
+        for eta, sigma in ((many[0], many[1]), (many[0], 0.3), (0.7, many[1])):
+            eta, sigma = (None if part == "noise" else eta), (None if part == "score" else sigma)
+            options = dict(offset=offset, clip=0.9, bounds=(-1.5, 1))
+            got = x.clone()
+            on_device = any(isinstance(v, torch.Tensor) for v in (eta, sigma))
+            update(threads_on_host, got, given, eta, sigma, on_device=on_device, **options)
+            assert same_bits(got, reference(x, given, eta, sigma, **options))
 
 
 @pytest.mark.parametrize("uniform", [False, True])
@@ -141,7 +160,7 @@ def machine_code(tmp_path_factory):
 def test_every_architecture_is_compiled_without_spills(machine_code):
     for architecture, (resources, _) in machine_code.items():
         used = re.findall(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", resources)
-        assert len(used) == 26, architecture  # 4 dtypes × 3 kinds × 2 kernels, and two that fill
+        assert len(used) == 38, architecture  # 4 dtypes × 3 kinds × 3 kernels, and two that fill
         for registers, stack, shared, local in used:
             assert int(registers) <= 48 and stack == shared == local == "0", (architecture, resources)
 

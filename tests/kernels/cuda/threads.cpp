@@ -10,7 +10,13 @@ void run(const UpdateWork<T>& work, bool has_noise, bool* packed) {
   *packed = is_packed(work);
   const int64_t n = (n_threads(work) + 255) / 256 * 256;  // a launch's last block goes beyond the work
   for (int64_t t = 0; t < n; ++t) {
-    if (work.score && has_noise) {
+    if (work.chain_size && work.score && has_noise) {
+      update_group<true, true, true>(work, t);
+    } else if (work.chain_size && work.score) {
+      update_group<true, false, true>(work, t);
+    } else if (work.chain_size) {
+      update_group<false, true, true>(work, t);
+    } else if (work.score && has_noise) {
       *packed ? update_packed<true, true>(work, t) : update_group<true, true>(work, t);
     } else if (work.score) {
       *packed ? update_packed<true, false>(work, t) : update_group<true, false>(work, t);
@@ -22,9 +28,9 @@ void run(const UpdateWork<T>& work, bool has_noise, bool* packed) {
 
 template <class T>
 int update(void* x, const void* score, uint64_t offset, const double* numbers, const double* step_size,
-           const double* noise_std, const int64_t* key, bool on_device, uint32_t stream, bool has_noise,
-           int n_dimensions, const int64_t* sizes, const int64_t* x_strides, const int64_t* score_strides,
-           bool* packed) {
+           const double* noise_std, const bool* per_chain, const int64_t* key, bool on_device, uint32_t stream,
+           bool has_noise, int n_dimensions, const int64_t* sizes, const int64_t* x_strides,
+           const int64_t* score_strides, bool* packed) {
   UpdateWork<T> work{};
   work.x = static_cast<T*>(x);
   work.score = static_cast<const T*>(score);
@@ -38,6 +44,8 @@ int update(void* x, const void* score, uint64_t offset, const double* numbers, c
     work.key = {{key[0], nullptr}, {key[1], nullptr}, stream};
     work.step_size = {*step_size, nullptr}, work.noise_std = {*noise_std, nullptr};
   }
+  work.step_size_per_chain = per_chain[0], work.noise_std_per_chain = per_chain[1];
+  if (per_chain[0] || per_chain[1]) work.chain_size = work.n / sizes[0];
   work.grad_clip = numbers[0], work.lo = numbers[1], work.hi = numbers[2];
   if (!make_layout(n_dimensions, sizes, x_strides, score_strides, work.layout)) return 1;
   run(work, has_noise, packed);
@@ -49,15 +57,15 @@ int update(void* x, const void* score, uint64_t offset, const double* numbers, c
 extern "C" {
 
 int update_on_host(int dtype, void* x, const void* score, uint64_t offset, const double* numbers,
-                   const double* step_size, const double* noise_std, const int64_t* key, bool on_device,
-                   uint32_t stream, bool has_noise, int n_dimensions, const int64_t* sizes, const int64_t* x_strides,
-                   const int64_t* score_strides, bool* packed) {
+                   const double* step_size, const double* noise_std, const bool* per_chain, const int64_t* key,
+                   bool on_device, uint32_t stream, bool has_noise, int n_dimensions, const int64_t* sizes,
+                   const int64_t* x_strides, const int64_t* score_strides, bool* packed) {
   const auto function = dtype == 0   ? update<float>
                         : dtype == 1 ? update<double>
                         : dtype == 2 ? update<BFloat16>
                                      : update<Half>;
-  return function(x, score, offset, numbers, step_size, noise_std, key, on_device, stream, has_noise, n_dimensions,
-                  sizes, x_strides, score_strides, packed);
+  return function(x, score, offset, numbers, step_size, noise_std, per_chain, key, on_device, stream, has_noise,
+                  n_dimensions, sizes, x_strides, score_strides, packed);
 }
 
 void fill_on_host(float* out, int64_t n, uint64_t offset, const int64_t* key, uint32_t stream, bool uniform) {
