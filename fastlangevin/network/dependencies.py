@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
-from .inspection import PLAIN, has_hooks, is_implicit, is_torch
+from .inspection import PLAIN, has_hooks, is_implicit, is_torch, methods_of
 
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 _CODE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType)
@@ -107,6 +108,8 @@ class Dependencies:
             self.constants.append(value)
             if not is_torch(value) and not _is_library(value):
                 self._owners.append(value)
+                if isinstance(value, type) and issubclass(value, torch.autograd.Function):
+                    self._visit_all(methods_of(value))  # which no code names
         else:
             if isinstance(value, _CONTAINERS):
                 self.constants.append((type(value), len(value)))

@@ -33,6 +33,13 @@ def is_implicit(name: str) -> bool:
     return name.startswith("__") and name.endswith("__") and name not in _OTHER_IMPLICIT
 
 
+def methods_of(cls: type) -> list[types.FunctionType]:
+    """The methods that a class and its bases other than torch's define, static and class methods included."""
+    members = [m for base in cls.__mro__ if not is_torch(base) for m in vars(base).values()]
+    functions = (getattr(m, "__func__", m) for m in members)
+    return [f for f in functions if isinstance(f, types.FunctionType)]
+
+
 def is_torch(thing: object) -> bool:
     """Whether it is one of torch's own modules, classes or functions; an instance of a torch class is not."""
     if isinstance(thing, types.ModuleType):

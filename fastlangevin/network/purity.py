@@ -21,7 +21,7 @@ from torch.nn.utils import parametrizations
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .inputs import Inputs, Steps
-from .inspection import PLAIN, has_hooks, has_other_hooks, is_implicit, is_torch, is_torch_name
+from .inspection import PLAIN, has_hooks, has_other_hooks, is_implicit, is_torch, is_torch_name, methods_of
 
 _WRITES = {"STORE_ATTR", "STORE_GLOBAL", "DELETE_ATTR", "DELETE_GLOBAL"}
 _ITEM_WRITES = {"STORE_SUBSCR", "STORE_SLICE", "DELETE_SUBSCR"}
@@ -80,6 +80,7 @@ class Purity:
         self._seen: dict[tuple[object, ...], list[object]] = {}  # holds the objects whose ids are in the keys
         self._modules: dict[int, nn.Module] = {}
         self._hooks: set[types.CodeType] = set()
+        self._with_context: set[types.CodeType] = set()  # methods of autograd functions, whose ctx is new at each call
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -200,7 +201,8 @@ class Purity:
 
     def _check_code(self, code: types.CodeType, local: Mapping[str, Any], outer: dict[str, Any]) -> None:
         found = _read(code)
-        reason = found.impure or (None if self._records_all else found.in_place)
+        reason = found.impure or (None if code in self._with_context else found.to_first)
+        reason = reason or (None if self._records_all else found.in_place)
         if reason is not None:
             raise Impure(f"its Python code ({code.co_name}, {reason}")
         names = (*code.co_varnames[: code.co_argcount + code.co_kwonlyargcount], *code.co_freevars)
@@ -240,12 +242,19 @@ class Purity:
                 self._check_object(value, owners)
             elif isinstance(value, PLAIN) or (self._records_all and _is_plain_object(value)):
                 self._check_object(value, owners)
+            elif self._records_all and isinstance(value, type) and issubclass(value, torch.autograd.Function):
+                self._check_autograd_function(value)
             elif self._records_all and (
                 any(value is b for b in _REAL_BUILTINS) or (value is setattr and code in self._hooks)
             ):
                 pass
             elif not _is_harmless(value):
                 raise Impure(f"{_place(code)} reads {name}, {_description(value)}")
+
+    def _check_autograd_function(self, cls: type[torch.autograd.Function]) -> None:
+        for method in methods_of(cls):
+            self._with_context.add(method.__code__)
+            self._check_function(method)
 
     def _check_object(self, value: Any, owners: list[Any]) -> None:
         """Has the attributes checked that functions read of an instance of a user's class."""
@@ -289,25 +298,31 @@ class _Read(NamedTuple):
 
     Attributes:
         in_place: the same, of what may be an operation on a tensor in place.
+        to_first: the same, of attributes of its first argument that it writes to.
     """
 
     globals: frozenset[str]
     attributes: frozenset[str]
     impure: str | None
     in_place: str | None
+    to_first: str | None
 
 
 @functools.lru_cache(maxsize=1024)
 def _read(code: types.CodeType) -> _Read:
     globals_, attributes = set(), set()
-    impure = in_place = None
+    impure = in_place = to_first = None
+    first = code.co_varnames[0] if code.co_argcount else None
     line = code.co_firstlineno
     instructions = list(dis.get_instructions(code))
     containers = _local_containers(code, instructions)
     for before, instruction in zip([None, *instructions], instructions, strict=False):
         operation, name = instruction.opname, instruction.argval
         line = instruction.starts_line or line
-        if operation in _WRITES or (operation == "STORE_DEREF" and name in code.co_freevars):
+        is_first = before is not None and before.opname == "LOAD_FAST" and before.argval == first
+        if operation == "STORE_ATTR" and is_first:
+            to_first = to_first or f"line {line}) writes to {name}, which is not a local variable"
+        elif operation in _WRITES or (operation == "STORE_DEREF" and name in code.co_freevars):
             impure = impure or f"line {line}) writes to {name}, which is not a local variable"
         elif operation in _OTHERWISE_IMPURE and code.co_name != "<genexpr>":
             impure = impure or f"line {line}) imports or yields"
@@ -331,8 +346,8 @@ def _read(code: types.CodeType) -> _Read:
             found = _read(inner)
             globals_ |= found.globals
             attributes |= found.attributes
-            impure, in_place = impure or found.impure, in_place or found.in_place
-    return _Read(frozenset(globals_), frozenset(attributes), impure, in_place)
+            impure, in_place = impure or found.impure or found.to_first, in_place or found.in_place
+    return _Read(frozenset(globals_), frozenset(attributes), impure, in_place, to_first)
 
 
 def _local_containers(code: types.CodeType, instructions: list[dis.Instruction]) -> set[str]:

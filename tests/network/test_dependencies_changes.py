@@ -72,6 +72,16 @@ class Prior:
         return OFFSET
 
 
+class Scale(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * OFFSET
+
+
 class Slotted:
     __slots__ = ("beta",)
 
@@ -147,6 +157,10 @@ def global_of_a_method():
     return offset(lambda x: prior.energy(x))
 
 
+def global_of_a_backward():
+    return offset(lambda x: Scale.apply(x))
+
+
 def global_of_an_index():
     prior = Prior()
     return offset(lambda x: x * prior["offset"])
@@ -198,14 +212,8 @@ def order_of_parameters():
     "case",
     [
         *(of_a_base_class, of_another_method, of_a_method_of_a_part, of_a_call, of_a_class, of_a_slot),
-        *(
-            of_a_torch_layer,
-            of_an_instance,
-            of_a_function,
-            global_of_a_method,
-            global_of_an_index,
-            global_of_a_named_tuple,
-        ),
+        *(of_a_torch_layer, of_an_instance, of_a_function),
+        *(global_of_a_method, global_of_a_backward, global_of_an_index, global_of_a_named_tuple),
         *(grouping, kind_of_number, kind_of_layer, kind_of_hook, order_of_parameters),
     ],
     ids=lambda case: case.__name__,

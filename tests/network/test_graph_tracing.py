@@ -73,6 +73,25 @@ class Number(float):
         return self * random.random()
 
 
+class NoisyBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * random.random()
+
+
+class CountingBackward(NoisyBackward):
+    n = 0
+
+    @staticmethod
+    def backward(ctx, gradient):
+        CountingBackward.n += 1
+        return gradient
+
+
 class Dotted(dict):
     __getattr__ = dict.__getitem__
 
@@ -112,6 +131,11 @@ def test_lists_that_are_changed_by_their_methods():
     assert why(energy).endswith("calls reverse, which modifies the object")
     fl.Langevin(energy, n_steps=2, seed=1)(torch.zeros(4, 3))
     assert values == [1.0, 2.0]
+
+
+def test_methods_of_autograd_functions_are_read():
+    assert why(lambda x: NoisyBackward.apply(x).sum(1)).endswith("draws random numbers with random")
+    assert why(lambda x: CountingBackward.apply(x).sum(1)).endswith("writes to n, which is not a local variable")
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.trace:DeprecationWarning")

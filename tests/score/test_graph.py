@@ -41,6 +41,26 @@ def test_a_product_of_integers_and_their_sigmoid():
     torch.testing.assert_close(bound(energy, "graph", x)(x), bound(energy, "autograd", x)(x))
 
 
+class Power(torch.autograd.Function):
+    """x to a power, which is an attribute of ctx."""
+
+    @staticmethod
+    def forward(ctx, x, power):
+        ctx.power = power
+        ctx.save_for_backward(x)
+        return x**power
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return gradient * ctx.power * x ** (ctx.power - 1), None
+
+
+def test_an_autograd_function():
+    x, energy = states(4, 6), lambda x: Power.apply(x.tanh(), 3).sum(1)
+    torch.testing.assert_close(bound(energy, "graph", x)(x), bound(energy, "autograd", x)(x))
+
+
 def modulus(x):
     return torch.complex(x, x.flip(1)).abs().sum(1)
 
