@@ -19,7 +19,7 @@ BATCH, ITERATIONS = 64, 300
 torch.manual_seed(0)
 digits, _ = fl.digits()  # in [-1, 1]
 
-# The tutorial's network, at the size of the digits. Swish is nn.SiLU: as x * sigmoid(x) it would run by autograd.
+# The tutorial's network, at the size of the digits. Its Swish, x * sigmoid(x), is nn.SiLU.
 model = nn.Sequential(
     *(nn.Conv2d(1, 16, 3, stride=2, padding=1), nn.SiLU()),
     *(nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.SiLU()),
