@@ -12,8 +12,9 @@ import fastlangevin
 from .. import recipes
 from ..runs import checkpoint
 from ..runs.checks import check_sampler_pair
+from ..runs.flags import pair
 from ..runs.folder import RunFolder
-from ..runs.settings import override
+from ..runs.resolution import override
 from . import common
 from .setting_flags import overrides, takes_flags
 
@@ -38,18 +39,17 @@ def train(
         ),
     ] = None,
     image_size: common.ImageSize = None,
+    value_range: Annotated[
+        str | None,
+        typer.Option(
+            help="Values that are scaled to the ends of the data range.", metavar="LO,HI", show_default="the data's"
+        ),
+    ] = None,
     device: common.Device = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out, bit for bit. If there is none, start it.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
-    on_divergence: Annotated[
-        str, typer.Option(help="raise; or rollback: return to the newest checkpoint, with half the lr.")
-    ] = "raise",
-    max_rollbacks: Annotated[
-        int, typer.Option(min=0, help="Number of rollbacks after which a divergence is an error.")
-    ] = 3,
-    checkpoint_every: Annotated[int, typer.Option(min=1, help="Number of iterations between checkpoints.")] = 50,
     quiet: common.Quiet = False,
     **flags: Any,
 ) -> None:
@@ -65,11 +65,9 @@ def train(
         **(settings if named is None else override(named, settings)),
         device=device,
         image_size=image_size,
+        value_range=None if value_range is None else pair("--value-range", value_range),
         resume=resume,
         overwrite=overwrite,
-        checkpoint_every=checkpoint_every,
-        on_divergence=on_divergence,
-        max_rollbacks=max_rollbacks,
         progress=not quiet,
     )
 

@@ -73,10 +73,28 @@ def newest(folder: Path) -> Path | None:
     return max(all_in(folder), default=None)
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Removes all but the newest `keep` checkpoints."""
-    for path in sorted(all_in(folder))[:-keep]:
+def iteration_of(path: Path) -> int:
+    return int(path.stem)
+
+
+def newest_before(folder: Path, iteration: int) -> Path | None:
+    """The newest checkpoint of an earlier iteration, else the oldest in the folder; None if it holds none."""
+    paths = sorted(all_in(folder))
+    earlier = [path for path in paths if iteration_of(path) < iteration]
+    return earlier[-1] if earlier else min(paths, default=None)
+
+
+def prune(folder: Path, keep: int, since: int = 0) -> None:
+    """Removes all but the newest `keep` of the checkpoints from iteration `since` on."""
+    for path in sorted(path for path in all_in(folder) if iteration_of(path) >= since)[:-keep]:
         path.unlink(missing_ok=True)
+
+
+def remove_after(folder: Path, iteration: int) -> None:
+    """Removes the checkpoints of later iterations."""
+    for path in all_in(folder):
+        if iteration_of(path) > iteration:
+            path.unlink(missing_ok=True)
 
 
 def all_in(folder: Path) -> list[Path]:

@@ -17,6 +17,14 @@ from . import checkpoint
 from .settings import Settings
 
 
+class Stateful(Protocol):
+    """An object whose state is a mapping that JSON can hold."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
 class Training(Protocol):
     """The attributes of a training that its checkpoints store and restore."""
 
@@ -29,6 +37,11 @@ class Training(Protocol):
     device: torch.device
     iteration: int
     attempt: int
+    diverged_at: int | None
+    back_to: int | None
+
+    @property
+    def gaps(self) -> Stateful: ...
 
 
 class TrainingCheckpoint(NamedTuple):
@@ -86,6 +99,9 @@ def save(path: Path, training: Training) -> None:
     meta = {
         "iteration": training.iteration,
         "attempt": training.attempt,
+        "diverged_at": training.diverged_at,
+        "back_to": training.back_to,
+        "gaps": training.gaps.state_dict(),
         "settings": training.settings.to_dict(),
         "sampler": training.sampler.state_dict(),
         "optimizer_groups": groups,
@@ -111,7 +127,9 @@ def restore(training: Training, stored: TrainingCheckpoint) -> None:
     training.sampler.load_state_dict(meta["sampler"])
     if training.buffer is not None:
         training.buffer.load_state_dict({**checkpoint.part(tensors, "buffer."), **meta["buffer"]})
+    training.gaps.load_state_dict(meta.get("gaps", {}))
     training.iteration, training.attempt = stored.iteration, meta.get("attempt", 0)
+    training.diverged_at, training.back_to = meta.get("diverged_at"), meta.get("back_to")
     torch.set_rng_state(tensors["random.cpu"])
     if training.device.type == "cuda" and "random.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["random.cuda"], training.device)

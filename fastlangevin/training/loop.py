@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ..display.plots import has_plots, save_training_plot
@@ -30,16 +29,12 @@ class TrainingLoop:
         run: RunFolder | None,
         guard: Guard,
         *,
-        checkpoint_every: int,
-        keep_checkpoints: int,
-        log_every: int,
-        max_rollbacks: int,
         progress: bool,
         notes: Sequence[str] = (),
     ) -> None:
         self.state, self.run, self.guard = state, run, guard
-        self.checkpoint_every, self.keep_checkpoints, self.log_every = checkpoint_every, keep_checkpoints, log_every
-        self.max_rollbacks, self.notes = max_rollbacks, notes
+        self.settings, self.notes = state.settings, notes
+        self.max_rollbacks = state.settings.max_rollbacks if state.settings.on_divergence == "rollback" else 0
         self.first, self.last = state.iteration, state.settings.n_iterations
         self.saved_at = state.iteration if state.iteration else None
         self.history = [] if run is None else run.forget_after(self.first)
@@ -98,7 +93,7 @@ class TrainingLoop:
             numbers = (step.energy_data, step.energy_samples, *state.gradient_strengths(step))
             self.rows.add(state.iteration, round(time.monotonic() - self.started, 3), *numbers)
         self.rows.show_arrived()
-        if self.run is not None and state.iteration % self.checkpoint_every == 0:
+        if self.run is not None and state.iteration % self.settings.checkpoint_every == 0:
             self._settle()
             self._save()
 
@@ -109,15 +104,26 @@ class TrainingLoop:
         self.rows.show_all()
 
     def _roll_back(self, error: ChainDiverged) -> None:
-        """Restores the newest checkpoint; raises if there is none or max_rollbacks is reached."""
+        """Restores a checkpoint from before the divergence; raises if there is none or max_rollbacks is reached.
+
+        It is the newest one or, if training diverges again soon after a rollback, the one before that which the last
+        rollback returned to.
+        """
         state, run = self.state, self.run
-        newest = None if run is None else checkpoint.newest(run.checkpoints)
-        diverged = self._diverged(error, newest)
-        if run is None or newest is None or state.attempt >= self.max_rollbacks:
+        diverged = self._diverged(error)
+        if run is None or state.attempt >= self.max_rollbacks or checkpoint.newest(run.checkpoints) is None:
             raise diverged from error
+        before = diverged.since
+        if state.back_to is not None and state.is_suspect(diverged.iteration):
+            before = min(before, state.back_to)
+        target = checkpoint.newest_before(run.checkpoints, before)
+        assert target is not None
+        further = before == state.back_to and checkpoint.iteration_of(target) < before
         self._forget_pending()
-        state.roll_back(newest)
-        training_checkpoint.save(newest, state)  # with the new seed, so that a resume repeats the same iterations
+        # In this order: if the process is killed in between, a resume repeats the divergence and this rollback.
+        checkpoint.remove_after(run.checkpoints, checkpoint.iteration_of(target))
+        state.roll_back(target, diverged.iteration)
+        training_checkpoint.save(target, state)  # with the new seed, so that a resume repeats the same iterations
         self.log.close()
         self.history = run.forget_after(state.iteration)
         self.log = MetricsLog(run, self.history, state.iteration)
@@ -130,9 +136,10 @@ class TrainingLoop:
         }
         self.rollbacks.append(record)
         run.add_rollback(record)
+        step = " (further back than the last time)" if further else ""
         self.reporter.say(
             f"diverged at iteration {diverged.iteration}: {diverged.reason}; rolled back to iteration "
-            f"{state.iteration}, with a new seed and lr {state.lr:g} ({state.attempt} of {self.max_rollbacks})"
+            f"{state.iteration}{step}, with a new seed and lr {state.lr:g} ({state.attempt} of {self.max_rollbacks})"
         )
 
     def _forget_pending(self) -> None:
@@ -141,21 +148,28 @@ class TrainingLoop:
         with contextlib.suppress(ChainDiverged):
             self.state.sampler.check()
 
-    def _diverged(self, error: ChainDiverged, newest: Path | None) -> TrainingDiverged:
-        kept = "" if newest is None else f"; {newest} was saved before the divergence"
+    def _diverged(self, error: ChainDiverged) -> TrainingDiverged:
+        """The error with the iteration and the checkpoint from before it."""
         if isinstance(error, TrainingDiverged):
-            return TrainingDiverged(error.reason, error.advice, error.iteration, kept=kept)
+            diverged = error
+        else:
+            iteration, advice = self.state.iteration + 1, "a lower lr usually helps"
+            diverged = TrainingDiverged(str(error), advice, iteration, step=error.step, n_chains=error.n_chains)
+        kept = None if self.run is None else checkpoint.newest_before(self.run.checkpoints, diverged.since)
+        if kept is None:
+            return diverged
         return TrainingDiverged(
-            str(error),
-            "a lower lr usually helps",
-            self.state.iteration + 1,
-            kept=kept,
-            step=error.step,
-            n_chains=error.n_chains,
+            diverged.reason,
+            diverged.advice,
+            diverged.iteration,
+            since=diverged.since,
+            kept=f"; {kept} was saved before the divergence",
+            step=diverged.step,
+            n_chains=diverged.n_chains,
         )
 
     def _is_logged(self, iteration: int) -> bool:
-        return iteration % self.log_every == 0 or iteration == self.last
+        return iteration % self.settings.log_every == 0 or iteration == self.last
 
     def _show(self, row: dict[str, Any]) -> None:
         self.reporter.row(row)
@@ -166,7 +180,9 @@ class TrainingLoop:
         if self.run is None:
             return
         training_checkpoint.save(checkpoint.path_for(self.run.checkpoints, self.state.iteration), self.state)
-        checkpoint.prune(self.run.checkpoints, self.keep_checkpoints)
+        # Those from before the last rollback stay while it may have to be repeated from an earlier one.
+        since = (self.state.back_to or 0) if self.state.is_suspect(self.state.iteration) else 0
+        checkpoint.prune(self.run.checkpoints, self.settings.keep_checkpoints, since)
         self.saved_at = self.state.iteration
         try:
             self.state.draw_picture(self.run)

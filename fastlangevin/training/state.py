@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from ..samplers.preserve import aside
 from ..samplers.replay_buffer import ReplayBuffer
 from ..transfer import to_device
 from . import losses
+from .gap_history import GapHistory
 
 _PREVIEW = 64  # samples in the picture
 _LOOKED_AT = 8  # chains along which gradient_strength is measured
@@ -46,6 +47,7 @@ class TrainingState:
     Attributes:
         attempt: number of rollbacks. It and the seed determine the noise, the order of the data and the draws from the
             buffer; each rollback halves lr.
+        diverged_at, back_to: the iteration at which the last rollback was needed, and the one that it returned to.
     """
 
     settings: Settings
@@ -54,6 +56,9 @@ class TrainingState:
     device: torch.device
     iteration: int = 0
     attempt: int = 0
+    diverged_at: int | None = None
+    back_to: int | None = None
+    gaps: GapHistory = field(default_factory=GapHistory)
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -144,11 +149,20 @@ class TrainingState:
         """The learning rate of the next iteration."""
         return self.settings.lr_at(self.iteration) * 0.5**self.attempt
 
-    def roll_back(self, path: Path) -> None:
+    def is_suspect(self, iteration: int) -> bool:
+        """Whether an iteration follows a rollback so soon that the state that it returned to may be the cause.
+
+        "Soon" is until as many checkpoints as are kept lie after the iteration that diverged.
+        """
+        if self.diverged_at is None:
+            return False
+        return iteration <= self.diverged_at + self.settings.keep_checkpoints * self.settings.checkpoint_every
+
+    def roll_back(self, path: Path, diverged_at: int) -> None:
         """Restores a checkpoint, with a new seed and half the lr."""
         attempt = self.attempt + 1
         training_checkpoint.restore(self, training_checkpoint.load(path))
-        self.attempt = attempt
+        self.attempt, self.diverged_at, self.back_to = attempt, diverged_at, self.iteration
         self.sampler.load_state_dict({**self.sampler.state_dict(), "seed": self.seed})
         if self.buffer is not None:
             self.buffer.load_state_dict({**self.buffer.state_dict(), "seed": self.seed})

@@ -13,13 +13,13 @@ from torch import nn
 
 from .. import recipes
 from ..data.sources import load_data
-from ..runs import checkpoint, piecewise, training_checkpoint
+from ..runs import checkpoint, training_checkpoint
 from ..runs.folder import RunFolder
 from ..runs.opening import resolve_device
+from ..runs.resolution import resolve, takes_overrides
 from ..runs.result import TrainResult
-from ..runs.settings import Overrides, Settings, resolve, takes_overrides
+from ..runs.settings import Overrides, Settings
 from ..samplers.preserve import own_randomness
-from ..validation import check_int, unknown
 from .guard import Guard
 from .loop import TrainingLoop
 from .state import TrainingState
@@ -41,13 +41,6 @@ def train(
     value_range: tuple[float, float] | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    checkpoint_every: int = 50,
-    keep_checkpoints: int = 3,
-    log_every: int = 10,
-    on_divergence: str = "raise",
-    max_rollbacks: int = 3,
-    max_energy_gap: float | None = 1e4,
-    max_saturation: float | None = 0.99,
     progress: bool = True,
     **overrides: Unpack[Overrides],
 ) -> TrainResult:
@@ -57,8 +50,9 @@ def train(
         x⁻ = K Langevin steps of f from p0                      (or from the data, or from a replay buffer: `start`)
         f descends mean f(x⁻) - mean f(x⁺) + energy_penalty · mean(f(x⁺)² + f(x⁻)²)                        (Adam)
 
-    The arguments from n_iterations to seed are the settings of the run (`runs.settings`). The default of each, None, is
-    the value in the recipe for the data (`recipes.BY_DATA`), or else the paper's; for a resumed run it is the run's.
+    The arguments from n_iterations to max_saturation are the settings of the run (`runs.settings`). The default of
+    each, None, is the value in the recipe for the data (`recipes.BY_DATA`), or else the paper's; for a resumed run it
+    is the run's. A resume may change n_iterations and the settings after seed.
     All randomness is determined by `seed`: on one machine with a fixed number of threads, the same call gives the same
     weights bit for bit, and so does a run that was killed and resumed any number of times (except with a Dataset that
     draws from Python's or NumPy's random state). torch's global random state does not change.
@@ -98,17 +92,21 @@ def train(
         sample_steps: number of Langevin steps when the model is sampled after training: for the picture, by the
             result's sampler, by `load` and by `fastlangevin sample`. Default: as many as in training.
         seed: of the weights' initialisation, the order of the data and the noise; default 1.
+        checkpoint_every, log_every: in iterations. The initial and the final state are always saved.
+        keep_checkpoints: number of checkpoints to keep, the newest ones.
+        on_divergence: "raise", or "rollback": return to a checkpoint, with a new seed and half the lr: the
+            newest one or, if training diverges again soon after, each time one further back.
+        max_rollbacks: number of rollbacks after which a divergence raises an error.
+        max_energy_gap: limit on |energy_gap|, above which training has diverged; infinity for no limit.
+        max_relative_gap: limit c on |energy_gap| relative to the run's own history: training has diverged if for ten
+            iterations it exceeds m + c·s (and 1), where m is its median over the last 300 iterations and s the median
+            distance from m; infinity for no limit. Judged from the 101st iteration on.
+        max_saturation: fraction of the samples' values on the bounds from which on training has diverged (without
+            bounds: values ten times as far out as the data's interval); infinity for no limit.
         device: "auto" is CUDA if available, else the CPU.
         image_size, value_range: see `data.load_data`.
         resume: whether to continue from the newest checkpoint in `out`. If there is none, a new run is started.
         overwrite: whether to replace the run in `out`.
-        checkpoint_every, log_every: in iterations. The initial and the final state are always saved.
-        keep_checkpoints: number of checkpoints to keep, the newest ones.
-        on_divergence: "raise", or "rollback": return to the newest checkpoint, with a new seed and half the lr.
-        max_rollbacks: number of rollbacks after which a divergence raises an error.
-        max_energy_gap: limit on |energy_gap|, above which training has diverged; None for no limit.
-        max_saturation: fraction of the samples' values on the bounds from which on training has diverged (without
-            bounds: values ten times as far out as the data's interval); None for no limit.
         progress: whether to show progress: a bar on a terminal, plain lines elsewhere.
 
     Returns:
@@ -133,17 +131,6 @@ def train(
         raise ValueError("resume and overwrite are mutually exclusive, got both")
     if resume and out is None:
         raise ValueError("resume needs out, the folder of the run to continue")
-    if on_divergence not in ("raise", "rollback"):
-        raise unknown("on_divergence", on_divergence, ("raise", "rollback"))
-    if on_divergence == "rollback" and out is None:
-        raise ValueError("on_divergence='rollback' needs out, the folder of the checkpoints to return to")
-    for name, value in (("max_energy_gap", max_energy_gap), ("max_saturation", max_saturation)):
-        if value is not None:
-            piecewise.check_number(name, value, positive=True)
-    check_int("max_rollbacks", max_rollbacks, 0)
-    check_int("checkpoint_every", checkpoint_every)
-    check_int("keep_checkpoints", keep_checkpoints)
-    check_int("log_every", log_every)
     if out is not None and not str(out):
         raise ValueError("out must be a folder's name or None, got an empty string")
     run = None if out is None else RunFolder(Path(out))
@@ -160,6 +147,8 @@ def train(
         saved = None if stored is None else stored.settings
         recipe = recipes.BY_DATA.get(source.name, recipes.short_run)
         settings = resolve(overrides, recipe, source, model, saved)
+        if settings.on_divergence == "rollback" and run is None:
+            raise ValueError("on_divergence='rollback' needs out, the folder of the checkpoints to return to")
         if stored is not None and settings.n_iterations < stored.iteration:
             raise ValueError(
                 f"n_iterations includes the iterations before a resume and must be at least {stored.iteration}, got "
@@ -180,11 +169,7 @@ def train(
         loop = TrainingLoop(
             state,
             run,
-            Guard(max_energy_gap, max_saturation, state.sampler.bounds, settings.range),
-            checkpoint_every=checkpoint_every,
-            keep_checkpoints=keep_checkpoints,
-            log_every=log_every,
-            max_rollbacks=max_rollbacks if on_divergence == "rollback" else 0,
+            Guard(settings, state.gaps, state.sampler.bounds),
             progress=progress,
             notes=[] if saved is None else _changes(settings, saved),
         )

@@ -91,3 +91,10 @@ def test_info():
 def test_errors_are_one_line_and_exit_codes(arguments, code, words, tmp_path):
     done = run(*[str(tmp_path / "out") if a == "OUT" else a for a in arguments], code=code)
     assert words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_value_range(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).uniform(0, 5, (6, 8, 8)).astype(np.float32))
+    command = ["train", tmp_path / "x.npy", "--out", tmp_path / "run", *QUICK, "--quiet"]
+    assert "value_range= sets another range" in run(*command, "--value-range", "0,1", code=1).stderr
+    run(*command, "--value-range", "0,5")
