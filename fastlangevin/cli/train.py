@@ -14,9 +14,9 @@ from ..runs import checkpoint
 from ..runs.checks import check_sampler_pair
 from ..runs.flags import pair
 from ..runs.folder import RunFolder
-from ..runs.resolution import override
+from ..runs.resolution import override as with_overrides
 from . import common
-from .setting_flags import overrides, takes_flags
+from .setting_flags import overrides, resume_overrides, takes_flags
 
 
 @takes_flags(after="recipe")
@@ -49,6 +49,19 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out, bit for bit. If there is none, start it.")
     ] = False,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--override",
+            metavar="NAME=VALUE",
+            help="Change a setting at a --resume, such as lr=5e-4; config.yaml: use the settings edited there.",
+            show_default=False,
+        ),
+    ] = None,
+    from_checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Start a new run from the state in this checkpoint, or of this run.", show_default=False),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     quiet: common.Quiet = False,
     **flags: Any,
@@ -57,16 +70,18 @@ def train(
     out = out or Path("runs") / (Path(data).resolve().stem or "run")
     settings = overrides(flags)
     named = None if recipe is None else recipes.named(recipe)
-    if not (resume and checkpoint.newest(RunFolder(out).checkpoints)):
+    if not (from_checkpoint or (resume and checkpoint.newest(RunFolder(out).checkpoints))):
         _check_pair(settings, named or recipes.BY_DATA.get(data, recipes.short_run))
     fastlangevin.train(
         data,
         out=out,
-        **(settings if named is None else override(named, settings)),
+        **(settings if named is None else with_overrides(named, settings)),
         device=device,
         image_size=image_size,
         value_range=None if value_range is None else pair("--value-range", value_range),
         resume=resume,
+        resume_overrides=resume_overrides(override) if override else None,
+        from_checkpoint=from_checkpoint,
         overwrite=overwrite,
         progress=not quiet,
     )

@@ -54,6 +54,15 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, meta
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a file has the header of a checkpoint of this library."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return _KEY in (file.metadata() or {})
+    except (safetensors.SafetensorError, OSError):
+        return False
+
+
 def foreign(path: Path) -> CheckpointError:
     """The error for a safetensors file of another program."""
     return CheckpointError(f"{path} is a safetensors file but not a fastlangevin checkpoint")

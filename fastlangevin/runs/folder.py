@@ -10,15 +10,12 @@ from typing import Any
 
 import filelock
 import numpy as np
-import yaml
 from torch import Tensor
 
 from ..data.ranges import Range
 from ..display import pictures
 from ..files import replacing, temporary_pattern
-from . import checkpoint
-
-_MARK = "fastlangevin"  # key of config.yaml that identifies the folder of a run
+from . import checkpoint, config
 
 
 class RunFolder:
@@ -35,7 +32,7 @@ class RunFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.config = folder / "config.yaml"
+        self.config = folder / config.NAME
         self.metrics = folder / "metrics.jsonl"
         self.rollbacks = folder / "rollbacks.jsonl"
         self.checkpoints = folder / "checkpoints"
@@ -82,13 +79,12 @@ class RunFolder:
                 "(overwrite=True, --overwrite), or choose another folder"
             )
 
-    def prepare(self, config: dict[str, Any], *, overwrite: bool) -> None:
+    def prepare(self, settings: dict[str, Any], *, overwrite: bool) -> None:
         """Writes the settings. `overwrite` removes the files of the old run and no others.
 
         The settings are written first, so that the run can be resumed or replaced if the process is killed.
         """
-        with replacing(self.config) as temporary:
-            temporary.write_text(yaml.safe_dump({_MARK: "run", **config}, sort_keys=False, allow_unicode=True))
+        config.write(self.config, settings)
         if overwrite:
             for path in self._own_files():
                 path.unlink()
@@ -130,11 +126,9 @@ class RunFolder:
         ]
 
     def _is_ours(self) -> bool:
-        try:
-            config = yaml.safe_load(self.config.read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
-            return False
-        return isinstance(config, dict) and config.get(_MARK) == "run"
+        """Whether config.yaml is that of a run or, where it was emptied, deleted or damaged, the newest checkpoint."""
+        newest = checkpoint.newest(self.checkpoints)
+        return config.is_of_a_run(self.config) or (newest is not None and checkpoint.is_ours(newest))
 
     def _own_files(self) -> list[Path]:
         """All files of a run except config.yaml."""

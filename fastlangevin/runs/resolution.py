@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar, get_type_hints
 
 from torch import nn
@@ -39,18 +40,19 @@ def takes_overrides(after: str) -> Callable[[_Function], _Function]:
 
 
 def given(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the overrides that are not None.
+    """Returns the overrides that are not None. Raises as `check_names`."""
+    check_names(overrides)
+    return {name: value for name, value in overrides.items() if value is not None}
 
-    Raises:
-        TypeError: an unknown setting, or a value that is not a dict for a setting that holds options.
-    """
+
+def check_names(overrides: Mapping[str, Any]) -> None:
+    """Raises TypeError for an unknown setting, or a value that is not a dict for a setting that holds options."""
     for name, value in overrides.items():
         if name not in DECLARATIONS:
             raise TypeError(f"train has no setting {name!r}{nearest(name, DECLARATIONS)}")
         options_of = DECLARATIONS[name].options_of
         if options_of is not None and value is not None and not isinstance(value, dict):
             raise TypeError(f"{name} must be a dict of {options_of} options, got {type(value).__name__}")
-    return {name: value for name, value in overrides.items() if value is not None}
 
 
 def override(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,11 +92,7 @@ def resolve(
         merged = override(recipe, overrides)
     else:
         merged = _merged({name: getattr(saved, name) for name in DECLARATIONS}, overrides)
-    values = {name: declared.check(name, merged[name]) for name, declared in DECLARATIONS.items()}
-    values["sample_steps"] = values["sample_steps"] or values["sampler"]["n_steps"]
-    values["buffer"] = _buffer_for(values["start"], values["buffer"])
-    if values["clamp_data"] and values["sampler"].get("bounds") is None:
-        raise ValueError("clamp_data=True clamps to the sampler's bounds, but sampler has none")
+    values = _checked(merged)
     settings = Settings(
         data=data.name,
         data_fingerprint=data.fingerprint,
@@ -103,8 +101,45 @@ def resolve(
         **values,
     )
     if saved is not None:
+        settings = replace(settings, from_checkpoint=saved.from_checkpoint, changes=saved.changes)
         _check_same(settings.to_dict(), saved.to_dict())
     return settings
+
+
+def changed(settings: Settings, changes: Mapping[str, Any], iteration: int) -> Settings:
+    """Returns the settings of a run after `iteration` with other values for some, and a record of the change.
+
+    Raises:
+        TypeError, ValueError: an unknown setting, a value that is not accepted, or `features`, which the shapes of the
+            weights depend on.
+    """
+    check_names(changes)
+    for name in changes:
+        if DECLARATIONS[name].of_model:
+            raise ValueError(f"{name} cannot change at a resume, because the shapes of the weights depend on it")
+    checks.check_sampler_pair(changes.get("sampler", {}), settings.sampler)
+    values = _checked(override({name: getattr(settings, name) for name in DECLARATIONS}, changes))
+    made = replace(settings, **values)
+    before, after = settings.to_dict(), made.to_dict()
+    names = [name for name in after if after[name] != before[name]]
+    if not names:
+        return settings
+    record = {
+        "iteration": iteration,
+        "before": {name: before[name] for name in names},
+        "after": {name: after[name] for name in names},
+    }
+    return replace(made, changes=[*settings.changes, record])
+
+
+def _checked(merged: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks every setting, and completes those that depend on others."""
+    values = {name: declared.check(name, merged[name]) for name, declared in DECLARATIONS.items()}
+    values["sample_steps"] = values["sample_steps"] or values["sampler"]["n_steps"]
+    values["buffer"] = _buffer_for(values["start"], values["buffer"])
+    if values["clamp_data"] and values["sampler"].get("bounds") is None:
+        raise ValueError("clamp_data=True clamps to the sampler's bounds, but sampler has none")
+    return values
 
 
 def _merged(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,5 +186,6 @@ def _check_same(settings: dict[str, Any], saved: dict[str, Any]) -> None:
     if differences:
         raise ValueError(
             f"resume must use the run's own data and settings, but {'; '.join(differences)}. "
-            "Omit the setting to keep the value of the run, or start a new run."
+            "Omit the setting to keep the value of the run, change it with resume_overrides= (--override NAME=VALUE), "
+            "or start a new run."
         )

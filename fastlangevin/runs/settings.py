@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, TypedDict
 
 from torch import nn
@@ -190,7 +190,7 @@ class Settings:
         **_OF_THE_CALL,
     )
     max_rollbacks: int = setting(
-        3,
+        10,
         checks.count,
         Flag("--max-rollbacks", int, "Number of rollbacks after which a divergence is an error.", minimum=0),
         **_OF_THE_CALL,
@@ -220,6 +220,9 @@ class Settings:
         **_OF_THE_CALL,
     )
 
+    from_checkpoint: str | None = None  # the checkpoint that the run started from
+    changes: list[dict[str, Any]] = field(default_factory=list)  # by resumes: iteration, and settings before and after
+
     def to_dict(self) -> dict[str, Any]:
         of_model = {name for name, declared in DECLARATIONS.items() if declared.of_model}
         return {name: value for name, value in asdict(self).items() if name not in of_model}
@@ -232,11 +235,14 @@ class Settings:
             declared = DECLARATIONS.get(item.name)
             if declared is not None and declared.of_model:
                 values[item.name] = stored["model"].get(item.name)
-            elif declared is None or item.name in stored:
+            elif item.name in stored:
                 values[item.name] = stored[item.name]
-            else:
+            elif declared is not None:
                 values[item.name] = declared.check(item.name, copy.deepcopy(declared.default))
         return cls(**values)
+
+    def with_origin(self, path: str) -> Settings:
+        return replace(self, from_checkpoint=path)
 
     @property
     def range(self) -> Range:

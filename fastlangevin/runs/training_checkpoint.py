@@ -118,14 +118,21 @@ def save(path: Path, training: Training) -> None:
 
 
 def restore(training: Training, stored: TrainingCheckpoint) -> None:
-    """Restores a training, and torch's random state, from a checkpoint."""
-    tensors, meta = stored.tensors, stored.meta
+    """Restores a training, and torch's random state, from a checkpoint.
+
+    Where its settings differ from those of the checkpoint: an average of the weights that was not kept starts from the
+    weights, and a replay buffer of another kind is empty.
+    """
+    tensors, meta, settings, saved = stored.tensors, stored.meta, training.settings, stored.settings
     stored.load_model(training.model)
     if training.averaged is not None:
-        stored.load_model(training.averaged, "ema.")
+        if saved.ema:
+            stored.load_model(training.averaged, "ema.")
+        else:
+            training.averaged.module.load_state_dict(training.model.state_dict())
     load_optimizer(training.optimizer, checkpoint.part(tensors, "optimizer."), meta["optimizer_groups"])
     training.sampler.load_state_dict(meta["sampler"])
-    if training.buffer is not None:
+    if training.buffer is not None and _fits(settings.buffer, saved.buffer):
         training.buffer.load_state_dict({**checkpoint.part(tensors, "buffer."), **meta["buffer"]})
     training.gaps.load_state_dict(meta.get("gaps", {}))
     training.iteration, training.attempt = stored.iteration, meta.get("attempt", 0)
@@ -133,6 +140,11 @@ def restore(training: Training, stored: TrainingCheckpoint) -> None:
     torch.set_rng_state(tensors["random.cpu"])
     if training.device.type == "cuda" and "random.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["random.cuda"], training.device)
+
+
+def _fits(options: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
+    """Whether a replay buffer with these options can hold the states of the saved one."""
+    return bool(saved) and {**options, "reinit": None} == {**saved, "reinit": None}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:

@@ -155,18 +155,27 @@ class TrainingLoop:
         else:
             iteration, advice = self.state.iteration + 1, "a lower lr usually helps"
             diverged = TrainingDiverged(str(error), advice, iteration, step=error.step, n_chains=error.n_chains)
-        kept = None if self.run is None else checkpoint.newest_before(self.run.checkpoints, diverged.since)
-        if kept is None:
-            return diverged
         return TrainingDiverged(
             diverged.reason,
             diverged.advice,
             diverged.iteration,
             since=diverged.since,
-            kept=f"; {kept} was saved before the divergence",
+            kept=self._how_to_continue(diverged.since),
             step=diverged.step,
             n_chains=diverged.n_chains,
         )
+
+    def _how_to_continue(self, since: int) -> str:
+        """Names the checkpoint from before iteration `since`, and how to continue from it with a lower lr."""
+        kept = None if self.run is None else checkpoint.newest_before(self.run.checkpoints, since)
+        if self.run is None or kept is None:
+            return ""
+        lr = f"{self.settings.lr / 2:g}" if isinstance(self.settings.lr, float) else "…"
+        if kept == checkpoint.newest(self.run.checkpoints):
+            how = f"--resume --override lr={lr} (in Python: resume=True, resume_overrides={{'lr': {lr}}})"
+        else:
+            how = f"--from-checkpoint {kept} --lr {lr} and another --out (in Python: from_checkpoint=, lr=, out=)"
+        return f"; {kept} was saved before the divergence; to continue from it: {how}"
 
     def _is_logged(self, iteration: int) -> bool:
         return iteration % self.settings.log_every == 0 or iteration == self.last

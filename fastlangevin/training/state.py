@@ -72,9 +72,8 @@ class TrainingState:
         self.averaged: AveragedModel | None = None
         if settings.ema:
             self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
-        betas = (settings.adam_betas[0], settings.adam_betas[1])
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=settings.lr_at(0), betas=betas, capturable=learned[0].is_cuda
+            self.model.parameters(), lr=settings.lr_at(0), betas=self.betas, capturable=learned[0].is_cuda
         )
 
     def check(self) -> None:
@@ -113,7 +112,7 @@ class TrainingState:
         if settings.kl_weight:
             loss = loss + settings.kl_weight * losses.kl_through_samples(self.model, x_kl.to(self.dtype))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+            group["lr"], group["betas"] = self.lr, self.betas
         self.optimizer.zero_grad()
         loss.backward()
         if settings.max_grad_norm is not None:
@@ -149,6 +148,10 @@ class TrainingState:
         """The learning rate of the next iteration."""
         return self.settings.lr_at(self.iteration) * 0.5**self.attempt
 
+    @property
+    def betas(self) -> tuple[float, float]:
+        return self.settings.adam_betas[0], self.settings.adam_betas[1]
+
     def is_suspect(self, iteration: int) -> bool:
         """Whether an iteration follows a rollback so soon that the state that it returned to may be the cause.
 
@@ -163,6 +166,22 @@ class TrainingState:
         attempt = self.attempt + 1
         training_checkpoint.restore(self, training_checkpoint.load(path))
         self.attempt, self.diverged_at, self.back_to = attempt, diverged_at, self.iteration
+        self._reseed()
+
+    def resume(self, stored: training_checkpoint.TrainingCheckpoint) -> None:
+        """Restores a checkpoint of the run. Its settings may have changed."""
+        training_checkpoint.restore(self, stored)
+        if self.settings.seed != stored.settings.seed:
+            self._reseed()
+
+    def start_from(self, stored: training_checkpoint.TrainingCheckpoint) -> None:
+        """Starts at iteration 0 with the weights, optimiser, buffer and noise counter of another run's checkpoint."""
+        training_checkpoint.restore(self, stored)
+        self.iteration, self.attempt, self.diverged_at, self.back_to = 0, 0, None, None
+        self.gaps.load_state_dict({})
+        self._reseed()
+
+    def _reseed(self) -> None:
         self.sampler.load_state_dict({**self.sampler.state_dict(), "seed": self.seed})
         if self.buffer is not None:
             self.buffer.load_state_dict({**self.buffer.state_dict(), "seed": self.seed})

@@ -6,19 +6,19 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from .. import recipes
 from ..data.sources import load_data
-from ..runs import checkpoint, training_checkpoint
+from ..runs import checkpoint, resuming, training_checkpoint
 from ..runs.folder import RunFolder
 from ..runs.opening import resolve_device
 from ..runs.resolution import resolve, takes_overrides
 from ..runs.result import TrainResult
-from ..runs.settings import Overrides, Settings
+from ..runs.settings import Overrides
 from ..samplers.preserve import own_randomness
 from .guard import Guard
 from .loop import TrainingLoop
@@ -40,6 +40,8 @@ def train(
     image_size: int | None = None,
     value_range: tuple[float, float] | None = None,
     resume: bool = False,
+    resume_overrides: dict[str, Any] | Literal["config.yaml"] | None = None,
+    from_checkpoint: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = True,
     **overrides: Unpack[Overrides],
@@ -106,6 +108,12 @@ def train(
         device: "auto" is CUDA if available, else the CPU.
         image_size, value_range: see `data.load_data`.
         resume: whether to continue from the newest checkpoint in `out`. If there is none, a new run is started.
+        resume_overrides: settings that the resumed run has from now on, by name; "config.yaml" for those that were
+            edited in the run's config.yaml. The change and its iteration are recorded there. `features` cannot change.
+            A buffer of another kind starts empty.
+        from_checkpoint: a checkpoint file, or a run's folder for its newest one: a new run starts at iteration 0 with
+            the weights, the optimiser's state, the buffer and the noise counter of that one. Its settings are the
+            defaults.
         overwrite: whether to replace the run in `out`.
         progress: whether to show progress: a bar on a terminal, plain lines elsewhere.
 
@@ -131,6 +139,8 @@ def train(
         raise ValueError("resume and overwrite are mutually exclusive, got both")
     if resume and out is None:
         raise ValueError("resume needs out, the folder of the run to continue")
+    if resume_overrides is not None and not resume:
+        raise ValueError("resume_overrides needs resume=True (on the command line: --override needs --resume)")
     if out is not None and not str(out):
         raise ValueError("out must be a folder's name or None, got an empty string")
     run = None if out is None else RunFolder(Path(out))
@@ -144,9 +154,15 @@ def train(
             stack.enter_context(run.locked())
         newest = checkpoint.newest(run.checkpoints) if run is not None and resume else None
         stored = None if newest is None else training_checkpoint.load(newest)
-        saved = None if stored is None else stored.settings
-        recipe = recipes.BY_DATA.get(source.name, recipes.short_run)
-        settings = resolve(overrides, recipe, source, model, saved)
+        origin = None if stored is not None or from_checkpoint is None else resuming.find(from_checkpoint)
+        notes: list[str] = []
+        if stored is not None:
+            assert run is not None
+            settings, notes = resuming.settings_of_resume(run, stored, overrides, resume_overrides, source, model)
+        elif origin is not None:
+            settings = resuming.settings_from(origin, overrides, source, model)
+        else:
+            settings = resolve(overrides, recipes.BY_DATA.get(source.name, recipes.short_run), source, model, None)
         if settings.on_divergence == "rollback" and run is None:
             raise ValueError("on_divergence='rollback' needs out, the folder of the checkpoints to return to")
         if stored is not None and settings.n_iterations < stored.iteration:
@@ -165,25 +181,19 @@ def train(
                 stack.enter_context(run.locked())
             run.prepare(settings.to_dict(), overwrite=overwrite)
         if stored is not None:
-            training_checkpoint.restore(state, stored)
+            state.resume(stored)
+            if settings.changes != stored.settings.changes:
+                training_checkpoint.save(stored.path, state)  # so that they hold if the process is killed soon
+        elif origin is not None:
+            state.start_from(origin)
         loop = TrainingLoop(
             state,
             run,
             Guard(settings, state.gaps, state.sampler.bounds),
             progress=progress,
-            notes=[] if saved is None else _changes(settings, saved),
+            notes=notes,
         )
         return loop.run_to_end()
-
-
-def _changes(settings: Settings, saved: Settings) -> list[str]:
-    """Describes how a resumed run differs from one without interruption."""
-    if settings.n_iterations == saved.n_iterations or not settings.lr_decay:
-        return []
-    return [
-        f"n_iterations is {settings.n_iterations} now and {saved.n_iterations} in the run: lr falls over the last "
-        f"{settings.lr_decay:.0%} of all iterations, so its schedule differs from the one that the run started with"
-    ]
 
 
 def _check_outside(out: Path, data: Any) -> None:

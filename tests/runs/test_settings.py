@@ -16,6 +16,7 @@ from fastlangevin.runs.resolution import override, resolve
 from fastlangevin.runs.settings import DECLARATIONS, Overrides, Settings, defaults
 
 IDENTITY = ["data", "data_fingerprint", "event_shape", "model"]
+PAST = ["from_checkpoint", "changes"]
 FLAGS = [(name, flag) for name, declared in DECLARATIONS.items() for flag in declared.flags]
 
 
@@ -25,7 +26,7 @@ def resolved(overrides=None, saved=None) -> Settings:
 
 def test_every_field_is_declared_or_identifies_the_data_and_model():
     names = [item.name for item in dataclasses.fields(Settings)]
-    assert names == [*IDENTITY, *DECLARATIONS]
+    assert names == [*IDENTITY, *DECLARATIONS, *PAST]
 
 
 def test_train_takes_every_setting():
@@ -55,7 +56,8 @@ def test_defaults_are_copies():
 
 def test_what_is_stored_is_every_setting():
     settings = resolved()
-    assert list(settings.to_dict()) == [*IDENTITY, *(n for n, d in DECLARATIONS.items() if not d.of_model)]
+    stored = [*IDENTITY, *(n for n, d in DECLARATIONS.items() if not d.of_model), *PAST]
+    assert list(settings.to_dict()) == stored
     assert Settings.from_dict(settings.to_dict()) == settings and settings.features == 64
 
 

@@ -67,6 +67,6 @@ def test_the_state_continues():
 
 @pytest.mark.parametrize("recipe", RECORDED)
 def test_runs_that_do_not_diverge(recipe):
-    """Their gaps, which cross zero in the demo, stay within a quarter of the default limit for ten iterations in a row."""
+    """Ten in a row never exceed a quarter of the default limit, though the demo's gap crosses zero."""
     history = GapHistory()
     assert not any(history.add(gap, 5.0) for gap in RECORDED[recipe])
