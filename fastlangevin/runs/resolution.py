@@ -101,7 +101,8 @@ def resolve(
         **values,
     )
     if saved is not None:
-        settings = replace(settings, from_checkpoint=saved.from_checkpoint, changes=saved.changes)
+        past = {name: getattr(saved, name) for name in ("optimizer", "from_checkpoint", "changes")}
+        settings = replace(settings, **past)
         _check_same(settings.to_dict(), saved.to_dict())
     return settings
 
@@ -117,6 +118,8 @@ def changed(settings: Settings, changes: Mapping[str, Any], iteration: int) -> S
     for name in changes:
         if DECLARATIONS[name].of_model:
             raise ValueError(f"{name} cannot change at a resume, because the shapes of the weights depend on it")
+        if settings.optimizer != "Adam" and name in ("lr", "lr_decay", "adam_betas"):
+            raise ValueError(f"{name} has no effect in a run with an optimizer= of its own, {settings.optimizer}")
     checks.check_sampler_pair(changes.get("sampler", {}), settings.sampler)
     values = _checked(override({name: getattr(settings, name) for name in DECLARATIONS}, changes))
     made = replace(settings, **values)

@@ -220,6 +220,7 @@ class Settings:
         **_OF_THE_CALL,
     )
 
+    optimizer: str = "Adam"  # its class, and that of its scheduler
     from_checkpoint: str | None = None  # the checkpoint that the run started from
     changes: list[dict[str, Any]] = field(default_factory=list)  # by resumes: iteration, and settings before and after
 

@@ -25,6 +25,11 @@ class Stateful(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+class Optimization(Stateful, Protocol):
+    @property
+    def name(self) -> str: ...
+
+
 class Training(Protocol):
     """The attributes of a training that its checkpoints store and restore."""
 
@@ -39,6 +44,9 @@ class Training(Protocol):
     attempt: int
     diverged_at: int | None
     back_to: int | None
+
+    @property
+    def optimization(self) -> Optimization: ...
 
     @property
     def gaps(self) -> Stateful: ...
@@ -84,9 +92,9 @@ def save(path: Path, training: Training) -> None:
     """Writes a checkpoint.
 
     Raises:
-        ChainDiverged: a weight, or an element of Adam's state, is not finite.
+        ChainDiverged: a weight, or an element of the optimiser's state, is not finite.
     """
-    optimizer, groups = optimizer_tensors(training.optimizer)
+    optimizer, rest = optimizer_tensors(training.optimizer)
     tensors = {
         **{f"model.{name}": tensor for name, tensor in training.model.state_dict().items()},
         **{f"optimizer.{name}": tensor for name, tensor in optimizer.items()},
@@ -104,13 +112,16 @@ def save(path: Path, training: Training) -> None:
         "gaps": training.gaps.state_dict(),
         "settings": training.settings.to_dict(),
         "sampler": training.sampler.state_dict(),
-        "optimizer_groups": groups,
+        "optimizer": training.optimization.name,
+        "optimizer_groups": rest["groups"],
+        "optimizer_rest": rest["state"],
+        "scheduler": training.optimization.state_dict(),
     }
     if training.buffer is not None:
         state = training.buffer.state_dict()
         tensors.update({f"buffer.{name}": v for name, v in state.items() if isinstance(v, Tensor)})
         meta["buffer"] = {name: v for name, v in state.items() if not isinstance(v, Tensor)}
-    learned = {**dict(training.model.named_parameters()), **{f"Adam's {k}": v for k, v in optimizer.items()}}
+    learned = {**dict(training.model.named_parameters()), **{f"the optimiser's {k}": v for k, v in optimizer.items()}}
     bad = [name for name, tensor in learned.items() if not tensor.isfinite().all()]
     if bad:
         raise ChainDiverged(f"{', '.join(bad[:3])} are not finite", step=None, n_chains=0)
@@ -121,7 +132,7 @@ def restore(training: Training, stored: TrainingCheckpoint) -> None:
     """Restores a training, and torch's random state, from a checkpoint.
 
     Where its settings differ from those of the checkpoint: an average of the weights that was not kept starts from the
-    weights, and a replay buffer of another kind is empty.
+    weights, and a replay buffer of another kind is empty. An optimiser of another class starts anew.
     """
     tensors, meta, settings, saved = stored.tensors, stored.meta, training.settings, stored.settings
     stored.load_model(training.model)
@@ -130,7 +141,10 @@ def restore(training: Training, stored: TrainingCheckpoint) -> None:
             stored.load_model(training.averaged, "ema.")
         else:
             training.averaged.module.load_state_dict(training.model.state_dict())
-    load_optimizer(training.optimizer, checkpoint.part(tensors, "optimizer."), meta["optimizer_groups"])
+    if meta.get("optimizer", "Adam") == training.optimization.name:
+        rest = {"groups": meta["optimizer_groups"], "state": meta.get("optimizer_rest", {})}
+        load_optimizer(training.optimizer, checkpoint.part(tensors, "optimizer."), rest)
+        training.optimization.load_state_dict(meta.get("scheduler", {}))
     training.sampler.load_state_dict(meta["sampler"])
     if training.buffer is not None and _fits(settings.buffer, saved.buffer):
         training.buffer.load_state_dict({**checkpoint.part(tensors, "buffer."), **meta["buffer"]})
@@ -147,26 +161,26 @@ def _fits(options: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
     return bool(saved) and {**options, "reinit": None} == {**saved, "reinit": None}
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """Returns an optimizer's state as tensors named "index.entry", and its parameter groups."""
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns an optimizer's state: tensors named "index.entry"; and the rest, its parameter groups ("groups") and
+    other entries ("state") as plain values.
+    """
     state = optimizer.state_dict()
-    tensors = {
-        f"{index}.{name}": torch.as_tensor(v) for index, entry in state["state"].items() for name, v in entry.items()
-    }
-    return tensors, state["param_groups"]
+    entries = {f"{index}.{name}": v for index, entry in state["state"].items() for name, v in entry.items()}
+    tensors = {key: v for key, v in entries.items() if isinstance(v, Tensor)}
+    plain = {key: v for key, v in entries.items() if key not in tensors}
+    return tensors, {"groups": state["param_groups"], "state": plain}
 
 
-def load_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]
-) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
     """The inverse of `optimizer_tensors`. `capturable` is that of the optimizer, because it depends on the device."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **rest["state"]}.items():
         index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = tensor
-    capturable = optimizer.defaults["capturable"]
-    own_groups = [{**group, "capturable": capturable} for group in groups]
-    optimizer.load_state_dict({"state": state, "param_groups": own_groups})
+        state.setdefault(int(index), {})[name] = value
+    own = {name: v for name, v in optimizer.defaults.items() if name == "capturable"}
+    groups = [{**group, **own} for group in rest["groups"]]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def load_model(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:

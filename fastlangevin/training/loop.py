@@ -15,6 +15,7 @@ from ..runs.folder import RunFolder
 from ..runs.metrics_log import MetricsLog
 from ..runs.result import TrainResult
 from . import interrupt
+from .estimate import Estimate
 from .guard import Guard
 from .pending import PendingRows
 from .state import TrainingState
@@ -43,6 +44,7 @@ class TrainingLoop:
         self.reporter = Reporter(self.last, self.first, state.sampler.n_steps, progress)
         self.log = MetricsLog(run, self.history, self.first)
         self.rows = PendingRows(self._show)
+        self.estimate = Estimate(self.first, self.last, on_cpu=state.device.type == "cpu")
 
     def run_to_end(self) -> TrainResult:
         for line in (describe(self.state), *self.notes):
@@ -89,6 +91,8 @@ class TrainingLoop:
         step = state.step()
         self.guard.look(state.iteration, step.energy_data, step.energy_samples, step.x)
         self.reporter.advance(state.iteration)
+        if line := self.estimate.after(state.iteration):
+            self.reporter.say(line)
         if self._is_logged(state.iteration) or state.iteration == self.first + 1:
             numbers = (step.energy_data, step.energy_samples, *state.gradient_strengths(step))
             self.rows.add(state.iteration, round(time.monotonic() - self.started, 3), *numbers)
@@ -229,7 +233,8 @@ def describe(state: TrainingState) -> str:
     shape = "×".join(map(str, state.data.event_shape))
     plan = state.sampler.plan_for(state.device)
     steps = f"{state.sampler.n_steps} Langevin steps ({state.settings.sample_steps} to sample)"
+    own = "" if state.optimization.is_default else f"; optimizer {state.optimization.name}, with an lr of its own"
     return (
         f"{state.data.name}: {len(state.data):,} items of {shape}; {type(state.model).__name__} with {n:,} parameters, "
-        f"{steps}; on {plan.device}, engine {plan.engine}, backend {plan.backend}"
+        f"{steps}; on {plan.device}, engine {plan.engine}, backend {plan.backend}{own}"
     )

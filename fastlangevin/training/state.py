@@ -25,6 +25,7 @@ from ..samplers.replay_buffer import ReplayBuffer
 from ..transfer import to_device
 from . import losses
 from .gap_history import GapHistory
+from .optimizers import MakeOptimizer, TrainingOptimizer
 
 _PREVIEW = 64  # samples in the picture
 _LOOKED_AT = 8  # chains along which gradient_strength is measured
@@ -54,6 +55,7 @@ class TrainingState:
     data: Data
     model: nn.Module
     device: torch.device
+    make_optimizer: MakeOptimizer | None = None
     iteration: int = 0
     attempt: int = 0
     diverged_at: int | None = None
@@ -72,9 +74,8 @@ class TrainingState:
         self.averaged: AveragedModel | None = None
         if settings.ema:
             self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
-        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=settings.lr_at(0), betas=self.betas, capturable=learned[0].is_cuda
-        )
+        self.optimization = TrainingOptimizer(list(self.model.parameters()), settings, self.make_optimizer)
+        self.optimizer = self.optimization.optimizer
 
     def check(self) -> None:
         """Raises for a model or an option that does not work, before anything is written."""
@@ -111,13 +112,11 @@ class TrainingState:
         loss = losses.contrastive(f_data, f_samples, settings.energy_penalty)
         if settings.kl_weight:
             loss = loss + settings.kl_weight * losses.kl_through_samples(self.model, x_kl.to(self.dtype))
-        for group in self.optimizer.param_groups:
-            group["lr"], group["betas"] = self.lr, self.betas
         self.optimizer.zero_grad()
         loss.backward()
         if settings.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), settings.max_grad_norm)
-        self.optimizer.step()
+        self.optimization.step(settings, i, self.lr_scale)
         if self.averaged is not None:
             self.averaged.update_parameters(self.model)
         self.iteration += 1
@@ -146,11 +145,12 @@ class TrainingState:
     @property
     def lr(self) -> float:
         """The learning rate of the next iteration."""
-        return self.settings.lr_at(self.iteration) * 0.5**self.attempt
+        return self.optimization.lr(self.settings, self.iteration, self.lr_scale)
 
     @property
-    def betas(self) -> tuple[float, float]:
-        return self.settings.adam_betas[0], self.settings.adam_betas[1]
+    def lr_scale(self) -> float:
+        """The factor by which rollbacks have lowered the learning rate."""
+        return 0.5**self.attempt
 
     def is_suspect(self, iteration: int) -> bool:
         """Whether an iteration follows a rollback so soon that the state that it returned to may be the cause.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from ..runs.settings import Overrides
 from ..samplers.preserve import own_randomness
 from .guard import Guard
 from .loop import TrainingLoop
+from .optimizers import MakeOptimizer
 from .state import TrainingState
 
 if sys.version_info >= (3, 11):
@@ -37,6 +39,7 @@ def train(
     *,
     out: str | Path | None = None,
     device: str | torch.device = "auto",
+    optimizer: MakeOptimizer | None = None,
     image_size: int | None = None,
     value_range: tuple[float, float] | None = None,
     resume: bool = False,
@@ -106,6 +109,9 @@ def train(
         max_saturation: fraction of the samples' values on the bounds from which on training has diverged (without
             bounds: values ten times as far out as the data's interval); infinity for no limit.
         device: "auto" is CUDA if available, else the CPU.
+        optimizer: a function of the list of parameters that returns an optimiser of torch, or one and a scheduler,
+            which steps after each iteration: ``lambda p: torch.optim.SGD(p, lr=1e-3)``. lr, lr_decay and adam_betas
+            then have no effect. A resume needs the same function. None: Adam.
         image_size, value_range: see `data.load_data`.
         resume: whether to continue from the newest checkpoint in `out`. If there is none, a new run is started.
         resume_overrides: settings that the resumed run has from now on, by name; "config.yaml" for those that were
@@ -174,7 +180,13 @@ def train(
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         torch.manual_seed(settings.seed)
-        state = TrainingState(settings, source.to(where), settings.make_model() if model is None else model, where)
+        network = settings.make_model() if model is None else model
+        state = TrainingState(settings, source.to(where), network, where, optimizer)
+        if stored is not None and settings.optimizer != state.optimization.name:
+            raise ValueError(
+                f"optimizer= must be that of the run, {settings.optimizer}, at a resume, got {state.optimization.name}"
+            )
+        state.settings = settings = replace(settings, optimizer=state.optimization.name)
         state.check()
         if run is not None:
             if not run.folder.exists():

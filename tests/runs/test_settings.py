@@ -16,7 +16,7 @@ from fastlangevin.runs.resolution import override, resolve
 from fastlangevin.runs.settings import DECLARATIONS, Overrides, Settings, defaults
 
 IDENTITY = ["data", "data_fingerprint", "event_shape", "model"]
-PAST = ["from_checkpoint", "changes"]
+PAST = ["optimizer", "from_checkpoint", "changes"]
 FLAGS = [(name, flag) for name, declared in DECLARATIONS.items() for flag in declared.flags]
 
 
