@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,7 +36,7 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Default settings: short_run, anatomy, igebm, uva, …", show_default="the data's, or the paper's"
+            help=f"Default settings: {', '.join(recipes.BY_NAME)}.", show_default="the data's, or the paper's"
         ),
     ] = None,
     image_size: common.ImageSize = None,
@@ -72,19 +73,28 @@ def train(
     named = None if recipe is None else recipes.named(recipe)
     if not (from_checkpoint or (resume and checkpoint.newest(RunFolder(out).checkpoints))):
         _check_pair(settings, named or recipes.BY_DATA.get(data, recipes.short_run))
-    fastlangevin.train(
-        data,
-        out=out,
-        **(settings if named is None else with_overrides(named, settings)),
-        device=device,
-        image_size=image_size,
-        value_range=None if value_range is None else pair("--value-range", value_range),
-        resume=resume,
-        resume_overrides=resume_overrides(override) if override else None,
-        from_checkpoint=from_checkpoint,
-        overwrite=overwrite,
-        progress=not quiet,
-    )
+    try:
+        fastlangevin.train(
+            data,
+            out=out,
+            **(settings if named is None else with_overrides(named, settings)),
+            device=device,
+            image_size=image_size,
+            value_range=None if value_range is None else pair("--value-range", value_range),
+            resume=resume,
+            resume_overrides=resume_overrides(override) if override else None,
+            from_checkpoint=from_checkpoint,
+            overwrite=overwrite,
+            progress=not quiet,
+        )
+    except (KeyboardInterrupt, SystemExit):
+        if checkpoint.newest(RunFolder(out).checkpoints):
+            own = {"--image-size": image_size, "--value-range": value_range, "--device": device}
+            own["--device"] = None if device == "auto" else device
+            given = [part for flag, value in own.items() if value is not None for part in (flag, str(value))]
+            command = ["fastlangevin", "train", data, "--out", str(out), *given, "--resume"]
+            common.say(f"to continue: {shlex.join(command)}", quiet)
+        raise
 
 
 def _check_pair(settings: dict[str, Any], recipe: dict[str, Any]) -> None:

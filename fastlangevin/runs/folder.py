@@ -25,8 +25,8 @@ class RunFolder:
     metrics.jsonl    one line per logged iteration
     rollbacks.jsonl  one line per rollback, if there was one
     checkpoints/     the newest checkpoints, ITERATION.safetensors
-    samples.png      the newest samples (samples.npz if the data are not images)
-    training.png     energy gap and score norm over time (with the extra "plots")
+    samples.png      the newest samples, above a row of the data (samples.npz if the data are not images)
+    training.png     energy gap, score norm, gradient strength and lr over time (with the extra "plots")
     tensorboard/     the same and more for TensorBoard (with the extra "plots")
     """
 
@@ -111,10 +111,11 @@ class RunFolder:
         with self.rollbacks.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
-    def write_samples(self, x: Tensor, value_range: Range) -> Path:
-        """Writes a picture, or an array if the data are not images. Returns its path."""
+    def write_samples(self, x: Tensor, data: Tensor, value_range: Range) -> Path:
+        """Writes a picture with a row of data items below, or an array if the data are not images. Returns its path."""
         if pictures.is_drawable(x.shape[1:]):
-            pictures.save_grid(x, self.samples, value_range=value_range)
+            drawn = pictures.grid(x, value_range=value_range), pictures.grid(data, len(data), value_range)
+            pictures.save_captioned([("samples", drawn[0]), ("data", drawn[1])], self.samples)
             return self.samples
         save_array(x, self.samples_array)
         return self.samples_array
@@ -144,8 +145,12 @@ class RunFolder:
 
 
 def save_array(x: Tensor, path: Path) -> None:
-    """Writes samples to an .npz file with one array, "samples"."""
-    save_arrays(path, samples=x)
+    """Writes samples to an .npy file, or to an .npz file with one array, "samples"."""
+    if path.suffix == ".npz":
+        save_arrays(path, samples=x)
+        return
+    with replacing(path) as temporary:
+        np.save(temporary, x.detach().cpu().float().numpy())
 
 
 def save_arrays(path: Path, **tensors: Tensor) -> None:

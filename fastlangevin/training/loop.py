@@ -42,7 +42,7 @@ class TrainingLoop:
         self.rollbacks: list[dict[str, Any]] = []
         self.started = time.monotonic() - (self.history[-1]["seconds"] if self.history else 0.0)
         self.reporter = Reporter(self.last, self.first, state.sampler.n_steps, progress)
-        self.log = MetricsLog(run, self.history, self.first)
+        self.log = self._new_log(self.first)
         self.rows = PendingRows(self._show)
         self.estimate = Estimate(self.first, self.last, on_cpu=state.device.type == "cpu")
 
@@ -95,7 +95,7 @@ class TrainingLoop:
             self.reporter.say(line)
         if self._is_logged(state.iteration) or state.iteration == self.first + 1:
             numbers = (step.energy_data, step.energy_samples, *state.gradient_strengths(step))
-            self.rows.add(state.iteration, round(time.monotonic() - self.started, 3), *numbers)
+            self.rows.add(state.iteration, round(time.monotonic() - self.started, 3), step.lr, *numbers)
         self.rows.show_arrived()
         if self.run is not None and state.iteration % self.settings.checkpoint_every == 0:
             self._settle()
@@ -130,7 +130,7 @@ class TrainingLoop:
         training_checkpoint.save(target, state)  # with the new seed, so that a resume repeats the same iterations
         self.log.close()
         self.history = run.forget_after(state.iteration)
-        self.log = MetricsLog(run, self.history, state.iteration)
+        self.log = self._new_log(state.iteration)
         record = {
             "iteration": diverged.iteration,
             "reason": diverged.reason,
@@ -145,6 +145,9 @@ class TrainingLoop:
             f"diverged at iteration {diverged.iteration}: {diverged.reason}; rolled back to iteration "
             f"{state.iteration}{step}, with a new seed and lr {state.lr:g} ({state.attempt} of {self.max_rollbacks})"
         )
+
+    def _new_log(self, first: int) -> MetricsLog:
+        return MetricsLog(self.run, self.history, first, self.settings.to_dict())
 
     def _forget_pending(self) -> None:
         self.guard.forget()
@@ -193,12 +196,14 @@ class TrainingLoop:
         if self.run is None:
             return
         training_checkpoint.save(checkpoint.path_for(self.run.checkpoints, self.state.iteration), self.state)
-        # Those from before the last rollback stay while it may have to be repeated from an earlier one.
-        since = (self.state.back_to or 0) if self.state.is_suspect(self.state.iteration) else 0
+        # That which the last rollback returned to, and those before, stay while another one may need them.
+        back_to = self.state.back_to if self.state.is_suspect(self.state.iteration) else None
+        since = 0 if back_to is None else back_to + 1
         checkpoint.prune(self.run.checkpoints, self.settings.keep_checkpoints, since)
         self.saved_at = self.state.iteration
         try:
             self.state.draw_picture(self.run)
+            self.log.add_picture(self.state.iteration)
         except ChainDiverged as error:  # its chains may be longer than those of training, which continues
             self.reporter.say(f"no picture of iteration {self.state.iteration}: {error}")
 
@@ -210,8 +215,8 @@ class TrainingLoop:
             self.reporter.say("training.png and TensorBoard events are not written: pip install 'fastlangevin[plots]'")
         if stopped:
             self.reporter.say(
-                f"stopped after iteration {self.state.iteration} of {self.last}, checkpoint saved; to continue, use "
-                f"--resume --out {run.folder} (in Python: resume=True and the same out)"
+                f"stopped after iteration {self.state.iteration} of {self.last}, checkpoint saved; to continue in "
+                f"Python: resume=True, out={str(run.folder)!r}"
             )
             return
         made = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,18 +28,19 @@ from . import losses
 from .gap_history import GapHistory
 from .optimizers import MakeOptimizer, TrainingOptimizer
 
-_PREVIEW = 64  # samples in the picture
+_PREVIEW, _SHOWN = 64, 8  # samples and data items in the picture
 _LOOKED_AT = 8  # chains along which gradient_strength is measured
 
 
 class Step(NamedTuple):
-    """The result of one iteration: mean energies, and the chains' first and last states (B, *event) and noise step."""
+    """The result of one iteration: mean energies, the chains' first and last states (B, *event) and noise step, lr."""
 
     energy_data: Tensor
     energy_samples: Tensor
     x0: Tensor
     x: Tensor
     noise_step: int
+    lr: float
 
 
 @dataclass
@@ -116,11 +118,12 @@ class TrainingState:
         loss.backward()
         if settings.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), settings.max_grad_norm)
+        lr = self.lr
         self.optimization.step(settings, i, self.lr_scale)
         if self.averaged is not None:
             self.averaged.update_parameters(self.model)
         self.iteration += 1
-        return Step(-f_data.detach().mean(), -f_samples.detach().mean(), x0, x, noise_step)
+        return Step(-f_data.detach().mean(), -f_samples.detach().mean(), x0, x, noise_step, lr)
 
     def gradient_strengths(self, step: Step) -> tuple[Tensor, Tensor]:
         """Returns mean |∇ log p| at the samples, and v, its mean at up to four states of each of up to eight chains.
@@ -155,11 +158,13 @@ class TrainingState:
     def is_suspect(self, iteration: int) -> bool:
         """Whether an iteration follows a rollback so soon that the state that it returned to may be the cause.
 
-        "Soon" is until as many checkpoints as are kept lie after the iteration that diverged.
+        "Soon" is until as many checkpoints as are kept lie after the iteration that diverged, and until it is four
+        times as far from that state: at half the lr a divergence takes longer to develop.
         """
-        if self.diverged_at is None:
+        if self.diverged_at is None or self.back_to is None:
             return False
-        return iteration <= self.diverged_at + self.settings.keep_checkpoints * self.settings.checkpoint_every
+        kept = self.settings.keep_checkpoints * self.settings.checkpoint_every
+        return iteration <= self.diverged_at + max(kept, 3 * (self.diverged_at - self.back_to))
 
     def roll_back(self, path: Path, diverged_at: int) -> None:
         """Restores a checkpoint, with a new seed and half the lr."""
@@ -192,7 +197,12 @@ class TrainingState:
         with aside(preview.target.module, self.device):
             shape = (_PREVIEW, *self.data.event_shape)
             preview.load_state_dict({**preview.state_dict(), "seed": self.settings.seed})
-            run.write_samples(preview.sample(shape, step=0, device=self.device), self.settings.range)
+            run.write_samples(preview.sample(shape, step=0, device=self.device), self._shown_data, self.settings.range)
+
+    @functools.cached_property
+    def _shown_data(self) -> Tensor:
+        """Items spread over the data, for the picture."""
+        return self._data(torch.arange(_SHOWN) * len(self.data) // _SHOWN)
 
     def for_sampling(self, **options: Any) -> Langevin:
         """Returns a sampler with `sample_steps` steps, of the averaged weights if any, else of the learned ones."""

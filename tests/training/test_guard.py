@@ -145,15 +145,15 @@ def test_rolls_back_with_a_new_seed_and_half_the_lr(tmp_path, capsys):
 
 def test_goes_further_back_each_time_it_diverges_again_soon(tmp_path, capsys):
     """It diverges four times at iteration 5: after the checkpoints of 4, 2 and 0."""
-    result = train(tmp_path, Trap(10, 12, 18), on_divergence="rollback", n_iterations=14, progress=True)
+    result = train(tmp_path, Trap(10, 12, 18), on_divergence="rollback", n_iterations=22, progress=True)
     assert [(record["iteration"], record["back_to"]) for record in result.rollbacks] == [(5, 4), (5, 2), (5, 0)]
     assert [record["lr"] for record in result.rollbacks] == pytest.approx([5e-4, 2.5e-4, 1.25e-4])
     assert len({record["seed"] for record in result.rollbacks}) == 3
-    assert [row["iteration"] for row in result.history] == list(range(1, 15))
+    assert [row["iteration"] for row in result.history] == list(range(1, 23))
     printed = capsys.readouterr().out.replace("\n", " ")
     assert printed.count("further back than the last time") == 2 and "back to iteration 2 (further" in printed
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
-        f"{i:08d}.safetensors" for i in (10, 12, 14)
+        f"{i:08d}.safetensors" for i in (18, 20, 22)
     ]
 
 
@@ -169,6 +169,13 @@ def test_checkpoints_before_a_rollback_are_kept_while_it_is_suspect(tmp_path):
     options = {"on_divergence": "rollback", "n_iterations": 10, "keep_checkpoints": 2}
     result = train(tmp_path, Trap(10, 12 + 2 * 4), **options)
     assert [(record["iteration"], record["back_to"]) for record in result.rollbacks] == [(5, 4), (9, 2)]
+
+
+def test_a_divergence_that_develops_more_slowly_is_still_soon(tmp_path):
+    """From iteration 0 it diverged after 5 iterations and, though no more checkpoints are kept, again after 17."""
+    options = {"on_divergence": "rollback", "n_iterations": 18, "keep_checkpoints": 1}
+    result = train(tmp_path, Trap(10, 12 + 2 * 16), checkpoint_every=5, **options)
+    assert [(record["iteration"], record["back_to"]) for record in result.rollbacks] == [(5, 0), (17, 0)]
 
 
 def test_returns_to_before_the_gaps_went_out_of_proportion(tmp_path, monkeypatch):
