@@ -108,20 +108,13 @@ def _find_or_build(library: build.Library) -> Path:
     found = _find(library)
     if found is not None:
         return found
-    from torch.utils import cpp_extension
-
     build.compiler()
     seconds = 60 if library.is_cuda else 20
     print(
         f"fastlangevin: compiling the {library.name} kernels into {cache_directory()} (once, about {seconds} s)",
         file=sys.stderr,
     )
-    return build.build(
-        library,
-        cache_directory(),
-        include=cpp_extension.include_paths(),
-        libraries=[str(Path(torch.__file__).parent / "lib")],
-    )
+    return build.build(library, cache_directory(), **build.torch_folders(Path(torch.__file__).parent))
 
 
 @functools.cache  # finding the library reads all sources

@@ -14,18 +14,19 @@ class Estimate:
 
     def __init__(self, first: int, last: int, on_cpu: bool) -> None:
         self._first, self._last, self._on_cpu = first, last, on_cpu
+        self._begun = False
         self._started: float | None = None
 
     def after(self, iteration: int) -> str | None:
         """Returns the line to print after an iteration, once; else None."""
         if self._last - self._first < _FEWEST:
             return None
-        if iteration == self._first + 1:
-            self._started = time.monotonic()
+        if iteration == self._first + 1 and not self._begun:
+            self._begun, self._started = True, time.monotonic()
         if iteration != self._first + 1 + _TIMED or self._started is None:
             return None
         each = (time.monotonic() - self._started) / _TIMED
-        left = self._last - iteration
+        self._started, left = None, self._last - iteration
         line = f"about {duration(each * left)} for the other {left:,} iterations, {each:.2g} s each"
         if self._on_cpu and each * left > _LONG:
             line += (

@@ -16,6 +16,7 @@ from .. import noise
 from ..data.dataset import Data
 from ..data.order import batch_indices
 from ..data.ranges import UNIT, rescaled
+from ..network.target import note_log_density
 from ..runs import training_checkpoint
 from ..runs.folder import RunFolder
 from ..runs.opening import make_sampler
@@ -73,9 +74,11 @@ class TrainingState:
         self.dtype = learned[0].dtype
         self.sampler = Langevin(log_density=self.model, seed=settings.seed, **settings.langevin_options())
         self.buffer = self._make_buffer()
+        note_log_density(self.model)
         self.averaged: AveragedModel | None = None
         if settings.ema:
             self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
+            note_log_density(self.averaged.module)
         self.optimization = TrainingOptimizer(list(self.model.parameters()), settings, self.make_optimizer)
         self.optimizer = self.optimization.optimizer
 

@@ -65,12 +65,13 @@ def train(
     A logged iteration (a line of metrics.jsonl, a dict of `TrainResult.history`) has iteration; energy_data and
     energy_samples, the mean energies; energy_gap, the first minus the second (d_s of Nijkamp et al., AAAI 2020,
     arXiv:1903.12370, Section 3.1); score_norm, mean |∇ log p| at the samples; gradient_strength, its mean along chains
-    (v there); and seconds.
+    (v there); lr; and seconds.
 
     Args:
         data: "digits"; a tensor or array, or a file of one; a folder of images; a torch Dataset; "cifar10", "celeba" or
             "lsun" (extra "vision"). Scaled to `data_range`; see `data.load_data`.
-        model: a module that maps (B, *event) to (B,) or (B, 1), the log-density f, trained in place. None:
+        model: a module that maps (B, *event) to (B,) or (B, 1), the log-density f, high where data is likely (-U; while
+            ``Langevin(f)`` reads an energy: pass ``Langevin(log_density=f)``), trained in place. None:
             `models.ConvNet` for the data's size.
         out: the run's folder (see `runs.folder.RunFolder` for its files). None: nothing is written.
         n_iterations: total number, including the iterations before a resume. A resume may change it; lr_decay then

@@ -32,6 +32,11 @@ def test_once_and_without_the_first_iteration(clock):
     assert lines(clock, 0, 19, 0.5) == {}
 
 
+def test_no_second_line_after_a_rollback(clock):
+    timed = estimate.Estimate(0, 100, True)
+    assert sum(timed.after(iteration) is not None for _ in range(2) for iteration in range(1, 9)) == 1
+
+
 def test_a_long_training_without_a_gpu(clock):
     (line,) = lines(clock, 0, 70_004, 15.0).values()
     assert line.startswith("about 12 days 4 h for the other 70,000 iterations, 15 s each: that is long without a GPU")
