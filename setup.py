@@ -5,6 +5,13 @@ import shutil
 import sys
 from pathlib import Path
 
+import setuptools
+
+if int(setuptools.__version__.split(".")[0]) < 77:
+    raise SystemExit(
+        f"fastlangevin: building needs setuptools 77 or later, not {setuptools.__version__}: pip install -U setuptools"
+    )
+
 from setuptools import Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
@@ -30,7 +37,6 @@ def build_libraries(directory: Path) -> bool:
     if why is None:
         try:
             import torch
-            from torch.utils import cpp_extension
         except ImportError:
             why = "torch cannot be imported in the build environment (use --no-build-isolation to build now)"
     built = False
@@ -38,8 +44,7 @@ def build_libraries(directory: Path) -> bool:
         reason = why or unsupported()
         if reason is None:
             try:
-                folders = [str(Path(torch.__file__).parent / "lib")]
-                build.build(library, directory, include=cpp_extension.include_paths(), libraries=folders)
+                build.build(library, directory, **build.torch_folders(Path(torch.__file__).parent))
                 built = True
             except build.BuildError as error:
                 reason = str(error)

@@ -28,16 +28,26 @@ class TrainingDiverged(ChainDiverged):
         reason: what was detected.
         advice: what to try.
         iteration: the first iteration in which it was detected, counted from 1.
+        since: the first iteration, at most `iteration`, that is part of what was detected.
         step, n_chains: as in `ChainDiverged`, if chains are not finite; else None and 0.
     """
 
     def __init__(
-        self, reason: str, advice: str, iteration: int, *, kept: str = "", step: int | None = None, n_chains: int = 0
+        self,
+        reason: str,
+        advice: str,
+        iteration: int,
+        *,
+        since: int | None = None,
+        kept: str = "",
+        step: int | None = None,
+        n_chains: int = 0,
     ) -> None:
         super().__init__(
             f"training diverged at iteration {iteration}: {reason}: {advice}{kept}", step=step, n_chains=n_chains
         )
         self.reason, self.advice, self.iteration = reason, advice, iteration
+        self.since = iteration if since is None else since
 
 
 class BackendUnavailable(RuntimeError):

@@ -24,12 +24,12 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 class ConvNet(nn.Module):
     """The log-density f of Nijkamp et al. (arXiv:1904.09770, Appendix: network structures), a convolutional network.
 
-    A 3×3 convolution to n_f channels is followed by 4×4 convolutions of stride 2, each halving the image and doubling
-    the channels, down to 4×4, with LeakyReLU(0.2) after each, and a 4×4 convolution to one number. For 32×32 images
-    and n_f = 64 there are 64, 128, 256 and 512 channels and 2.76 M parameters.
+    A 3×3 convolution to n_f channels is followed by 4×4 convolutions of stride 2, each halving the image (rounded down)
+    and doubling the channels, until it is 4×4 to 7×7, with LeakyReLU(0.2) after each, and a convolution of that size to
+    one number. For 32×32 images and n_f = 64 there are 64, 128, 256 and 512 channels and 2.76 M parameters.
 
     Args:
-        image_size: 8, 16, 32, 64, 128 or 256.
+        image_size: 8 to 256.
         channels: number of channels of the images.
         features: n_f, number of channels after the first convolution.
 
@@ -45,17 +45,17 @@ class ConvNet(nn.Module):
         self.image_size, self.channels, self.features = image_size, channels, features
         layers: list[nn.Module] = [nn.Conv2d(channels, features, 3, 1, 1), nn.LeakyReLU(0.2)]
         width, size = features, image_size
-        while size > 4:
+        while size > 7:
             layers += [nn.Conv2d(width, 2 * width, 4, 2, 1), nn.LeakyReLU(0.2)]
             width, size = 2 * width, size // 2
-        layers += [nn.Conv2d(width, 1, 4, 1, 0), nn.Flatten(0)]
+        layers += [nn.Conv2d(width, 1, size, 1, 0), nn.Flatten(0)]
         self.net = nn.Sequential(*layers)
 
     @staticmethod
     def check(image_size: int, channels: int, features: int) -> None:
         """Raises ValueError for arguments that the constructor does not accept."""
-        if image_size not in (8, 16, 32, 64, 128, 256):
-            raise ValueError(f"image_size must be a power of two from 8 to 256, got {image_size!r}")
+        if check_int("image_size", image_size, 8) > 256:
+            raise ValueError(f"image_size must be at most 256, got {image_size!r}")
         check_int("channels", channels)
         check_int("features", features)
 

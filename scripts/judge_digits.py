@@ -25,7 +25,10 @@ N_SAMPLES, N_DRAWS = 512, 4
 
 def main() -> None:
     images, labels = digits()
-    fitted = classifier.fit(images, labels, 1200)
+    try:
+        fitted = classifier.fit(images, labels, 1200)
+    except ImportError as error:
+        sys.exit(f"judge_digits.py: {error}")
     real = metrics.coverage(fitted.predict(images[fitted.held_out]))
     print(
         f"classifier: accuracy {fitted.accuracy:.1%} on the other {len(fitted.held_out)} digits, "

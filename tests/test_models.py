@@ -21,9 +21,17 @@ def test_the_paper_s_network():
     assert [m.negative_slope for m in net.net if isinstance(m, nn.LeakyReLU)] == [0.2] * 4
 
 
-@pytest.mark.parametrize("size", [8, 16, 32, 64, 128, 256])
+@pytest.mark.parametrize("size", [*range(8, 18), 28, 31, 32, 33, 64, 100, 128, 200, 255, 256])
 def test_one_number_per_image(size):
+    """Of any size, and every pixel has an influence on it; the last convolution is 4×4 for powers of two."""
     net = ConvNet(size, 2, features=1)
+    last = [m for m in net.net if isinstance(m, nn.Conv2d)][-1].kernel_size[0]
+    assert last == 4 if size.bit_count() == 1 else 4 <= last <= 7
+    for parameter in net.parameters():
+        nn.init.constant_(parameter, 0.25)
+    x = torch.ones(1, 2, size, size, requires_grad=True)
+    (gradient,) = torch.autograd.grad(net(x).sum(), x)
+    assert (gradient > 0).all()
     assert net(torch.zeros(3, 2, size, size)).shape == (3,)
     assert net(torch.zeros(1, 2, size, size)).shape == (1,)
 
@@ -31,8 +39,8 @@ def test_one_number_per_image(size):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((28, 1), "image_size must be a power of two from 8 to 256, got 28"),
-        ((4, 1), "image_size must be"),
+        ((257, 1), "image_size must be at most 256, got 257"),
+        ((7, 1), "image_size must be an int of at least 8, got 7"),
         ((32, 0), "channels must be an int of at least 1, got 0"),
         ((32, 1, 2.5), "features must be an int of at least 1, got 2.5"),
     ],

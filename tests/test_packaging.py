@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils import cpp_extension
 
 from fastlangevin.kernels import build, native
 
@@ -250,3 +251,18 @@ def test_sources_of_one_library_do_not_rebuild_the_other(monkeypatch, tmp_path):
     assert build.CPU.digest() == before[0] and build.CUDA.digest() != before[1]
     (copied / "noise.h").open("a").write("\n")
     assert build.CPU.digest() != before[0]
+
+
+def test_an_old_setuptools_is_one_line(tmp_path):
+    (tmp_path / "setuptools.py").write_text("__version__ = '65.5.0'\n")
+    command = [sys.executable, str(ROOT / "setup.py"), "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "building needs setuptools 77 or later, not 65.5.0: pip install -U setuptools" in done.stderr
+
+
+def test_torch_s_folders():
+    """As torch.utils.cpp_extension, whose import may print a line about CUDA, says them."""
+    folders = build.torch_folders(Path(torch.__file__).parent)
+    assert folders["include"] == cpp_extension.include_paths()
+    assert folders["libraries"] == cpp_extension.library_paths()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand, TyperOption
+
+import fastlangevin
 
 from ..errors import BackendUnavailable, ChainDiverged
 from .evaluate import evaluate
@@ -20,12 +23,41 @@ from .train import train
 
 app = typer.Typer(
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Train energy-based models by short-run Langevin MCMC, sample from them, and evaluate them.",
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(fastlangevin.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """The options of the program itself."""
+
+
+class _Command(TyperCommand):
+    """A command whose help shows no type for its flags."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        params = super().get_params(ctx)
+        for parameter in params:
+            if isinstance(parameter, TyperOption) and parameter.is_flag and parameter.metavar is None:
+                parameter.metavar = ""
+        return params
+
+
 for command in (train, sample, reconstruct, interpolate, evaluate, reproduce, info):
-    app.command()(command)
+    app.command(cls=_Command)(command)
 
 _EXPECTED: tuple[type[Exception], ...] = (
     *(ValueError, TypeError, OSError, ImportError, OverflowError),

@@ -10,7 +10,7 @@ import typer
 
 import fastlangevin
 
-from ..display.pictures import save_grid
+from ..display.pictures import grid, save_captioned
 from ..runs.folder import save_arrays
 from . import common
 
@@ -51,9 +51,12 @@ def interpolate(
     x = fastlangevin.interpolate(sampler, z[1::2], z[::2], n=n)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":
+        caption = "each row: from the run of one latent to that of another"
         if items is not None:
             x = torch.cat([items[::2, None], x, items[1::2, None]], dim=1)
-        save_grid(x.flatten(0, 1), out, columns=x.shape[1], value_range=opened.settings.range)
+            caption = "each row: an item, runs from its latent to another's, and that item"
+        drawn = grid(x.flatten(0, 1), columns=x.shape[1], value_range=opened.settings.range)
+        save_captioned([(caption, drawn)], out)
     else:
         save_arrays(out, samples=x, z=z)
     common.say(f"{pairs} interpolations of {n} images by {sampler.n_steps} Langevin steps in {out}", quiet)

@@ -50,7 +50,7 @@ def reconstruct(
     if out.suffix == ".png":
         shown = [rescaled(images, (lo, hi), UNIT) for images in (x, found.x)]
         error = (shown[1] - shown[0]).abs() * (2 / _WHITE) - 1
-        save_stacked([*shown, error], out)
+        save_stacked([*shown, error], out, labels=("original", "reconstruction", f"error, white: {_WHITE}"))
     else:
         save_arrays(out, original=x, reconstruction=found.x, z=found.z, mse=found.mse)
     low, median, high = torch.quantile(mse, mse.new_tensor([0.25, 0.5, 0.75])).tolist()

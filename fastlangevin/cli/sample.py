@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..display.pictures import save_grid
+from ..display.pictures import can_write, save_grid
 from ..runs.folder import save_array
 from ..runs.opening import open_run
 from . import common
@@ -16,9 +16,9 @@ from . import common
 def sample(
     run: common.RunPath,
     n: Annotated[int, typer.Option("-n", min=1, help="Number of samples.")] = 64,
-    out: Annotated[Path, typer.Option("-o", "--out", help="A picture (.png), or an array (.npz).")] = Path(
-        "samples.png"
-    ),
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="A picture (.png, .jpg, …), or an array (.npy, or .npz: samples).")
+    ] = Path("samples.png"),
     n_steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Number of Langevin steps.", show_default="the run's")
     ] = None,
@@ -31,14 +31,17 @@ def sample(
     quiet: common.Quiet = False,
 ) -> None:
     """Draw samples from a trained RUN: short runs from new initial noise."""
-    common.check_out(out, (".png", ".npz"), overwrite)
+    is_array = out.suffix in (".npy", ".npz")
+    if not (is_array or can_write(out.suffix)):
+        raise ValueError(f"--out must end in .npy, .npz or the extension of an image format, got {str(out)!r}")
+    common.check_out(out, (out.suffix,), overwrite)
     _, sampler, settings = open_run(run, device=device)
     if seed is not None:
         sampler.load_state_dict({**sampler.state_dict(), "seed": seed, "step": 0})
     x = sampler.sample((n, *settings.event_shape), n_steps=n_steps)
     out.parent.mkdir(parents=True, exist_ok=True)
-    if out.suffix == ".png":
-        save_grid(x, out, value_range=settings.range)
-    else:
+    if is_array:
         save_array(x, out)
+    else:
+        save_grid(x, out, value_range=settings.range)
     common.say(f"{n} samples in {out}", quiet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,10 +13,11 @@ import fastlangevin
 from .. import recipes
 from ..runs import checkpoint
 from ..runs.checks import check_sampler_pair
+from ..runs.flags import pair
 from ..runs.folder import RunFolder
-from ..runs.settings import override
+from ..runs.resolution import override as with_overrides
 from . import common
-from .setting_flags import overrides, takes_flags
+from .setting_flags import overrides, resume_overrides, takes_flags
 
 
 @takes_flags(after="recipe")
@@ -34,22 +36,34 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Default settings: short_run, anatomy, igebm, uva, …", show_default="the data's, or the paper's"
+            help=f"Default settings: {', '.join(recipes.BY_NAME)}.", show_default="the data's, or the paper's"
         ),
     ] = None,
     image_size: common.ImageSize = None,
+    value_range: Annotated[
+        str | None,
+        typer.Option(
+            help="Values that are scaled to the ends of the data range.", metavar="LO,HI", show_default="the data's"
+        ),
+    ] = None,
     device: common.Device = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out, bit for bit. If there is none, start it.")
     ] = False,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--override",
+            metavar="NAME=VALUE",
+            help="Change a setting at a --resume, such as lr=5e-4; config.yaml: use the settings edited there.",
+            show_default=False,
+        ),
+    ] = None,
+    from_checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Start a new run from the state in this checkpoint, or of this run.", show_default=False),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
-    on_divergence: Annotated[
-        str, typer.Option(help="raise; or rollback: return to the newest checkpoint, with half the lr.")
-    ] = "raise",
-    max_rollbacks: Annotated[
-        int, typer.Option(min=0, help="Number of rollbacks after which a divergence is an error.")
-    ] = 3,
-    checkpoint_every: Annotated[int, typer.Option(min=1, help="Number of iterations between checkpoints.")] = 50,
     quiet: common.Quiet = False,
     **flags: Any,
 ) -> None:
@@ -57,21 +71,30 @@ def train(
     out = out or Path("runs") / (Path(data).resolve().stem or "run")
     settings = overrides(flags)
     named = None if recipe is None else recipes.named(recipe)
-    if not (resume and checkpoint.newest(RunFolder(out).checkpoints)):
+    if not (from_checkpoint or (resume and checkpoint.newest(RunFolder(out).checkpoints))):
         _check_pair(settings, named or recipes.BY_DATA.get(data, recipes.short_run))
-    fastlangevin.train(
-        data,
-        out=out,
-        **(settings if named is None else override(named, settings)),
-        device=device,
-        image_size=image_size,
-        resume=resume,
-        overwrite=overwrite,
-        checkpoint_every=checkpoint_every,
-        on_divergence=on_divergence,
-        max_rollbacks=max_rollbacks,
-        progress=not quiet,
-    )
+    try:
+        fastlangevin.train(
+            data,
+            out=out,
+            **(settings if named is None else with_overrides(named, settings)),
+            device=device,
+            image_size=image_size,
+            value_range=None if value_range is None else pair("--value-range", value_range),
+            resume=resume,
+            resume_overrides=resume_overrides(override) if override else None,
+            from_checkpoint=from_checkpoint,
+            overwrite=overwrite,
+            progress=not quiet,
+        )
+    except (KeyboardInterrupt, SystemExit):
+        if checkpoint.newest(RunFolder(out).checkpoints):
+            own = {"--image-size": image_size, "--value-range": value_range, "--device": device}
+            own["--device"] = None if device == "auto" else device
+            given = [part for flag, value in own.items() if value is not None for part in (flag, str(value))]
+            command = ["fastlangevin", "train", data, "--out", str(out), *given, "--resume"]
+            common.say(f"to continue: {shlex.join(command)}", quiet)
+        raise
 
 
 def _check_pair(settings: dict[str, Any], recipe: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..data.ranges import UNIT, Range
@@ -19,6 +19,7 @@ from ..validation import check_int
 _GAP = 2  # pixels between images, before enlargement
 _GREY = 128  # of the gaps
 _MIN_WIDTH = 640  # of the enlarged picture
+_FONT, _PAD = 13, 6  # size of labels, and pixels around them
 
 
 def grid(images: Tensor, columns: int | None = None, value_range: Range = UNIT) -> Image.Image:
@@ -50,10 +51,15 @@ def save_grid(
     _save(grid(images, columns, value_range), path)
 
 
-def stacked(rows: Sequence[Tensor], columns: int = 8, value_range: Range = UNIT) -> Image.Image:
+def stacked(
+    rows: Sequence[Tensor], columns: int = 8, value_range: Range = UNIT, labels: Sequence[str] = ()
+) -> Image.Image:
     """A picture with image i of each row in one column, each row (N, C, H, W) as for `save_grid`.
 
     If there are more than `columns` images, the next ones follow in a block below, after a wider gap.
+
+    Args:
+        labels: one for each row, written beside it.
     """
     n = len(rows[0])
     blocks = [
@@ -62,12 +68,40 @@ def stacked(rows: Sequence[Tensor], columns: int = 8, value_range: Range = UNIT)
     ]
     width, gap = blocks[0].shape[1], 2 * _GAP
     parts = [np.pad(b, ((0, gap), (0, width - b.shape[1]), (0, 0)), constant_values=_GREY) for b in blocks]
-    return _enlarged(np.concatenate(parts)[:-gap])
+    sheet = np.concatenate(parts)[:-gap]
+    picture = _enlarged(sheet)
+    if not labels:
+        return picture
+    height, factor = rows[0].shape[2] + _GAP, picture.width / sheet.shape[1]
+    block = len(rows) * height + _GAP + gap
+    starts = [(b * block + _GAP + r * height, label) for b in range(len(blocks)) for r, label in enumerate(labels)]
+    return _with_margin(picture, [(factor * (start + rows[0].shape[2] / 2), label) for start, label in starts])
 
 
-def save_stacked(rows: Sequence[Tensor], path: str | Path, columns: int = 8, value_range: Range = UNIT) -> None:
+def save_stacked(
+    rows: Sequence[Tensor],
+    path: str | Path,
+    columns: int = 8,
+    value_range: Range = UNIT,
+    labels: Sequence[str] = (),
+) -> None:
     """Writes `stacked(rows)` to a file, like `save_grid`."""
-    _save(stacked(rows, columns, value_range), path)
+    _save(stacked(rows, columns, value_range, labels), path)
+
+
+def save_captioned(parts: Sequence[tuple[str, Image.Image]], path: str | Path) -> None:
+    """Writes pictures below one another, each with its caption beneath, like `save_grid`."""
+    font = ImageFont.load_default(_FONT)
+    strip = _FONT + 2 * _PAD
+    width, height = max(p.width for _, p in parts), sum(p.height + strip for _, p in parts)
+    mode = "L" if all(part.mode == "L" for _, part in parts) else "RGB"
+    picture, top = Image.new(mode, (width, height), "white"), 0
+    draw = ImageDraw.Draw(picture)
+    for caption, part in parts:
+        picture.paste(part, (0, top))
+        draw.text((width / 2, top + part.height + strip / 2), caption, "black", font, anchor="mm")
+        top += part.height + strip
+    _save(picture, path)
 
 
 def is_drawable(event_shape: Sequence[int]) -> bool:
@@ -99,9 +133,26 @@ def _enlarged(sheet: np.ndarray) -> Image.Image:
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
+def _with_margin(picture: Image.Image, labels: Sequence[tuple[float, str]]) -> Image.Image:
+    """The picture with a white margin on the left, and each label in it at its height."""
+    font = ImageFont.load_default(_FONT)
+    margin = math.ceil(max(font.getlength(label) for _, label in labels)) + 2 * _PAD
+    wide = Image.new(picture.mode, (picture.width + margin, picture.height), "white")
+    wide.paste(picture, (margin, 0))
+    draw = ImageDraw.Draw(wide)
+    for y, label in labels:
+        draw.text((margin - _PAD, y), label, "black", font, anchor="rm")
+    return wide
+
+
+def can_write(suffix: str) -> bool:
+    """Whether Pillow writes files of this ending."""
+    return Image.registered_extensions().get(suffix.lower()) in Image.SAVE
+
+
 def _save(picture: Image.Image, path: str | Path) -> None:
     path = Path(path)
-    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+    if not can_write(path.suffix):
         raise ValueError(f"path must end in the extension of an image format, such as .png, got {str(path)!r}")
     with replacing(path) as temporary:
         picture.save(temporary)

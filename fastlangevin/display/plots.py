@@ -31,23 +31,43 @@ def check_matplotlib() -> None:
 
 
 def save_training_plot(history: Sequence[dict[str, Any]], path: Path) -> None:
-    """Plots energy gap and score norm against the iteration.
+    """Plots energy gap, score norm, gradient strength and lr against the iteration, with running means.
 
     Args:
-        history: of `TrainResult`.
+        history: of `TrainResult`. An entry that its rows lack is left out.
     """
-    figure = _figure(8, 6)
-    top, bottom = figure.subplots(2, 1, sharex=True)
-    iterations = [row["iteration"] for row in history]
-    top.plot(iterations, [row["energy_gap"] for row in history], color="black", linewidth=1)
-    top.axhline(0, color="grey", linewidth=0.8, linestyle="--")
-    top.set_ylabel("energy gap\nmean U(data) - mean U(samples)")
-    bottom.plot(iterations, [row["score_norm"] for row in history], color="black", linewidth=1)
-    bottom.set_ylabel("score norm\nmean |∇ log p| at the samples")
-    bottom.set_xlabel("iteration")
-    for axes in (top, bottom):
+    figure = _figure(8, 9)
+    panels = {
+        "energy_gap": "energy gap\nmean U(data) - mean U(samples)",
+        "score_norm": "score norm\nmean |∇ log p| at the samples",
+        "gradient_strength": "gradient strength\nmean |∇ log p| along chains",
+        "lr": "learning rate",
+    }
+    plots = figure.subplots(len(panels), 1, sharex=True, height_ratios=[2, 2, 2, 1])
+    for axes, (name, label) in zip(plots, panels.items(), strict=True):
+        rows = [row for row in history if name in row]
+        iterations, values = [row["iteration"] for row in rows], np.array([row[name] for row in rows], float)
+        axes.set_ylabel(label)
         axes.grid(alpha=0.3)
+        if name == "lr":
+            axes.plot(iterations, values, color="black", linewidth=1)
+            continue
+        axes.plot(iterations, values, color="grey", linewidth=0.8, alpha=0.6, label="each")
+        axes.plot(iterations, smoothed(values), color="black", linewidth=1.2, label="running mean")
+    plots[0].axhline(0, color="grey", linewidth=0.8, linestyle="--")
+    plots[0].legend(fontsize="small", loc="upper right")
+    plots[-1].set_xlabel("iteration")
     _save(figure, path)
+
+
+def smoothed(values: np.ndarray) -> np.ndarray:
+    """The mean of each value and of its neighbours, together a twentieth of all and at least 3, fewer at the ends."""
+    width = max(3, len(values) // 20) | 1
+    ones = np.ones(width)
+    return (
+        np.convolve(values, ones, "full")[width // 2 :][: len(values)]
+        / np.convolve(np.ones(len(values)), ones, "full")[width // 2 :][: len(values)]
+    )
 
 
 def save_table_plot(

@@ -11,11 +11,13 @@ from types import TracebackType
 from typing import Any, TextIO, TypeVar, cast
 
 import rich.progress
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Column
+from rich.text import Text
 
 _SECONDS_BETWEEN_LINES = 10.0
+_WIDE = 72  # columns of a terminal from which on the bar and the energies are shown
 _T = TypeVar("_T")
 
 
@@ -56,6 +58,17 @@ def console(show: bool) -> Console:
     return Console(file=file, quiet=not show or file is None, highlight=False)
 
 
+class _WideColumn(ProgressColumn):
+    """A column that is left out where the terminal is narrow."""
+
+    def __init__(self, console: Console, column: ProgressColumn, table_column: Column) -> None:
+        super().__init__(table_column)
+        self._console, self._column = console, column
+
+    def render(self, task: Task) -> RenderableType:
+        return self._column.render(task) if self._console.width >= _WIDE else Text()
+
+
 class Reporter:
     """Shows rows of metrics if `show`: in a bar on a terminal, elsewhere on a line at most every 10 seconds."""
 
@@ -67,14 +80,15 @@ class Reporter:
         if show and self._console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.completed}/{task.total}", table_column=Column(no_wrap=True)),
-                BarColumn(bar_width=None, table_column=Column(ratio=1)),
-                TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True)),
-                TimeRemainingColumn(table_column=Column(no_wrap=True)),
+                _WideColumn(self._console, BarColumn(bar_width=None), Column(ratio=1)),
+                TextColumn("{task.fields[rate]}", table_column=Column(no_wrap=True)),
+                _WideColumn(self._console, TextColumn("{task.fields[figures]}"), Column(no_wrap=True)),
+                TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
                 TextColumn("left", table_column=Column(no_wrap=True)),
                 console=self._console,
                 expand=True,
             )
-            self._task = self._bar.add_task("train", total=n_iterations, completed=first, figures="")
+            self._task = self._bar.add_task("train", total=n_iterations, completed=first, figures="", rate="")
 
     def __enter__(self) -> Reporter:
         if self._bar:
@@ -94,14 +108,15 @@ class Reporter:
 
     def row(self, row: dict[str, Any]) -> None:
         elapsed = time.monotonic() - self._started
-        rate = (row["iteration"] - self._first) * self._n_steps / max(elapsed, 1e-9)
-        figures = f"gap {row['energy_gap']:+.3f} score {row['score_norm']:.3f} {rate:.0f} Langevin steps/s"
+        rate = (row["iteration"] - self._first) / max(elapsed, 1e-9)
+        figures = f"gap {row['energy_gap']:+.3f} score {row['score_norm']:.3f}"
+        speed = f"{rate:.3g} iterations/s, {rate * self._n_steps:.0f} Langevin steps/s"
         if self._bar:
-            self._bar.update(self._task, figures=figures)
+            self._bar.update(self._task, figures=figures, rate=f"{rate:.3g} it/s")
         elif elapsed - self._last_line >= _SECONDS_BETWEEN_LINES or row["iteration"] == self._n_iterations:
             self._last_line = elapsed
-            left = (self._n_iterations - row["iteration"]) * self._n_steps / max(rate, 1e-9)
-            self.say(f"iteration {row['iteration']}/{self._n_iterations}  {figures}  {left:.0f} s left")
+            left = (self._n_iterations - row["iteration"]) / max(rate, 1e-9)
+            self.say(f"iteration {row['iteration']}/{self._n_iterations}  {figures}  {speed}  {left:.0f} s left")
 
 
 class Stages:

@@ -172,7 +172,8 @@ def neighbours(drawn: Drawn, picture: str | Path | None) -> dict[str, Any]:
     samples, data = distance[:n], distance[n:]
     if picture is not None:
         closest = samples.argsort()[:_N_PICTURED]
-        save_stacked([drawn.samples[closest], drawn.items(found.item[closest].cpu())], picture)
+        rows = [drawn.samples[closest], drawn.items(found.item[closest].cpu())]
+        save_stacked(rows, picture, labels=("sample", "nearest item"))
     data_median = float(data.median())
     return {
         "distance_median": float(samples.median()),

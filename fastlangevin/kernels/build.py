@@ -177,12 +177,23 @@ def ninja() -> str:
     return str(Path(BIN_DIR) / "ninja")
 
 
+def torch_folders(torch: Path) -> dict[str, list[str]]:
+    """The arguments `include` and `libraries` of `build` for the torch in that folder.
+
+    (`torch.utils.cpp_extension` has them too, but prints "No CUDA runtime is found" when it is imported without a GPU.)
+    """
+    headers = torch / "include"
+    return {
+        "include": [str(headers), str(headers / "torch" / "csrc" / "api" / "include")],
+        "libraries": [str(torch / "lib")],
+    }
+
+
 def build(library: Library, directory: Path, *, include: Sequence[str], libraries: Sequence[str]) -> Path:
     """Compiles `library` into `directory` and returns its path. An existing intact build is not compiled again.
 
     Args:
-        include: torch's include folders (`torch.utils.cpp_extension.include_paths()`).
-        libraries: the folders of torch's own shared libraries.
+        include, libraries: torch's include folders, and the folders of its own shared libraries (`torch_folders`).
 
     Raises:
         BuildError: there is no compiler or no ninja, or compiling failed (the message has the compiler's output).

@@ -140,8 +140,6 @@ def _find_or_build(library: build.Library) -> Path:
     found = _find(library)
     if found is not None:
         return found
-    from torch.utils import cpp_extension
-
     build.compiler()
     folder, seconds = cache_directory(), 60 if library.is_cuda else 20
     why = ""
@@ -153,12 +151,7 @@ def _find_or_build(library: build.Library) -> Path:
         f"fastlangevin: compiling the {library.name} kernels into {folder} (once, about {seconds} s){why}",
         file=sys.stderr,
     )
-    return build.build(
-        library,
-        folder,
-        include=cpp_extension.include_paths(),
-        libraries=[str(Path(torch.__file__).parent / "lib")],
-    )
+    return build.build(library, folder, **build.torch_folders(Path(torch.__file__).parent))
 
 
 @functools.cache  # finding the library reads all sources

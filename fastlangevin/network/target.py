@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
+
+_TRAINED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+def note_log_density(model: nn.Module) -> None:
+    """Notes that a network was trained as a log-density, so that `make_target` can warn where it is given as energy."""
+    _TRAINED.add(model)
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,13 @@ def make_target(**given: Callable[..., Tensor] | None) -> Target:
     function = given[kinds[0]]
     if not callable(function):
         raise TypeError(f"{kinds[0]} must be callable, got {type(function).__name__}")
+    if kinds[0] == "energy" and isinstance(function, nn.Module) and function in _TRAINED:
+        warnings.warn(
+            f"energy={type(function).__name__} is a network that fastlangevin trained, which is a log-density: as an "
+            "energy it is sampled where data is unlikely. Use log_density=",
+            UserWarning,
+            stacklevel=3,
+        )
     if isinstance(function, nn.parallel.DistributedDataParallel):
         function = function.module  # its hooks are for the weights' gradients
     return Target(kinds[0], function)  # type: ignore[arg-type]

@@ -85,6 +85,15 @@ def damaged(path: Path, what: str) -> CheckpointError:
     return CheckpointError(f"{path} {what}; {advice}")
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a file has the header of a checkpoint of this library."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return _KEY in (file.metadata() or {})
+    except (safetensors.SafetensorError, OSError):
+        return False
+
+
 def foreign(path: Path) -> CheckpointError:
     """The error for a safetensors file of another program."""
     return CheckpointError(f"{path} is a safetensors file but not a fastlangevin checkpoint")
@@ -104,10 +113,28 @@ def newest(folder: Path) -> Path | None:
     return max(all_in(folder), default=None)
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Removes all but the newest `keep` checkpoints."""
-    for path in sorted(all_in(folder))[:-keep]:
+def iteration_of(path: Path) -> int:
+    return int(path.stem)
+
+
+def newest_before(folder: Path, iteration: int) -> Path | None:
+    """The newest checkpoint of an earlier iteration, else the oldest in the folder; None if it holds none."""
+    paths = sorted(all_in(folder))
+    earlier = [path for path in paths if iteration_of(path) < iteration]
+    return earlier[-1] if earlier else min(paths, default=None)
+
+
+def prune(folder: Path, keep: int, since: int = 0) -> None:
+    """Removes all but the newest `keep` of the checkpoints from iteration `since` on."""
+    for path in sorted(path for path in all_in(folder) if iteration_of(path) >= since)[:-keep]:
         path.unlink(missing_ok=True)
+
+
+def remove_after(folder: Path, iteration: int) -> None:
+    """Removes the checkpoints of later iterations."""
+    for path in all_in(folder):
+        if iteration_of(path) > iteration:
+            path.unlink(missing_ok=True)
 
 
 def all_in(folder: Path) -> list[Path]:

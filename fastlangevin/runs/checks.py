@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
@@ -34,6 +35,15 @@ def int_or_none(name: str, value: Any) -> int | None:
 
 def positive_or_none(name: str, value: Any) -> float | None:
     return None if value is None else piecewise.check_number(name, value, positive=True)
+
+
+def count(name: str, value: Any) -> int:
+    return check_int(name, value, 0)
+
+
+def limit(name: str, value: Any) -> float:
+    """A positive number, or infinity for no limit."""
+    return math.inf if value == math.inf else piecewise.check_number(name, value, positive=True)
 
 
 def share(name: str, value: Any) -> float:

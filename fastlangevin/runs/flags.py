@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,12 @@ def pair_or_none(spelling: str, text: str) -> tuple[float, float] | None:
 
 def number_or_none(spelling: str, text: str) -> float | None:
     return _number_or("none", spelling, text)
+
+
+def limit(spelling: str, text: str) -> float:
+    """A number, or "none" for infinity, no limit."""
+    number = number_or_none(spelling, text)
+    return math.inf if number is None else number
 
 
 def noise(spelling: str, text: str) -> float | None:

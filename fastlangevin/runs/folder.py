@@ -11,15 +11,12 @@ from typing import Any
 
 import filelock
 import numpy as np
-import yaml
 from torch import Tensor
 
 from ..data.ranges import Range
 from ..display import pictures
 from ..files import replacing, temporary_pattern
-from . import checkpoint
-
-_MARK = "fastlangevin"  # key of config.yaml that identifies the folder of a run
+from . import checkpoint, config
 
 
 class RunFolder:
@@ -29,14 +26,14 @@ class RunFolder:
     metrics.jsonl    one line per logged iteration
     rollbacks.jsonl  one line per rollback, if there was one
     checkpoints/     the newest checkpoints, ITERATION.safetensors
-    samples.png      the newest samples (samples.npz if the data are not images)
-    training.png     energy gap and score norm over time (with the extra "plots")
+    samples.png      the newest samples, above a row of the data (samples.npz if the data are not images)
+    training.png     energy gap, score norm, gradient strength and lr over time (with the extra "plots")
     tensorboard/     the same and more for TensorBoard (with the extra "plots")
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.config = folder / "config.yaml"
+        self.config = folder / config.NAME
         self.metrics = folder / "metrics.jsonl"
         self.rollbacks = folder / "rollbacks.jsonl"
         self.checkpoints = folder / "checkpoints"
@@ -104,13 +101,12 @@ class RunFolder:
                 "(overwrite=True, --overwrite), or choose another folder"
             )
 
-    def prepare(self, config: dict[str, Any], *, overwrite: bool) -> None:
+    def prepare(self, settings: dict[str, Any], *, overwrite: bool) -> None:
         """Writes the settings. `overwrite` removes the files of the old run and no others.
 
         The settings are written first, so that the run can be resumed or replaced if the process is killed.
         """
-        with replacing(self.config) as temporary:
-            temporary.write_text(yaml.safe_dump({_MARK: "run", **config}, sort_keys=False, allow_unicode=True), "utf-8")
+        config.write(self.config, settings)
         if overwrite:
             for path in self._own_files():
                 path.unlink()
@@ -144,10 +140,11 @@ class RunFolder:
         with self.rollbacks.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
-    def write_samples(self, x: Tensor, value_range: Range) -> Path:
-        """Writes a picture, or an array if the data are not images. Returns its path."""
+    def write_samples(self, x: Tensor, data: Tensor, value_range: Range) -> Path:
+        """Writes a picture with a row of data items below, or an array if the data are not images. Returns its path."""
         if pictures.is_drawable(x.shape[1:]):
-            pictures.save_grid(x, self.samples, value_range=value_range)
+            drawn = pictures.grid(x, value_range=value_range), pictures.grid(data, len(data), value_range)
+            pictures.save_captioned([("samples", drawn[0]), ("data", drawn[1])], self.samples)
             return self.samples
         save_array(x, self.samples_array)
         return self.samples_array
@@ -159,11 +156,9 @@ class RunFolder:
         ]
 
     def _is_ours(self) -> bool:
-        try:
-            config = yaml.safe_load(self.config.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
-            return False
-        return isinstance(config, dict) and config.get(_MARK) == "run"
+        """Whether config.yaml is that of a run or, where it was emptied, deleted or damaged, the newest checkpoint."""
+        newest = checkpoint.newest(self.checkpoints)
+        return config.is_of_a_run(self.config) or (newest is not None and checkpoint.is_ours(newest))
 
     def _own_files(self) -> list[Path]:
         """All files of a run except config.yaml."""
@@ -189,8 +184,12 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 
 def save_array(x: Tensor, path: Path) -> None:
-    """Writes samples to an .npz file with one array, "samples"."""
-    save_arrays(path, samples=x)
+    """Writes samples to an .npy file, or to an .npz file with one array, "samples"."""
+    if path.suffix == ".npz":
+        save_arrays(path, samples=x)
+        return
+    with replacing(path) as temporary:
+        np.save(temporary, x.detach().cpu().float().numpy())
 
 
 def save_arrays(path: Path, **tensors: Tensor) -> None:

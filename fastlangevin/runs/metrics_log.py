@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from ..display.plots import has_plots
 from .folder import RunFolder
@@ -18,11 +21,16 @@ class MetricsLog:
     """
 
     def __init__(
-        self, run: RunFolder | None, history: list[dict[str, Any]], first: int, say: Callable[[str], None]
+        self,
+        run: RunFolder | None,
+        history: list[dict[str, Any]],
+        first: int,
+        settings: Mapping[str, Any],
+        say: Callable[[str], None],
     ) -> None:
         self.history = history
         self._file = None if run is None else run.metrics.open("a", encoding="utf-8", buffering=1)
-        self._run, self._first, self._say = run, first, say
+        self._run, self._first, self._settings, self._say = run, first, settings, say
         self._board: Any = None
         self._has_board = run is not None and has_plots()
 
@@ -31,7 +39,19 @@ class MetricsLog:
         if self._file:
             self._file.write(json.dumps(row) + "\n")
         with self._without_a_broken_board():
-            self._add_to_board(row)
+            if board := self._opened_board():
+                for name, value in row.items():
+                    if name not in ("iteration", "seconds"):
+                        board.add_scalar(name, value, row["iteration"])
+
+    def add_picture(self, iteration: int) -> None:
+        """Adds samples.png, if there is one, to TensorBoard."""
+        if self._run is None or not self._run.samples.exists():
+            return
+        with self._without_a_broken_board():
+            if board := self._opened_board():
+                with Image.open(self._run.samples) as picture:
+                    board.add_image("samples", np.asarray(picture.convert("RGB")), iteration, dataformats="HWC")
 
     def close(self) -> None:
         if self._file:
@@ -40,16 +60,16 @@ class MetricsLog:
             if self._board:
                 self._board.close()
 
-    def _add_to_board(self, row: dict[str, Any]) -> None:
-        if self._run is None or not self._has_board:
-            return
-        if self._board is None:
+    def _opened_board(self) -> Any:
+        """The writer of TensorBoard, whose first event is the settings; None without TensorBoard or a run."""
+        if self._run is not None and self._board is None and self._has_board:
             from torch.utils.tensorboard import SummaryWriter
+            from torch.utils.tensorboard.summary import hparams
 
             self._board = SummaryWriter(str(self._run.tensorboard), purge_step=self._first + 1)
-        for name, value in row.items():
-            if name not in ("iteration", "seconds"):
-                self._board.add_scalar(name, value, row["iteration"])
+            for event in hparams(_flat(self._settings), {"energy_gap": None}):
+                self._board.file_writer.add_summary(event)
+        return self._board
 
     @contextlib.contextmanager
     def _without_a_broken_board(self) -> Iterator[None]:
@@ -58,3 +78,14 @@ class MetricsLog:
         except Exception as error:  # an installation may be broken in any way
             self._board, self._has_board = None, False
             self._say(f"no more events for TensorBoard, which does not work ({type(error).__name__}: {error})")
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, bool | str | float]:
+    """Settings as numbers and strings, an option of a setting as "setting.option"."""
+    flat: dict[str, bool | str | float] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value if isinstance(value, (bool, int, float, str)) else str(value)
+    return flat

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ..network.target import note_log_density
 from ..samplers.langevin import Langevin
 from . import checkpoint, checks, training_checkpoint
 from .folder import RunFolder
@@ -82,6 +83,7 @@ def open_run(
     if ema and not settings.ema:
         raise ValueError(f"ema=True needs a run with an average of the weights, but run={str(run)!r} has none")
     stored.load_model(model, "ema.module." if settings.ema and ema is not False else "model.")
+    note_log_density(model)
     made = make_sampler(model, settings, settings.sample_steps, stored.meta["sampler"], sampler or {})
     return OpenedRun(model, made, settings)
 

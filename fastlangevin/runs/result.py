@@ -12,7 +12,7 @@ from ..data.ranges import Range
 from ..samplers.langevin import Langevin
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainResult:
     """The result of `train`.
 
@@ -35,3 +35,8 @@ class TrainResult:
     ema: nn.Module | None
     data_range: Range
     rollbacks: list[dict[str, Any]]
+
+    def __repr__(self) -> str:
+        done = f"{self.history[-1]['iteration']} iterations" if self.history else "no logged iterations"
+        out = "" if self.out is None else f", out={str(self.out)!r}"
+        return f"TrainResult({type(self.model).__name__} after {done}{out})"

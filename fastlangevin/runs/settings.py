@@ -1,25 +1,21 @@
-"""The settings of a training, each declared once, and their resolution from overrides, a recipe and a saved run."""
+"""The settings of a training, each declared once."""
 
 # ruff: noqa: RUF009 (`setting` is a `dataclasses.field`)
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypedDict, TypeVar, get_type_hints
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, TypedDict
 
 from torch import nn
 
-from ..data.dataset import Data
 from ..data.ranges import Range
 from ..models import ConvNet
-from ..validation import check_int, check_shape, nearest
+from ..validation import check_int, check_shape
 from . import checks, flags, piecewise
 from .flags import Flag
 from .piecewise import PiecewiseConstant
-
-_BUFFER = {"capacity": 10_000}  # of JEM and IGEBM
 
 
 @dataclass(frozen=True)
@@ -50,6 +46,10 @@ class Declaration:
 def setting(default: Any, check: checks.Check, *flags: Flag, **more: Any) -> Any:
     """Declares a field of `Settings` that is an argument of `train`."""
     return field(metadata={"declaration": Declaration(default, check, flags, **more)})
+
+
+# Settings of how a run is watched and written, not of what it learns.
+_OF_THE_CALL: dict[str, Any] = {"in_recipes": False, "may_change": True}
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,61 @@ class Settings:
         Flag("--sample-steps", int, "Number of Langevin steps when the model is sampled after training.", minimum=1),
     )
     seed: int = setting(1, checks.seed, Flag("--seed", int, "Random seed."), in_recipes=False)
+    checkpoint_every: int = setting(
+        50,
+        check_int,
+        Flag("--checkpoint-every", int, "Number of iterations between checkpoints.", minimum=1),
+        **_OF_THE_CALL,
+    )
+    keep_checkpoints: int = setting(
+        3, check_int, Flag("--keep-checkpoints", int, "Number of checkpoints to keep.", minimum=1), **_OF_THE_CALL
+    )
+    log_every: int = setting(
+        10,
+        check_int,
+        Flag("--log-every", int, "Number of iterations between lines of metrics.", minimum=1),
+        **_OF_THE_CALL,
+    )
+    on_divergence: str = setting(
+        "raise",
+        checks.one_of("raise", "rollback"),
+        Flag("--on-divergence", str, "raise; or rollback: return to a checkpoint, with a new seed and half the lr."),
+        **_OF_THE_CALL,
+    )
+    max_rollbacks: int = setting(
+        10,
+        checks.count,
+        Flag("--max-rollbacks", int, "Number of rollbacks after which a divergence is an error.", minimum=0),
+        **_OF_THE_CALL,
+    )
+    max_energy_gap: float = setting(
+        1e4,
+        checks.limit,
+        Flag("--max-energy-gap", str, "Limit on |energy gap|.", flags.limit, "LIMIT|none"),
+        **_OF_THE_CALL,
+    )
+    max_relative_gap: float = setting(
+        20.0,
+        checks.limit,
+        Flag(
+            "--max-relative-gap",
+            str,
+            "Limit on |energy gap| above its running median, in running spreads.",
+            flags.limit,
+            "LIMIT|none",
+        ),
+        **_OF_THE_CALL,
+    )
+    max_saturation: float = setting(
+        0.99,
+        checks.limit,
+        Flag("--max-saturation", str, "Limit on the share of values on the bounds.", flags.limit, "SHARE|none"),
+        **_OF_THE_CALL,
+    )
+
+    optimizer: str = "Adam"  # its class, and that of its scheduler
+    from_checkpoint: str | None = None  # the checkpoint that the run started from
+    changes: list[dict[str, Any]] = field(default_factory=list)  # by resumes: iteration, and settings before and after
 
     def to_dict(self) -> dict[str, Any]:
         of_model = {name for name, declared in DECLARATIONS.items() if declared.of_model}
@@ -180,17 +235,25 @@ class Settings:
         Raises:
             LookupError, TypeError, ValueError: the dict is not one of settings.
         """
-        values: dict[str, Any] = {name: stored[name] for name in ("data", "data_fingerprint", "event_shape", "model")}
+        values: dict[str, Any] = {}
+        for item in fields(cls):
+            declared = DECLARATIONS.get(item.name)
+            if declared is not None and declared.of_model:
+                values[item.name] = stored["model"].get(item.name)
+            elif declared is not None:
+                values[item.name] = declared.check(item.name, stored.get(item.name, copy.deepcopy(declared.default)))
+            elif item.name in stored:
+                values[item.name] = stored[item.name]
         check_shape(values["event_shape"])
-        for name, declared in DECLARATIONS.items():
-            if declared.of_model:
-                values[name] = stored["model"].get(name)
-            else:
-                values[name] = declared.check(name, stored.get(name, copy.deepcopy(declared.default)))
         settings = cls(**values)
+        if not isinstance(settings.changes, list):
+            raise TypeError(f"changes must be a list, got {settings.changes!r}")
         if settings.model["class"] == "ConvNet":
             ConvNet.check(**{name: value for name, value in settings.model.items() if name != "class"})
         return settings
+
+    def with_origin(self, path: str) -> Settings:
+        return replace(self, from_checkpoint=path)
 
     @property
     def range(self) -> Range:
@@ -245,147 +308,16 @@ class Overrides(TypedDict, total=False):
     sampler: dict[str, Any] | None
     sample_steps: int | None
     seed: int | None
-
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def takes_overrides(after: str) -> Callable[[_Function], _Function]:
-    """Adds the settings, which the function takes as **overrides, to its signature after the parameter `after`."""
-
-    def decorate(function: _Function) -> _Function:
-        signature, types = inspect.signature(function), get_type_hints(Overrides)
-        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        place = [parameter.name for parameter in own].index(after) + 1
-        shown = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=types[name])
-            for name in DECLARATIONS
-        ]
-        function.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=[*own[:place], *shown, *own[place:]]
-        )
-        return function
-
-    return decorate
+    checkpoint_every: int | None
+    keep_checkpoints: int | None
+    log_every: int | None
+    on_divergence: Literal["raise", "rollback"] | None
+    max_rollbacks: int | None
+    max_energy_gap: float | None
+    max_relative_gap: float | None
+    max_saturation: float | None
 
 
 def defaults() -> dict[str, Any]:
     """Returns the defaults of the settings that recipes contain: the paper's recipe, `recipes.short_run`."""
     return {name: copy.deepcopy(d.default) for name, d in DECLARATIONS.items() if d.in_recipes}
-
-
-def given(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the overrides that are not None.
-
-    Raises:
-        TypeError: an unknown setting, or a value that is not a dict for a setting that holds options.
-    """
-    for name, value in overrides.items():
-        if name not in DECLARATIONS:
-            raise TypeError(f"train has no setting {name!r}{nearest(name, DECLARATIONS)}")
-        options_of = DECLARATIONS[name].options_of
-        if options_of is not None and value is not None and not isinstance(value, dict):
-            raise TypeError(f"{name} must be a dict of {options_of} options, got {type(value).__name__}")
-    return {name: value for name, value in overrides.items() if value is not None}
-
-
-def override(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a recipe with the overrides; settings that hold options are merged option by option.
-
-    A setting that depends on an override is dropped: sample_steps if n_steps is given, the buffer's options if start is
-    not "buffer".
-    """
-    settings = _merged(recipe, overrides)
-    if "n_steps" in overrides.get("sampler", {}) and "sample_steps" not in overrides:
-        settings["sample_steps"] = None
-    if overrides.get("start", "buffer") != "buffer" and "buffer" not in overrides:
-        settings["buffer"] = {}
-    return settings
-
-
-def resolve(
-    overrides: Mapping[str, Any],
-    recipe: Mapping[str, Any],
-    data: Data,
-    model: nn.Module | None,
-    saved: Settings | None,
-) -> Settings:
-    """Returns the settings of a new run, or those of a saved one, which the overrides must not contradict.
-
-    Only settings declared `may_change` may differ from those of the saved run.
-
-    Args:
-        overrides: the settings given by the caller; None is the default.
-        recipe: the defaults of a new run.
-        saved: the settings of the run to resume, or None.
-    """
-    overrides = given(overrides)
-    if saved is None:
-        recipe = {**{name: d.default for name, d in DECLARATIONS.items()}, **recipe}
-        checks.check_sampler_pair(overrides.get("sampler", {}), recipe["sampler"])
-        merged = override(recipe, overrides)
-    else:
-        merged = _merged({name: getattr(saved, name) for name in DECLARATIONS}, overrides)
-    values = {name: declared.check(name, merged[name]) for name, declared in DECLARATIONS.items()}
-    values["sample_steps"] = values["sample_steps"] or values["sampler"]["n_steps"]
-    values["buffer"] = _buffer_for(values["start"], values["buffer"])
-    if values["clamp_data"] and values["sampler"].get("bounds") is None:
-        raise ValueError("clamp_data=True clamps to the sampler's bounds, but sampler has none")
-    settings = Settings(
-        data=data.name,
-        data_fingerprint=data.fingerprint,
-        event_shape=list(data.event_shape),
-        model=_described(model, data, values["features"]),
-        **values,
-    )
-    if saved is not None:
-        _check_same(settings.to_dict(), saved.to_dict())
-    return settings
-
-
-def _merged(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Merges overrides into defaults; settings that hold options are merged option by option."""
-    merged = {**defaults, **overrides}
-    for name, declared in DECLARATIONS.items():
-        if declared.options_of is not None:
-            merged[name] = {**defaults.get(name, {}), **overrides.get(name, {})}
-    return merged
-
-
-def _buffer_for(start: str, options: dict[str, Any]) -> dict[str, Any]:
-    if start == "buffer":
-        return {**_BUFFER, **options}
-    if options:
-        raise ValueError(f"buffer must not be given unless start='buffer', got {options!r} with start={start!r}")
-    return {}
-
-
-def _described(model: nn.Module | None, data: Data, features: Any) -> dict[str, Any]:
-    """Returns the description of the network that settings store."""
-    if model is not None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module or None, got {type(model).__name__}")
-        return {"class": type(model).__name__}
-    if len(data.event_shape) != 3 or data.event_shape[1] != data.event_shape[2]:
-        raise ValueError(
-            f"model must be given for data of shape {data.event_shape}: the default network takes square images "
-            "(for images of another shape, image_size= resizes and crops a folder's)"
-        )
-    channels, size, _ = data.event_shape
-    if features is None:  # the resumed run has a user-defined model
-        features = DECLARATIONS["features"].default
-    ConvNet.check(size, channels, features)
-    return {"class": "ConvNet", "image_size": size, "channels": channels, "features": features}
-
-
-def _check_same(settings: dict[str, Any], saved: dict[str, Any]) -> None:
-    differences = [
-        f"{name} is {settings[name]!r} now and {saved[name]!r} in the run"
-        for name in settings
-        if settings[name] != saved[name] and not (name in DECLARATIONS and DECLARATIONS[name].may_change)
-    ]
-    if differences:
-        raise ValueError(
-            f"resume must use the run's own data and settings, but {'; '.join(differences)}. "
-            "Omit the setting to keep the value of the run, or start a new run."
-        )

@@ -22,6 +22,19 @@ from . import checkpoint
 from .settings import Settings
 
 
+class Stateful(Protocol):
+    """An object whose state is a mapping that JSON can hold."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Optimization(Stateful, Protocol):
+    @property
+    def name(self) -> str: ...
+
+
 class Training(Protocol):
     """The attributes of a training that its checkpoints store and restore."""
 
@@ -34,6 +47,14 @@ class Training(Protocol):
     device: torch.device
     iteration: int
     attempt: int
+    diverged_at: int | None
+    back_to: int | None
+
+    @property
+    def optimization(self) -> Optimization: ...
+
+    @property
+    def gaps(self) -> Stateful: ...
 
 
 class TrainingCheckpoint(NamedTuple):
@@ -70,7 +91,9 @@ def load(path: Path) -> TrainingCheckpoint:
         raise checkpoint.foreign(path)
     with _naming(path):
         check_int("iteration", meta["iteration"], 0)
-        check_int("attempt", meta.get("attempt", 0), 0)
+        for name in ("attempt", "diverged_at", "back_to"):
+            if meta.get(name) is not None:
+                check_int(name, meta[name], 0)
         NoiseCounter.check(meta["sampler"])
         return TrainingCheckpoint(path, tensors, meta, Settings.from_dict(meta["settings"]))
 
@@ -110,9 +133,9 @@ def save(path: Path, training: Training) -> None:
     """Writes a checkpoint.
 
     Raises:
-        ChainDiverged: a weight, or an element of Adam's state, is not finite.
+        ChainDiverged: a weight, or an element of the optimiser's state, is not finite.
     """
-    optimizer, groups = optimizer_tensors(training.optimizer)
+    optimizer, rest = optimizer_tensors(training.optimizer)
     states = {f"model.{name}": value for name, value in training.model.state_dict().items()}
     if training.averaged is not None:
         states.update({f"ema.{name}": value for name, value in training.averaged.state_dict().items()})
@@ -126,16 +149,22 @@ def save(path: Path, training: Training) -> None:
     meta = {
         "iteration": training.iteration,
         "attempt": training.attempt,
+        "diverged_at": training.diverged_at,
+        "back_to": training.back_to,
+        "gaps": training.gaps.state_dict(),
         "settings": training.settings.to_dict(),
         "sampler": training.sampler.state_dict(),
-        "optimizer_groups": groups,
+        "optimizer": training.optimization.name,
+        "optimizer_groups": rest["groups"],
+        "optimizer_rest": rest["state"],
+        "scheduler": training.optimization.state_dict(),
         "extra_state": {name: value for name, value in states.items() if not isinstance(value, Tensor)},
     }
     if training.buffer is not None:
         state = training.buffer.state_dict()
         tensors.update({f"buffer.{name}": v for name, v in state.items() if isinstance(v, Tensor)})
         meta["buffer"] = {name: v for name, v in state.items() if not isinstance(v, Tensor)}
-    learned = {**dict(training.model.named_parameters()), **{f"Adam's {k}": v for k, v in optimizer.items()}}
+    learned = {**dict(training.model.named_parameters()), **{f"the optimiser's {k}": v for k, v in optimizer.items()}}
     bad = [name for name, tensor in learned.items() if not tensor.isfinite().all()]
     if bad:
         raise ChainDiverged(f"{', '.join(bad[:3])} are not finite", step=None, n_chains=0)
@@ -145,57 +174,80 @@ def save(path: Path, training: Training) -> None:
 def restore(training: Training, stored: TrainingCheckpoint) -> None:
     """Restores a training, and torch's random state, from a checkpoint.
 
+    Where its settings differ from those of the checkpoint: an average of the weights that was not kept starts from the
+    weights, and a replay buffer of another kind is empty. An optimiser of another class starts anew.
+
     Raises:
         CheckpointError: a part of the state is missing or does not fit the training.
     """
-    tensors, meta = stored.tensors, stored.meta
+    tensors, meta, settings, saved = stored.tensors, stored.meta, training.settings, stored.settings
     with _naming(stored.path):
         stored.load_model(training.model)
         if training.averaged is not None:
-            stored.load_model(training.averaged, "ema.")
-        load_optimizer(training.optimizer, checkpoint.part(tensors, "optimizer."), meta["optimizer_groups"])
+            if saved.ema:
+                stored.load_model(training.averaged, "ema.")
+            else:
+                training.averaged.module.load_state_dict(training.model.state_dict())
+        if meta.get("optimizer", "Adam") == training.optimization.name:
+            rest = {"groups": meta["optimizer_groups"], "state": meta.get("optimizer_rest", {})}
+            load_optimizer(training.optimizer, checkpoint.part(tensors, "optimizer."), rest)
+            training.optimization.load_state_dict(meta.get("scheduler", {}))
         training.sampler.load_state_dict(meta["sampler"])
-        if training.buffer is not None:
+        if training.buffer is not None and _fits(settings.buffer, saved.buffer):
             training.buffer.load_state_dict({**checkpoint.part(tensors, "buffer."), **meta["buffer"]})
+        training.gaps.load_state_dict(meta.get("gaps", {}))
         training.iteration, training.attempt = stored.iteration, meta.get("attempt", 0)
+        training.diverged_at, training.back_to = meta.get("diverged_at"), meta.get("back_to")
         torch.set_rng_state(tensors["random.cpu"])
         if training.device.type == "cuda" and "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"], training.device)
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """Returns an optimizer's state as tensors named "index.entry", and its parameter groups."""
+def _fits(options: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
+    """Whether a replay buffer with these options can hold the states of the saved one."""
+    return bool(saved) and {**options, "reinit": None} == {**saved, "reinit": None}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns an optimizer's state: tensors named "index.entry"; and the rest, its parameter groups ("groups") and
+    other entries ("state") as plain values.
+    """
     state = optimizer.state_dict()
-    tensors = {
-        f"{index}.{name}": torch.as_tensor(v) for index, entry in state["state"].items() for name, v in entry.items()
-    }
-    return tensors, state["param_groups"]
+    entries = {f"{index}.{name}": v for index, entry in state["state"].items() for name, v in entry.items()}
+    tensors = {key: v for key, v in entries.items() if isinstance(v, Tensor)}
+    plain = {key: v for key, v in entries.items() if key not in tensors}
+    return tensors, {"groups": state["param_groups"], "state": plain}
 
 
-def load_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]
-) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
     """The inverse of `optimizer_tensors`. `capturable` is that of the optimizer, because it depends on the device.
 
     Raises:
         ValueError: state or groups of other parameters, or state that is not finite.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **rest["state"]}.items():
         index, name = key.split(".", 1)
         shape = tuple(parameters[int(index)].shape)
-        if tensor.dim() and tuple(tensor.shape) != shape:
-            raise ValueError(f"optimizer.{key} is {tuple(tensor.shape)} and its parameter {shape}")
-        if not tensor.isfinite().all():
-            raise ValueError(f"NaN or infinity in optimizer.{key}")
-        state.setdefault(int(index), {})[name] = tensor
-    for group in groups:
+        if isinstance(value, Tensor):
+            _check_tensor(f"optimizer.{key}", value, shape if isinstance(optimizer, torch.optim.Adam) else None)
+        state.setdefault(int(index), {})[name] = value
+    for own_group, group in zip(optimizer.state_dict()["param_groups"], rest["groups"], strict=True):
         for name, value in group.items():
-            _check_plain(f"optimizer's {name}", value)
-    capturable = optimizer.defaults["capturable"]
-    own_groups = [{**group, "capturable": capturable} for group in groups]
-    optimizer.load_state_dict({"state": state, "param_groups": own_groups})
+            if value != own_group.get(name):
+                _check_plain(f"optimizer's {name}", value)
+    own = {name: v for name, v in optimizer.defaults.items() if name == "capturable"}
+    groups = [{**group, **own} for group in rest["groups"]]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...] | None) -> None:
+    """Raises ValueError unless the tensor is finite and, if a shape is given, has it or holds one number."""
+    if shape is not None and tensor.dim() and tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} is {tuple(tensor.shape)} and its parameter {shape}")
+    if not tensor.isfinite().all():
+        raise ValueError(f"NaN or infinity in {name}")
 
 
 def _check_plain(name: str, value: object) -> None:

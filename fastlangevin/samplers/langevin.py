@@ -63,8 +63,8 @@ class Langevin(Sampler):
     flows to the weights, and none through `sample` and `trace`.
 
     Args:
-        energy: U, low where data is likely; `(x, *args, **kwargs)` with x (B, *event) to B numbers, in any shape. A
-            module or a function.
+        energy: U, low where data is likely (a network of `train` or `load` is a log-density); `(x, *args, **kwargs)`
+            with x (B, *event) to B numbers, in any shape. A module or a function.
         log_density: f = -U up to a constant, likewise (the network of the paper).
         score: ∇ log p, `(x, *args, **kwargs)` to x's shape. Exactly one of the three is given.
         n_steps: K, at least 1.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -33,7 +33,7 @@ class Plan:
     backend: str
     graph: bool
     precision: str
-    reasons: tuple[str, ...]
+    reasons: tuple[str, ...] = field(repr=False)
 
 
 def make_plan(

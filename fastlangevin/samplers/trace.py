@@ -29,6 +29,13 @@ class Trace(NamedTuple):
     score_norm: Tensor
     steps: Tensor
 
+    def __repr__(self) -> str:
+        n, chains, *event = self.x.shape
+        energy = "without energies" if self.energy is None else "with energies"
+        return (
+            f"Trace({n} records of {chains} chains of shape {tuple(event)} over {int(self.steps[-1])} steps, {energy})"
+        )
+
 
 def record(chain: Chain, x0: Tensor, every: int) -> Trace:
     """Runs a chain from x0, which is left unchanged, and records the first, every `every`-th and the last state."""

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from ..data.ranges import Range
 from ..errors import TrainingDiverged
+from ..runs.settings import Settings
 from ..transfer import ToHost
+from .gap_history import GapHistory
 
 _FAR = 10.0  # half-widths of the data's interval, where the state has no bounds
 
@@ -18,15 +20,15 @@ _FAR = 10.0  # half-widths of the data's interval, where the state has no bounds
 class Guard:
     """Checks each iteration's energies and samples: immediately on a CPU, during the next iteration on CUDA.
 
-    Training has diverged if an energy is not finite, if |mean U(x⁺) - mean U(x⁻)| exceeds `max_energy_gap`, or if at
-    least the fraction `max_saturation` of the samples' values are saturated: on the bounds or, without bounds, farther
-    from the centre of the data's interval than ten times its half-width.
+    Training has diverged if an energy is not finite, if the gap |mean U(x⁺) - mean U(x⁻)| exceeds `max_energy_gap` or
+    is out of proportion to those before it (`GapHistory`, with c = `max_relative_gap`), or if at least the fraction
+    `max_saturation` of the samples' values are saturated: on the bounds or, without bounds, farther from the centre of
+    the data's interval than ten times its half-width.
     """
 
-    def __init__(
-        self, max_energy_gap: float | None, max_saturation: float | None, bounds: Range | None, data_range: Range
-    ) -> None:
-        self._max_gap, self._max_saturation = max_energy_gap, max_saturation
+    def __init__(self, settings: Settings, history: GapHistory, bounds: Range | None) -> None:
+        self._max_gap, self._max_relative_gap = settings.max_energy_gap, settings.max_relative_gap
+        self._max_saturation, self._history, data_range = settings.max_saturation, history, settings.range
         middle, half = (data_range[0] + data_range[1]) / 2, (data_range[1] - data_range[0]) / 2
         far = (middle - _FAR * half, middle + _FAR * half)
         self._limits = tuple(b if math.isfinite(b) else f for b, f in zip(bounds or far, far, strict=True))
@@ -64,15 +66,27 @@ class Guard:
                 "lower lr or the sampler's step_size, or set grad_clip, max_grad_norm or energy_penalty",
                 iteration,
             )
-        if self._max_gap is not None and abs(gap) > self._max_gap:
+        n_above = self._history.add(gap, self._max_relative_gap)
+        if abs(gap) > self._max_gap:
             raise TrainingDiverged(
                 f"the energies of data and samples are {gap:+.4g} apart (max_energy_gap={self._max_gap:g})",
                 "lower lr, raise energy_penalty or data_noise, or raise max_energy_gap if this is expected",
                 iteration,
+                since=iteration - max(n_above - 1, 0),
             )
-        if self._max_saturation is not None and saturation >= self._max_saturation:
+        if n_above:
+            limit = self._history.limit(self._max_relative_gap)
+            raise TrainingDiverged(
+                f"the energies of data and samples are {gap:+.4g} apart, and have been more than {limit:.4g} apart for "
+                f"{n_above} iterations, which is far outside the run's own history "
+                f"(max_relative_gap={self._max_relative_gap:g})",
+                "lower lr, raise energy_penalty or data_noise, or raise max_relative_gap if this is expected",
+                iteration,
+                since=iteration - n_above + 1,
+            )
+        if saturation >= self._max_saturation:
             raise TrainingDiverged(
                 f"{saturation:.1%} of the samples' values are {self._what} (max_saturation={self._max_saturation:g})",
-                "lower the sampler's step_size or lr, or set grad_clip; max_saturation=None if this is expected",
+                "lower the sampler's step_size or lr, or set grad_clip; max_saturation=inf if this is expected",
                 iteration,
             )

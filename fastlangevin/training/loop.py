@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ..display.plots import has_plots, save_training_plot
@@ -16,6 +15,7 @@ from ..runs.folder import RunFolder
 from ..runs.metrics_log import MetricsLog
 from ..runs.result import TrainResult
 from . import interrupt
+from .estimate import Estimate
 from .guard import Guard
 from .pending import PendingRows
 from .state import TrainingState
@@ -30,24 +30,21 @@ class TrainingLoop:
         run: RunFolder | None,
         guard: Guard,
         *,
-        checkpoint_every: int,
-        keep_checkpoints: int,
-        log_every: int,
-        max_rollbacks: int,
         progress: bool,
         notes: Sequence[str] = (),
     ) -> None:
         self.state, self.run, self.guard = state, run, guard
-        self.checkpoint_every, self.keep_checkpoints, self.log_every = checkpoint_every, keep_checkpoints, log_every
-        self.max_rollbacks, self.notes = max_rollbacks, notes
+        self.settings, self.notes = state.settings, notes
+        self.max_rollbacks = state.settings.max_rollbacks if state.settings.on_divergence == "rollback" else 0
         self.first, self.last = state.iteration, state.settings.n_iterations
         self.saved_at = state.iteration if state.iteration else None
         self.reporter = Reporter(self.last, self.first, state.sampler.n_steps, progress)
         self.history = [] if run is None else run.forget_after(self.first, self.reporter.say)
         self.rollbacks: list[dict[str, Any]] = []
         self.started = time.monotonic() - (self.history[-1]["seconds"] if self.history else 0.0)
-        self.log = MetricsLog(run, self.history, self.first, self.reporter.say)
+        self.log = self._new_log(self.first)
         self.rows = PendingRows(self._show)
+        self.estimate = Estimate(self.first, self.last, on_cpu=state.device.type == "cpu")
 
     def run_to_end(self) -> TrainResult:
         for line in (describe(self.state), *self.notes):
@@ -99,11 +96,13 @@ class TrainingLoop:
             raise
         self.guard.look(state.iteration, step.energy_data, step.energy_samples, step.x)
         self.reporter.advance(state.iteration)
+        if line := self.estimate.after(state.iteration):
+            self.reporter.say(line)
         if self._is_logged(state.iteration) or state.iteration == self.first + 1:
             numbers = (step.energy_data, step.energy_samples, *state.gradient_strengths(step))
-            self.rows.add(state.iteration, round(time.monotonic() - self.started, 3), *numbers)
+            self.rows.add(state.iteration, round(time.monotonic() - self.started, 3), step.lr, *numbers)
         self.rows.show_arrived()
-        if self.run is not None and state.iteration % self.checkpoint_every == 0:
+        if self.run is not None and state.iteration % self.settings.checkpoint_every == 0:
             self._settle()
             self._save()
 
@@ -115,7 +114,7 @@ class TrainingLoop:
         if self.run is not None:
             self.reporter.say(
                 f"the data raised {type(error).__name__} after iteration {self.state.iteration}, checkpoint saved; "
-                f"{self._how_to_resume(self.run)}"
+                f"to continue, use --resume --out {self.run.folder} (in Python: resume=True and the same out)"
             )
 
     def _settle(self) -> None:
@@ -125,18 +124,29 @@ class TrainingLoop:
         self.rows.show_all()
 
     def _roll_back(self, error: ChainDiverged) -> None:
-        """Restores the newest checkpoint; raises if there is none or max_rollbacks is reached."""
+        """Restores a checkpoint from before the divergence; raises if there is none or max_rollbacks is reached.
+
+        It is the newest one or, if training diverges again soon after a rollback, the one before that which the last
+        rollback returned to.
+        """
         state, run = self.state, self.run
-        newest = None if run is None else checkpoint.newest(run.checkpoints)
-        diverged = self._diverged(error, newest)
-        if run is None or newest is None or state.attempt >= self.max_rollbacks:
+        diverged = self._diverged(error)
+        if run is None or state.attempt >= self.max_rollbacks or checkpoint.newest(run.checkpoints) is None:
             raise diverged from error
+        before = diverged.since
+        if state.back_to is not None and state.is_suspect(diverged.iteration):
+            before = min(before, state.back_to)
+        target = checkpoint.newest_before(run.checkpoints, before)
+        assert target is not None
+        further = before == state.back_to and checkpoint.iteration_of(target) < before
         self._forget_pending()
-        state.roll_back(newest)
-        training_checkpoint.save(newest, state)  # with the new seed, so that a resume repeats the same iterations
+        # In this order: if the process is killed in between, a resume repeats the divergence and this rollback.
+        checkpoint.remove_after(run.checkpoints, checkpoint.iteration_of(target))
+        state.roll_back(target, diverged.iteration)
+        training_checkpoint.save(target, state)  # with the new seed, so that a resume repeats the same iterations
         self.log.close()
         self.history = run.forget_after(state.iteration, self.reporter.say)
-        self.log = MetricsLog(run, self.history, state.iteration, self.reporter.say)
+        self.log = self._new_log(state.iteration)
         record = {
             "iteration": diverged.iteration,
             "reason": diverged.reason,
@@ -146,10 +156,14 @@ class TrainingLoop:
         }
         self.rollbacks.append(record)
         run.add_rollback(record)
+        step = " (further back than the last time)" if further else ""
         self.reporter.say(
             f"diverged at iteration {diverged.iteration}: {diverged.reason}; rolled back to iteration "
-            f"{state.iteration}, with a new seed and lr {state.lr:g} ({state.attempt} of {self.max_rollbacks})"
+            f"{state.iteration}{step}, with a new seed and lr {state.lr:g} ({state.attempt} of {self.max_rollbacks})"
         )
+
+    def _new_log(self, first: int) -> MetricsLog:
+        return MetricsLog(self.run, self.history, first, self.settings.to_dict(), self.reporter.say)
 
     def _forget_pending(self) -> None:
         self.guard.forget()
@@ -157,21 +171,37 @@ class TrainingLoop:
         with contextlib.suppress(ChainDiverged):
             self.state.sampler.check()
 
-    def _diverged(self, error: ChainDiverged, newest: Path | None) -> TrainingDiverged:
-        kept = "" if newest is None else f"; {newest} was saved before the divergence"
+    def _diverged(self, error: ChainDiverged) -> TrainingDiverged:
+        """The error with the iteration and the checkpoint from before it."""
         if isinstance(error, TrainingDiverged):
-            return TrainingDiverged(error.reason, error.advice, error.iteration, kept=kept)
+            diverged = error
+        else:
+            iteration, advice = self.state.iteration + 1, "a lower lr usually helps"
+            diverged = TrainingDiverged(str(error), advice, iteration, step=error.step, n_chains=error.n_chains)
         return TrainingDiverged(
-            str(error),
-            "a lower lr usually helps",
-            self.state.iteration + 1,
-            kept=kept,
-            step=error.step,
-            n_chains=error.n_chains,
+            diverged.reason,
+            diverged.advice,
+            diverged.iteration,
+            since=diverged.since,
+            kept=self._how_to_continue(diverged.since),
+            step=diverged.step,
+            n_chains=diverged.n_chains,
         )
 
+    def _how_to_continue(self, since: int) -> str:
+        """Names the checkpoint from before iteration `since`, and how to continue from it with a lower lr."""
+        kept = None if self.run is None else checkpoint.newest_before(self.run.checkpoints, since)
+        if self.run is None or kept is None:
+            return ""
+        lr = f"{self.settings.lr / 2:g}" if isinstance(self.settings.lr, float) else "…"
+        if kept == checkpoint.newest(self.run.checkpoints):
+            how = f"--resume --override lr={lr} (in Python: resume=True, resume_overrides={{'lr': {lr}}})"
+        else:
+            how = f"--from-checkpoint {kept} --lr {lr} and another --out (in Python: from_checkpoint=, lr=, out=)"
+        return f"; {kept} was saved before the divergence; to continue from it: {how}"
+
     def _is_logged(self, iteration: int) -> bool:
-        return iteration % self.log_every == 0 or iteration == self.last
+        return iteration % self.settings.log_every == 0 or iteration == self.last
 
     def _show(self, row: dict[str, Any]) -> None:
         self.reporter.row(row)
@@ -182,10 +212,14 @@ class TrainingLoop:
         if self.run is None:
             return
         training_checkpoint.save(checkpoint.path_for(self.run.checkpoints, self.state.iteration), self.state)
-        checkpoint.prune(self.run.checkpoints, self.keep_checkpoints)
+        # That which the last rollback returned to, and those before, stay while another one may need them.
+        back_to = self.state.back_to if self.state.is_suspect(self.state.iteration) else None
+        since = 0 if back_to is None else back_to + 1
+        checkpoint.prune(self.run.checkpoints, self.settings.keep_checkpoints, since)
         self.saved_at = self.state.iteration
         try:
             self.state.draw_picture(self.run)
+            self.log.add_picture(self.state.iteration)
         except ChainDiverged as error:  # its chains may be longer than those of training, which continues
             self.reporter.say(f"no picture of iteration {self.state.iteration}: {error}")
 
@@ -200,8 +234,8 @@ class TrainingLoop:
             self.reporter.say("training.png and TensorBoard events are not written: pip install 'fastlangevin[plots]'")
         if stopped:
             self.reporter.say(
-                f"stopped after iteration {self.state.iteration} of {self.last}, checkpoint saved; "
-                f"{self._how_to_resume(run)}"
+                f"stopped after iteration {self.state.iteration} of {self.last}, checkpoint saved; to continue in "
+                f"Python: resume=True, out={str(run.folder)!r}"
             )
             return
         made = {
@@ -217,17 +251,14 @@ class TrainingLoop:
             if path.exists():
                 self.reporter.say(f"  {what:12} {path}")
 
-    @staticmethod
-    def _how_to_resume(run: RunFolder) -> str:
-        return f"to continue, use --resume --out {run.folder} (in Python: resume=True and the same out)"
-
 
 def describe(state: TrainingState) -> str:
     n = sum(p.numel() for p in state.model.parameters())
     shape = "×".join(map(str, state.data.event_shape))
     plan = state.sampler.plan_for(state.device)
     steps = f"{state.sampler.n_steps} Langevin steps ({state.settings.sample_steps} to sample)"
+    own = "" if state.optimization.is_default else f"; optimizer {state.optimization.name}, with an lr of its own"
     return (
         f"{state.data.name}: {len(state.data):,} items of {shape}; {type(state.model).__name__} with {n:,} parameters, "
-        f"{steps}; on {plan.device}, engine {plan.engine}, backend {plan.backend}"
+        f"{steps}; on {plan.device}, engine {plan.engine}, backend {plan.backend}{own}"
     )

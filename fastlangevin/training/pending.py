@@ -17,12 +17,13 @@ class PendingRows:
 
     def __init__(self, show: Callable[[dict[str, Any]], None]) -> None:
         self._show = show
-        self._rows: deque[tuple[int, float, ToHost]] = deque()
+        self._rows: deque[tuple[int, float, float, ToHost]] = deque()
 
     def add(
         self,
         iteration: int,
         seconds: float,
+        lr: float,
         energy_data: Tensor,
         energy_samples: Tensor,
         score_norm: Tensor,
@@ -30,11 +31,11 @@ class PendingRows:
     ) -> None:
         """Queues a row. Its values are 0-d tensors on one device, which are not read here."""
         numbers = torch.stack([energy_data, energy_samples, score_norm, gradient_strength])
-        self._rows.append((iteration, seconds, ToHost(numbers)))
+        self._rows.append((iteration, seconds, lr, ToHost(numbers)))
 
     def show_arrived(self) -> None:
         """Shows the rows whose values have arrived, without waiting."""
-        while self._rows and self._rows[0][2].arrived():
+        while self._rows and self._rows[0][3].arrived():
             self._show_first()
 
     def show_all(self) -> None:
@@ -47,7 +48,7 @@ class PendingRows:
         self._rows.clear()
 
     def _show_first(self) -> None:
-        iteration, seconds, numbers = self._rows.popleft()
+        iteration, seconds, lr, numbers = self._rows.popleft()
         energy_data, energy_samples, score_norm, gradient_strength = numbers.value().tolist()
         self._show(
             {
@@ -57,6 +58,7 @@ class PendingRows:
                 "energy_gap": energy_data - energy_samples,
                 "score_norm": score_norm,
                 "gradient_strength": gradient_strength,
+                "lr": lr,
                 "seconds": seconds,
             }
         )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from .. import noise
 from ..data.dataset import Data
 from ..data.order import batch_indices
 from ..data.ranges import UNIT, rescaled
+from ..network.target import note_log_density
 from ..runs import training_checkpoint
 from ..runs.folder import RunFolder
 from ..runs.opening import make_sampler
@@ -26,19 +28,22 @@ from ..samplers.preserve import aside
 from ..samplers.replay_buffer import ReplayBuffer
 from ..transfer import to_device
 from . import losses
+from .gap_history import GapHistory
+from .optimizers import MakeOptimizer, TrainingOptimizer
 
-_PREVIEW = 64  # samples in the picture
+_PREVIEW, _SHOWN = 64, 8  # samples and data items in the picture
 _LOOKED_AT = 8  # chains along which gradient_strength is measured
 
 
 class Step(NamedTuple):
-    """The result of one iteration: mean energies, and the chains' first and last states (B, *event) and noise step."""
+    """The result of one iteration: mean energies, the chains' first and last states (B, *event) and noise step, lr."""
 
     energy_data: Tensor
     energy_samples: Tensor
     x0: Tensor
     x: Tensor
     noise_step: int
+    lr: float
 
 
 @dataclass
@@ -49,15 +54,20 @@ class TrainingState:
         attempt: number of rollbacks. It and the seed determine the noise, the order of the data and the draws from the
             buffer; each rollback halves lr.
         is_reading: whether an iteration is reading its data, or has failed to.
+        diverged_at, back_to: the iteration at which the last rollback was needed, and the one that it returned to.
     """
 
     settings: Settings
     data: Data
     model: nn.Module
     device: torch.device
+    make_optimizer: MakeOptimizer | None = None
     iteration: int = 0
     attempt: int = 0
     is_reading: bool = False
+    diverged_at: int | None = None
+    back_to: int | None = None
+    gaps: GapHistory = field(default_factory=GapHistory)
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -68,13 +78,13 @@ class TrainingState:
         self.dtype = learned[0].dtype
         self.sampler = Langevin(log_density=self.model, seed=settings.seed, **settings.langevin_options())
         self.buffer = self._make_buffer()
+        note_log_density(self.model)
         self.averaged: AveragedModel | None = None
         if settings.ema:
             self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
-        betas = (settings.adam_betas[0], settings.adam_betas[1])
-        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=settings.lr_at(0), betas=betas, capturable=learned[0].is_cuda
-        )
+            note_log_density(self.averaged.module)
+        self.optimization = TrainingOptimizer(list(self.model.parameters()), settings, self.make_optimizer)
+        self.optimizer = self.optimization.optimizer
 
     def check(self) -> None:
         """Raises for a model or an option that does not work, before anything is written."""
@@ -112,17 +122,16 @@ class TrainingState:
         loss = losses.contrastive(f_data, f_samples, settings.energy_penalty)
         if settings.kl_weight:
             loss = loss + settings.kl_weight * losses.kl_through_samples(self.model, x_kl.to(self.dtype))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
         self.optimizer.zero_grad()
         loss.backward()
         if settings.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), settings.max_grad_norm)
-        self.optimizer.step()
+        lr = self.lr
+        self.optimization.step(settings, i, self.lr_scale)
         if self.averaged is not None:
             self.averaged.update_parameters(self.model)
         self.iteration += 1
-        return Step(-f_data.detach().mean(), -f_samples.detach().mean(), x0, x, noise_step)
+        return Step(-f_data.detach().mean(), -f_samples.detach().mean(), x0, x, noise_step, lr)
 
     def gradient_strengths(self, step: Step) -> tuple[Tensor, Tensor]:
         """Returns mean |∇ log p| at the samples, and v, its mean at up to four states of each of up to eight chains.
@@ -147,13 +156,45 @@ class TrainingState:
     @property
     def lr(self) -> float:
         """The learning rate of the next iteration."""
-        return self.settings.lr_at(self.iteration) * 0.5**self.attempt
+        return self.optimization.lr(self.settings, self.iteration, self.lr_scale)
 
-    def roll_back(self, path: Path) -> None:
+    @property
+    def lr_scale(self) -> float:
+        """The factor by which rollbacks have lowered the learning rate."""
+        return 0.5**self.attempt
+
+    def is_suspect(self, iteration: int) -> bool:
+        """Whether an iteration follows a rollback so soon that the state that it returned to may be the cause.
+
+        "Soon" is until as many checkpoints as are kept lie after the iteration that diverged, and until it is four
+        times as far from that state: at half the lr a divergence takes longer to develop.
+        """
+        if self.diverged_at is None or self.back_to is None:
+            return False
+        kept = self.settings.keep_checkpoints * self.settings.checkpoint_every
+        return iteration <= self.diverged_at + max(kept, 3 * (self.diverged_at - self.back_to))
+
+    def roll_back(self, path: Path, diverged_at: int) -> None:
         """Restores a checkpoint, with a new seed and half the lr."""
         attempt = self.attempt + 1
         training_checkpoint.restore(self, training_checkpoint.load(path))
-        self.attempt = attempt
+        self.attempt, self.diverged_at, self.back_to = attempt, diverged_at, self.iteration
+        self._reseed()
+
+    def resume(self, stored: training_checkpoint.TrainingCheckpoint) -> None:
+        """Restores a checkpoint of the run. Its settings may have changed."""
+        training_checkpoint.restore(self, stored)
+        if self.settings.seed != stored.settings.seed:
+            self._reseed()
+
+    def start_from(self, stored: training_checkpoint.TrainingCheckpoint) -> None:
+        """Starts at iteration 0 with the weights, optimiser, buffer and noise counter of another run's checkpoint."""
+        training_checkpoint.restore(self, stored)
+        self.iteration, self.attempt, self.diverged_at, self.back_to = 0, 0, None, None
+        self.gaps.load_state_dict({})
+        self._reseed()
+
+    def _reseed(self) -> None:
         self.sampler.load_state_dict({**self.sampler.state_dict(), "seed": self.seed})
         if self.buffer is not None:
             self.buffer.load_state_dict({**self.buffer.state_dict(), "seed": self.seed})
@@ -164,7 +205,12 @@ class TrainingState:
         with aside(preview.target.module, self.device):
             shape = (_PREVIEW, *self.data.event_shape)
             preview.load_state_dict({**preview.state_dict(), "seed": self.settings.seed})
-            run.write_samples(preview.sample(shape, step=0, device=self.device), self.settings.range)
+            run.write_samples(preview.sample(shape, step=0, device=self.device), self._shown_data, self.settings.range)
+
+    @functools.cached_property
+    def _shown_data(self) -> Tensor:
+        """Items spread over the data, for the picture."""
+        return self._data(torch.arange(_SHOWN) * len(self.data) // _SHOWN)
 
     def for_sampling(self, **options: Any) -> Langevin:
         """Returns a sampler with `sample_steps` steps, of the averaged weights if any, else of the learned ones."""

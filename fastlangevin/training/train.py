@@ -5,23 +5,25 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from .. import recipes
 from ..data.sources import load_data
-from ..runs import checkpoint, piecewise, training_checkpoint
+from ..runs import checkpoint, resuming, training_checkpoint
 from ..runs.folder import RunFolder
 from ..runs.opening import resolve_device
+from ..runs.resolution import resolve, takes_overrides
 from ..runs.result import TrainResult
-from ..runs.settings import Overrides, Settings, resolve, takes_overrides
+from ..runs.settings import Overrides
 from ..samplers.preserve import own_randomness
-from ..validation import check_int, unknown
 from .guard import Guard
 from .loop import TrainingLoop
+from .optimizers import MakeOptimizer
 from .state import TrainingState
 
 if sys.version_info >= (3, 11):
@@ -37,17 +39,13 @@ def train(
     *,
     out: str | Path | None = None,
     device: str | torch.device = "auto",
+    optimizer: MakeOptimizer | None = None,
     image_size: int | None = None,
     value_range: tuple[float, float] | None = None,
     resume: bool = False,
+    resume_overrides: dict[str, Any] | Literal["config.yaml"] | None = None,
+    from_checkpoint: str | Path | None = None,
     overwrite: bool = False,
-    checkpoint_every: int = 50,
-    keep_checkpoints: int = 3,
-    log_every: int = 10,
-    on_divergence: str = "raise",
-    max_rollbacks: int = 3,
-    max_energy_gap: float | None = 1e4,
-    max_saturation: float | None = 0.99,
     progress: bool = True,
     **overrides: Unpack[Overrides],
 ) -> TrainResult:
@@ -57,8 +55,9 @@ def train(
         x⁻ = K Langevin steps of f from p0                      (or from the data, or from a replay buffer: `start`)
         f descends mean f(x⁻) - mean f(x⁺) + energy_penalty · mean(f(x⁺)² + f(x⁻)²)                        (Adam)
 
-    The arguments from n_iterations to seed are the settings of the run (`runs.settings`). The default of each, None, is
-    the value in the recipe for the data (`recipes.BY_DATA`), or else the paper's; for a resumed run it is the run's.
+    The arguments from n_iterations to max_saturation are the settings of the run (`runs.settings`). The default of
+    each, None, is the value in the recipe for the data (`recipes.BY_DATA`), or else the paper's; for a resumed run it
+    is the run's. A resume may change n_iterations and the settings after seed.
     All randomness is determined by `seed`: on one machine with a fixed number of threads, the same call gives the same
     weights bit for bit, and so does a run that was killed and resumed any number of times (except with a Dataset that
     draws from Python's or NumPy's random state, or from a generator of its own, which `Data.notes` mentions). torch's
@@ -67,12 +66,13 @@ def train(
     A logged iteration (a line of metrics.jsonl, a dict of `TrainResult.history`) has iteration; energy_data and
     energy_samples, the mean energies; energy_gap, the first minus the second (d_s of Nijkamp et al., AAAI 2020,
     arXiv:1903.12370, Section 3.1); score_norm, mean |∇ log p| at the samples; gradient_strength, its mean along chains
-    (v there); and seconds.
+    (v there); lr; and seconds.
 
     Args:
         data: "digits"; a tensor or array, or a file of one; a folder of images; a torch Dataset; "cifar10", "celeba" or
             "lsun" (extra "vision"). Scaled to `data_range`; see `data.load_data`.
-        model: a module that maps (B, *event) to B numbers, the log-density f, trained in place. None:
+        model: a module that maps (B, *event) to B numbers, the log-density f, high where data is likely (-U; while
+            ``Langevin(f)`` reads an energy: pass ``Langevin(log_density=f)``), trained in place. None:
             `models.ConvNet` for the data's size.
         out: the run's folder (see `runs.folder.RunFolder` for its files). None: nothing is written.
         n_iterations: total number, including the iterations before a resume. A resume may change it; lr_decay then
@@ -99,17 +99,30 @@ def train(
         sample_steps: number of Langevin steps when the model is sampled after training: for the picture, by the
             result's sampler, by `load` and by `fastlangevin sample`. Default: as many as in training.
         seed: of the weights' initialisation, the order of the data and the noise; default 1.
-        device: "auto" is CUDA if available, else the CPU.
-        image_size, value_range: see `data.load_data`.
-        resume: whether to continue from the newest checkpoint in `out`. If there is none, a new run is started.
-        overwrite: whether to replace the run in `out`.
         checkpoint_every, log_every: in iterations. The initial and the final state are always saved.
         keep_checkpoints: number of checkpoints to keep, the newest ones.
-        on_divergence: "raise", or "rollback": return to the newest checkpoint, with a new seed and half the lr.
+        on_divergence: "raise", or "rollback": return to a checkpoint, with a new seed and half the lr: the
+            newest one or, if training diverges again soon after, each time one further back.
         max_rollbacks: number of rollbacks after which a divergence raises an error.
-        max_energy_gap: limit on |energy_gap|, above which training has diverged; None for no limit.
+        max_energy_gap: limit on |energy_gap|, above which training has diverged; infinity for no limit.
+        max_relative_gap: limit c on |energy_gap| relative to the run's own history: training has diverged if for ten
+            iterations it exceeds m + c·s (and 1), where m is its median over the last 300 iterations and s the median
+            distance from m; infinity for no limit. Judged from the 101st iteration on.
         max_saturation: fraction of the samples' values on the bounds from which on training has diverged (without
-            bounds: values ten times as far out as the data's interval); None for no limit.
+            bounds: values ten times as far out as the data's interval); infinity for no limit.
+        device: "auto" is CUDA if available, else the CPU.
+        optimizer: a function of the list of parameters that returns an optimiser of torch, or one and a scheduler,
+            which steps after each iteration: ``lambda p: torch.optim.SGD(p, lr=1e-3)``. lr, lr_decay and adam_betas
+            then have no effect. A resume needs the same function. None: Adam.
+        image_size, value_range: see `data.load_data`.
+        resume: whether to continue from the newest checkpoint in `out`. If there is none, a new run is started.
+        resume_overrides: settings that the resumed run has from now on, by name; "config.yaml" for those that were
+            edited in the run's config.yaml. The change and its iteration are recorded there. `features` cannot change.
+            A buffer of another kind starts empty.
+        from_checkpoint: a checkpoint file, or a run's folder for its newest one: a new run starts at iteration 0 with
+            the weights, the optimiser's state, the buffer and the noise counter of that one. Its settings are the
+            defaults.
+        overwrite: whether to replace the run in `out`.
         progress: whether to show progress: a bar on a terminal, plain lines elsewhere.
 
     Returns:
@@ -136,17 +149,8 @@ def train(
         raise ValueError("resume and overwrite are mutually exclusive, got both")
     if resume and out is None:
         raise ValueError("resume needs out, the folder of the run to continue")
-    if on_divergence not in ("raise", "rollback"):
-        raise unknown("on_divergence", on_divergence, ("raise", "rollback"))
-    if on_divergence == "rollback" and out is None:
-        raise ValueError("on_divergence='rollback' needs out, the folder of the checkpoints to return to")
-    for name, value in (("max_energy_gap", max_energy_gap), ("max_saturation", max_saturation)):
-        if value is not None:
-            piecewise.check_number(name, value, positive=True)
-    check_int("max_rollbacks", max_rollbacks, 0)
-    check_int("checkpoint_every", checkpoint_every)
-    check_int("keep_checkpoints", keep_checkpoints)
-    check_int("log_every", log_every)
+    if resume_overrides is not None and not resume:
+        raise ValueError("resume_overrides needs resume=True (on the command line: --override needs --resume)")
     if out is not None and not str(out):
         raise ValueError("out must be a folder's name or None, got an empty string")
     run = None if out is None else RunFolder(Path(out))
@@ -162,9 +166,17 @@ def train(
         source = load_data(data, image_size=image_size, value_range=value_range)
         newest = checkpoint.newest(run.checkpoints) if run is not None and resume and not is_new else None
         stored = None if newest is None else training_checkpoint.load(newest)
-        saved = None if stored is None else stored.settings
-        recipe = recipes.BY_DATA.get(source.name, recipes.short_run)
-        settings = resolve(overrides, recipe, source, model, saved)
+        origin = None if stored is not None or from_checkpoint is None else resuming.find(from_checkpoint)
+        notes: list[str] = []
+        if stored is not None:
+            assert run is not None
+            settings, notes = resuming.settings_of_resume(run, stored, overrides, resume_overrides, source, model)
+        elif origin is not None:
+            settings = resuming.settings_from(origin, overrides, source, model)
+        else:
+            settings = resolve(overrides, recipes.BY_DATA.get(source.name, recipes.short_run), source, model, None)
+        if settings.on_divergence == "rollback" and run is None:
+            raise ValueError("on_divergence='rollback' needs out, the folder of the checkpoints to return to")
         if stored is not None and settings.n_iterations < stored.iteration:
             raise ValueError(
                 f"n_iterations includes the iterations before a resume and must be at least {stored.iteration}, got "
@@ -174,7 +186,13 @@ def train(
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         torch.manual_seed(settings.seed)
-        state = TrainingState(settings, source.to(where), settings.make_model() if model is None else model, where)
+        network = settings.make_model() if model is None else model
+        state = TrainingState(settings, source.to(where), network, where, optimizer)
+        if stored is not None and settings.optimizer != state.optimization.name:
+            raise ValueError(
+                f"optimizer= must be that of the run, {settings.optimizer}, at a resume, got {state.optimization.name}"
+            )
+        state.settings = settings = replace(settings, optimizer=state.optimization.name)
         state.check()
         if run is not None:
             training_checkpoint.check(state.model)
@@ -182,29 +200,19 @@ def train(
                 stack.enter_context(run.created())
             run.prepare(settings.to_dict(), overwrite=overwrite)
         if stored is not None:
-            training_checkpoint.restore(state, stored)
+            state.resume(stored)
+            if settings.changes != stored.settings.changes:
+                training_checkpoint.save(stored.path, state)  # so that they hold if the process is killed soon
+        elif origin is not None:
+            state.start_from(origin)
         loop = TrainingLoop(
             state,
             run,
-            Guard(max_energy_gap, max_saturation, state.sampler.bounds, settings.range),
-            checkpoint_every=checkpoint_every,
-            keep_checkpoints=keep_checkpoints,
-            log_every=log_every,
-            max_rollbacks=max_rollbacks if on_divergence == "rollback" else 0,
+            Guard(settings, state.gaps, state.sampler.bounds),
             progress=progress,
-            notes=[*source.notes, *([] if saved is None else _changes(settings, saved))],
+            notes=[*source.notes, *notes],
         )
         return loop.run_to_end()
-
-
-def _changes(settings: Settings, saved: Settings) -> list[str]:
-    """Describes how a resumed run differs from one without interruption."""
-    if settings.n_iterations == saved.n_iterations or not settings.lr_decay:
-        return []
-    return [
-        f"n_iterations is {settings.n_iterations} now and {saved.n_iterations} in the run: lr falls over the last "
-        f"{settings.lr_decay:.0%} of all iterations, so its schedule differs from the one that the run started with"
-    ]
 
 
 def _check_outside(out: Path, data: Any) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import shlex
+import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.training_runs import start
 
+import fastlangevin as fl
 from fastlangevin.runs import checkpoint
 
 pytestmark = pytest.mark.any_processor
@@ -19,7 +23,7 @@ QUICK = ["--features", "4", "--batch-size", "8", "--steps", "3", "--iterations",
 
 def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "fastlangevin", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
@@ -91,10 +95,47 @@ def test_info():
         (["train", "digits", "--iterations", "0"], 2, "--iterations"),
         (["train", "digits", "--precision", "tf32", "--out", "OUT"], 1, "precision='tf32'"),
         (["sample", "nowhere"], 1, "run='nowhere' is neither a run's folder nor a checkpoint"),
-        (["sample", "nowhere", "-o", "x.jpg"], 1, "--out must end in .png or .npz"),
+        (["sample", "nowhere", "-o", "x.txt"], 1, "--out must end in .npy, .npz or the extension of an image format"),
         (["smaple"], 2, "No such command"),
     ],
 )
 def test_errors_are_one_line_and_exit_codes(arguments, code, words, tmp_path):
     done = run(*[str(tmp_path / "out") if a == "OUT" else a for a in arguments], code=code)
     assert words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_value_range(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).uniform(0, 5, (6, 8, 8)).astype(np.float32))
+    command = ["train", tmp_path / "x.npy", "--out", tmp_path / "run", *QUICK, "--quiet"]
+    assert "value_range= sets another range" in run(*command, "--value-range", "0,1", code=1).stderr
+    run(*command, "--value-range", "0,5")
+
+
+@pytest.mark.parametrize("ending", ["jpg", "npy"])
+def test_sample_writes_other_formats(trained, tmp_path, ending):
+    path = tmp_path / f"x.{ending}"
+    run("sample", trained, "-n", 10, "-o", path)
+    if ending == "npy":
+        assert np.load(path).shape == (10, 1, 8, 8)
+    else:
+        assert Image.open(path).format == "JPEG"
+
+
+def test_help_and_version():
+    assert run("--version").stdout == f"{fl.__version__}\n"
+    text = run("train", "-h").stdout
+    assert all(name in text for name in fl.recipes.BY_NAME) and "bool" not in text
+    assert "train" in run("-h").stdout
+
+
+def test_ctrl_c_prints_the_command_that_continues(tmp_path):
+    out = tmp_path / "a run"
+    process = start(out, "--device", "cpu", "--recipe", "digits")
+    process.send_signal(signal.SIGINT)
+    printed = process.communicate(timeout=120)[0]
+    assert process.returncode == 130, printed
+    command = shlex.split(printed.split("to continue: ")[1])
+    assert command == ["fastlangevin", "train", "digits", "--out", str(out), "--device", "cpu", "--resume"]
+    done = int(checkpoint.newest(out / "checkpoints").stem)
+    run(*command[1:], "--iterations", done + 1)
+    assert int(checkpoint.newest(out / "checkpoints").stem) == done + 1

@@ -85,3 +85,28 @@ def test_stacked():
         assert at(i // 3, 0, i % 3) == grey(-1 + 0.1 * i) and at(i // 3, 1, i % 3) == grey(0.5 + 0.1 * i)
     assert at(1, 0, 2) == at(1, 1, 2) == 128  # no sixth image
     assert np.array_equal(np.asarray(pictures.stacked([2 * r + 3 for r in rows], 3, (1.0, 5.0))), pixels)
+
+
+def test_rows_of_a_stacked_picture_are_labelled():
+    """In a margin on the left, each at the height of its row, in every block."""
+    rows = [torch.rand(5, 1, 8, 8) * 2 - 1 for _ in range(2)]
+    plain = np.asarray(pictures.stacked(rows, columns=3).convert("RGB"))
+    labelled = np.asarray(pictures.stacked(rows, columns=3, labels=("a", "a long label")).convert("RGB"))
+    margin = labelled.shape[1] - plain.shape[1]
+    assert np.array_equal(labelled[:, margin:], plain) and margin > 50
+    factor = plain.shape[1] / 32  # three images of 8 pixels and four gaps of 2
+    dark = np.flatnonzero((labelled[:, :margin] < 100).any((1, 2)))
+    expected = [factor * (2 + 10 * r + 4 + 26 * b) for b in range(2) for r in range(2)]
+    assert all(min(abs(y - e) for e in expected) < 10 for y in dark)
+    assert all(np.abs(dark - e).min() < 10 for e in expected)
+
+
+def test_captions_are_below_their_pictures(tmp_path):
+    parts = [("above", Image.new("L", (700, 40), 50)), ("below", Image.new("RGB", (640, 30), (9, 8, 7)))]
+    pictures.save_captioned(parts, tmp_path / "a.png")
+    drawn = np.asarray(Image.open(tmp_path / "a.png")).astype(int)
+    assert drawn.shape[1:] == (700, 3)
+    strip = (len(drawn) - 70) // 2
+    assert (drawn[:40] == 50).all() and (drawn[40 + strip : 70 + strip, :640] == [9, 8, 7]).all()
+    for top in (40, 70 + strip):
+        assert drawn[top : top + strip].min() < 100 and (drawn[top : top + strip, :250] == 255).all()

@@ -1,4 +1,4 @@
-"""Progress on terminals that cannot show every character, or that are gone."""
+"""Progress on terminals of any width, that cannot show every character, or that are gone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import sys
 import pytest
 
 from fastlangevin.display import progress
+
+ROW = {"iteration": 1234, "energy_gap": 0.25, "score_norm": 1.5}
 
 
 class Terminal(io.TextIOWrapper):
@@ -57,3 +59,20 @@ def test_a_terminal_that_is_gone(monkeypatch):
             reporter.say("nobody reads this")
         stream.write("nor this")
         stream.flush()
+
+
+@pytest.mark.parametrize("width", [40, 60, 100])
+def test_the_bar_keeps_iteration_speed_and_time_left(monkeypatch, width):
+    screen, console = io.StringIO(), progress.Console
+    monkeypatch.setattr(
+        progress, "Console", lambda file, **o: console(file=screen, force_terminal=True, width=width, **o)
+    )
+    reporter = progress.Reporter(70_000, 1230, 100, show=True)
+    reporter._started -= 2.0
+    with reporter:
+        reporter.advance(1234)
+        reporter.row(ROW)
+        reporter._bar.refresh()
+    last = screen.getvalue().replace("\r", "\n").split("\n")[-2]
+    assert "1234/70000" in last and "it/s" in last and "left" in last and "…" not in last
+    assert ("gap +0.250" in last) == (width == 100)

@@ -110,6 +110,8 @@ def changed(meta, key, value):
         ("iteration", "7"),
         ("iteration", -1),
         ("attempt", [1]),
+        ("diverged_at", "7"),
+        ("back_to", -1),
         ("sampler", []),
         ("sampler/step", -1),
         ("sampler/seed", "x"),
@@ -124,6 +126,7 @@ def changed(meta, key, value):
         ("settings/model", {"class": "ConvNet", "image_size": 8, "channels": 1, "features": 4, "evil": 1}),
         ("settings/model", {"class": "ConvNet", "image_size": 7, "channels": 1, "features": 4}),
         ("settings/model", []),
+        ("settings/changes", 1),
     ],
 )
 def test_values_that_no_training_writes(tmp_path, run, key, value):
@@ -144,6 +147,10 @@ def test_values_that_no_training_writes(tmp_path, run, key, value):
         ("optimizer_groups/0/params", [0]),
         ("optimizer_groups/0/eps", "x"),
         ("optimizer_groups/0/betas", [0.9, float("nan")]),
+        ("optimizer_rest", {"99.step": 1}),
+        ("gaps", []),
+        ("gaps/recent", 1),
+        ("gaps/above", ["x"]),
         ("tensor/optimizer.0.exp_avg", torch.zeros(3)),
         ("tensor/optimizer.99.exp_avg", torch.zeros(3)),
         ("tensor/optimizer.x", torch.zeros(3)),

@@ -13,6 +13,8 @@ import torch
 import yaml
 from PIL import Image
 from support.training_runs import SMALL, start
+from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -225,3 +227,27 @@ def test_run_of_points_writes_an_array(tmp_path):
         torch.randn(50, 2), model, out=tmp_path, n_iterations=1, batch_size=4, sampler={"n_steps": 2}, progress=False
     )
     assert np.load(tmp_path / "samples.npz")["samples"].shape == (64, 2)
+
+
+def test_pictures_and_settings_are_in_tensorboard(tmp_path):
+    fl.train(
+        "digits", out=tmp_path, n_iterations=4, checkpoint_every=2, log_every=1, lr=[(0, 1e-3), (2, 5e-4)], **SMALL
+    )
+    events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.value for event in events.Scalars("lr")] == pytest.approx([1e-3, 1e-3, 5e-4, 5e-4])
+    assert [event.step for event in events.Images("samples")] == [0, 2, 4]
+    start = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    settings = plugin_data_pb2.HParamsPluginData.FromString(start).session_start_info.hparams
+    assert settings["batch_size"].number_value == 8 and settings["sampler.n_steps"].number_value == 5
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["lr"] for row in rows] == [1e-3, 1e-3, 5e-4, 5e-4]
+
+
+def test_the_picture_shows_data_below_the_samples(tmp_path):
+    images = torch.full((16, 1, 8, 8), -1.0)
+    images[8:] = 1.0  # of the eight items that are shown, spread over the data, four are black and four white
+    fl.train(images, out=tmp_path, n_iterations=1, **SMALL)
+    picture = np.asarray(Image.open(tmp_path / "samples.png").convert("L"))
+    factor = picture.shape[1] // 82
+    row = picture[-25 - 7 * factor]  # through the row of data, above its caption
+    assert [int(row[(2 + 10 * i + 4) * factor]) for i in range(8)] == [0] * 4 + [255] * 4

@@ -12,9 +12,11 @@ import fastlangevin as fl
 from fastlangevin import cli
 from fastlangevin.cli import setting_flags
 from fastlangevin.data.sources import load_data
-from fastlangevin.runs.settings import DECLARATIONS, Overrides, Settings, defaults, override, resolve
+from fastlangevin.runs.resolution import override, resolve
+from fastlangevin.runs.settings import DECLARATIONS, Overrides, Settings, defaults
 
 IDENTITY = ["data", "data_fingerprint", "event_shape", "model"]
+PAST = ["optimizer", "from_checkpoint", "changes"]
 FLAGS = [(name, flag) for name, declared in DECLARATIONS.items() for flag in declared.flags]
 
 
@@ -24,7 +26,7 @@ def resolved(overrides=None, saved=None) -> Settings:
 
 def test_every_field_is_declared_or_identifies_the_data_and_model():
     names = [item.name for item in dataclasses.fields(Settings)]
-    assert names == [*IDENTITY, *DECLARATIONS]
+    assert names == [*IDENTITY, *DECLARATIONS, *PAST]
 
 
 def test_train_takes_every_setting():
@@ -54,7 +56,8 @@ def test_defaults_are_copies():
 
 def test_what_is_stored_is_every_setting():
     settings = resolved()
-    assert list(settings.to_dict()) == [*IDENTITY, *(n for n, d in DECLARATIONS.items() if not d.of_model)]
+    stored = [*IDENTITY, *(n for n, d in DECLARATIONS.items() if not d.of_model), *PAST]
+    assert list(settings.to_dict()) == stored
     assert Settings.from_dict(settings.to_dict()) == settings and settings.features == 64
 
 
@@ -94,6 +97,14 @@ GIVEN = {
     "--precision": ("bf16", "bf16"),
     "--sample-steps": (8, 8),
     "--seed": (3, 3),
+    "--checkpoint-every": (11, 11),
+    "--keep-checkpoints": (4, 4),
+    "--log-every": (12, 12),
+    "--on-divergence": ("rollback", "rollback"),
+    "--max-rollbacks": (0, 0),
+    "--max-energy-gap": ("none", float("inf")),
+    "--max-relative-gap": ("9", 9.0),
+    "--max-saturation": ("0.5", 0.5),
 }
 
 
@@ -110,7 +121,6 @@ def test_every_flag_reaches_the_settings(monkeypatch):
     for name, flag in FLAGS:
         value = taken[name] if flag.option is None else taken[name][flag.option]
         assert value == GIVEN[flag.spelling][1], flag.spelling
-    del taken["max_rollbacks"], taken["checkpoint_every"]
     resolved({name: value for name, value in taken.items() if name in DECLARATIONS})  # all of them are accepted
 
 
@@ -125,6 +135,7 @@ def test_omitted_flags_are_not_given():
         (["--adam-betas", "0.9"], "--adam-betas must be two numbers separated by a comma, got '0.9'"),
         (["--noise-std", "none"], "--noise-std must be a number or langevin, got 'none'"),
         (["--grad-clip", "no"], "--grad-clip must be a number or none, got 'no'"),
+        (["--max-energy-gap", "no"], "--max-energy-gap must be a number or none, got 'no'"),
         (["--bounds", "1"], "--bounds must be two numbers separated by a comma, got '1'"),
     ],
 )
@@ -157,14 +168,18 @@ def test_unknown_setting():
         fl.train("digits", batchsize=3)
 
 
+def names_after(name: str) -> list[str]:
+    return list(DECLARATIONS)[list(DECLARATIONS).index(name) + 1 :]
+
+
 @pytest.mark.parametrize("name", DECLARATIONS)
-def test_a_resume_may_change_only_n_iterations(name):
+def test_a_resume_may_change_only_n_iterations_and_how_it_is_watched(name):
     value = next(GIVEN[flag.spelling][1] for n, flag in FLAGS if n == name)
     options = {flag.option: GIVEN[flag.spelling][1] for n, flag in FLAGS if n == name and flag.option}
     saved = resolved({"sampler": {"bounds": (-2.0, 2.0)}, "start": "buffer" if name == "buffer" else None})
     overrides = {name: options or value}
-    if name == "n_iterations":
-        assert resolved(overrides, saved).n_iterations == 7
+    if name == "n_iterations" or name in names_after("seed"):
+        assert getattr(resolved(overrides, saved), name) == value
         return
     with pytest.raises(ValueError, match=f"resume must use .*{'model' if name == 'features' else name} is "):
         resolved(overrides, saved)

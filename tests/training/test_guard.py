@@ -10,8 +10,13 @@ from support.error_bounds import gamma
 from torch import nn
 
 import fastlangevin as fl
+from fastlangevin.data.sources import load_data
 from fastlangevin.runs import checkpoint
+from fastlangevin.runs.resolution import resolve
+from fastlangevin.training import gap_history
 from fastlangevin.training import guard as guards
+from fastlangevin.training.gap_history import GapHistory
+from fastlangevin.training.state import TrainingState
 
 SMALL = {"features": 4, "batch_size": 8, "sampler": {"n_steps": 5}, "sample_steps": 5, "progress": False}
 
@@ -29,6 +34,12 @@ class Late:
         return self._x
 
 
+def guard_of(gap=10.0, saturation=0.99, bounds=None, data_range=(-1.0, 1.0), relative=20.0):
+    limits = {"max_energy_gap": gap, "max_saturation": saturation, "max_relative_gap": relative}
+    settings = resolve({**limits, "data_range": data_range}, fl.recipes.digits, load_data("digits"), None, None)
+    return guards.Guard(settings, GapHistory(), bounds)
+
+
 def numbers(data, samples):
     return torch.tensor(data), torch.tensor(samples)
 
@@ -44,7 +55,7 @@ def numbers(data, samples):
     ],
 )
 def test_divergence(energies, x, words):
-    guard = guards.Guard(10.0, 0.99, None, (-1.0, 1.0))
+    guard = guard_of()
     guard.look(1, *numbers(9.0, -0.9), torch.zeros(4, 3))
     with pytest.raises(fl.TrainingDiverged, match=f"training diverged at iteration 2: .*{words}") as caught:
         guard.look(2, *numbers(*energies), torch.full((4, 3), x))
@@ -52,14 +63,14 @@ def test_divergence(energies, x, words):
 
 
 def test_saturation_is_measured_on_the_bounds():
-    guard = guards.Guard(10.0, 0.75, (0.0, 1.0), (0.0, 1.0))
+    guard = guard_of(saturation=0.75, bounds=(0.0, 1.0), data_range=(0.0, 1.0))
     guard.look(1, *numbers(0.0, 0.0), torch.tensor([[0.0, 1.0, 0.5, 0.999]]))
     with pytest.raises(fl.TrainingDiverged, match="75.0% of the samples' values are on the bounds"):
         guard.look(2, *numbers(0.0, 0.0), torch.tensor([[0.0, 1.0, 0.5, 1.0]]))
 
 
 def test_no_limits():
-    guard = guards.Guard(None, None, (0.0, 1.0), (0.0, 1.0))
+    guard = guard_of(float("inf"), float("inf"), (0.0, 1.0), (0.0, 1.0))
     guard.look(1, *numbers(1e30, 0.0), torch.zeros(3))
     with pytest.raises(fl.TrainingDiverged, match="not finite"):
         guard.look(2, *numbers(float("inf"), 0.0), torch.zeros(3))
@@ -67,7 +78,7 @@ def test_no_limits():
 
 def test_late_values_are_checked_one_iteration_later(monkeypatch):
     monkeypatch.setattr(guards, "ToHost", Late)
-    guard = guards.Guard(10.0, None, None, (-1.0, 1.0))
+    guard = guard_of(saturation=float("inf"))
     guard.look(1, *numbers(99.0, 0.0), torch.zeros(3))
     with pytest.raises(fl.TrainingDiverged, match="iteration 1:"):
         guard.look(2, *numbers(0.0, 0.0), torch.zeros(3))
@@ -131,6 +142,85 @@ def test_rolls_back_with_a_new_seed_and_half_the_lr(tmp_path, capsys):
     clean = train(tmp_path / "clean", Trap())
     first, second = ([row["energy_samples"] for row in r.history] for r in (clean, result))
     assert first[:4] == second[:4] and first[4:] != second[4:]
+
+
+def test_goes_further_back_each_time_it_diverges_again_soon(tmp_path, capsys):
+    """It diverges four times at iteration 5: after the checkpoints of 4, 2 and 0."""
+    result = train(tmp_path, Trap(10, 12, 18), on_divergence="rollback", n_iterations=22, progress=True)
+    assert [(record["iteration"], record["back_to"]) for record in result.rollbacks] == [(5, 4), (5, 2), (5, 0)]
+    assert [record["lr"] for record in result.rollbacks] == pytest.approx([5e-4, 2.5e-4, 1.25e-4])
+    assert len({record["seed"] for record in result.rollbacks}) == 3
+    assert [row["iteration"] for row in result.history] == list(range(1, 23))
+    printed = capsys.readouterr().out.replace("\n", " ")
+    assert printed.count("further back than the last time") == 2 and "back to iteration 2 (further" in printed
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
+        f"{i:08d}.safetensors" for i in (18, 20, 22)
+    ]
+
+
+def test_a_later_divergence_starts_again_from_the_newest_checkpoint(tmp_path):
+    """With two checkpoints kept, iteration 15 is no longer soon after 5: back_to is the newest again."""
+    options = {"on_divergence": "rollback", "n_iterations": 16, "keep_checkpoints": 2}
+    result = train(tmp_path, Trap(10, 12 + 2 * 10), **options)
+    assert [(record["iteration"], record["back_to"]) for record in result.rollbacks] == [(5, 4), (15, 14)]
+
+
+def test_checkpoints_before_a_rollback_are_kept_while_it_is_suspect(tmp_path):
+    """Iteration 9 is still soon after 5, and the checkpoints of 6 and 8 are newer than that of 4."""
+    options = {"on_divergence": "rollback", "n_iterations": 10, "keep_checkpoints": 2}
+    result = train(tmp_path, Trap(10, 12 + 2 * 4), **options)
+    assert [(record["iteration"], record["back_to"]) for record in result.rollbacks] == [(5, 4), (9, 2)]
+
+
+def test_a_divergence_that_develops_more_slowly_is_still_soon(tmp_path):
+    """From iteration 0 it diverged after 5 iterations and, though no more checkpoints are kept, again after 17."""
+    options = {"on_divergence": "rollback", "n_iterations": 18, "keep_checkpoints": 1}
+    result = train(tmp_path, Trap(10, 12 + 2 * 16), checkpoint_every=5, **options)
+    assert [(record["iteration"], record["back_to"]) for record in result.rollbacks] == [(5, 0), (17, 0)]
+
+
+def test_returns_to_before_the_gaps_went_out_of_proportion(tmp_path, monkeypatch):
+    """The energy of samples is off from iteration 9 on, which is noticed at 11: the checkpoints of 9 and 10 are bad."""
+    monkeypatch.setattr(gap_history, "_FEWEST", 4)
+    monkeypatch.setattr(gap_history, "_PATIENCE", 3)
+
+    class Off(Trap):
+        def forward(self, x):
+            f = super().forward(x)
+            off = torch.is_grad_enabled() and not x.requires_grad and self.calls in (19, 21, 23)
+            return f + 1e3 if off else f
+
+    result = train(tmp_path, Off(), on_divergence="rollback", n_iterations=12, checkpoint_every=1)
+    (record,) = result.rollbacks
+    assert (record["iteration"], record["back_to"]) == (11, 8) and "for 3 iterations" in record["reason"]
+    assert "max_relative_gap=20" in record["reason"]
+    with pytest.raises(fl.TrainingDiverged, match="00000008.* was saved before the divergence") as caught:
+        train(tmp_path, Off(), overwrite=True, n_iterations=12, checkpoint_every=1)
+    assert (caught.value.iteration, caught.value.since) == (11, 9)
+    train(tmp_path, Off(), overwrite=True, n_iterations=12, max_relative_gap=float("inf"))
+
+
+def test_killed_during_a_rollback(tmp_path, monkeypatch):
+    """The resume repeats the divergence and the rollback, and ends with the weights of a run that was not killed."""
+    options = {"on_divergence": "rollback"}
+    whole = train(tmp_path / "whole", Trap(10, 12), **options)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "remove_after", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "parts", Trap(10), **options)
+    roll_back = TrainingState.roll_back
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingState, "roll_back", lambda *a: (roll_back(*a), killed()))
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "parts", Trap(2), **options, resume=True)
+    parts = train(tmp_path / "parts", Trap(2, 4), **options, resume=True)
+    assert parts.rollbacks == whole.rollbacks and len(whole.rollbacks) == 2
+    for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_raises_after_max_rollbacks(tmp_path):

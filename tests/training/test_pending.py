@@ -46,7 +46,7 @@ def test_rows_are_shown_in_order_once_they_have_arrived(monkeypatch):
     rows = pending.PendingRows(shown.append)
     counts = []
     for i in range(1, 4):
-        rows.add(i, 0.5 * i, *torch.tensor([3.0, 1.0, 7.0, 5.0]) * i)
+        rows.add(i, 0.5 * i, 0.1 * i, *torch.tensor([3.0, 1.0, 7.0, 5.0]) * i)
         rows.show_arrived()
         counts.append(len(shown))
     assert counts == [0, 0, 1]  # the second is queried only after the first has been shown
@@ -54,7 +54,7 @@ def test_rows_are_shown_in_order_once_they_have_arrived(monkeypatch):
         rows.show_arrived()
     assert [row["iteration"] for row in shown] == [1, 2, 3]
     expected = {"energy_data": 6, "energy_samples": 2, "energy_gap": 4, "score_norm": 14, "gradient_strength": 10}
-    assert shown[1] == {"iteration": 2, "seconds": 1.0, **expected}
+    assert shown[1] == {"iteration": 2, "seconds": 1.0, "lr": 0.2, **expected}
 
 
 def test_late_rows_are_the_same_and_none_is_lost(tmp_path, monkeypatch):

@@ -1,0 +1,90 @@
+"""The optimiser of a training: Adam with the run's settings, or the caller's with its own schedule."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from ..runs.settings import Settings
+
+MakeOptimizer = Callable[[list[nn.Parameter]], Any]
+
+
+class TrainingOptimizer:
+    """Steps an optimiser, and its scheduler if it has one, at a learning rate that rollbacks scale.
+
+    Args:
+        parameters: of the network.
+        settings: lr and the betas, for Adam.
+        make: the caller's function of the parameters, which returns an optimiser, or one and a scheduler. None: Adam.
+
+    Raises:
+        TypeError: `make` returns something else, or one whose step needs arguments.
+        ValueError: its state cannot be saved.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], settings: Settings, make: MakeOptimizer | None) -> None:
+        self.is_default, self.scheduler = make is None, None
+        if make is None:
+            lr, on_cuda = settings.lr_at(0), any(p.is_cuda for p in parameters)
+            self.optimizer: torch.optim.Optimizer = torch.optim.Adam(parameters, lr=lr, capturable=on_cuda)
+            return
+        made = make(list(parameters))
+        self.optimizer, self.scheduler = made if isinstance(made, (tuple, list)) and len(made) == 2 else (made, None)
+        _check("an optimiser", self.optimizer, torch.optim.Optimizer)
+        if self.scheduler is not None:
+            _check("a scheduler", self.scheduler, LRScheduler)
+        try:
+            json.dumps([self.optimizer.state_dict()["param_groups"], self.state_dict()])
+        except TypeError as error:
+            raise ValueError(f"optimizer must have a state that can be saved as numbers, got {error}") from error
+
+    @property
+    def name(self) -> str:
+        """The class of the optimiser, and that of the scheduler after a "+"."""
+        made = [self.optimizer, *([] if self.scheduler is None else [self.scheduler])]
+        return "+".join(type(part).__name__ for part in made)
+
+    def lr(self, settings: Settings, iteration: int, scale: float) -> float:
+        """The learning rate of the next iteration."""
+        own = settings.lr_at(iteration) if self.is_default else float(self.optimizer.param_groups[0]["lr"])
+        return own * scale
+
+    def step(self, settings: Settings, iteration: int, scale: float) -> None:
+        groups = self.optimizer.param_groups
+        if self.is_default:
+            for group in groups:
+                group["lr"], group["betas"] = settings.lr_at(iteration) * scale, tuple(settings.adam_betas)
+        own: list[float | Tensor] = [group["lr"] for group in groups]
+        if not self.is_default and scale != 1:
+            for group in groups:
+                group["lr"] = group["lr"] * scale
+        self.optimizer.step()
+        for group, lr in zip(groups, own, strict=True):
+            group["lr"] = lr
+        if self.scheduler is not None:
+            self.scheduler.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the scheduler: plain numbers, strings, lists and dicts."""
+        return {} if self.scheduler is None else self.scheduler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state)
+
+
+def _check(what: str, made: object, kind: type) -> None:
+    if not isinstance(made, kind):
+        got = type(made).__name__
+        raise TypeError(f"optimizer must return an optimiser of torch, or one and a scheduler, got {got} for {what}")
+    step = inspect.signature(type(made).step).parameters.values()  # type: ignore[attr-defined]
+    needed = [p.name for p in step if p.default is p.empty and p.name != "self" and p.kind is p.POSITIONAL_OR_KEYWORD]
+    if needed:
+        raise TypeError(f"optimizer returned {what}, {type(made).__name__}, whose step needs {', '.join(needed)}")
