@@ -178,7 +178,8 @@ FLAT = {
     "batch norm": lambda c, h: nn.BatchNorm1d(h.shape[1]),
     "softmax": _constant(lambda h: h.softmax(1)),
     "log_softmax": _constant(lambda h: h.log_softmax(1)),
-    "normalized": _constant(lambda h: F.normalize(h, eps=0.1)),
+    # not of zeros, where torch's second derivative of a norm is NaN
+    "normalized": _constant(lambda h: F.normalize(h + 0.37, eps=0.1)),
     "logsumexp": _constant(lambda h: h.logsumexp(1, keepdim=True)),
     "outer": _constant(lambda h: torch.einsum("bi,bj->bij", h, h.tanh())),
     "rows": _constant(lambda h: h.unsqueeze(1)),
