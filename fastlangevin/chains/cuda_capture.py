@@ -30,7 +30,7 @@ class CudaCapture:
         self._stream = torch.cuda.Stream(device)
         self._done: torch.cuda.Event | None = None
 
-    def warm_up(self, step: Callable[[], None], buffers: list[Tensor]) -> None:
+    def warm_up(self, work: Callable[[], None], buffers: list[Tensor]) -> None:
         """Runs the work a few times on the stream of the capture, so that libraries choose algorithms and Triton and
         inductor compile. Leaves `buffers` unchanged.
 
@@ -42,8 +42,8 @@ class CudaCapture:
         try:
             with torch.cuda.stream(self._stream):
                 for _ in range(_WARM_UPS - 1):
-                    step()
-                waits = _waits(step)
+                    work()
+                waits = _waits(work)
         finally:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
             # By value: batch norm updates its averages without increasing autograd's version counter.

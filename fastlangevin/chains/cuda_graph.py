@@ -30,7 +30,7 @@ _one_at_a_time = threading.Lock()  # a process captures one graph at a time
 class Capture(Protocol):
     """Captures, replays and times work on a device: `cuda_capture.CudaCapture`, or a stand-in in tests."""
 
-    def warm_up(self, step: Callable[[], None], buffers: list[Tensor]) -> None: ...
+    def warm_up(self, work: Callable[[], None], buffers: list[Tensor]) -> None: ...
     def capture(self, body: Callable[[], None]) -> Callable[[], None]: ...
     def time(self, run: Callable[[], None]) -> float: ...
     def upload(self, values: Tensor, to: Tensor) -> None: ...
@@ -64,8 +64,8 @@ class CapturedChain:
         self._fill(chain, x)
         seed, table = self._numbers[-1], self._numbers[:-1].view(rows, -1)
         chain = dataclasses.replace(chain, args=self._args, seed=seed)
-        self._device.warm_up(lambda: _first_step_(_with(chain, table), self._x), dependencies.buffers())
-        plans = [self._plan(chain, table, u) for u in ([unroll] if unroll else unrolls(self._n_steps))]
+        buffers = dependencies.buffers()
+        plans = [self._plan(chain, x, table, u, buffers) for u in ([unroll] if unroll else unrolls(self._n_steps))]
         self.times = {u: self._time(chain, x, run) for u, run in plans} if len(plans) > 1 else {}
         self.unroll, self._run = min(plans, key=lambda plan: self.times.get(plan[0], 0.0))
 
@@ -84,34 +84,42 @@ class CapturedChain:
         with self._lock:
             self._device.wait()
 
-    def _plan(self, chain: Chain, table: Tensor, unroll: int) -> tuple[int, Callable[[], None]]:
+    def _plan(
+        self, chain: Chain, x: Tensor, table: Tensor, unroll: int, buffers: list[Tensor]
+    ) -> tuple[int, Callable[[], None]]:
         """Captures a graph of `unroll` steps. A graph that is shorter than the chain finds its numbers by a position
         that each replay advances: a window of the table is copied to where the kernels read.
+
+        What is captured runs before, for a kernel cannot be loaded while capturing, and other numbers of steps may
+        launch other kernels.
         """
-        if unroll == self._n_steps:
-            whole = _with(chain, table)
-
-            def all_steps() -> None:
-                whole.run_(self._x)
-
-            return unroll, self._device.capture(all_steps)
-        window = torch.zeros(len(table), unroll, dtype=torch.int64, device=table.device)
+        whole = unroll == self._n_steps
+        window = table if whole else torch.zeros(len(table), unroll, dtype=torch.int64, device=table.device)
         position = self._first[:unroll].clone()
         part = _with(chain, window)
 
-        def body() -> None:
-            torch.index_select(table, 1, position, out=window)
-            part.run_(self._x)
-            position.add_(unroll)
+        def rewind() -> None:
+            if not whole:
+                position.copy_(self._first[:unroll])
 
-        torch.index_select(table, 1, position.add_(0), out=window)  # loads these kernels before the capture
-        replay = self._device.capture(body)
+        def body() -> None:
+            if not whole:
+                torch.index_select(table, 1, position, out=window)
+                position.add_(unroll)
+            part.run_(self._x)
+
+        def from_the_start() -> None:
+            rewind()
+            self._x.copy_(x)
+            body()
 
         def run() -> None:
-            position.copy_(self._first[:unroll])
+            rewind()
             for _ in range(self._n_steps // unroll):
                 replay()
 
+        self._device.warm_up(from_the_start, buffers)
+        replay = self._device.capture(body)
         return unroll, run
 
     def _time(self, chain: Chain, x: Tensor, run: Callable[[], None]) -> float:
@@ -127,10 +135,6 @@ class CapturedChain:
         for static, given in zip(self._args, chain.args, strict=True):
             if isinstance(static, Tensor):
                 static.copy_(given)  # type: ignore[arg-type]
-
-
-def _first_step_(chain: Chain, x: Tensor) -> None:
-    chain.step_(x, 0, chain.bind(x))
 
 
 def _with(chain: Chain, table: Tensor) -> Chain:

@@ -51,6 +51,17 @@ def test_replays_give_the_eager_chain_s_bits(unroll, backend, made):
         assert made[0].bodies == 1 and made[0].replays == 4 * 6 // unroll
 
 
+@pytest.mark.parametrize("engine", ["auto", "autograd"])
+@pytest.mark.parametrize("unroll", [1, 2, 6, None])
+def test_all_that_is_captured_has_run_before(unroll, engine, made):
+    """A kernel cannot be loaded while capturing: kernels of whole chains, and those that advance the table."""
+    _, replayed = pair(engine=engine)
+    captured(replayed, unroll=unroll)
+    replayed(X)
+    assert replayed.plan.engine == ("mlp" if engine == "auto" else engine)
+    assert made[0].replays and made[0].cold == set()
+
+
 @pytest.mark.parametrize("noise_first", [False, True, "clamp"])
 def test_noise_first(noise_first):
     eager, replayed = pair(noise_first=noise_first, bounds=(-1, 1), noise_std=0.3)

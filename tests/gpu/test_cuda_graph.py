@@ -78,6 +78,24 @@ def test_changed_weights_schedules_and_seeds_are_used():
     assert len(replayed._graphs.captured) == 1
 
 
+@pytest.mark.parametrize("graph", ["auto", True])
+@pytest.mark.parametrize("unroll", [1, 4, 12, None])
+@pytest.mark.filterwarnings("error")
+def test_whole_chain_kernels_are_captured(graph, unroll):
+    """By a graph that has never launched them, and torch's random numbers work afterwards."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 20), nn.SiLU(), nn.Linear(20, 1)).cuda()
+    options = dict(n_steps=12, seed=5, step_size=0.1, noise_std=0.1, engine="mlp", backend="triton")
+    eager, replayed = (
+        fl.Langevin(net, graph=g, **more, **options) for g, more in ((False, {}), (graph, {"unroll": unroll}))
+    )
+    x = torch.randn(100, 3, device="cuda")
+    got = replayed(x)
+    torch.rand(3, device="cuda")
+    assert len(replayed._graphs.captured) == 1
+    assert torch.equal(got, eager(x))
+
+
 @pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
 def test_lower_precisions_see_changed_weights(precision):
     _, replayed = pair(network().float(), precision=precision, noise_std=0.0)
