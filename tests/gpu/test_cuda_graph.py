@@ -129,6 +129,27 @@ def test_what_cannot_be_captured_runs_eagerly_after_one_warning():
     torch.zeros(1 << 20, device="cuda").sum().item()  # the device still works
 
 
+def test_a_capture_that_fails_leaves_torch_as_before():
+    """The driver forbids the call while capturing, and torch reports it in no other way."""
+
+    def energy(x):
+        torch.cuda.synchronize()
+        return x.square().sum((1, 2, 3))
+
+    options = dict(n_steps=3, seed=1)
+    with pytest.raises(fl.BackendUnavailable, match="the capture failed"):
+        fl.Langevin(energy, graph=True, **options)(X.cuda())
+    torch.manual_seed(1)
+    drawn = torch.rand(3, device="cuda")
+    with pytest.warns(RuntimeWarning, match="the capture failed"):
+        got = fl.Langevin(energy, **options)(X.cuda())
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(3, device="cuda"), drawn)
+    assert torch.equal(got, fl.Langevin(energy, graph=False, **options)(X.cuda()))
+    eager, replayed = pair()
+    assert close(replayed(X.cuda()), eager(X.cuda()))
+
+
 def test_declining_leaves_batch_norm_s_averages_to_the_chain():
     net = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 1)).double().cuda()
     twin = copy.deepcopy(net)
