@@ -245,10 +245,11 @@ def _check(chain: Chain, x: Tensor, dependencies: Dependencies) -> None:
 def _key(chain: Chain, x: Tensor, dependencies: Dependencies) -> tuple[Any, ...]:
     args = tuple((a.shape, a.stride(), a.dtype) if isinstance(a, Tensor) else (type(a), a) for a in chain.args)
     layout = torch.empty_like(x, device="meta").stride()
-    flags = (
-        torch.backends.cudnn.benchmark,
-        torch.backends.cudnn.deterministic,
-        torch.are_deterministic_algorithms_enabled(),
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    flags = (  # what torch's operators read when they are captured; those of float32 are the sampler's
+        *(cudnn.enabled, cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled()),
+        *(matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction),
+        *(matmul.allow_fp16_accumulation, torch.get_default_dtype()),
     )
     engine = (chain.score.name, chain.score.precision, chain.score.target.kind)
     update = (type(chain), chain.backend.name, chain.requested_backend, chain.offset)

@@ -162,32 +162,77 @@ def test_the_cache_is_bounded_and_forgets_the_least_recently_used(made):
     assert len(made) == 10
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"grad_clip": 0.01},
-        {"bounds": (-0.1, 0.1)},
-        {"noise_first": True},
-        {"noise_first": "clamp"},
-        {"precision": "bf16"},
-        {"engine": "autograd"},
-        {"backend": "reference"},
-        {"backend": "cpu"},
-    ],
-    ids=str,
-)
+BUILT_IN = [  # options that are constants of a graph
+    {"grad_clip": 0.01},
+    {"bounds": (-0.1, 0.1)},
+    {"noise_first": True},
+    {"noise_first": "clamp"},
+    {"precision": "bf16"},
+    {"engine": "autograd"},
+    {"backend": "reference"},
+    {"backend": "cpu"},
+    {"n_steps": 3},
+    {"noise_std": 0.0},
+]
+READ = {"step_size", "noise_std", "temperature"}  # by each replay
+BEFORE = {"init", "graph", "unroll"}  # what chooses x0 or the graphs
+
+
+def sampler_of(net, **options) -> fl.Langevin:
+    defaults = {"n_steps": 6, "seed": 3, "step_size": 0.3, "noise_std": 0.2, "bounds": (-1, 1)}
+    return fl.Langevin(net, **{**defaults, **options})
+
+
+@pytest.mark.parametrize("options", BUILT_IN, ids=str)
 def test_samplers_that_share_graphs_replay_with_their_options(options, made):
     """Each option that is a constant of a graph is part of the key."""
     net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
-    sampler = lambda **more: fl.Langevin(
-        net, **{"n_steps": 6, "seed": 3, "step_size": 0.3, "noise_std": 0.2, "bounds": (-1, 1), **more}
-    )
-    first, second, eager = captured(sampler()), sampler(**options), sampler(**options)
+    first, second, eager = captured(sampler_of(net)), sampler_of(net, **options), sampler_of(net, **options)
     second._graphs = first._graphs
     first(X, step=0)
     assert torch.equal(second(X, step=0), eager(X, step=0))
     assert len(made) == 2
     second(X, step=0), first(X, step=0)
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize("options", BUILT_IN, ids=str)
+def test_a_replaced_sampler_replays_with_its_options(options):
+    net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
+    first = captured(sampler_of(net))
+    first(X, step=0)
+    second = first.replace(**options)
+    if second._graphs is not first._graphs:
+        captured(second)
+    assert torch.equal(second(X, step=0), sampler_of(net, **options)(X, step=0))
+
+
+def test_every_option_is_a_constant_of_a_graph_or_read_by_it():
+    """A new option belongs into one of the three."""
+    assert {name for options in BUILT_IN for name in options} | READ | BEFORE == set(fl.Langevin._defaults())
+
+
+@pytest.mark.parametrize(
+    ("module", "flag"),
+    [
+        (torch.backends.cudnn, "enabled"),
+        (torch.backends.cudnn, "benchmark"),
+        (torch.backends.cudnn, "deterministic"),
+        (torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction"),
+        (torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction"),
+        (torch.backends.cuda.matmul, "allow_fp16_accumulation"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_flag_of_torch_s_operators_is_captured_again(module, flag, made):
+    _, replayed = pair()
+    replayed(X)
+    before = getattr(module, flag)
+    setattr(module, flag, not before)
+    try:
+        replayed(X)
+    finally:
+        setattr(module, flag, before)
     assert len(made) == 2
 
 
