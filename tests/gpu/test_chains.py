@@ -34,14 +34,25 @@ def test_divergence_is_raised_by_the_next_call_or_check():
 
 
 def test_tf32_is_off_for_fp32_and_flags_are_restored():
+    """The precision of products and of convolutions; tests/score/test_precision_flags.py has the flags."""
+    a, b = (torch.rand(256, 256, device="cuda") + 1 for _ in range(2))
+    exact = (a.double() @ b.double()).float()
+    image, kernel = a.view(1, 1, 256, 256), b[:1, :25].view(1, 1, 5, 5)
+    convolved = torch.nn.functional.conv2d(image.double(), kernel.double()).float()
+    # Each number has an error of at most 2^-24 of it in fp32; TF32 cuts each factor to 11 bits.
     seen = []
 
     def energy(x):
-        seen.append((torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision))
+        products = ((a @ b - exact) / exact).abs().max()
+        convolutions = ((torch.nn.functional.conv2d(image, kernel) - convolved) / convolved).abs().max()
+        seen.append((products.item(), convolutions.item()))
         return x.square().sum(1)
 
-    before = torch.backends.cudnn.conv.fp32_precision
+    before = torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.allow_tf32
     for precision in ("fp32", "tf32"):
         fl.Langevin(energy, n_steps=1, precision=precision, graph=False, seed=1)(torch.zeros(1, 2, device="cuda"))
-    assert seen == [("ieee", "ieee"), ("tf32", "tf32")]
-    assert torch.backends.cudnn.conv.fp32_precision == before
+    strict, fast = seen
+    n = 256  # all terms are positive: the error of a sum is at most n + 1 roundings of it
+    assert max(strict) <= (n + 1) * 2**-24
+    assert fast[0] > strict[0] and fast[0] <= 2**-9 + (n + 1) * 2**-23
+    assert (torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.allow_tf32) == before
