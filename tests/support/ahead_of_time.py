@@ -122,9 +122,7 @@ def chain_sources():
 
 
 def chain_source(precision: str, width: int, layers: int):
-    """Whole chains of a net with as many inputs, with limits on score and state, and with gelu, the activation that takes
-    most registers.
-    """
+    """Whole chains of a net of as many inputs, with limits, and with gelu, which takes most registers."""
     floats = ("x", "biases", "last", "parameters", "prior", "scale", "limits", "scratch")
     pointers = {f"{name}_pointer": "*fp32" for name in floats}
     pointers |= {"step_sizes_pointer": "*fp64", "noise_stds_pointer": "*fp64"}

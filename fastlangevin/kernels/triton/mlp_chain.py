@@ -22,10 +22,10 @@ from ...network.layers import Layer, Linear
 from ..arguments import ActivationKind, ChainArgs
 from ..cpu import mlp_chain as cpu
 from ..operators import written
+from .device import on, shared_memory
 from .noise import normals
-from .update import clamp, on
+from .update import clamp
 
-MOST_SHARED = 160 * 1024
 # Hidden layers by padded width up to which nothing is spilled to local memory, whatever the activation and the GPU: so
 # says the compiled code (tests/kernels/triton/test_mlp_chain.py). Float32 products without tensor cores spill first.
 MOST_LAYERS = {
@@ -206,9 +206,11 @@ def mlp_chain_kernel(
     tl.store(x_pointer + place, x, mask=inside)
 
 
-def unsupported(layers: Sequence[Layer], n_inputs: int, precision: str = "fp32") -> str | None:
-    """Like `kernels.cpu.mlp_chain.unsupported`, for these kernels: the weights must fit in shared memory, in the worst
-    case in two layouts.
+def unsupported(
+    layers: Sequence[Layer], n_inputs: int, precision: str = "fp32", device: torch.device | None = None
+) -> str | None:
+    """Like `kernels.cpu.mlp_chain.unsupported`, for these kernels on a device: a thread's values must fit the
+    registers, and the weights the shared memory.
     """
     why = cpu.unsupported(layers, n_inputs)
     if why is not None:
@@ -226,10 +228,19 @@ def unsupported(layers: Sequence[Layer], n_inputs: int, precision: str = "fp32")
             f"the network has {len(linears)} hidden layers, more than the {most[widest]} that fit the registers at a "
             f"width of {max(n_inputs, _widest(linears))} in {precision}"
         )
-    n_bytes = 2 * _PRECISIONS[precision][0].itemsize * width * (inputs + (len(linears) - 1) * width)
-    return (
-        f"the weights take {n_bytes} bytes of shared memory, more than {MOST_SHARED}" if n_bytes > MOST_SHARED else None
-    )
+    n_bytes, most_bytes = shared_bytes(inputs, width, len(linears), precision), shared_memory(device)
+    if n_bytes > most_bytes:
+        return f"the weights take {n_bytes} bytes of shared memory, more than the {most_bytes} of this GPU"
+    return None
+
+
+def shared_bytes(inputs: int, width: int, n_layers: int, precision: str) -> int:
+    """The shared memory of a program: the weights, for tensor cores in the layouts of both passes, and a layer that the
+    warps exchange.
+    """
+    layouts = 1 if precision == "fp32" else 2
+    weights = layouts * _PRECISIONS[precision][0].itemsize * width * (inputs + (n_layers - 1) * width)
+    return weights + 4 * BLOCK * max(inputs, width)
 
 
 def run_(

@@ -6,17 +6,16 @@ a Python float as float32) or, for torch.compile and captured graphs, read from 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import struct
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..arguments import UpdateArgs
+from .device import on
 from .noise import normals, uniforms
 
 # The alignment of these pointers must not specialise the kernel: the numbers of a captured chain are adjacent, and only
@@ -262,8 +261,3 @@ def _bits(value: float | Tensor) -> int:
 
 def _wide(n: int) -> bool:
     return n > 2**31 - 4 * BLOCK
-
-
-def on(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """A context in which `device` is current: Triton launches on the current device."""
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()

@@ -5,6 +5,8 @@ ahead of time for several GPUs.
 from __future__ import annotations
 
 import importlib.util
+import re
+import types
 
 import pytest
 import torch
@@ -29,7 +31,7 @@ if importlib.util.find_spec("triton") is None:
 import triton
 import triton.language as tl
 
-from fastlangevin.kernels.triton.mlp_chain import MOST_LAYERS, _activate
+from fastlangevin.kernels.triton.mlp_chain import MOST_LAYERS, _activate, padded, shared_bytes
 
 
 @pytest.fixture
@@ -153,6 +155,21 @@ def test_unsupported(kernels):
     assert "unknown" in why(4, activation=Activation("unknown"))
 
 
+@pytest.mark.parametrize(("kib", "fits"), [(99, False), (163, True), (227, True)], ids=["8.6 to 12.0", "8.0", "9.0"])
+def test_the_gpu_s_shared_memory_limits_the_weights(kernels, monkeypatch, kib, fits):
+    asked = []
+    properties = lambda index: asked.append(index) or {"max_shared_mem": kib << 10}
+    active = types.SimpleNamespace(utils=types.SimpleNamespace(get_device_properties=properties))
+    monkeypatch.setattr(triton.runtime, "driver", types.SimpleNamespace(active=active))
+
+    def why(*widths):
+        return kernels.unsupported(Net(widths, SILU).layers, widths[0], "fp16", torch.device("cuda", 3))
+
+    assert why(2, 128, 128) is None and asked == [3]
+    assert (why(128, 128, 128) is None) == fits
+    assert fits or f"139264 bytes of shared memory, more than the {kib << 10} of this GPU" in why(128, 128, 128)
+
+
 @pytest.mark.any_processor
 @pytest.mark.ahead_of_time
 def test_compiled(compiled):
@@ -164,5 +181,8 @@ def test_compiled(compiled):
         *MOST_LAYERS
     }
     for (kernel, architecture), record in chains.items():
+        precision, width, layers = re.fullmatch(r"mlp_chain-(\w+)-(\d+)x(\d)", kernel).groups()
+        inputs, padded_width = padded(int(width), int(width), precision)
+        assert record["shared"] <= shared_bytes(inputs, padded_width, int(layers), precision), (kernel, architecture)
         assert record["local"] == 0, (kernel, architecture)
         assert count(record, "FFMA" if "fp32" in kernel else "HMMA") >= 4, (kernel, architecture)
