@@ -44,7 +44,8 @@ class CapturedChain:
 
     Args:
         chain: whose score, backend, options and number of steps are captured.
-        x: a state of the shape, dtype, device and layout that are captured.
+        x: a state of the shape, dtype and device that are captured. The graph's own state is contiguous whatever the
+            layout of x, as kernels that update it want it: otherwise each step would copy it.
         unroll: steps per graph, a divisor of the number of steps; None: the fastest, by measurement.
 
     Raises:
@@ -55,7 +56,7 @@ class CapturedChain:
         self._device = to
         self._n_steps = len(chain)
         self._keep = dependencies.tensors  # the graph reads their memory, which must not be reused
-        self._x = torch.empty_like(x)
+        self._x = torch.empty_like(x, memory_format=torch.contiguous_format)
         self._args = tuple(a.clone() if isinstance(a, Tensor) else a for a in chain.args)
         rows = len(chain.per_step()) + 1
         self._numbers = torch.zeros(rows * self._n_steps + 1, dtype=torch.int64, device=x.device)
@@ -70,12 +71,14 @@ class CapturedChain:
         self.unroll, self._run = min(plans, key=lambda plan: self.times.get(plan[0], 0.0))
 
     def __call__(self, chain: Chain, x0: Tensor) -> Tensor:
-        """Runs all steps from x0, and returns a new tensor. Calls from several threads or streams run one by one."""
+        """Runs all steps from x0, and returns a new tensor of its layout. Calls from several threads or streams run one
+        by one.
+        """
         with self._lock:
             self._device.begin()
             self._fill(chain, x0)
             self._run()
-            x = self._x.clone()
+            x = torch.empty_like(x0).copy_(self._x)
             self._device.end()
         return x
 
@@ -244,7 +247,6 @@ def _check(chain: Chain, x: Tensor, dependencies: Dependencies) -> None:
 
 def _key(chain: Chain, x: Tensor, dependencies: Dependencies) -> tuple[Any, ...]:
     args = tuple((a.shape, a.stride(), a.dtype) if isinstance(a, Tensor) else (type(a), a) for a in chain.args)
-    layout = torch.empty_like(x, device="meta").stride()
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     flags = (  # what torch's operators read when they are captured; those of float32 are the sampler's
         *(cudnn.enabled, cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled()),
@@ -254,4 +256,4 @@ def _key(chain: Chain, x: Tensor, dependencies: Dependencies) -> tuple[Any, ...]
     engine = (chain.score.name, chain.score.precision, chain.score.target.kind)
     update = (type(chain), chain.backend.name, chain.requested_backend, chain.offset)
     options = (len(chain), *engine, *update, *chain.built_in())
-    return (x.shape, layout, x.dtype, x.device, options, args, flags, dependencies.fingerprint())
+    return (x.shape, x.dtype, x.device, options, args, flags, dependencies.fingerprint())
