@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from gpu import chains as gpu_chains
-from gpu import figures
+from gpu import figures, timing
 
 
 def test_a_second_call_measures_the_missing_figures(tmp_path, monkeypatch):
@@ -29,6 +29,13 @@ def test_a_second_call_measures_the_missing_figures(tmp_path, monkeypatch):
     assert json.loads(path.read_text())["b"] == [{"what": "b", "failure": "RuntimeError: first line"}]
     assert figures.main(path, 0.0) == 1 and calls == ["a", "b", "c"]
     assert figures.main(path, 100.0) == 0 and calls == ["a", "b", "c", "b"]
+
+
+def test_the_host_s_share_is_timed_without_waiting_for_the_gpu(monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: seen.append("wait"))
+    seconds = timing.host_times(lambda: seen.append("call"), rounds=2, calls=3, warmup=1)
+    assert seen == ["call", *["wait", *["call"] * 3] * 2] and len(seconds) == 2
 
 
 def test_spread():

@@ -21,7 +21,7 @@ def test_chain_agrees_with_the_cpu_to_rounding():
     assert torch.allclose(got.cpu(), expected, atol=1e-9)
 
 
-def test_divergence_is_raised_by_the_next_call_or_check():
+def test_divergence_is_raised_by_a_later_call_or_check():
     sampler = fl.Langevin(lambda x: -(x**4).sum(1), n_steps=9, step_size=1.0, noise_std=0.0, seed=1)
     x0 = torch.ones(3, 1, device="cuda")
     sampler(x0)
@@ -29,8 +29,24 @@ def test_divergence_is_raised_by_the_next_call_or_check():
         sampler.check()
     sampler.check()
     sampler(x0)
+    torch.cuda.synchronize()
     with pytest.raises(fl.ChainDiverged, match="3 of 3 chains"):
         sampler(x0)
+
+
+def test_calls_queue():
+    """The host is done with all calls while the GPU still runs the first."""
+    sampler = fl.Langevin(lambda x: x.square().sum(1), n_steps=9, step_size=0.1, noise_std=0.1, seed=1)
+    x = torch.ones(3, 1, device="cuda")
+    sampler(x)
+    torch.cuda.synchronize()
+    torch.cuda._sleep(1_000_000_000)  # cycles, half a second
+    end = torch.cuda.Event()
+    for _ in range(5):
+        x = sampler(x)
+    end.record()
+    assert not end.query()
+    sampler.check()
 
 
 def test_tf32_is_off_for_fp32_and_flags_are_restored():

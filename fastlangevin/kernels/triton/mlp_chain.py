@@ -128,7 +128,7 @@ def _weights(pointer, LAYER: tl.constexpr, LAYERS: tl.constexpr, WIDTH: tl.const
     return tl.load(pointer + INDEX * WIDTH * WIDTH + rows[:, None] * WIDTH + rows[None, :])
 
 
-@triton.jit(do_not_specialize=["n_steps"])
+@triton.jit(do_not_specialize=["offset", "n", "n_steps"])
 def mlp_chain_kernel(
     x_pointer,  # (B, d)
     first_pointer,  # (WIDTH, INPUTS)

@@ -23,6 +23,8 @@ from .noise import normals, uniforms
 NUMBERS = ("step_size_pointer", "noise_std_pointer", "seed_pointer", "step_pointer")
 # Nor must the values: Triton would compile again for a step divisible by 16, and for step 1.
 VALUES = ("step_size", "noise_std", "seed", "step", "clip", "lo", "hi", "stream", "offset", "first_group")
+# Nor sizes and strides: a layout would be compiled for each class of eleven numbers.
+LAYOUT = ("n1", "n2", "n3", "x0", "x1", "x2", "x3", "s0", "s1", "s2", "s3")
 BLOCK, WARPS = 256, 4  # groups per program: two per thread, whose 16-byte loads are in flight together
 STRIDED_DIMENSIONS = 4
 
@@ -79,7 +81,7 @@ def _strided(index, n1, n2, n3, s0, s1, s2, s3):
     return i0.to(tl.int64) * s0 + i1.to(tl.int64) * s1 + i2.to(tl.int64) * s2 + i3.to(tl.int64) * s3
 
 
-@triton.jit(do_not_specialize=VALUES, do_not_specialize_on_alignment=NUMBERS)
+@triton.jit(do_not_specialize=(*VALUES, *LAYOUT), do_not_specialize_on_alignment=NUMBERS)
 def update_kernel(
     x_pointer,
     score_pointer,

@@ -86,3 +86,10 @@ def test_instructions_per_element(compiled):
     """A thread computes 8 elements. The count bounds the time per element on an arithmetic-bound GPU."""
     for architecture in (80, 90, 100):
         assert sum(compiled["update-fp32", architecture]["instructions"].values()) / 8 <= 75
+
+
+def test_a_launch_compiles_again_for_few_numbers(compiled):
+    """Not for sizes, strides, offsets and steps: each would multiply the variants by three. Floats are of no class."""
+    for (kernel, architecture), record in compiled.items():
+        wanted = ["d"] if "mlp_chain" in kernel else ["rows"] if "convnet" in kernel else ["n"]
+        assert [name for name in record["specialized"] if name != "slope"] == wanted, (kernel, architecture)
