@@ -28,7 +28,7 @@ from torch import Tensor
 
 import fastlangevin as fl
 from gpu import chains
-from gpu.timing import Row, captured, failed, times
+from gpu.timing import Row, captured, failed, host_times, times
 
 SIZES = (2**12, 2**14, 2**16, 196_608, 2**20, 2**23, 2**26)
 BACKENDS = ("cuda", "triton")
@@ -97,6 +97,20 @@ def floor() -> list[Row]:
     return rows
 
 
+def host() -> list[Row]:
+    """The host's share of an update of few elements, and of a call of a captured chain, which calls can overlap."""
+    states, score, rows = _updates(4096)
+    calls: dict[str, Call] = {
+        f"update, {name}": functools.partial(_update, x, score, name) for name, x in states.items()
+    }
+    problem = chains.Problem(8, "fp32", image_size=8, batch=8)
+    calls["captured chain"] = functools.partial(problem.sampler(n_steps=10), problem.x0)
+    for name, call in calls.items():
+        value, quartiles = spread([s * 1e6 for s in host_times(call, rounds=25, calls=20)])
+        rows.append({"what": f"host's share: {name}", "value": value, "unit": "µs", "quartiles": quartiles})
+    return rows
+
+
 def update(n: int) -> list[Row]:
     """One update of n float32 elements by each backend, relative to the bandwidth of a device-to-device copy."""
     states, score, failing = _updates(n)
@@ -153,6 +167,7 @@ def _updates(n: int) -> tuple[dict[str, Tensor], Tensor, list[Row]]:
 
 FIGURES: dict[str, Callable[[], list[Row]]] = {
     "floor": floor,
+    "host": host,
     **{f"update-{n}": functools.partial(update, n) for n in SIZES},
     "update-in-graph": update_in_graph,
     "chain-64": functools.partial(chains.chain, 64),
