@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 
 import pytest
@@ -41,6 +42,12 @@ def test_convnets_copy_16_bytes_at_a_time(compiled):
         if "-forward-" in kernel or "-backward-" in kernel:
             assert sum(copies(record).values()) >= 8, (kernel, architecture)
             assert all(name.endswith(".128") for name in copies(record)), (kernel, architecture)
+
+
+def test_which_triton_copies_through_l1(compiled):
+    """On which the predicted time of a step in docs/performance.md depends."""
+    version = tuple(map(int, importlib.metadata.version("triton").split(".")[:2]))
+    assert {record["through_l1"] for record in compiled.values()} == {version >= (3, 9)}
 
 
 def test_convnets_copy_images_through_l1(compiled):
