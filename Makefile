@@ -1,6 +1,7 @@
 # make demo: train on the handwritten digits, pictures in runs/demo.   make test: the tests.
 # Both create .venv and install their dependencies.
 # make test-newest: the tests with the newest torch, in .venv-newest (5.5 GB).
+# make test-triton36: all Triton kernels compiled by Triton 3.6, which CUDA builds of torch 2.11 bring, for six GPUs.
 # make test-processors: the tests with older instruction sets in torch's libraries.
 # make test-campaign: 20,000 random graphs through every engine; a training that is killed 50 times and resumed.
 PYTHON ?= python3
@@ -9,13 +10,14 @@ BIN := $(VENV)/bin
 INSTALL := -m pip --disable-pip-version-check install -qq
 PIP := $(BIN)/python $(INSTALL) -c constraints.txt
 NEWEST := .venv-newest
+TRITON36 := .venv-triton36
 CPP_FILES := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 SOURCES := setup.py pyproject.toml constraints.txt fastlangevin/kernels/build.py $(shell find csrc -type f)
 
 # Waiting threads sleep. If another program uses a core, spinning threads make training ten times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-newest test-processors test-campaign lint format bench bench-docs bench-quick clean
+.PHONY: demo test test-newest test-triton36 test-processors test-campaign lint format bench bench-docs bench-quick clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fastlangevin train digits --out runs/demo --resume
@@ -25,6 +27,9 @@ test: $(VENV)/.dev
 
 test-newest: $(NEWEST)/.dev
 	$(NEWEST)/bin/python -m pytest -n auto --dist loadfile
+
+test-triton36: $(VENV)/.dev $(TRITON36)/triton
+	AHEAD_OF_TIME=all PYTHONPATH=$(TRITON36) $(BIN)/python -m pytest -m ahead_of_time tests/kernels/triton
 
 test-processors: $(VENV)/.dev
 	nice $(BIN)/python scripts/test_processors.py $(ARGS)
@@ -85,6 +90,11 @@ $(NEWEST)/.torch: constraints.txt constraints-newest.txt
 
 $(NEWEST)/.dev: $(NEWEST)/.torch $(SOURCES)
 	$(NEWEST)/bin/python $(INSTALL) -c $(NEWEST)/constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+# Compiling needs no CUDA build of torch: this Triton takes the place of the other on the path.
+$(TRITON36)/triton: $(VENV)/.dev
+	$(PIP) --no-deps --upgrade --target $(TRITON36) triton==3.6.0
 	@touch $@
 
 # One by one: a peer that cannot be installed is reported in its row of the results.

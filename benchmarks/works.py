@@ -66,6 +66,11 @@ class Work:
         """With a copy of the network, whose state hooks may change (spectral norm's vectors, and their dtype)."""
         return dataclasses.replace(self, module=copy.deepcopy(self.module))
 
+    def in_float64(self) -> Work:
+        """With a copy of the network, the state and the arguments that are not labels in float64."""
+        args = tuple(a.double() if a.is_floating_point() else a for a in self.args)
+        return dataclasses.replace(self, module=copy.deepcopy(self.module).double(), x0=self.x0.double(), args=args)
+
     @property
     def device(self) -> str:
         return self.x0.device.type

@@ -81,9 +81,13 @@ def threads():
 
 @pytest.fixture(scope="session")
 def compiled() -> dict[tuple[str, int], dict]:
-    """The output of `ahead_of_time.py` for each Triton kernel and architecture."""
+    """The output of `ahead_of_time.py` for each Triton kernel and architecture; of all with $AHEAD_OF_TIME=all."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, SUPPORT / "ahead_of_time.py"]
+    command = [
+        sys.executable,
+        SUPPORT / "ahead_of_time.py",
+        *(["--all"] if os.getenv("AHEAD_OF_TIME") == "all" else []),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return {(r["kernel"], r["architecture"]): r for r in json.loads(done.stdout)}

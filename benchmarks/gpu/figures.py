@@ -1,11 +1,12 @@
 """The performance of the kernels and the chain on one GPU, each figure with its baseline of the same run.
 
-    python benchmarks/gpu/figures.py figures.json [--budget SECONDS]
+    python benchmarks/gpu/figures.py figures.json [--budget SECONDS] [--dry-run]
 
 Rounds are interleaved, so that all contenders run at the same clock rates. A time is the median over rounds between two
 CUDA events, a ratio the median of the rounds' ratios, both with quartiles. A contender that disagrees with its baseline
 is reported as failed, without a time. The file is written after every figure, and a second call measures only the
-missing ones. Needs only torch and this package.
+missing ones, the decisive ones first. Needs only torch and this package. With --dry-run each figure is a row without a
+value, which needs no GPU.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from torch import Tensor
 
 import fastlangevin as fl
 from gpu import chains
-from gpu.timing import Row, captured, failed, times
+from gpu.timing import Row, captured, failed, host_times, times
 
 SIZES = (2**12, 2**14, 2**16, 196_608, 2**20, 2**23, 2**26)
 BACKENDS = ("cuda", "triton")
@@ -97,6 +98,20 @@ def floor() -> list[Row]:
     return rows
 
 
+def host() -> list[Row]:
+    """The host's share of an update of few elements, and of a call of a captured chain, which calls can overlap."""
+    states, score, rows = _updates(4096)
+    calls: dict[str, Call] = {
+        f"update, {name}": functools.partial(_update, x, score, name) for name, x in states.items()
+    }
+    problem = chains.Problem(8, "fp32", image_size=8, batch=8)
+    calls["captured chain"] = functools.partial(problem.sampler(n_steps=10), problem.x0)
+    for name, call in calls.items():
+        value, quartiles = spread([s * 1e6 for s in host_times(call, rounds=25, calls=20)])
+        rows.append({"what": f"host's share: {name}", "value": value, "unit": "µs", "quartiles": quartiles})
+    return rows
+
+
 def update(n: int) -> list[Row]:
     """One update of n float32 elements by each backend, relative to the bandwidth of a device-to-device copy."""
     states, score, failing = _updates(n)
@@ -151,17 +166,23 @@ def _updates(n: int) -> tuple[dict[str, Tensor], Tensor, list[Row]]:
     return states, score, failing
 
 
+def stand_in(name: str) -> list[Row]:
+    """What a dry run has in place of a figure."""
+    return [{"what": name, "value": 0.0, "unit": "of a dry run"}]
+
+
 FIGURES: dict[str, Callable[[], list[Row]]] = {
     "floor": floor,
-    **{f"update-{n}": functools.partial(update, n) for n in SIZES},
+    "host": host,
     "update-in-graph": update_in_graph,
     "chain-64": functools.partial(chains.chain, 64),
+    "growth": chains.growth,
     "chain-32": functools.partial(chains.chain, 32),
+    "memory-64": functools.partial(chains.memory, 64),
     "chain-64-batch-128": functools.partial(chains.chain, 64, batch=128),
     "chain-64-of-64": functools.partial(chains.chain, 64, image_size=64),
-    "memory-64": functools.partial(chains.memory, 64),
+    **{f"update-{n}": functools.partial(update, n) for n in SIZES},
     "memory-32": functools.partial(chains.memory, 32),
-    "growth": chains.growth,
     "chain-64-compiled": functools.partial(chains.chain_compiled, 64),
 }
 
@@ -170,7 +191,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out_json", type=Path)
     parser.add_argument("--budget", type=float, default=300.0, help="seconds, after which no figure is started")
+    parser.add_argument("--dry-run", action="store_true", help="measure nothing")
     arguments = parser.parse_args()
-    if not torch.cuda.is_available():
+    if arguments.dry_run:
+        FIGURES = {name: functools.partial(stand_in, name) for name in FIGURES}
+    elif not torch.cuda.is_available():
         sys.exit(f"figures.py needs an NVIDIA GPU, but torch {torch.__version__} finds none")
     sys.exit(main(arguments.out_json, arguments.budget))

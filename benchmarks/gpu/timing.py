@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -30,6 +31,20 @@ def times(contenders: dict[str, Call], rounds: int, calls: int = 1, warmup: int 
             end.record()
             end.synchronize()
             seconds[name].append(begin.elapsed_time(end) / 1000 / calls)
+    return seconds
+
+
+def host_times(call: Call, rounds: int, calls: int, warmup: int = 3) -> list[float]:
+    """Seconds per call until it returns, while the GPU works on those before: the host's share, round by round."""
+    for _ in range(warmup):
+        call()
+    seconds = []
+    for _ in range(rounds):
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        for _ in range(calls):
+            call()
+        seconds.append((time.perf_counter() - begin) / calls)
     return seconds
 
 

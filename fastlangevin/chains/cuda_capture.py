@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +32,7 @@ class CudaCapture:
         self._stream = torch.cuda.Stream(device)
         self._done: torch.cuda.Event | None = None
 
-    def warm_up(self, step: Callable[[], None], buffers: list[Tensor]) -> None:
+    def warm_up(self, work: Callable[[], None], buffers: list[Tensor]) -> None:
         """Runs the work a few times on the stream of the capture, so that libraries choose algorithms and Triton and
         inductor compile. Leaves `buffers` unchanged.
 
@@ -42,8 +44,8 @@ class CudaCapture:
         try:
             with torch.cuda.stream(self._stream):
                 for _ in range(_WARM_UPS - 1):
-                    step()
-                waits = _waits(step)
+                    work()
+                waits = _waits(work)
         finally:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
             # By value: batch norm updates its averages without increasing autograd's version counter.
@@ -60,7 +62,11 @@ class CudaCapture:
             )
 
     def capture(self, body: Callable[[], None]) -> Callable[[], None]:
-        """Captures the body as a graph. Calling the result replays it on the current stream."""
+        """Captures the body as a graph. Calling the result replays it on the current stream.
+
+        Raises:
+            NotCapturable: the capture failed. torch then works as before.
+        """
         graph = torch.cuda.CUDAGraph()
         # Other threads (a loader that pins memory) may continue with operations that a capture forbids.
         capturing = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
@@ -68,8 +74,10 @@ class CudaCapture:
             # The outer context restores the caller's stream, which a capture that fails at its end does not.
             with torch.cuda.stream(torch.cuda.current_stream(self._device)), capturing:
                 body()
-        except RuntimeError as error:
-            torch.cuda.synchronize(self._device)
+        except BaseException as error:
+            _abandon(graph, self._pool, self._device)
+            if not isinstance(error, RuntimeError):
+                raise
             raise NotCapturable(f"the capture failed: {str(error).splitlines()[0]}") from error
         return graph.replay
 
@@ -101,6 +109,30 @@ class CudaCapture:
     def wait(self) -> None:
         if self._done is not None:
             self._done.synchronize()
+
+
+_abandoned: list[torch.cuda.CUDAGraph] = []  # torch's pinned memory allocator may keep a pointer to them
+
+
+def _abandon(graph: torch.cuda.CUDAGraph, pool: Any, device: torch.device) -> None:
+    """Ends what a failed capture leaves underway in torch.
+
+    After a capture that the driver has invalidated, `CUDAGraph.capture_end` raises before its other duties: the pool
+    would go on taking allocations, and the generator would refuse to draw outside of a capture.
+    """
+    torch.cuda.synchronize(device)
+    with contextlib.suppress(RuntimeError):  # the pool's part has been ended
+        torch._C._cuda_endAllocateToPool(device.index, pool)
+        torch._C._cuda_releasePool(device.index, pool)
+    graph.reset()
+    _abandoned.append(graph)
+    # The end of any capture is the end of the generator's.
+    one, stream = torch.zeros(1, device=device), torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    another = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(another, stream=stream, capture_error_mode="thread_local"):
+        one.zero_()
+    torch.rand(1, device=device)  # raises if it is not
 
 
 def _waits(work: Callable[[], None]) -> bool:

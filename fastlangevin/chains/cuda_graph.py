@@ -33,7 +33,7 @@ _one_at_a_time = threading.Lock()  # a process captures one graph at a time
 class Capture(Protocol):
     """Captures, replays and times work on a device: `cuda_capture.CudaCapture`, or a stand-in in tests."""
 
-    def warm_up(self, step: Callable[[], None], buffers: list[Tensor]) -> None: ...
+    def warm_up(self, work: Callable[[], None], buffers: list[Tensor]) -> None: ...
     def capture(self, body: Callable[[], None]) -> Callable[[], None]: ...
     def time(self, run: Callable[[], None]) -> float: ...
     def upload(self, values: Tensor, to: Tensor) -> None: ...
@@ -47,7 +47,8 @@ class CapturedChain:
 
     Args:
         chain: whose score, backend, options and number of steps are captured.
-        x: a state of the shape, dtype, device and layout that are captured.
+        x: a state of the shape, dtype and device that are captured. The graph's own state is contiguous whatever the
+            layout of x, as kernels that update it want it: otherwise each step would copy it.
         unroll: steps per graph, a divisor of the number of steps; None: the fastest, by measurement.
 
     Raises:
@@ -58,26 +59,27 @@ class CapturedChain:
         self._device = to
         self._n_steps = len(chain)
         self._keep = dependencies.tensors  # the graph reads their memory, which must not be reused
-        self._x = torch.empty_like(x)
+        self._x = torch.empty_like(x, memory_format=torch.contiguous_format)
         self._inputs = chain.inputs.map_tensors(Tensor.clone)
         self._table = StepTable(_columns(chain), x.device)
         self._first = torch.arange(self._n_steps, device=x.device)
         self._lock = threading.Lock()
         self._fill(chain, x)
         chain = dataclasses.replace(chain, inputs=self._inputs, seed=self._table.seed)
-        whole = _with(chain, self._table.columns())
-        self._device.warm_up(lambda: _first_step_(whole, self._x), dependencies.buffers())
-        plans = [self._plan(whole, u) for u in ([unroll] if unroll else unrolls(self._n_steps))]
+        buffers = dependencies.buffers()
+        plans = [self._plan(chain, x, u, buffers) for u in ([unroll] if unroll else unrolls(self._n_steps))]
         self.times = {u: self._time(chain, x, run) for u, run in plans} if len(plans) > 1 else {}
         self.unroll, self._run = min(plans, key=lambda plan: self.times.get(plan[0], 0.0))
 
     def __call__(self, chain: Chain, x0: Tensor) -> Tensor:
-        """Runs all steps from x0, and returns a new tensor. Calls from several threads or streams run one by one."""
+        """Runs all steps from x0, and returns a new tensor of its layout. Calls from several threads or streams run one
+        by one.
+        """
         with self._lock:
             self._device.begin()
             self._fill(chain, x0)
             self._run()
-            x = self._x.clone()
+            x = torch.empty_like(x0).copy_(self._x)
             self._device.end()
         return x
 
@@ -86,33 +88,43 @@ class CapturedChain:
         with self._lock:
             self._device.wait()
 
-    def _plan(self, whole: Chain, unroll: int) -> tuple[int, Callable[[], None]]:
+    def _plan(self, chain: Chain, x: Tensor, unroll: int, buffers: list[Tensor]) -> tuple[int, Callable[[], None]]:
         """Captures a graph of `unroll` steps. A graph that is shorter than the chain finds its numbers by a position
         that each replay advances: a window of the table is copied to where the kernels read.
+
+        What is captured runs before, for a kernel cannot be loaded while capturing, and other numbers of steps may
+        launch other kernels.
         """
+        load: Callable[[Tensor], None] | None = None
         if unroll == self._n_steps:
-
-            def all_steps() -> None:
-                whole.run_(self._x)
-
-            return unroll, self._device.capture(all_steps)
-        columns, load = self._table.window(unroll)
+            columns = self._table.columns()
+        else:
+            columns, load = self._table.window(unroll)
         position = self._first[:unroll].clone()
-        part = _with(whole, columns)
+        part = _with(chain, columns)
+
+        def rewind() -> None:
+            if load is not None:
+                position.copy_(self._first[:unroll])
 
         def body() -> None:
-            load(position)
+            if load is not None:
+                load(position)
+                position.add_(unroll)
             part.run_(self._x)
-            position.add_(unroll)
 
-        load(position.add_(0))  # loads these kernels before the capture
-        replay = self._device.capture(body)
+        def from_the_start() -> None:
+            rewind()
+            self._x.copy_(x)
+            body()
 
         def run() -> None:
-            position.copy_(self._first[:unroll])
+            rewind()
             for _ in range(self._n_steps // unroll):
                 replay()
 
+        self._device.warm_up(from_the_start, buffers)
+        replay = self._device.capture(body)
         return unroll, run
 
     def _time(self, chain: Chain, x: Tensor, run: Callable[[], None]) -> float:
@@ -124,10 +136,6 @@ class CapturedChain:
         self._x.copy_(x)
         for static, given in zip(self._inputs.tensors(), chain.inputs.tensors(), strict=True):
             static.copy_(given)
-
-
-def _first_step_(chain: Chain, x: Tensor) -> None:
-    chain.step_(x, 0, chain.bind(x).at(0))
 
 
 def _columns(chain: Chain) -> list[Column]:
@@ -250,13 +258,13 @@ def _key(chain: Chain, x: Tensor, dependencies: Dependencies) -> tuple[Any, ...]
         else (name, type(a), None if isinstance(a, Steps) else a)
         for name, a in chain.inputs.named()
     )
-    strides = torch.empty_like(x, device="meta").stride()
-    flags = (
-        torch.backends.cudnn.benchmark,
-        torch.backends.cudnn.deterministic,
-        torch.are_deterministic_algorithms_enabled(),
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    flags = (  # what torch's operators read when they are captured; those of float32 are the sampler's
+        *(cudnn.enabled, cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled()),
+        *(matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction),
+        *(matmul.allow_fp16_accumulation, torch.get_default_dtype()),
     )
     engine = (chain.score.name, chain.score.precision, chain.score.target.kind)
     update = (type(chain), chain.backend.name, chain.requested_backend, chain.offset)
     options = (len(chain), *engine, *update, *chain.built_in(), layout(_columns(chain)))
-    return (x.shape, strides, x.dtype, x.device, options, inputs, flags, dependencies.fingerprint())
+    return (x.shape, x.dtype, x.device, options, inputs, flags, dependencies.fingerprint())

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import deque
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import ChainDiverged
 from ..transfer import ToHost
+
+_MOST_PENDING = 64  # calls
 
 
 def n_not_finite(x: Tensor) -> Tensor:
@@ -26,19 +30,41 @@ def report(x: Tensor, first_step: int, step: int | None) -> ChainDiverged:
     return _error(int(n_not_finite(x)), len(x), first_step, step)
 
 
-class PendingCheck:
-    """The number of chains that are not finite, while it is copied from the device to the host."""
+class PendingChecks:
+    """The checks of calls whose numbers of chains that are not finite are still being copied to the host, in order."""
 
-    def __init__(self, x: Tensor, first_step: int) -> None:
-        self._n_chains = len(x)
-        self._first_step = first_step
-        self._count = ToHost(n_not_finite(x))
+    def __init__(self) -> None:
+        self._checks: deque[_Check] = deque()
+
+    def add(self, x: Tensor, first_step: int) -> None:
+        """Queues the check of x, the states at the end of a call. Does not wait."""
+        self._checks.append(_Check(len(x), first_step, ToHost(n_not_finite(x))))
+
+    def raise_arrived(self) -> None:
+        """Raises `ChainDiverged` for the first call known to have diverged. Does not wait, so that calls can queue on a
+        GPU, unless very many are queued.
+        """
+        while self._checks and (self._checks[0].n_diverged.arrived() or len(self._checks) > _MOST_PENDING):
+            self._checks.popleft().raise_if_diverged()
+
+    def raise_all(self) -> None:
+        """Waits for all checks, and raises `ChainDiverged` for the first that fails. All are then forgotten."""
+        checks, self._checks = self._checks, deque()
+        for check in checks:
+            check.raise_if_diverged()
+
+
+@dataclass(frozen=True)
+class _Check:
+    n_chains: int
+    first_step: int
+    n_diverged: ToHost
 
     def raise_if_diverged(self) -> None:
-        """Waits for the number, which has usually arrived by the next call."""
-        n_diverged = int(self._count.value())
+        """Waits for the number."""
+        n_diverged = int(self.n_diverged.value())
         if n_diverged:
-            raise _error(n_diverged, self._n_chains, self._first_step, None)
+            raise _error(n_diverged, self.n_chains, self.first_step, None)
 
 
 def _error(n_diverged: int, n_chains: int, first_step: int, step: int | None) -> ChainDiverged:

@@ -20,7 +20,7 @@ from ..chains import initial
 from ..chains.chain import Chain
 from ..chains.cuda_capture import being_captured
 from ..chains.cuda_graph import GraphCache
-from ..chains.divergence import PendingCheck, is_finite, report
+from ..chains.divergence import PendingChecks, is_finite, report
 from ..chains.initial import check_state
 from ..errors import BackendUnavailable
 from ..kernels import triton
@@ -66,7 +66,7 @@ class Sampler(abc.ABC):
         self._options = self.check_options(options)
         self._score = make_engine(target, self.engine, self.precision)
         self._graphs = GraphCache(self._options["graph"], self.unroll)
-        self._pending: PendingCheck | None = None
+        self._pending = PendingChecks()
 
     @abc.abstractmethod
     def _chain(self, n_steps: int, **shared: Any) -> Chain:
@@ -113,7 +113,8 @@ class Sampler(abc.ABC):
                 chain. The counter does not advance for an argument that is not as above.
             OverflowError: the noise counter would exceed 2^32.
             BackendUnavailable: an explicit backend, engine or graph that is not available.
-            ChainDiverged: a state is not finite at the end of the chain (on CUDA: raised by the next call or `check`).
+            ChainDiverged: a state is not finite at the end of the chain (on CUDA, where calls do not wait for each
+                other: raised by the first call after that is known, or by `check`).
         """
         observed = Observed(callback, every)
         return self._evolve(x0, make_inputs(args, kwargs), n_steps, chain_offset, step, mask=mask, observed=observed)
@@ -215,10 +216,10 @@ class Sampler(abc.ABC):
             return self._score.bind(x, at_a_state(args, kwargs))(x)
 
     def check(self) -> None:
-        """Raises `ChainDiverged` if the chains of the last call were not finite (on a CPU that call itself raises)."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.raise_if_diverged()
+        """Waits for all calls on CUDA, and raises `ChainDiverged` if the chains of one were not finite and no later
+        call has raised that (on a CPU the call itself raises).
+        """
+        self._pending.raise_all()
 
     @property
     def seed(self) -> int:
@@ -293,6 +294,7 @@ class Sampler(abc.ABC):
         target = {kind: options.pop(kind) for kind in _TARGETS if kind in options}
         other = copy.copy(self)
         other._noise = self._noise
+        other._pending = PendingChecks()
         other._options = self.check_options({**self._options, **options})
         if target:
             other.target = make_target(**target)
@@ -363,7 +365,7 @@ class Sampler(abc.ABC):
     def __setstate__(self, state: dict[str, Any]) -> None:
         options = state["_options"]
         graphs = GraphCache(options["graph"], options["unroll"])  # captured graphs are not copied
-        self.__dict__.update(state, _graphs=graphs)
+        self.__dict__.update(state, _graphs=graphs, _pending=PendingChecks())
 
     def _evolve(
         self,
@@ -397,7 +399,7 @@ class Sampler(abc.ABC):
     ) -> Chain:
         """Returns the chain of one call. Advances the counter after all arguments have been checked."""
         if not being_captured():
-            self.check()
+            self._pending.raise_arrived()
         precisions.check(self.precision, x.device)
         chain_offset = check_int("chain_offset", chain_offset, 0)
         offset = chain_offset * math.prod(x.shape[1:])
@@ -487,11 +489,11 @@ class Sampler(abc.ABC):
             yield
 
     def _settle(self, chain: Chain, x0: Tensor, x: Tensor) -> None:
-        """Raises for chains that are not finite: immediately on a CPU, in the next call or `check` on CUDA."""
+        """Raises for chains that are not finite: immediately on a CPU, in a later call or `check` on CUDA."""
         if being_captured():
             return  # the caller captures a graph: no values are known until it is replayed
         if x.is_cuda:
-            self._pending = PendingCheck(x, int(chain.steps[0]))
+            self._pending.add(x, int(chain.steps[0]))
             return
         if not is_finite(x):
             with self._running(x0.device):

@@ -77,7 +77,7 @@ class TritonMlpScore(MlpScore):
             return why
         from ..kernels.triton import mlp_chain as kernel
 
-        return kernel.unsupported(network.layers[: network.tail], x.shape[1], precision)
+        return kernel.unsupported(network.layers[: network.tail], x.shape[1], precision, x.device)
 
     def _run_chain_(self, x: Tensor, args: ChainArgs) -> None:
         from ..kernels.triton import mlp_chain as kernel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,8 +32,13 @@ def running(precision: str, device: torch.device) -> Iterator[None]:
     "fp32" is strict: no TF32 on a GPU, no bfloat16 shortcut on a CPU.
     """
     check(precision, device)
-    callers = autocast("fp32", device) if torch.is_autocast_enabled(device.type) else contextlib.nullcontext()
-    with _flags(device.type).hold("tf32" if precision == "tf32" else "ieee"), callers:
+    with contextlib.ExitStack() as held:
+        if device.type in ("cpu", "cuda"):
+            held.enter_context(_CPU.hold("ieee"))
+        if device.type == "cuda":
+            held.enter_context(_CUDA.hold("tf32" if precision == "tf32" else "ieee"))
+        if torch.is_autocast_enabled(device.type):
+            held.enter_context(autocast("fp32", device))
         yield
 
 
@@ -65,38 +71,93 @@ class _Float32Flags:
             self._free.wait_for(lambda: self._mode in (None, mode) or me in self._holders)
             outer = self._mode
             if outer is None:
-                self._before = [switch.fp32_precision for switch in self._switches]
-            self._set(mode)
+                self._save()
+            if outer != mode:
+                self._set(mode)
+            self._mode = mode
             self._holders.append(me)
         try:
             yield
         finally:
             with self._free:
                 self._holders.remove(me)
-                if self._holders:
-                    self._set(outer or mode)
-                else:
-                    for switch, old in zip(self._switches, self._before, strict=True):
-                        if switch.fp32_precision != old:
-                            switch.fp32_precision = "none"  # follows the parent again, if it did before
-                        if switch.fp32_precision != old:
-                            switch.fp32_precision = old
+                if not self._holders:
+                    self._restore()
                     self._mode = None
+                elif outer not in (None, mode):
+                    self._set(outer)
+                    self._mode = outer
                 self._free.notify_all()
 
+    def _save(self) -> None:
+        self._before = [switch.fp32_precision for switch in self._switches]
+
     def _set(self, mode: str) -> None:
-        self._mode = mode
         for switch in self._switches:
-            # "none" is torch's default, ieee; leaving it leaves torch's older names for these flags readable.
+            # "none" is torch's default, ieee. Flags that follow their parent are left alone if they have the value.
             if switch.fp32_precision != mode and not (mode == "ieee" and switch.fp32_precision == "none"):
                 switch.fp32_precision = mode
 
+    def _restore(self) -> None:
+        for switch, old in zip(self._switches, self._before, strict=True):
+            _restore(switch, old)
+
+
+class _CudaFlags(_Float32Flags):
+    """Those of CUDA have older names too: `cudnn.allow_tf32`, `cuda.matmul.allow_tf32` and the precision of matrix
+    products for all devices. torch keeps their values apart from the flags', and to read one raises an error where the
+    two differ. So both are set. `_CPU` is held meanwhile: the older names also speak for its matrix products.
+    """
+
+    def __init__(self, switches: tuple[Any, ...]) -> None:
+        super().__init__(switches)
+        self._convolutions, self._products = False, "highest"  # the current values of the older names
+        self._older = (self._convolutions, self._products)  # those to restore
+
+    def _save(self) -> None:
+        super()._save()
+        for switch in self._switches:
+            if switch.fp32_precision == "tf32":
+                switch.fp32_precision = "ieee"
+        try:
+            self._convolutions = _backends.cudnn.allow_tf32
+        except RuntimeError:  # it differs from the flags
+            self._convolutions = True
+        self._products = torch.get_float32_matmul_precision()
+        self._older = (self._convolutions, self._products)
+
+    def _set(self, mode: str) -> None:
+        allowed = mode == "tf32"
+        if self._convolutions != allowed:
+            self._convolutions = _backends.cudnn.allow_tf32 = allowed
+        if (self._products != "highest") != allowed:
+            _backends.cuda.matmul.allow_tf32 = allowed
+            self._products = "high" if allowed else "highest"
+        super()._set(mode)
+
+    def _restore(self) -> None:
+        convolutions, products = self._older
+        if self._convolutions != convolutions:
+            _backends.cudnn.allow_tf32 = convolutions
+            _backends.cudnn.conv.fp32_precision = _backends.cudnn.rnn.fp32_precision = "none"
+        if self._products != products:
+            on_cpu = _backends.mkldnn.matmul.fp32_precision
+            torch.set_float32_matmul_precision(products)
+            _restore(_backends.mkldnn.matmul, on_cpu)
+            _backends.cuda.matmul.fp32_precision = "none"
+        super()._restore()
+
+
+def _restore(switch: Any, old: str) -> None:
+    if switch.fp32_precision != old:
+        switch.fp32_precision = "none"  # follows the parent again, if it did before
+    if switch.fp32_precision != old:
+        switch.fp32_precision = old
+
 
 _backends: Any = torch.backends
-_CUDA = _Float32Flags((_backends.cuda.matmul, _backends.cudnn.conv, _backends.cudnn.rnn))
 _CPU = _Float32Flags((_backends.mkldnn.matmul, _backends.mkldnn.conv))
-_NONE = _Float32Flags(())
-
-
-def _flags(device_type: str) -> _Float32Flags:
-    return {"cuda": _CUDA, "cpu": _CPU}.get(device_type, _NONE)
+_CUDA = _CudaFlags((_backends.cuda.matmul, _backends.cudnn.conv, _backends.cudnn.rnn))
+with warnings.catch_warnings(), contextlib.suppress(RuntimeError):
+    warnings.simplefilter("ignore")
+    torch.get_float32_matmul_precision()  # torch 2.11 warns once of the older names

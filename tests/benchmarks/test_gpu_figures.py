@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from gpu import chains as gpu_chains
-from gpu import figures
+from gpu import figures, timing
 
 
 def test_a_second_call_measures_the_missing_figures(tmp_path, monkeypatch):
@@ -29,6 +29,13 @@ def test_a_second_call_measures_the_missing_figures(tmp_path, monkeypatch):
     assert json.loads(path.read_text())["b"] == [{"what": "b", "failure": "RuntimeError: first line"}]
     assert figures.main(path, 0.0) == 1 and calls == ["a", "b", "c"]
     assert figures.main(path, 100.0) == 0 and calls == ["a", "b", "c", "b"]
+
+
+def test_the_host_s_share_is_timed_without_waiting_for_the_gpu(monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: seen.append("wait"))
+    seconds = timing.host_times(lambda: seen.append("call"), rounds=2, calls=3, warmup=1)
+    assert seen == ["call", *["wait", *["call"] * 3] * 2] and len(seconds) == 2
 
 
 def test_spread():
@@ -54,17 +61,30 @@ def test_a_sampler_has_a_row_for_each_peer(monkeypatch):
 @pytest.mark.parametrize("engine", ["autograd", "auto"])
 def test_a_sampler_that_disagrees_is_not_timed(monkeypatch, engine):
     """With CPU tensors instead of CUDA tensors: the check without noise, and samplers that fail it."""
+    problem = on_cpu(monkeypatch, engine)
+    sampler, calls, plans, rows = problem.sampler, {}, {}, []
+    problem.sampler = lambda *a: _without_graph(sampler(*a))
+    gpu_chains._add(calls, plans, rows, "work", problem)
+    assert list(calls) == list(plans) == [f"{engine} fp32"] and rows == []
+    problem.sampler = lambda *a: _without_graph(sampler(*a), step_size=1.1)
+    gpu_chains._add({}, {}, rows, "work", problem)
+    assert rows[0]["what"] == f"work, {engine} fp32" and "away from the eager loop's in float64" in rows[0]["failure"]
+
+
+def test_a_handwritten_loop_that_disagrees_is_not_timed_either(monkeypatch):
+    problem, calls, rows = on_cpu(monkeypatch, "autograd"), {}, []
+    gpu_chains._add_eager(calls, rows, "work", problem)
+    assert list(calls) == ["eager fp32"] and rows == []
+    loop = problem.eager
+    problem.eager = lambda *a: loop(*a) * 1.1
+    gpu_chains._add_eager({}, rows, "work", problem)
+    assert rows[0]["what"] == "work, eager fp32" and "away from the eager loop's in float64" in rows[0]["failure"]
+
+
+def on_cpu(monkeypatch, engine):
     monkeypatch.setattr(torch.nn.Module, "cuda", lambda self: self)
     monkeypatch.setattr(gpu_chains.Problem, "device", "cpu")
-    problem = gpu_chains.Problem(4, "fp32", image_size=8, batch=2, engine=engine)
-    sampler = problem.sampler
-    problem.sampler = lambda *a: _without_graph(sampler(*a))
-    assert problem.disagreement() is None
-    problem.sampler = lambda *a: _without_graph(sampler(*a), step_size=1.1)
-    assert "away from the eager loop's" in problem.disagreement()
-    rows = []
-    gpu_chains._add({}, {}, rows, "work", problem)
-    assert rows[0]["what"] == f"work, {engine} fp32" and "away from" in rows[0]["failure"]
+    return gpu_chains.Problem(4, "fp32", image_size=8, batch=2, engine=engine)
 
 
 def _without_graph(sampler, **changes):

@@ -78,6 +78,24 @@ def test_changed_weights_schedules_and_seeds_are_used():
     assert len(replayed._graphs.captured) == 1
 
 
+@pytest.mark.parametrize("graph", ["auto", True])
+@pytest.mark.parametrize("unroll", [1, 4, 12, None])
+@pytest.mark.filterwarnings("error")
+def test_whole_chain_kernels_are_captured(graph, unroll):
+    """By a graph that has never launched them, and torch's random numbers work afterwards."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 20), nn.SiLU(), nn.Linear(20, 1)).cuda()
+    options = dict(n_steps=12, seed=5, step_size=0.1, noise_std=0.1, engine="mlp", backend="triton")
+    eager, replayed = (
+        fl.Langevin(net, graph=g, **more, **options) for g, more in ((False, {}), (graph, {"unroll": unroll}))
+    )
+    x = torch.randn(100, 3, device="cuda")
+    got = replayed(x)
+    torch.rand(3, device="cuda")
+    assert len(replayed._graphs.captured) == 1
+    assert torch.equal(got, eager(x))
+
+
 @pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
 def test_lower_precisions_see_changed_weights(precision):
     _, replayed = pair(network().float(), precision=precision, noise_std=0.0)
@@ -109,6 +127,27 @@ def test_what_cannot_be_captured_runs_eagerly_after_one_warning():
             warnings.simplefilter("error")
             sampler(X.cuda())
     torch.zeros(1 << 20, device="cuda").sum().item()  # the device still works
+
+
+def test_a_capture_that_fails_leaves_torch_as_before():
+    """The driver forbids the call while capturing, and torch reports it in no other way."""
+
+    def energy(x):
+        torch.cuda.synchronize()
+        return x.square().sum((1, 2, 3))
+
+    options = dict(n_steps=3, seed=1)
+    with pytest.raises(fl.BackendUnavailable, match="the capture failed"):
+        fl.Langevin(energy, graph=True, **options)(X.cuda())
+    torch.manual_seed(1)
+    drawn = torch.rand(3, device="cuda")
+    with pytest.warns(RuntimeWarning, match="the capture failed"):
+        got = fl.Langevin(energy, **options)(X.cuda())
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(3, device="cuda"), drawn)
+    assert torch.equal(got, fl.Langevin(energy, graph=False, **options)(X.cuda()))
+    eager, replayed = pair()
+    assert close(replayed(X.cuda()), eager(X.cuda()))
 
 
 def test_declining_leaves_batch_norm_s_averages_to_the_chain():

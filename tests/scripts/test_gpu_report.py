@@ -98,24 +98,80 @@ def test_a_stage_imports_this_package_and_is_given_its_time(out):
     assert found["FASTLANGEVIN_CACHE"]
 
 
-def test_tests_are_counted(tmp_path):
-    (tmp_path / "test_some.py").write_text(
-        "import pytest\ndef test_a(): pass\ndef test_b(): assert 0\n"
-        "@pytest.mark.skip\ndef test_c(): pass\n@pytest.fixture\ndef f(): 1 / 0\ndef test_d(f): pass\n"
-    )
-    code = f"import pytest; pytest.main(['--junit-xml={tmp_path}/j.xml', '-c/dev/null', {str(tmp_path)!r}])"
-    (tmp_path / "stages").mkdir()
-    report.run_stage(stage("tests", code), 60, tmp_path)
-    counts = report.read_junit(tmp_path / "j.xml")
-    assert {k: counts[k] for k in ("passed", "failed", "skipped")} == {"passed": 1, "failed": 2, "skipped": 1}
-    assert [name.split("::")[1] for name in counts["failing"]] == ["test_b", "test_d"]
+TESTS = """
+import os, signal, pytest
+def test_a(): pass
+def test_b(): assert 0
+@pytest.mark.skip
+def test_c(): pass
+@pytest.fixture
+def f(): 1 / 0
+def test_d(f): pass
+@pytest.fixture
+def g():
+    yield
+    1 / 0
+def test_e(g): pass
+"""
+
+
+@pytest.mark.parametrize("more", [(), ("-n", "1")], ids=["one process", "a worker"])
+def test_outcomes_are_written_test_by_test(out, more):
+    """Those before a kill are there."""
+    pid = "os.getppid()" if more else "os.getpid()"
+    kill = f"import time\ndef test_f(): time.sleep(1); os.kill({pid}, signal.SIGKILL)"
+    (out / "test_some.py").write_text(TESTS + kill)
+    outcomes = ("-p", "gpu_report_outcomes", f"--outcomes={out / 'o'}")
+    command = (sys.executable, "-m", "pytest", *outcomes, "-c/dev/null", *more, str(out / "test_some.py"))
+    record = report.run_stage(report.Stage("tests", command, 60, lambda _: report.read_outcomes(out / "o")), 60, out)
+    found = record["result"]
+    assert (record["status"], record["returncode"]) == ("failed", -9)
+    assert {k: found[k] for k in ("passed", "failed", "skipped")} == {"passed": 1, "failed": 3, "skipped": 1}
+    assert [name.split("::")[1] for name in found["failing"]] == ["test_b", "test_d", "test_e"]
+
+
+def test_the_report_is_written_after_each_stage(out):
+    read = f"import json; print(json.dumps({{'seen': open({str(out / 'report.md')!r}).read()}}))"
+    seen = report.run_stages([stage("first", "print({})"), stage("second", read)], out, 60)["second"]["result"]["seen"]
+    assert "| first | ok |" in seen and "| second |" not in seen
+
+
+@pytest.mark.parametrize(
+    ("build", "setting"),
+    [
+        ('print(\'{"cuda": "no nvcc"}\')', "0"),
+        ("print('{\"cuda\": null}')", None),
+        ("import time; time.sleep(60)", "0"),
+    ],
+    ids=["failed", "built", "killed"],
+)
+def test_a_library_that_cannot_be_built_is_not_compiled_again_by_each_stage(out, monkeypatch, build, setting):
+    monkeypatch.delenv("FASTLANGEVIN_CUDA", raising=False)
+    after = "import json, os; print(json.dumps({'cuda': os.environ.get('FASTLANGEVIN_CUDA')}))"
+    records = report.run_stages([stage("build", build, limit=1.5), stage("after", after)], out, 60)
+    assert records["after"]["result"] == {"cuda": setting}
 
 
 def test_the_stages_are_those_of_this_repository(tmp_path):
     todo = {s.name: s for s in report.stages(tmp_path)}
-    assert list(todo) == ["environment", "build", "tests", "figures"]
-    assert str(ROOT / "tests" / "gpu" / "test_noise_and_update.py") in todo["tests"].command
+    first = ["environment", "build", "test_noise_and_update", "test_cuda_graph", "test_convnet", "figures"]
+    assert list(todo)[: len(first)] == first
+    assert {p.stem for p in (ROOT / "tests" / "gpu").glob("test_*.py")} <= set(todo)
+    assert str(ROOT / "tests" / "gpu" / "test_noise_and_update.py") in todo["test_noise_and_update"].command
     assert Path(todo["figures"].command[1]).is_file()
+
+
+def test_a_dry_run_walks_every_stage(tmp_path, capsys):
+    assert report.main([str(tmp_path), "--dry-run"]) == 0
+    records = json.loads((tmp_path / "report.json").read_text())
+    assert list(records) == [s.name for s in report.stages(tmp_path)]
+    assert {record["status"] for record in records.values()} == {"ok"}
+    assert records["test_convnet"]["result"]["skipped"] >= 3
+    table = capsys.readouterr().out
+    for figure in ("chain-64", "growth", "update-67108864"):
+        assert f"\n{figure} " in table
+    assert report.main([str(tmp_path), "--dry-run"]) == 0
+    assert "figures: already done" in capsys.readouterr().out
 
 
 def test_the_report_is_complete():

@@ -1,8 +1,11 @@
-"""Compiles every Triton kernel for GPUs that need not be here: `python tests/support/ahead_of_time.py` prints, as JSON,
-one record a kernel and architecture: registers, bytes of local memory and shared memory, the machine's instructions,
-how many asynchronous copies its PTX has, and whether copies of 16 bytes go through L1 where they are asked to.
+"""Compiles Triton kernels for GPUs that need not be here: `python tests/support/ahead_of_time.py [--all]` prints, as
+JSON, one record a kernel and architecture: registers, bytes of local memory and shared memory, the machine's
+instructions, how many asynchronous copies its PTX has, whether copies of 16 bytes go through L1 where they are asked
+to, and the numbers among its arguments for whose values a launch compiles again (for 1, and for multiples of 16).
 
-A script of its own because the tests run Triton's interpreter, and a process has either that or the compiler.
+With `--all`, every kernel in its variants for every architecture, in minutes; without, each kernel for one of them at
+least, and those that need most for several. A script of its own because the tests run Triton's interpreter, and a
+process has either that or the compiler.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import collections
 import json
 import re
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -19,10 +23,11 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from fastlangevin.kernels.arguments import ActivationKind
 from fastlangevin.kernels.triton import mlp_chain, update
 from fastlangevin.kernels.triton.convnet.plan import Geometry, Gpu, plan
 
-ARCHITECTURES = (80, 90, 100)
+ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 TOOL = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
@@ -48,14 +53,28 @@ def source(kernel, pointers: dict[str, str], constants: dict[str, object]) -> AS
 NUMBERS = {"step_size_pointer": "*fp64", "noise_std_pointer": "*fp64", "seed_pointer": "*i64", "step_pointer": "*i64"}
 
 
-def sources(architecture: int):
-    """(name, source, options) of every kernel in its variants."""
-    yield from update_sources()
-    yield from chain_sources()
-    yield from convnet_sources("fp16", architecture)
+def sources(architecture: int, everything: bool):
+    """(name, source, options) of kernels in their variants."""
+    if everything:
+        yield from update_sources()
+        yield from chain_sources()
+        for precision in ("fp16", "bf16", "tf32"):
+            yield from convnet_sources(precision, architecture)
+        return
+    if architecture in (80, 90, 100):
+        yield from update_sources()
+        yield chain_source("fp16", 128, 2)
     if architecture == 90:
+        yield chain_source("fp32", 32, 4)
+        yield chain_source("bf16", 128, 2)
+        yield chain_source("tf32", 64, 4)
+        yield chain_source("fp32", 64, 2)
+        yield from convnet_sources("fp16", architecture)
         yield from convnet_sources("bf16", architecture, ("forward-4x4",))
         yield from convnet_sources("tf32", architecture, ("first-32x32", "backward-4x4", "input-32x32"))
+    else:
+        largest = ("forward-4x4", "backward-16x16", "input-32x32")
+        yield from convnet_sources("fp16", architecture, largest if architecture in (80, 100) else largest[1:2])
 
 
 def update_sources():
@@ -100,23 +119,26 @@ def convnet_sources(precision: str, architecture: int, only: tuple[str, ...] = (
 
 
 def chain_sources():
-    """Whole chains of 2 → width → width → 1 nets with SiLU."""
+    for precision, most in mlp_chain.MOST_LAYERS.items():
+        for width, layers in most.items():
+            yield chain_source(precision, width, layers)
+
+
+def chain_source(precision: str, width: int, layers: int):
+    """Whole chains of a net of as many inputs, with limits, and with gelu, which takes most registers."""
     floats = ("x", "biases", "last", "parameters", "prior", "scale", "limits", "scratch")
     pointers = {f"{name}_pointer": "*fp32" for name in floats}
     pointers |= {"step_sizes_pointer": "*fp64", "noise_stds_pointer": "*fp64"}
     pointers |= {"seed_pointer": "*i64", "step_pointer": "*i64"}
-    constants = dict(HAS_NOISE=True, HAS_CLIP=False, HAS_BOUNDS=False, NOISE_FIRST=0, SKIP=0, LAYERS=2, INPUTS=16)
-    constants |= dict(KINDS=(1, 1), GROUPS=mlp_chain.GROUPS, BLOCK=mlp_chain.BLOCK)
-    options = {"num_warps": mlp_chain.WARPS, "enable_fp_fusion": False}
-    for precision, dtype, how, width in (
-        ("fp16", "fp16", "ieee", 128),
-        ("bf16", "bf16", "ieee", 64),
-        ("tf32", "fp32", "tf32", 64),
-        ("fp32", "fp32", "ieee", 32),
-    ):
-        weights = {"first_pointer": f"*{dtype}", "weights_pointer": f"*{dtype}"}
-        net = {**constants, "WIDTH": width, "HOW": how}
-        yield f"mlp_chain-{precision}-{width}", source(mlp_chain.mlp_chain_kernel, pointers | weights, net), options
+    dtype = precision if precision in ("fp16", "bf16") else "fp32"
+    how = "tf32" if precision == "tf32" else "ieee"
+    pointers |= {"first_pointer": f"*{dtype}", "weights_pointer": f"*{dtype}"}
+    inputs, padded = mlp_chain.padded(width, width, precision)
+    constants = dict(HAS_NOISE=True, HAS_CLIP=True, HAS_BOUNDS=True, NOISE_FIRST=0, SKIP=0, LAYERS=layers)
+    constants |= dict(INPUTS=inputs, WIDTH=padded, KINDS=(int(ActivationKind.gelu),) * layers, HOW=how)
+    constants |= dict(GROUPS=mlp_chain.groups_per_pass(width), BLOCK=mlp_chain.BLOCK)
+    kernel = source(mlp_chain.mlp_chain_kernel, pointers, constants)
+    return f"mlp_chain-{precision}-{width}x{layers}", kernel, mlp_chain.OPTIONS
 
 
 @triton.jit
@@ -147,12 +169,10 @@ def inspect(cubin: bytes) -> dict[str, object]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        usage, code = (
-            subprocess.run([TOOL, kind, file.name], capture_output=True, text=True, check=True).stdout
-            for kind in ("-res-usage", "-sass")
-        )
-    numbers = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
-    assert numbers is not None, usage
+        command = [TOOL, "-res-usage", "-sass", file.name]
+        code = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    numbers = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", code)
+    assert numbers is not None, code[:1000]
     registers, stack, local = map(int, numbers.groups())
     instructions = collections.Counter(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+ )?([A-Z][\w.]+)", code, re.M))
     return {"registers": registers, "local": stack + local, "instructions": instructions}
@@ -162,10 +182,13 @@ def main() -> None:
     records = []
     for architecture in ARCHITECTURES:
         through_l1 = copies_through_l1(architecture)
-        for name, kernel, options in sources(architecture):
+        for name, kernel, options in sources(architecture, "--all" in sys.argv[1:]):
             compiled = triton.compile(kernel, target=GPUTarget("cuda", architecture, 32), options=options)
             record = {"kernel": name, "architecture": architecture, "shared": compiled.metadata.shared}
             record |= {"through_l1": through_l1, "ptx_copies": len(copies(compiled.asm["ptx"]))}
+            record["specialized"] = [
+                p.name for p in kernel.fn.params if not (p.is_constexpr or p.do_not_specialize or "pointer" in p.name)
+            ]
             records.append(record | inspect(compiled.asm["cubin"]))
     print(json.dumps(records))
 

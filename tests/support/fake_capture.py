@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
 from fastlangevin.chains.cuda_capture import NotCapturable
 
 
 class FakeCapture:
-    """Counts; replays a body by running it. `times` are what a plan of so many captured steps is measured to take."""
+    """Counts; replays a body by running it. `times` are what a plan of so many captured steps is measured to take.
+
+    Attributes:
+        cold: the operators, with the shapes of their arguments, that were replayed without having run in a warm-up. On
+            a GPU their kernels would be loaded while capturing.
+    """
 
     made: ClassVar[list[FakeCapture]] = []
 
     def __init__(self, device, times=None, why=None):
         self.times, self.why = times or {}, why
         self.bodies, self.replays, self.waited = 0, 0, 0
+        self._warm, self.cold = set(), set()
         FakeCapture.made.append(self)
 
-    def warm_up(self, step, buffers):
-        step()
+    def warm_up(self, work, buffers):
+        with _Launches(self._warm):
+            work()
         if self.why:
             raise NotCapturable(self.why)
 
@@ -27,7 +38,10 @@ class FakeCapture:
 
         def replay():
             self.replays += 1
-            body()
+            launched = set()
+            with _Launches(launched):
+                body()
+            self.cold |= launched - self._warm
 
         return replay
 
@@ -44,3 +58,16 @@ class FakeCapture:
 
     def wait(self):
         self.waited += 1
+
+
+class _Launches(TorchDispatchMode):
+    """Adds each operator to a set, with the shapes of its arguments."""
+
+    def __init__(self, into):
+        super().__init__()
+        self._into = into
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        arguments = tree_map_only(torch.Tensor, lambda t: f"{t.dtype}{list(t.shape)}", args)
+        self._into.add((str(operator), str(tree_map_only((int, float), type, arguments))))
+        return operator(*args, **(kwargs or {}))

@@ -3,6 +3,9 @@
 The state and the activations' derivatives stay in registers and the weights in shared memory. The noise passes through
 a scratch buffer of each program, because a group of four elements may belong to two chains. Widths are padded with
 zeros to a power of two. All numbers are read from device memory, so that a captured graph uses their current values.
+
+A program has fewer chains than any product has columns. Triton then gives each warp its own columns, and a thread holds
+a quarter of a layer's; with chains divided among the warps it would hold whole rows, and spill them at 128 columns.
 """
 
 from __future__ import annotations
@@ -15,16 +18,26 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...network.layers import Layer
+from ...network.layers import Layer, Linear
 from ..arguments import ActivationKind, ChainArgs
 from ..cpu import mlp_chain as cpu
 from ..operators import written
+from .device import on, shared_memory
 from .noise import normals
-from .update import clamp, on
+from .update import clamp
 
-MOST_WIDTH, MOST_SHARED = 128, 160 * 1024
+# Hidden layers by padded width up to which nothing is spilled to local memory, whatever the activation and the GPU: so
+# says the compiled code (tests/kernels/triton/test_mlp_chain.py). Float32 products without tensor cores spill first.
+MOST_LAYERS = {
+    "fp32": {16: 4, 32: 4, 64: 2},
+    "tf32": {16: 4, 32: 4, 64: 4, 128: 1},
+    "fp16": {16: 4, 32: 4, 64: 4, 128: 2},
+    "bf16": {16: 4, 32: 4, 64: 4, 128: 2},
+}
 ACTIVATIONS = tuple(ActivationKind(kind) for kind in range(7))  # those of `_activate`
-BLOCK, WARPS, GROUPS = 64, 4, 32
+BLOCK = 16
+# All registers that a thread can have: otherwise the assembler spills a few to fit another program.
+OPTIONS = {"num_warps": 4, "maxnreg": 255, "enable_fp_fusion": False}
 _PRECISIONS = {
     "fp32": (torch.float32, "ieee"),
     "tf32": (torch.float32, "tf32"),
@@ -115,7 +128,7 @@ def _weights(pointer, LAYER: tl.constexpr, LAYERS: tl.constexpr, WIDTH: tl.const
     return tl.load(pointer + INDEX * WIDTH * WIDTH + rows[:, None] * WIDTH + rows[None, :])
 
 
-@triton.jit(do_not_specialize=["n_steps"])
+@triton.jit(do_not_specialize=["offset", "n", "n_steps"])
 def mlp_chain_kernel(
     x_pointer,  # (B, d)
     first_pointer,  # (WIDTH, INPUTS)
@@ -193,9 +206,11 @@ def mlp_chain_kernel(
     tl.store(x_pointer + place, x, mask=inside)
 
 
-def unsupported(layers: Sequence[Layer], n_inputs: int, precision: str = "fp32") -> str | None:
-    """Like `kernels.cpu.mlp_chain.unsupported`, for these kernels: the weights must fit in shared memory, in the worst
-    case in two layouts.
+def unsupported(
+    layers: Sequence[Layer], n_inputs: int, precision: str = "fp32", device: torch.device | None = None
+) -> str | None:
+    """Like `kernels.cpu.mlp_chain.unsupported`, for these kernels on a device: a thread's values must fit the
+    registers, and the weights the shared memory.
     """
     why = cpu.unsupported(layers, n_inputs)
     if why is not None:
@@ -204,14 +219,28 @@ def unsupported(layers: Sequence[Layer], n_inputs: int, precision: str = "fp32")
     for activation in activations:
         if cpu.activation_args(activation).kind not in ACTIVATIONS:
             return f"the activation {activation.name} is not supported"
-    widest = max(n_inputs, *(len(linear.weight) for linear in linears))
-    if widest > MOST_WIDTH:
-        return f"a layer is {widest} wide, more than {MOST_WIDTH}"
-    inputs, width = _widths(layers, n_inputs)
-    n_bytes = 2 * _PRECISIONS[precision][0].itemsize * width * (inputs + (len(layers) // 2 - 1) * width)
-    return (
-        f"the weights take {n_bytes} bytes of shared memory, more than {MOST_SHARED}" if n_bytes > MOST_SHARED else None
-    )
+    inputs, width = padded(n_inputs, _widest(linears), precision)
+    widest, most = max(inputs, width), MOST_LAYERS[precision]
+    if widest > max(most):
+        return f"a layer is {max(n_inputs, _widest(linears))} wide, more than {max(most)} in {precision}"
+    if len(linears) > most[widest]:
+        return (
+            f"the network has {len(linears)} hidden layers, more than the {most[widest]} that fit the registers at a "
+            f"width of {max(n_inputs, _widest(linears))} in {precision}"
+        )
+    n_bytes, most_bytes = shared_bytes(inputs, width, len(linears), precision), shared_memory(device)
+    if n_bytes > most_bytes:
+        return f"the weights take {n_bytes} bytes of shared memory, more than the {most_bytes} of this GPU"
+    return None
+
+
+def shared_bytes(inputs: int, width: int, n_layers: int, precision: str) -> int:
+    """The shared memory of a program: the weights, for tensor cores in the layouts of both passes, and a layer that the
+    warps exchange.
+    """
+    layouts = 1 if precision == "fp32" else 2
+    weights = layouts * _PRECISIONS[precision][0].itemsize * width * (inputs + (n_layers - 1) * width)
+    return weights + 4 * BLOCK * max(inputs, width)
 
 
 def run_(
@@ -229,7 +258,7 @@ def run_(
     dtype, how = _PRECISIONS[precision]
     linears, activations = cpu.split(layers)
     arguments = [cpu.activation_args(activation) for activation in activations]
-    inputs, width = _widths(layers, x.shape[1])
+    inputs, width = padded(x.shape[1], _widest(linears), precision)
     first = _pad(linears[0].weight, width, inputs).to(dtype)
     weights = [_pad(layer.weight, width, width).to(dtype) for layer in linears[1:]]
     biases = [_pad(x.new_zeros(1, 1) if la.bias is None else la.bias[None], 1, width) for la in linears]
@@ -239,7 +268,8 @@ def run_(
     seed, step = _on(x, [args.seed, args.steps[0]], torch.int64)
     noise = args.has_noise or args.noise_first is not False
     skip = args.offset % 4
-    programs, passes = triton.cdiv(len(x), BLOCK), triton.cdiv(BLOCK * x.shape[1] + skip, 4 * GROUPS)
+    groups = groups_per_pass(x.shape[1])
+    programs, passes = triton.cdiv(len(x), BLOCK), triton.cdiv(BLOCK * x.shape[1] + skip, 4 * groups)
     with on(x.device):
         mlp_chain_kernel[(programs,)](
             x,
@@ -260,7 +290,7 @@ def run_(
                 -math.inf if args.lo is None else args.lo,
                 math.inf if args.hi is None else args.hi,
             ),
-            x.new_empty(programs * passes * 4 * GROUPS if noise else 1),
+            x.new_empty(programs * passes * 4 * groups if noise else 1),
             args.offset - skip,
             *(len(x), x.shape[1], len(step_sizes)),
             HAS_NOISE=noise,
@@ -273,18 +303,28 @@ def run_(
             WIDTH=width,
             KINDS=tuple(int(each.kind) for each in arguments),
             HOW=how,
-            GROUPS=GROUPS,
+            GROUPS=groups,
             BLOCK=BLOCK,
-            num_warps=WARPS,
-            enable_fp_fusion=False,
+            **OPTIONS,
         )
     written(x)
 
 
-def _widths(layers: Sequence[Layer], n_inputs: int) -> tuple[int, int]:
-    """The padded widths of the input and of all hidden layers: powers of two of at least 16, as tl.dot requires."""
-    widest = max(len(linear.weight) for linear in cpu.split(layers)[0])
-    return max(16, triton.next_power_of_2(n_inputs)), max(16, triton.next_power_of_2(widest))
+def padded(n_inputs: int, widest: int, precision: str) -> tuple[int, int]:
+    """The padded widths of the input and of all hidden layers: powers of two of at least 16, as tl.dot requires, and of
+    more than BLOCK on tensor cores.
+    """
+    least = 16 if precision == "fp32" else 2 * BLOCK
+    return max(least, triton.next_power_of_2(n_inputs)), max(least, triton.next_power_of_2(widest))
+
+
+def groups_per_pass(n_inputs: int) -> int:
+    """The number of groups of four deviates that a program draws at once: up to one per thread."""
+    return min(128, max(32, triton.next_power_of_2(BLOCK * n_inputs // 4)))
+
+
+def _widest(linears: Sequence[Linear]) -> int:
+    return max(len(linear.weight) for linear in linears)
 
 
 def _on(x: Tensor, numbers: Sequence[float | Tensor], dtype: torch.dtype) -> Tensor:

@@ -6,17 +6,16 @@ a Python float as float32) or, for torch.compile and captured graphs, read from 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import struct
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..arguments import UpdateArgs, is_per_chain, n_chains
+from .device import on
 from .noise import normals, uniforms
 
 # The alignment of these pointers must not specialise the kernel: the numbers of a captured chain are adjacent, and only
@@ -24,6 +23,8 @@ from .noise import normals, uniforms
 NUMBERS = ("step_size_pointer", "noise_std_pointer", "seed_pointer", "step_pointer")
 # Nor must the values: Triton would compile again for a step divisible by 16, and for step 1.
 VALUES = ("step_size", "noise_std", "seed", "step", "clip", "lo", "hi", "stream", "offset", "first_group", "chain_size")
+# Nor sizes and strides: a layout would be compiled for each class of eleven numbers.
+LAYOUT = ("n1", "n2", "n3", "x0", "x1", "x2", "x3", "s0", "s1", "s2", "s3")
 BLOCK, WARPS = 256, 4  # groups per program: two per thread, whose 16-byte loads are in flight together
 STRIDED_DIMENSIONS = 4
 
@@ -89,7 +90,7 @@ def _strided(index, n1, n2, n3, s0, s1, s2, s3):
     return i0.to(tl.int64) * s0 + i1.to(tl.int64) * s1 + i2.to(tl.int64) * s2 + i3.to(tl.int64) * s3
 
 
-@triton.jit(do_not_specialize=VALUES, do_not_specialize_on_alignment=NUMBERS)
+@triton.jit(do_not_specialize=(*VALUES, *LAYOUT), do_not_specialize_on_alignment=NUMBERS)
 def update_kernel(
     x_pointer,
     score_pointer,
@@ -279,8 +280,3 @@ def _bits(value: float | Tensor) -> int:
 
 def _wide(n: int) -> bool:
     return n > 2**31 - 4 * BLOCK
-
-
-def on(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """A context in which `device` is current: Triton launches on the current device."""
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()

@@ -30,6 +30,7 @@ from triton.runtime import interpreter
 from fastlangevin.kernels import reference
 from fastlangevin.kernels.arguments import UpdateArgs
 from fastlangevin.kernels.triton import convnet
+from fastlangevin.kernels.triton.convnet import launches as convnet_launches
 from fastlangevin.kernels.triton.convnet import plan as convnet_plan
 from fastlangevin.kernels.triton.convnet import tune as convnet_tune
 from fastlangevin.network import walk
@@ -298,17 +299,21 @@ def test_a_step_is_the_score_and_the_update(case, as_tensors):
     assert torch.equal(memory.view(5, -1)[outside], before.view(5, -1)[outside])
 
 
-def test_the_paper_s_network_occupies_an_h100():
-    sizes = ((3, 32, 64, 1), (64, 32, 128, 2), (128, 16, 256, 2), (256, 8, 512, 2))
-    layers = [convnet_plan.Geometry(planes, size, size, channels, stride) for planes, size, channels, stride in sizes]
-    launches = convnet_plan.plan(layers, 64, 2, convnet_plan.Gpu(9, 132))
-    assert len(launches) == 8
-    for launch in launches:
-        x, y, z = launch.grid
-        assert x * y * z >= 120 and (launch.constants.get("SPLIT", 1) == 1 or x * y * z <= 132), launch
-    products = [la.constants for la in launches if "SPLIT" in la.constants]
-    assert [c["SPLIT"] for c in products] == [1, 2, 4, 2, 1, 1]
-    assert all(c["M"] >= 64 and c["N"] >= 64 for c in products)
+def test_tall_tiles_fill_a_gpu_once_instead_of_twice(monkeypatch):
+    """And give the same sums: these of whole numbers are exact."""
+    shape, results = (1, 16, 16), []
+    layers, gradient = whole_tower(shape, (64, 32), (1, 2)), whole_images(8, (8, 8, 32))
+    for processors, tall in ((3, False), (4, True), (7, True), (8, False)):
+        monkeypatch.setattr(convnet_launches, "_gpu", lambda device, n=processors: convnet_plan.Gpu(9, n))
+        workspace = convnet.pack(*layers, shape, "fp16").workspace(8)
+        backward = workspace.launches[2]
+        assert (backward.name, backward.constants["M"] == 512) == ("backward", tall)
+        if processors in (7, 8):
+            workspace.activations[1].copy_(gradient)
+            workspace.masks[0].copy_(torch.arange(workspace.masks[0].numel()).view_as(workspace.masks[0]))
+            backward(*workspace.arguments(2, gradient))
+            results.append(workspace.activations[0])
+    assert results[0].count_nonzero() > 1000 and torch.equal(*results)
 
 
 def test_a_measured_tile_is_used(monkeypatch):

@@ -185,7 +185,8 @@ class Workspace:
 
 def score(packed: Packed, x: Tensor) -> Tensor:
     """The gradient with respect to x: (B, C, H, W), contiguous float32, as x must be."""
-    from ..update import kernel_arguments, on
+    from ..device import on
+    from ..update import kernel_arguments
 
     out = torch.empty_like(_checked(packed, x))
     if len(x):
@@ -202,7 +203,8 @@ def step_(packed: Packed, x: Tensor, args: UpdateArgs) -> None:
 
     The first four of `args` are either Python numbers or tensors.
     """
-    from ..update import kernel_arguments, on
+    from ..device import on
+    from ..update import kernel_arguments
 
     _checked(packed, x)
     if len(x):

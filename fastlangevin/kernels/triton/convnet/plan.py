@@ -75,6 +75,9 @@ TILES: dict[tuple[object, ...], Tile] = {
     ("backward", 10): Tile(128, 128, 128, 8, 3),
     ("input", 10): Tile(128, 16, 64, 4, 3),
 }
+# For layers of as many columns, where its programs are at most one for each multiprocessor and those of the tile above
+# are more: a second wave would start when the first ends, with nothing to overlap it.
+TALL: dict[tuple[str, int], Tile] = {("backward", 9): Tile(512, 64, 64, 8, 4)}
 _SHORTEST_SPLIT = 4  # steps
 
 
@@ -141,7 +144,7 @@ def _launch(name: str, layer: Geometry, batch: int, itemsize: int, gpu: Gpu, con
         rows *= layer.stride**2
 
     key = (name, gpu.major, itemsize, rows, channels, side * side * depth)
-    tile = TILES.get(key) or TILES.get((name, gpu.major)) or TILES[name, 8]
+    tile = TILES.get(key) or _tile(name, rows, channels, parities, gpu)
     k = first_depth(layer) if name == "first" else math.gcd(tile.depth // itemsize, depth)
     m, n = tile.rows, tile.columns if name == "input" else math.gcd(tile.columns, channels)
     tiles = -(-rows // m) * -(-channels // n) * parities
@@ -165,6 +168,16 @@ def _launch(name: str, layer: Geometry, batch: int, itemsize: int, gpu: Gpu, con
         # The operations of the update are rounded one by one.
         options={"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": name != "input"},
     )
+
+
+def _tile(name: str, rows: int, channels: int, parities: int, gpu: Gpu) -> Tile:
+    tile = TILES.get((name, gpu.major)) or TILES[name, 8]
+    tall = TALL.get((name, gpu.major))
+    if tall is not None and channels == tall.columns:
+        programs, before = (-(-rows // m) * parities for m in (tall.rows, 2 * tile.rows))
+        if programs <= gpu.processors < before:
+            return tall
+    return tile
 
 
 def _split(tiles: int, steps: int, most: int, gpu: Gpu) -> int:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import triton
 from torch import Tensor
 
-from ..update import on
+from ..device import on
 from .launches import Packed, Workspace
 from .plan import TILES, Launch, Tile
 
