@@ -54,6 +54,9 @@ class CompiledScore(AutogradScore):
         super().__init__(engine.target, engine.precision, inputs)
         self._gradient = gradient
 
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.energy_and_score(x)[1]
+
     def energy_and_score(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
         try:
             with self._running(x.device):
