@@ -134,6 +134,10 @@ digits: dict[str, Any] = {
     "sample_steps": 14,
 }
 
+# The same for f(x, y) of each class y: the logits of a classifier as log-densities, as in JEM without its classifier's
+# loss (arXiv:1912.03263, Eq. 5).
+digits_by_class: dict[str, Any] = {**digits, "class_conditional": True}
+
 BY_NAME = {
     "short_run": short_run,
     "anatomy": anatomy,
@@ -143,6 +147,7 @@ BY_NAME = {
     "jem": jem,
     "improved_cd": improved_cd,
     "digits": digits,
+    "digits_by_class": digits_by_class,
 }
 
 # The default recipe of `train` for data known by name; for other data it is `short_run`.

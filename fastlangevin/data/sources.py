@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, IterableDataset
 from ..validation import check_int, nearest
 from . import images
 from . import labels as class_labels
-from .dataset import Data, stored_data
+from .dataset import Data, stored_data, with_labels
 from .ranges import Range
 from .torch_dataset import from_iterable, from_map_style
 from .values import check_value_range, scaled, to_channels_first, to_tensor
@@ -49,9 +49,10 @@ def load_data(source: Any, *, image_size: int | None = None, value_range: tuple[
               the classes.
             - A map-style torch Dataset, read item by item, each time it is needed. An item is one event (laid out as
               above, without N) or a PIL image, or a tuple or list that starts with one. 256 items determine the range
-              of values that are not uint8; without `value_range` they must lie in [-1, 1]. Its `targets` or `labels`
-              are the labels if they are integers, one per item.
+              of values that are not uint8; without `value_range` they must lie in [-1, 1]. Its `targets` or `labels`,
+              or the second tensor of a TensorDataset, are the labels if they are integers, one per item.
             - A finite IterableDataset, read into memory.
+            - A pair of one of these and its labels, integers or the path of an .npy file.
             - A `Data`, returned unchanged.
 
             Use "./name" for a file or folder that has the name of a data set.
@@ -79,6 +80,8 @@ def load_data(source: Any, *, image_size: int | None = None, value_range: tuple[
         if image_size is not None or value_range is not None:
             raise ValueError("image_size and value_range must be None for a Data, which is already scaled")
         return source
+    if isinstance(source, tuple) and len(source) == 2:
+        return with_labels(load_data(source[0], image_size=image_size, value_range=value_range), source[1])
     if isinstance(source, Dataset):
         name = f"dataset:{type(source).__name__}"
         if isinstance(source, IterableDataset):

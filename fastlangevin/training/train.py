@@ -69,7 +69,7 @@ def train(
 
     Args:
         data: "digits"; a tensor or array, or a file of one; a folder of images; a torch Dataset; "cifar10", "celeba" or
-            "lsun" (extra "vision"). Scaled to `data_range`; see `data.load_data`.
+            "lsun" (extra "vision"). Or a pair (data, labels). Scaled to `data_range`; see `data.load_data`.
         model: a module that maps (B, *event) to (B,) or (B, 1), the log-density f, high where data is likely (-U; while
             ``Langevin(f)`` reads an energy: pass ``Langevin(log_density=f)``), trained in place. None:
             `models.ConvNet` for the data's size.
@@ -86,6 +86,9 @@ def train(
         data_noise: standard deviation of the noise added to the data; a number or pairs as for `lr`.
         data_range: the interval that the data are scaled to; default (-1, 1).
         clamp_data: whether to clamp the noisy data to the sampler's bounds.
+        class_conditional: whether to learn f(x, y) of the labels y: the model is called with int64 (B,) classes as
+            second argument, chains run in the classes of the batch, and a buffer keeps each class apart (its capacity
+            is rounded down to a multiple of their number). `result.sampler.sample(shape, y)` samples classes.
         energy_penalty: weight α of the penalty on squared energies (Du and Mordatch, NeurIPS 2019).
         kl_weight: weight of the KL term through the last Langevin step (Du et al., ICML 2021).
         start: the initial states of chains: "noise": p0 (short-run MCMC); "data": the batch itself (contrastive
