@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from .. import recipes
-from ..data.sources import load_data
+from ..data.values import Layout
 from ..runs import checkpoint, resuming, training_checkpoint
 from ..runs.folder import RunFolder
 from ..runs.opening import resolve_device
@@ -22,6 +22,7 @@ from ..runs.result import TrainResult
 from ..runs.settings import Overrides
 from ..samplers.preserve import own_randomness
 from .guard import Guard
+from .layout import load_for
 from .loop import TrainingLoop
 from .optimizers import MakeOptimizer
 from .state import TrainingState
@@ -42,6 +43,7 @@ def train(
     optimizer: MakeOptimizer | None = None,
     image_size: int | None = None,
     value_range: tuple[float, float] | None = None,
+    layout: Layout | None = None,
     resume: bool = False,
     resume_overrides: dict[str, Any] | Literal["config.yaml"] | None = None,
     from_checkpoint: str | Path | None = None,
@@ -117,6 +119,8 @@ def train(
             which steps after each iteration: ``lambda p: torch.optim.SGD(p, lr=1e-3)``. lr, lr_decay and adam_betas
             then have no effect. A resume needs the same function. None: Adam.
         image_size, value_range: see `data.load_data`.
+        layout: "images" or "as_given", see there. None: as images or, if the model takes only that, as given: signals
+            (N, C, L) for a 1-D network, embeddings (N, L, D) for a transformer.
         resume: whether to continue from the newest checkpoint in `out`. If there is none, a new run is started.
         resume_overrides: settings that the resumed run has from now on, by name; "config.yaml" for those that were
             edited in the run's config.yaml. The change and its iteration are recorded there. `features` cannot change.
@@ -158,7 +162,7 @@ def train(
         _check_outside(run.folder, data)
         run.check(resume=resume, overwrite=overwrite)
     where = resolve_device(device)
-    source = load_data(data, image_size=image_size, value_range=value_range)
+    source = load_for(model, data, layout, image_size=image_size, value_range=value_range)
     with contextlib.ExitStack() as stack:
         if run is not None and run.folder.exists():
             stack.enter_context(run.locked())
