@@ -1,7 +1,7 @@
 """Draws a folder of coloured shapes to train on: `python examples/shapes.py [folder] [number] [seed]`.
 
     python examples/shapes.py shapes
-    fastlangevin train shapes
+    fastlangevin train shapes --recipe small
 
 The folder gets one folder for each class (crosses, discs, rings, squares, triangles) with RGB images of 32×32 pixels in
 which a shape of random colour, size and place is on a plain ground. The defaults are 500 images and seed 0.

@@ -32,38 +32,48 @@ class ConvNet(nn.Module):
         image_size: 8 to 256.
         channels: number of channels of the images.
         features: n_f, number of channels after the first convolution.
+        n_classes: C, for a network of C numbers f_y(x), the log-density of class y: f(x, y) = f_y(x), and
+            f(x) = log Σ_y exp f_y(x) (Grathwohl et al., ICLR 2020, arXiv:1912.03263). None: without classes.
 
-    Shape: (B, channels, image_size, image_size) to (B,).
+    Shape: (B, channels, image_size, image_size), and int64 (B,) classes, to (B,).
 
     Raises:
         ValueError: an argument that is not as above, or an input of another shape; the message names it.
     """
 
-    def __init__(self, image_size: int, channels: int, features: int = 64) -> None:
+    def __init__(self, image_size: int, channels: int, features: int = 64, n_classes: int | None = None) -> None:
         super().__init__()
-        self.check(image_size, channels, features)
+        self.check(image_size, channels, features, n_classes)
         self.image_size, self.channels, self.features = image_size, channels, features
+        self.n_classes = None if n_classes is None else int(n_classes)
         layers: list[nn.Module] = [nn.Conv2d(channels, features, 3, 1, 1), nn.LeakyReLU(0.2)]
         width, size = features, image_size
         while size > 7:
             layers += [nn.Conv2d(width, 2 * width, 4, 2, 1), nn.LeakyReLU(0.2)]
             width, size = 2 * width, size // 2
-        layers += [nn.Conv2d(width, 1, size, 1, 0), nn.Flatten(0)]
+        layers += [nn.Conv2d(width, n_classes or 1, size, 1, 0), nn.Flatten(0 if n_classes is None else 1)]
         self.net = nn.Sequential(*layers)
 
     @staticmethod
-    def check(image_size: int, channels: int, features: int) -> None:
+    def check(image_size: int, channels: int, features: int, n_classes: int | None = None) -> None:
         """Raises ValueError for arguments that the constructor does not accept."""
         if check_int("image_size", image_size, 8) > 256:
             raise ValueError(f"image_size must be at most 256, got {image_size!r}")
         check_int("channels", channels)
         check_int("features", features)
+        if n_classes is not None:
+            check_int("n_classes", n_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         expected = (self.channels, self.image_size, self.image_size)
         if tuple(x.shape[1:]) != expected:
             raise ValueError(f"x must be (B, {', '.join(map(str, expected))}), got {tuple(x.shape)}")
-        return self.net(x)
+        if self.n_classes is None:
+            if y is not None:
+                raise ValueError("y must be None, because the network was made without n_classes")
+            return self.net(x)
+        f = self.net(x)
+        return f.logsumexp(1) if y is None else f.gather(1, y[:, None])[:, 0]
 
 
 class MLP(nn.Module):

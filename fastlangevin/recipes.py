@@ -134,6 +134,38 @@ digits: dict[str, Any] = {
     "sample_steps": 14,
 }
 
+# The same for f(x, y) of each class y: the logits of a classifier as log-densities, as in JEM without its classifier's
+# loss (arXiv:1912.03263, Eq. 5).
+digits_by_class: dict[str, Any] = {**digits, "class_conditional": True}
+
+# Small colour images, 8 to 64 pixels, on two CPU cores in half an hour: chains of 20 steps as in the UvA tutorial, with
+# a clipped score and bounds, so that no step is large, from a buffer, so that few steps suffice; a penalty and a
+# clipped gradient keep the energies small. Found by experiment on coloured shapes (docs/recipes.md).
+small: dict[str, Any] = {
+    **short_run,
+    "n_iterations": 6_000,
+    "batch_size": 32,
+    "lr": 5e-4,
+    "lr_decay": 0.3,
+    "adam_betas": (0.0, 0.999),
+    "max_grad_norm": 0.1,
+    "ema": 0.99,
+    "data_noise": 0.02,
+    "clamp_data": True,
+    "energy_penalty": 0.1,
+    "start": "buffer",
+    "buffer": {"capacity": 2_000, "policy": "fifo", "reinit": 0.05},
+    "features": 16,
+    "sampler": {
+        "n_steps": 20,
+        "step_size": 10.0,
+        "noise_std": 0.005,
+        "grad_clip": 0.03,
+        "bounds": (-1.0, 1.0),
+    },
+    "sample_steps": 200,
+}
+
 BY_NAME = {
     "short_run": short_run,
     "anatomy": anatomy,
@@ -143,6 +175,8 @@ BY_NAME = {
     "jem": jem,
     "improved_cd": improved_cd,
     "digits": digits,
+    "digits_by_class": digits_by_class,
+    "small": small,
 }
 
 # The default recipe of `train` for data known by name; for other data it is `short_run`.

@@ -10,7 +10,7 @@ import typer
 from torch import Tensor, arange
 
 from ..data.ranges import UNIT, rescaled
-from ..data.sources import load_data
+from ..data.sources import load_data_of_shape
 from ..display.pictures import is_drawable
 from ..display.progress import console
 from ..runs.opening import OpenedRun, open_run
@@ -54,7 +54,8 @@ def open_generator(run: Path, out: Path, n_steps: int | None, seed: int | None, 
 
 def first_items(data: str, n: int, image_size: int | None, opened: OpenedRun) -> Tensor:
     """Returns the first n items of --data, (n, *event), in the run's interval and on its device."""
-    items, shape = load_data(data, image_size=image_size), tuple(opened.settings.event_shape)
+    shape = tuple(opened.settings.event_shape)
+    items = load_data_of_shape(data, shape, image_size=image_size)
     if items.event_shape != shape:
         raise ValueError(f"--data must hold items of the run's shape {shape}, got {items.event_shape} in {items.name}")
     if len(items) < n:

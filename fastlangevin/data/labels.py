@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 NAMES = ("labels", "y")  # of the array beside the images in an .npz
 
@@ -67,9 +68,12 @@ def of_files(files: Sequence[Path], root: Path) -> Tensor | None:
 
 
 def of_dataset(dataset: object, n: int) -> Tensor | None:
-    """A Dataset's `targets` or `labels`, as in torchvision; None if it has none that `check` accepts."""
-    for name in ("targets", "labels"):
-        values = getattr(dataset, name, None)
+    """A Dataset's `targets` or `labels`, as in torchvision, or the second tensor of a TensorDataset.
+
+    None if it has none that `check` accepts.
+    """
+    second = dataset.tensors[1] if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2 else None
+    for values in (getattr(dataset, "targets", None), getattr(dataset, "labels", None), second):
         if isinstance(values, (Tensor, np.ndarray, list, tuple)):
             try:
                 return check(values, n)

@@ -14,21 +14,27 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from ..validation import check_int, nearest
+from ..validation import check_int, nearest, unknown
 from . import images
 from . import labels as class_labels
-from .dataset import Data, stored_data
+from .dataset import Data, stored_data, with_labels
 from .folders import image_files
 from .ranges import Range
 from .torch_dataset import from_iterable, from_map_style
-from .values import check_value_range, scaled, to_channels_first, to_tensor
+from .values import LAYOUTS, Layout, check_value_range, scaled, to_channels_first, to_tensor
 
 _NAMES = ("digits", *images.TORCHVISION_SIZES)
 _ARRAY_NAMES = ("images", "x", "data", "arr_0")
 _DIGITS: Range = (0.0, 16.0)
 
 
-def load_data(source: Any, *, image_size: int | None = None, value_range: tuple[float, float] | None = None) -> Data:
+def load_data(
+    source: Any,
+    *,
+    image_size: int | None = None,
+    value_range: tuple[float, float] | None = None,
+    layout: Layout = "images",
+) -> Data:
     """Loads data from an array, a file, a folder of images, a torch Dataset or a known name, scaled to [-1, 1].
 
     A value x becomes 2 (x - lo) / (hi - lo) - 1, where (lo, hi) is `value_range`. If that is None, (lo, hi) is (0, 255)
@@ -41,8 +47,9 @@ def load_data(source: Any, *, image_size: int | None = None, value_range: tuple[
             - "digits": the 1,797 images of `digits`.
             - "cifar10", "celeba" or "lsun" (bedrooms): torchvision's data sets, in the folder named by the environment
               variable FASTLANGEVIN_DATA, by default ./data. CIFAR-10 and CelebA are downloaded into it.
-            - A tensor or NumPy array of points (N, D), or of images (N, H, W), (N, C, H, W) or, if C is 1 or 3 and the
-              second dimension is neither, (N, H, W, C). It is not copied unless it needs conversion.
+            - A tensor or NumPy array of points (N, D), of images (N, H, W), (N, C, H, W) or, if C is 1 or 3 and the
+              second dimension is neither, (N, H, W, C), or of items of any other shape (N, *event). It is not copied
+              unless it needs conversion.
             - A `.npy` or `.npz` file of such an array. Of several arrays in a `.npz`, the one named "images", "x",
               "data" or "arr_0" is used, and one named "labels" or "y" beside it holds the labels.
             - A folder: all images that Pillow reads in it and its subfolders, and in folders to which there are
@@ -54,8 +61,10 @@ def load_data(source: Any, *, image_size: int | None = None, value_range: tuple[
               above, without N) or a PIL image, or a tuple or list that starts with one. 256 items determine the range
               of values that are not uint8; without `value_range` they must lie in [-1, 1]. They are read twice: where
               they differ (a random generator of the Dataset's own), `Data.notes` says so, and the fingerprint covers
-              their number and shape only. Its `targets` or `labels` are the labels if they are integers, one per item.
+              their number and shape only. Its `targets` or `labels`, or the second tensor of a TensorDataset, are the
+              labels if they are integers, one per item.
             - A finite IterableDataset, read into memory, and its first 256 items once more, likewise.
+            - A pair of one of these and its labels, integers or the path of an .npy file.
             - A `Data`, returned unchanged.
 
             Use "./name" for a file or folder that has the name of a data set.
@@ -63,6 +72,8 @@ def load_data(source: Any, *, image_size: int | None = None, value_range: tuple[
             many pixels on each side. For folders, torchvision's data (None is 32 for "cifar10" and 64 for the others)
             and Datasets of PIL images. Without it all images must have one size.
         value_range: (lo, hi) of the source's values.
+        layout: of arrays and of a Dataset's arrays: "images" makes (C, H, W) of (H, W) and (H, W, C) items, as above;
+            "as_given" keeps the shape of items, such as signals (C, L), tokens' embeddings (L, D) or volumes.
 
     Returns:
         The data; `Data.batch` returns items as float32 in [-1, 1].
@@ -79,26 +90,40 @@ def load_data(source: Any, *, image_size: int | None = None, value_range: tuple[
         check_int("image_size", image_size, 1)
     if value_range is not None:
         value_range = check_value_range("value_range", value_range)
+    if layout not in LAYOUTS:
+        raise unknown("layout", layout, LAYOUTS)
     if isinstance(source, Data):
         if image_size is not None or value_range is not None:
             raise ValueError("image_size and value_range must be None for a Data, which is already scaled")
         return source
+    if isinstance(source, tuple) and len(source) == 2:
+        data = load_data(source[0], image_size=image_size, value_range=value_range, layout=layout)
+        return with_labels(data, source[1])
     if isinstance(source, Dataset):
         name = f"dataset:{type(source).__name__}"
         if isinstance(source, IterableDataset):
-            return from_iterable(name, source, image_size, value_range)
-        return from_map_style(name, source, image_size, value_range)
+            return from_iterable(name, source, image_size, value_range, layout)
+        return from_map_style(name, source, image_size, value_range, layout)
     if isinstance(source, str) and source.lower() in _NAMES:
         return _from_name(source.lower(), image_size, value_range)
     if isinstance(source, (str, os.PathLike)):
-        return _from_path(Path(source).expanduser(), image_size, value_range)
+        return _from_path(Path(source).expanduser(), image_size, value_range, layout)
     if isinstance(source, (Tensor, np.ndarray)):
         images.check_no_size(image_size, "a tensor or array")
-        return stored_data("tensor", to_channels_first(to_tensor(source, "data"), "data"), value_range)
+        return stored_data("tensor", to_channels_first(to_tensor(source, "data"), "data", layout), value_range)
     raise TypeError(
         f"data must be a name ({', '.join(map(repr, _NAMES))}), a tensor, a NumPy array, the path of a {_ENDINGS} "
         f"file or of a folder of images, or a torch Dataset, got {type(source).__name__}"
     )
+
+
+def load_data_of_shape(source: Any, event_shape: tuple[int, ...], **options: Any) -> Data:
+    """Loads data like `load_data` in the layout whose items have the given shape; as images if neither has."""
+    data = load_data(source, **options)
+    if data.event_shape != event_shape:
+        as_given = load_data(source, layout="as_given", **options)
+        return as_given if as_given.event_shape == event_shape else data
+    return data
 
 
 def digits() -> tuple[Tensor, Tensor]:
@@ -117,7 +142,7 @@ def _from_name(name: str, image_size: int | None, value_range: Range | None) -> 
         images.check_no_size(image_size, repr(name))
         values, labels = _digits()
         return stored_data(name, values, value_range or _DIGITS, class_labels.check(labels, len(values)))
-    return from_map_style(name, _torchvision(name), image_size or images.TORCHVISION_SIZES[name], value_range)
+    return from_map_style(name, _torchvision(name), image_size or images.TORCHVISION_SIZES[name], value_range, "images")
 
 
 def _digits() -> tuple[Tensor, Tensor]:
@@ -146,7 +171,7 @@ def _torchvision(name: str) -> Dataset[Any]:
     return datasets.LSUN(root, classes=["bedroom_train"])
 
 
-def _from_path(path: Path, image_size: int | None, value_range: Range | None) -> Data:
+def _from_path(path: Path, image_size: int | None, value_range: Range | None, layout: Layout) -> Data:
     if path.is_dir():
         files, left_out = image_files(path)
         name, labels = f"folder:{path.resolve().name}", class_labels.of_files(files, path)
@@ -162,7 +187,7 @@ def _from_path(path: Path, image_size: int | None, value_range: Range | None) ->
         raise ValueError(f"data as a path must be a folder of images or a {_ENDINGS} file, got {str(path)!r}")
     images.check_no_size(image_size, f"a {path.suffix} file")
     array, beside = read(path)
-    values = to_channels_first(to_tensor(array, str(path)), str(path))
+    values = to_channels_first(to_tensor(array, str(path)), str(path), layout)
     labels = None if beside is None else class_labels.check(beside, len(values), f"the labels in {path}")
     return stored_data(f"file:{path.name}", values, value_range, labels)
 

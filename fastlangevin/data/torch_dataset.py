@@ -22,34 +22,40 @@ from ..validation import dtype_and_shape
 from . import images, labels
 from .dataset import Data, LazyItems, make_data, stored_data
 from .ranges import Range
-from .values import extent, source_range, to_channels_first, to_tensor
+from .values import Layout, extent, source_range, to_channels_first, to_tensor
 
 _N_INSPECTED = 256  # items of a map-style Dataset that determine its range of values and fingerprint
 
 
-def from_iterable(name: str, dataset: IterableDataset[Any], image_size: int | None, value_range: Range | None) -> Data:
+def from_iterable(
+    name: str, dataset: IterableDataset[Any], image_size: int | None, value_range: Range | None, layout: Layout
+) -> Data:
     """Data of a finite IterableDataset, read into memory."""
     items: list[Tensor] = []
     with _fixed_randomness():
         for i, raw in enumerate(dataset):
-            items.append(_to_event(raw, i, image_size, items[0] if items else None))
+            items.append(_to_event(raw, i, image_size, layout, items[0] if items else None))
     if not items:
         raise ValueError(f"data must hold at least one item, got an empty {name}")
     with _fixed_randomness():  # a stream that can be read only once ends here
         again = itertools.islice(dataset, min(_N_INSPECTED, len(items)))
-        differs = any(not torch.equal(_to_event(raw, i, image_size, items[0]), items[i]) for i, raw in enumerate(again))
+        differs = any(
+            not torch.equal(_to_event(raw, i, image_size, layout, items[0]), items[i]) for i, raw in enumerate(again)
+        )
     data = stored_data(name, torch.stack(items), value_range, labels.of_dataset(dataset, len(items)))
     return _of_own_randomness(data) if differs else data
 
 
-def from_map_style(name: str, dataset: Dataset[Any], image_size: int | None, value_range: Range | None) -> Data:
+def from_map_style(
+    name: str, dataset: Dataset[Any], image_size: int | None, value_range: Range | None, layout: Layout
+) -> Data:
     """Data of a Dataset with a length, whose items are read each time a batch needs them."""
     n = _length(dataset)
     if n == 0:
         raise ValueError(f"data must hold at least one item, got an empty {name}")
     with _fixed_randomness():
-        first = _to_event(dataset[0], 0, image_size, None)
-    read = functools.partial(_read, dataset, image_size, first)
+        first = _to_event(dataset[0], 0, image_size, layout, None)
+    read = functools.partial(_read, dataset, image_size, layout, first)
     inspected = range(0, n, math.ceil(n / _N_INSPECTED))
     (digest, low, high), again = _inspect(read, inspected), _inspect(read, inspected)
     low, high = min(low, again[1]), max(high, again[2])
@@ -109,19 +115,19 @@ def _length(dataset: Dataset[Any]) -> int:
         raise TypeError(f"data must be a Dataset with a length, got {type(dataset).__name__} without") from error
 
 
-def _read(dataset: Dataset[Any], image_size: int | None, first: Tensor, index: int) -> Tensor:
-    return _to_event(dataset[index], index, image_size, first)
+def _read(dataset: Dataset[Any], image_size: int | None, layout: Layout, first: Tensor, index: int) -> Tensor:
+    return _to_event(dataset[index], index, image_size, layout, first)
 
 
-def _to_event(raw: Any, index: int, image_size: int | None, first: Tensor | None) -> Tensor:
-    """A Dataset's item as uint8, float32 or float64, (C, H, W) or (D,), of the shape and dtype of the first."""
+def _to_event(raw: Any, index: int, image_size: int | None, layout: Layout, first: Tensor | None) -> Tensor:
+    """A Dataset's item as uint8, float32 or float64, of the shape and dtype of the first."""
     if isinstance(raw, (tuple, list)) and raw:
         raw = raw[0]
     if isinstance(raw, Image.Image):
         item = images.pixels_of(raw, raw.mode in images.GREY_MODES, image_size).contiguous()
     elif isinstance(raw, (Tensor, np.ndarray)):
         images.check_no_size(image_size, "a Dataset of tensors or arrays")
-        item = to_channels_first(to_tensor(raw, f"item {index}").unsqueeze(0), f"item {index}")[0]
+        item = to_channels_first(to_tensor(raw, f"item {index}").unsqueeze(0), f"item {index}", layout)[0]
     else:
         raise TypeError(
             f"item {index} must be a tensor, an array or a PIL image, or a tuple or list that starts with one, got "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor
 from ..validation import is_dense
 from .ranges import UNIT, Range
 
+Layout = Literal["images", "as_given"]
+LAYOUTS: tuple[Layout, ...] = ("images", "as_given")
 _BYTES: Range = (0.0, 255.0)
 _WIDE = (torch.float64, torch.int32, torch.int64, torch.uint32, torch.uint64)  # more digits than float32
 _HUGE = 1e38  # values up to it have a span that fits float32
@@ -40,11 +42,18 @@ def to_tensor(values: Tensor | np.ndarray, name: str) -> Tensor:
     return values.detach().cpu()
 
 
-def to_channels_first(values: Tensor, name: str) -> Tensor:
-    """Returns (N, D) points unchanged, and (N, H, W), (N, C, H, W) or (N, H, W, C) images as (N, C, H, W)."""
+def to_channels_first(values: Tensor, name: str, layout: Layout) -> Tensor:
+    """Returns values of (N, *event), contiguous.
+
+    With layout="images" (N, H, W) and (N, H, W, C), C = 1 or 3, become (N, C, H, W).
+    """
     shape = tuple(values.shape)
-    if len(shape) not in (2, 3, 4) or 0 in shape[1:]:
-        raise ValueError(f"{name} must have items of shape (D,), (H, W), (C, H, W) or (H, W, C), got {shape[1:]}")
+    if len(shape) < 2 or 0 in shape[1:]:
+        raise ValueError(
+            f"{name} must have items of shape (D,), (H, W), (C, H, W) or another, not empty, got {shape[1:]}"
+        )
+    if layout == "as_given":
+        return values.contiguous()
     if len(shape) == 3:
         values = values.unsqueeze(1)
     if len(shape) == 4 and shape[1] not in (1, 3) and shape[3] in (1, 3):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..data.dataset import Data, with_labels
 from ..data.ranges import UNIT, Range
-from ..data.sources import load_data
+from ..data.sources import load_data, load_data_of_shape
 from ..data.values import check_value_range
 from ..display.pictures import is_drawable
 from ..display.progress import Stages
@@ -111,7 +111,12 @@ def evaluate(
     _check_choices(fid, features, coverage, classifier)
     opened = _open(run, model, device)
     sampler, trained, states_range = opened.sampler, opened.settings, _states_range(data_range, opened)
-    source = load_data(data, image_size=image_size, value_range=value_range)
+    options: dict[str, Any] = {"image_size": image_size, "value_range": value_range}
+    source = (
+        load_data(data, **options)
+        if trained is None
+        else load_data_of_shape(data, tuple(trained.event_shape), **options)
+    )
     _check_data(source, trained)
     if neighbours is not None and not is_drawable(source.event_shape):
         raise ValueError(f"neighbours needs images of 1 or 3 channels, got data of shape {source.event_shape}")

@@ -140,10 +140,10 @@ class RunFolder:
         with self.rollbacks.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
-    def write_samples(self, x: Tensor, data: Tensor, value_range: Range) -> Path:
+    def write_samples(self, x: Tensor, data: Tensor, value_range: Range, columns: int | None = None) -> Path:
         """Writes a picture with a row of data items below, or an array if the data are not images. Returns its path."""
         if pictures.is_drawable(x.shape[1:]):
-            drawn = pictures.grid(x, value_range=value_range), pictures.grid(data, len(data), value_range)
+            drawn = pictures.grid(x, columns, value_range), pictures.grid(data, len(data), value_range)
             pictures.save_captioned([("samples", drawn[0]), ("data", drawn[1])], self.samples)
             return self.samples
         save_array(x, self.samples_array)

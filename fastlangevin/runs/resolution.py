@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -93,12 +94,14 @@ def resolve(
     else:
         merged = _merged({name: getattr(saved, name) for name in DECLARATIONS}, overrides)
     values = _checked(merged)
+    classes = _classes(data) if values["class_conditional"] else {}
     settings = Settings(
         data=data.name,
         data_fingerprint=data.fingerprint,
         event_shape=list(data.event_shape),
-        model=_described(model, data, values["features"]),
+        model=_described(model, data, values["features"], classes.get("n_classes")),
         **values,
+        **classes,
     )
     if saved is not None:
         past = {name: getattr(saved, name) for name in ("optimizer", "from_checkpoint", "changes")}
@@ -118,6 +121,8 @@ def changed(settings: Settings, changes: Mapping[str, Any], iteration: int) -> S
     for name in changes:
         if DECLARATIONS[name].of_model:
             raise ValueError(f"{name} cannot change at a resume, because the shapes of the weights depend on it")
+        if name == "class_conditional" and changes[name] != settings.class_conditional:
+            raise ValueError("class_conditional cannot change at a resume, because the network depends on it")
         if settings.optimizer != "Adam" and name in ("lr", "lr_decay", "adam_betas"):
             raise ValueError(f"{name} has no effect in a run with an optimizer= of its own, {settings.optimizer}")
     checks.check_sampler_pair(changes.get("sampler", {}), settings.sampler)
@@ -162,7 +167,18 @@ def _buffer_for(start: str, options: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _described(model: nn.Module | None, data: Data, features: Any) -> dict[str, Any]:
+def _classes(data: Data) -> dict[str, Any]:
+    """The number of classes of the data, and a fingerprint of the labels."""
+    if data.labels is None:
+        raise ValueError(
+            f"class_conditional=True needs labels, but {data.name} has none: pass (data, labels), or a folder of "
+            "images with a folder for each class"
+        )
+    digest = hashlib.blake2b(data.labels.numpy().data, digest_size=8).hexdigest()
+    return {"n_classes": int(data.labels.max()) + 1, "label_fingerprint": digest}
+
+
+def _described(model: nn.Module | None, data: Data, features: Any, n_classes: int | None) -> dict[str, Any]:
     """Returns the description of the network that settings store."""
     if model is not None:
         if not isinstance(model, nn.Module):
@@ -177,7 +193,8 @@ def _described(model: nn.Module | None, data: Data, features: Any) -> dict[str, 
     if features is None:  # the resumed run has a user-defined model
         features = DECLARATIONS["features"].default
     ConvNet.check(size, channels, features)
-    return {"class": "ConvNet", "image_size": size, "channels": channels, "features": features}
+    described = {"class": "ConvNet", "image_size": size, "channels": channels, "features": features}
+    return described if n_classes is None else {**described, "n_classes": n_classes}
 
 
 def _check_same(settings: dict[str, Any], saved: dict[str, Any]) -> None:

@@ -110,6 +110,15 @@ class Settings:
         checks.boolean,
         Flag("--clamp-data/--no-clamp-data", bool, "Clamp the noisy data to --bounds."),
     )
+    class_conditional: bool = setting(
+        False,
+        checks.boolean,
+        Flag(
+            "--class-conditional/--no-class-conditional",
+            bool,
+            "Learn f(x, y) of the labels y (a folder for each class).",
+        ),
+    )
     energy_penalty: float = setting(
         0.0, piecewise.check_number, Flag("--energy-penalty", float, "Weight of the penalty on squared energies.")
     )
@@ -220,6 +229,8 @@ class Settings:
         **_OF_THE_CALL,
     )
 
+    n_classes: int | None = None  # of a class-conditional run
+    label_fingerprint: str | None = None
     optimizer: str = "Adam"  # its class, and that of its scheduler
     from_checkpoint: str | None = None  # the checkpoint that the run started from
     changes: list[dict[str, Any]] = field(default_factory=list)  # by resumes: iteration, and settings before and after
@@ -248,6 +259,7 @@ class Settings:
         settings = cls(**values)
         if not isinstance(settings.changes, list):
             raise TypeError(f"changes must be a list, got {settings.changes!r}")
+        checks.int_or_none("n_classes", settings.n_classes)
         if settings.model["class"] == "ConvNet":
             ConvNet.check(**{name: value for name, value in settings.model.items() if name != "class"})
         return settings
@@ -300,6 +312,7 @@ class Overrides(TypedDict, total=False):
     data_noise: PiecewiseConstant | None
     data_range: tuple[float, float] | None
     clamp_data: bool | None
+    class_conditional: bool | None
     energy_penalty: float | None
     kl_weight: float | None
     start: Literal["noise", "data", "buffer"] | None

@@ -22,8 +22,8 @@ def contrastive(f_data: Tensor, f_samples: Tensor, energy_penalty: float) -> Ten
     return loss
 
 
-def kl_through_samples(model: nn.Module, x: Tensor) -> Tensor:
-    """-mean f(x) with the weights of f as constants: the gradient flows to the weights only through the samples x.
+def kl_through_samples(model: nn.Module, x: Tensor, *args: Tensor) -> Tensor:
+    """-mean f(x, *args) with f's weights as constants: the gradient flows to the weights only through the samples x.
 
     The first part of the KL term that contrastive divergence omits (Du, Li, Tenenbaum and Mordatch, ICML 2021,
     arXiv:2012.01316, Section 3.1); the entropy, its second part, is not estimated.
@@ -33,4 +33,4 @@ def kl_through_samples(model: nn.Module, x: Tensor) -> Tensor:
         x: (B, *event), with a graph through the last Langevin step (`Langevin.with_last_step`).
     """
     constants = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    return -torch.func.functional_call(model, constants, (x,)).mean()
+    return -torch.func.functional_call(model, constants, (x, *args)).mean()

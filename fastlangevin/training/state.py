@@ -36,12 +36,15 @@ _LOOKED_AT = 8  # chains along which gradient_strength is measured
 
 
 class Step(NamedTuple):
-    """The result of one iteration: mean energies, the chains' first and last states (B, *event) and noise step, lr."""
+    """The result of one iteration: mean energies, the chains' first and last states (B, *event), their classes (B,) if
+    they have any, their noise step, and lr.
+    """
 
     energy_data: Tensor
     energy_samples: Tensor
     x0: Tensor
     x: Tensor
+    classes: tuple[Tensor, ...]
     noise_step: int
     lr: float
 
@@ -89,39 +92,41 @@ class TrainingState:
     def check(self) -> None:
         """Raises for a model or an option that does not work, before anything is written."""
         with aside(self.model, self.device):
-            x = self._data(torch.arange(2, device="cpu") % len(self.data))
-            self.sampler.score(x)
-            f = self.log_density(x)
+            indices = torch.arange(2, device="cpu") % len(self.data)
+            x, classes = self._data(indices), self._classes(indices)
+            self.sampler.score(x, *classes)
+            f = self.log_density(x, *classes)
             if not f.isfinite().all():
                 raise ValueError("model must return finite values, got NaN or infinity for the first two items")
             learned = [p for p in self.model.parameters() if p.requires_grad]
             torch.autograd.grad(f.mean(), learned, allow_unused=True)
 
-    def log_density(self, x: Tensor) -> Tensor:
-        return self.model(x.to(self.dtype))
+    def log_density(self, x: Tensor, *classes: Tensor) -> Tensor:
+        return self.model(x.to(self.dtype), *classes)
 
     def step(self) -> Step:
         """One iteration of `train`."""
         settings, i = self.settings, self.iteration
         with self._reading():
-            x_data = self._data(batch_indices(len(self.data), settings.batch_size, seed=self.seed, iteration=i))
+            indices = batch_indices(len(self.data), settings.batch_size, seed=self.seed, iteration=i)
+            x_data, classes = self._data(indices), self._classes(indices)
         z = noise.normal(x_data.shape, seed=self.seed, step=i, stream=noise.Stream.DATA_NOISE, device=self.device)
         x_data.add_(z, alpha=settings.data_noise_at(i))
         if settings.clamp_data:
             x_data.clamp_(*settings.sampler["bounds"])
         noise_step = self.sampler.step
-        x0, slots = self._first_states(x_data)
+        x0, slots = self._first_states(x_data, *classes)
         if settings.kl_weight:
-            x_kl = self.sampler.with_last_step(x0)
+            x_kl = self.sampler.with_last_step(x0, *classes)
             x = x_kl.detach()
         else:
-            x = self.sampler(x0)
+            x = self.sampler(x0, *classes)
         if self.buffer is not None:
-            self.buffer.store(x, slots)
-        f_data, f_samples = self.log_density(x_data), self.log_density(x)
+            self.buffer.store(x, slots, *(classes if slots is None else ()))
+        f_data, f_samples = self.log_density(x_data, *classes), self.log_density(x, *classes)
         loss = losses.contrastive(f_data, f_samples, settings.energy_penalty)
         if settings.kl_weight:
-            loss = loss + settings.kl_weight * losses.kl_through_samples(self.model, x_kl.to(self.dtype))
+            loss = loss + settings.kl_weight * losses.kl_through_samples(self.model, x_kl.to(self.dtype), *classes)
         self.optimizer.zero_grad()
         loss.backward()
         if settings.max_grad_norm is not None:
@@ -131,7 +136,7 @@ class TrainingState:
         if self.averaged is not None:
             self.averaged.update_parameters(self.model)
         self.iteration += 1
-        return Step(-f_data.detach().mean(), -f_samples.detach().mean(), x0, x, noise_step, lr)
+        return Step(-f_data.detach().mean(), -f_samples.detach().mean(), x0, x, classes, noise_step, lr)
 
     def gradient_strengths(self, step: Step) -> tuple[Tensor, Tensor]:
         """Returns mean |∇ log p| at the samples, and v, its mean at up to four states of each of up to eight chains.
@@ -140,9 +145,10 @@ class TrainingState:
         be of the same size.
         """
         with aside(self.model, self.device):
-            last = torch.linalg.vector_norm(self.sampler.score(step.x).flatten(1).float(), dim=1).mean()
+            last = torch.linalg.vector_norm(self.sampler.score(step.x, *step.classes).flatten(1).float(), dim=1).mean()
             every = -(-self.sampler.n_steps // 4)
-            trace = self.sampler.trace(step.x0[:_LOOKED_AT], every=every, step=step.noise_step)
+            classes = [y[:_LOOKED_AT] for y in step.classes]
+            trace = self.sampler.trace(step.x0[:_LOOKED_AT], *classes, every=every, step=step.noise_step)
             return last, trace.score_norm[:-1].mean()
 
     @property
@@ -203,14 +209,23 @@ class TrainingState:
         """Writes samples of the current model, always from the same initial noise."""
         preview = self.for_sampling(graph=False)  # capturing a graph costs more than one picture saves
         with aside(preview.target.module, self.device):
-            shape = (_PREVIEW, *self.data.event_shape)
+            n, columns, classes = self._preview_classes()
+            shape = (n, *self.data.event_shape)
             preview.load_state_dict({**preview.state_dict(), "seed": self.settings.seed})
-            run.write_samples(preview.sample(shape, step=0, device=self.device), self._shown_data, self.settings.range)
+            x = preview.sample(shape, *classes, step=0, device=self.device)
+            run.write_samples(x, self._shown_data, self.settings.range, columns)
 
     @functools.cached_property
     def _shown_data(self) -> Tensor:
-        """Items spread over the data, for the picture."""
-        return self._data(torch.arange(_SHOWN) * len(self.data) // _SHOWN)
+        """Items spread over the data, or one of each class, for the picture."""
+        n, labels = self._preview_classes()[1] or _SHOWN, self.data.labels
+        indices = torch.arange(n, device="cpu") * len(self.data) // n
+        if self.settings.n_classes == n and labels is not None:
+            first = [(labels == y).nonzero().flatten()[:1] for y in range(n)]
+            indices = torch.stack(
+                [found[0] if len(found) else index for found, index in zip(first, indices, strict=True)]
+            )
+        return self._data(indices)
 
     def for_sampling(self, **options: Any) -> Langevin:
         """Returns a sampler with `sample_steps` steps, of the averaged weights if any, else of the learned ones."""
@@ -232,13 +247,29 @@ class TrainingState:
         """Returns items, (n, *event), as a new tensor in the interval `data_range`."""
         return rescaled(to_device(self.data.batch(indices), self.device), UNIT, self.settings.range)
 
-    def _first_states(self, x_data: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _classes(self, indices: Tensor) -> tuple[Tensor, ...]:
+        """The classes of items, int64 (n,), if the run is class-conditional."""
+        if not self.settings.class_conditional:
+            return ()
+        assert self.data.labels is not None
+        return (to_device(self.data.labels[indices], self.device),)
+
+    def _preview_classes(self) -> tuple[int, int | None, tuple[Tensor, ...]]:
+        """The number of samples in the picture, its columns, and their classes: one to a column, if they are few."""
+        n_classes = self.settings.n_classes
+        if n_classes is None:
+            return _PREVIEW, None, ()
+        columns = n_classes if n_classes <= 2 * _SHOWN else _SHOWN
+        n = _SHOWN * columns
+        return n, columns, (torch.arange(n, device=self.device) % n_classes,)
+
+    def _first_states(self, x_data: Tensor, *classes: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns the initial states of the chains, and their slots in the buffer if its policy needs them."""
         if self.settings.start == "data":
             return x_data, None
         if self.buffer is None:
             return self.sampler.initial(x_data.shape, device=self.device), None
-        draw = self.buffer.sample(len(x_data))
+        draw = self.buffer.sample(len(x_data), *classes)
         return draw.x, draw.slots if self.buffer.policy == "indexed" else None
 
     def _make_buffer(self) -> ReplayBuffer | None:
@@ -246,4 +277,6 @@ class TrainingState:
             return None
         p0 = {"init": self.settings.sampler.get("init", "uniform"), "bounds": self.settings.sampler.get("bounds")}
         shape, options = tuple(self.data.event_shape), self.settings.buffer
+        if n := self.settings.n_classes:
+            options = {**options, "per_class": n, "capacity": max(n, options["capacity"] // n * n)}
         return ReplayBuffer(shape=shape, seed=self.settings.seed, device=self.device, **p0, **options)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from .. import recipes
-from ..data.sources import load_data
+from ..data.values import Layout
 from ..runs import checkpoint, resuming, training_checkpoint
 from ..runs.folder import RunFolder
 from ..runs.opening import resolve_device
@@ -22,6 +22,7 @@ from ..runs.result import TrainResult
 from ..runs.settings import Overrides
 from ..samplers.preserve import own_randomness
 from .guard import Guard
+from .layout import load_for
 from .loop import TrainingLoop
 from .optimizers import MakeOptimizer
 from .state import TrainingState
@@ -42,6 +43,7 @@ def train(
     optimizer: MakeOptimizer | None = None,
     image_size: int | None = None,
     value_range: tuple[float, float] | None = None,
+    layout: Layout | None = None,
     resume: bool = False,
     resume_overrides: dict[str, Any] | Literal["config.yaml"] | None = None,
     from_checkpoint: str | Path | None = None,
@@ -70,7 +72,7 @@ def train(
 
     Args:
         data: "digits"; a tensor or array, or a file of one; a folder of images; a torch Dataset; "cifar10", "celeba" or
-            "lsun" (extra "vision"). Scaled to `data_range`; see `data.load_data`.
+            "lsun" (extra "vision"). Or a pair (data, labels). Scaled to `data_range`; see `data.load_data`.
         model: a module that maps (B, *event) to B numbers, the log-density f, high where data is likely (-U; while
             ``Langevin(f)`` reads an energy: pass ``Langevin(log_density=f)``), trained in place. None:
             `models.ConvNet` for the data's size.
@@ -87,6 +89,9 @@ def train(
         data_noise: standard deviation of the noise added to the data; a number or pairs as for `lr`.
         data_range: the interval that the data are scaled to; default (-1, 1).
         clamp_data: whether to clamp the noisy data to the sampler's bounds.
+        class_conditional: whether to learn f(x, y) of the labels y: the model is called with int64 (B,) classes as
+            second argument, chains run in the classes of the batch, and a buffer keeps each class apart (its capacity
+            is rounded down to a multiple of their number). `result.sampler.sample(shape, y)` samples classes.
         energy_penalty: weight α of the penalty on squared energies (Du and Mordatch, NeurIPS 2019).
         kl_weight: weight of the KL term through the last Langevin step (Du et al., ICML 2021).
         start: the initial states of chains: "noise": p0 (short-run MCMC); "data": the batch itself (contrastive
@@ -115,6 +120,8 @@ def train(
             which steps after each iteration: ``lambda p: torch.optim.SGD(p, lr=1e-3)``. lr, lr_decay and adam_betas
             then have no effect. A resume needs the same function. None: Adam.
         image_size, value_range: see `data.load_data`.
+        layout: "images" or "as_given", see there. None: as images or, if the model takes only that, as given: signals
+            (N, C, L) for a 1-D network, embeddings (N, L, D) for a transformer.
         resume: whether to continue from the newest checkpoint in `out`. If there is none, a new run is started.
         resume_overrides: settings that the resumed run has from now on, by name; "config.yaml" for those that were
             edited in the run's config.yaml. The change and its iteration are recorded there. `features` cannot change.
@@ -163,7 +170,7 @@ def train(
         if run is not None and not is_new:
             stack.enter_context(run.locked())
             run.check(resume=resume, overwrite=overwrite)  # again: before the lock, another process may have written
-        source = load_data(data, image_size=image_size, value_range=value_range)
+        source = load_for(model, data, layout, image_size=image_size, value_range=value_range)
         newest = checkpoint.newest(run.checkpoints) if run is not None and resume and not is_new else None
         stored = None if newest is None else training_checkpoint.load(newest)
         origin = None if stored is not None or from_checkpoint is None else resuming.find(from_checkpoint)

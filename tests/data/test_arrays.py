@@ -164,7 +164,7 @@ def test_loading_does_not_change_the_source():
         (torch.zeros(0, 2), ValueError, r"at least one item.*\(0, 2\)"),
         (torch.zeros(4, 0), ValueError, r"got \(0,\)"),
         (torch.zeros(4), ValueError, r"shape \(D,\).*got \(\)"),
-        (torch.zeros(4, 1, 2, 2, 2), ValueError, r"got \(1, 2, 2, 2\)"),
+        (torch.zeros(4, 1, 0, 2, 2), ValueError, r"got \(1, 0, 2, 2\)"),
         (torch.tensor([[0.0], [1.0], [float("nan")]]), ValueError, "finite.*item 2"),
         (torch.tensor([[0.0], [float("inf")], [1.0]]), ValueError, "finite.*item 1"),
         (torch.tensor([[-float("inf")], [1.0]]), ValueError, "finite.*item 0"),

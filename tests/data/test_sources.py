@@ -34,7 +34,7 @@ def test_image_size_of_sources_that_are_not_resized(source):
         load_data(source, image_size=8)
 
 
-@pytest.mark.parametrize("source", [None, 3, [rand(2, 2)], (rand(2, 2), rand(2))])
+@pytest.mark.parametrize("source", [None, 3, [rand(2, 2)], (rand(2, 2),)])
 def test_other_sources(source):
     with pytest.raises(TypeError, match=f"data must be a name .* got {type(source).__name__}"):
         load_data(source)

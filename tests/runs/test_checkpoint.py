@@ -126,6 +126,8 @@ def changed(meta, key, value):
         ("settings/model", {"class": "ConvNet", "image_size": 8, "channels": 1, "features": 4, "evil": 1}),
         ("settings/model", {"class": "ConvNet", "image_size": 7, "channels": 1, "features": 4}),
         ("settings/model", []),
+        ("settings/model", {"class": "ConvNet", "image_size": 8, "channels": 1, "features": 4, "n_classes": 0}),
+        ("settings/n_classes", "3"),
         ("settings/changes", 1),
     ],
 )

@@ -15,6 +15,7 @@ import fastlangevin as fl
 from fastlangevin.runs import checkpoint
 from fastlangevin.runs.settings import DECLARATIONS, Settings
 
+CLASSES = ("n_classes", "label_fingerprint")
 RUN = Path(__file__).parent.parent / "fixtures" / "run_0.1"
 CHECKPOINT = RUN / "checkpoints" / "00000004.safetensors"
 
@@ -44,7 +45,10 @@ def test_it_resumes(tmp_path):
             assert not torch.equal(after[name], before[name]) and torch.isfinite(after[name]).all()
     old, new = (yaml.safe_load((folder / "config.yaml").read_text()) for folder in (RUN, out))
     assert {name: new[name] for name in old} == {**old, "n_iterations": 6}
-    newer = {name: DECLARATIONS[name] for name in new.keys() - old.keys() - {"optimizer", "from_checkpoint", "changes"}}
+    newer = {
+        name: DECLARATIONS[name]
+        for name in new.keys() - old.keys() - {"optimizer", "from_checkpoint", "changes", *CLASSES}
+    }
     assert new["from_checkpoint"] is None and new["changes"] == []
     expected = {name: d.check(name, d.default) for name, d in newer.items()}
     assert {name: new[name] for name in newer} == {**expected, "log_every": 1}

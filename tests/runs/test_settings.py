@@ -16,7 +16,7 @@ from fastlangevin.runs.resolution import override, resolve
 from fastlangevin.runs.settings import DECLARATIONS, Overrides, Settings, defaults
 
 IDENTITY = ["data", "data_fingerprint", "event_shape", "model"]
-PAST = ["optimizer", "from_checkpoint", "changes"]
+PAST = ["n_classes", "label_fingerprint", "optimizer", "from_checkpoint", "changes"]
 FLAGS = [(name, flag) for name, declared in DECLARATIONS.items() for flag in declared.flags]
 
 
@@ -80,6 +80,7 @@ GIVEN = {
     "--data-noise": ("0.2", 0.2),
     "--data-range": ("0,1", (0.0, 1.0)),
     "--clamp-data/--no-clamp-data": (True, True),
+    "--class-conditional/--no-class-conditional": (True, True),
     "--energy-penalty": (0.3, 0.3),
     "--kl-weight": (0.4, 0.4),
     "--start": ("buffer", "buffer"),
