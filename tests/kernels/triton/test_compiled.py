@@ -71,7 +71,7 @@ def test_the_large_products_of_convnets_leave_room(compiled):
             few = "-first-" in kernel or "-input-" in kernel
             unrolled = not few and sum(copies(record).values()) > record["ptx_copies"]
             assert unrolled or record["registers"] <= (160 if few else 200), (kernel, architecture)
-            assert record["shared"] <= (28 << 10 if few else 121 << 10), (kernel, architecture)
+            assert record["shared"] <= (28 << 10 if few else 145 << 10), (kernel, architecture)
 
 
 # Loads of x and of score, and stores, per thread: 1,024 elements by 128 threads.
