@@ -83,7 +83,8 @@ class Dependencies:
         if isinstance(value, slice):  # not hashable before Python 3.12
             self._visit_all((value.start, value.stop, value.step))
         elif isinstance(value, np.ndarray):
-            self.constants.append((value.dtype.str, value.shape, value.tobytes()))
+            mask = np.ma.getmaskarray(value).tobytes() if isinstance(value, np.ma.MaskedArray) else None
+            self.constants.append((value.dtype.str, value.shape, np.asarray(value).tobytes(), mask))
         elif isinstance(value, types.BuiltinFunctionType):
             self.constants.append(value)
             self._visit(value.__self__)  # of a bound method

@@ -63,6 +63,17 @@ def test_all_that_is_captured_has_run_before(unroll, engine, made):
     assert made[0].replays and made[0].cold == set()
 
 
+@pytest.mark.parametrize("unroll", [1, 2, 6, None])
+def test_what_is_captured_for_tensors_of_each_step_has_run_before(unroll, made):
+    """Step sizes of each chain, and arguments that change from step to step, are rows of the table."""
+    energy = lambda x, y: ((x - y[:, None]) ** 2).sum(1)
+    options = dict(n_steps=6, seed=3, step_size=torch.linspace(0.01, 0.24, 24).view(6, 4), noise_std=0.1)
+    eager, replayed = fl.Langevin(energy, **options), captured(fl.Langevin(energy, **options), unroll=unroll)
+    for y in (torch.zeros(6, 4), torch.arange(24.0).view(6, 4)):
+        assert torch.equal(replayed(X, fl.PerStep(y)), eager(X, fl.PerStep(y)))
+    assert len(made) == 1 and made[0].replays and made[0].cold == set()
+
+
 @pytest.mark.parametrize("noise_first", [False, True, "clamp"])
 def test_noise_first(noise_first):
     eager, replayed = pair(noise_first=noise_first, bounds=(-1, 1), noise_std=0.3)

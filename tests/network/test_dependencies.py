@@ -167,3 +167,12 @@ def test_functions_count():
         assert fingerprint(energy) == fingerprint(energy) and hash(fingerprint(energy)) is not None
         assert fingerprint(energy) not in seen
         seen.append(fingerprint(energy))
+
+
+def test_masked_arrays_count_with_their_masks():
+    """Also numpy's constant `masked`, which refuses `tobytes`, as in the globals of numpy's functions."""
+    structures = [
+        Dependencies(lambda x, array=array: x).structure()
+        for array in (np.ma.masked, *(np.ma.array([1.0, 2.0], mask=mask) for mask in ([0, 1], [1, 0], [0, 1])))
+    ]
+    assert structures[1] == structures[3] and structures[1] != structures[2]

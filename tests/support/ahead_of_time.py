@@ -1,7 +1,7 @@
 """Compiles Triton kernels for GPUs that need not be here: `python tests/support/ahead_of_time.py [--all]` prints, as
 JSON, one record a kernel and architecture: registers, bytes of local memory and shared memory, the machine's
-instructions, how many asynchronous copies its PTX has, whether copies of 16 bytes go through L1 where they are asked
-to, and the numbers among its arguments for whose values a launch compiles again (for 1, and for multiples of 16).
+instructions, whether copies of 16 bytes go through L1 where they are asked to, and the numbers among its arguments for
+whose values a launch compiles again (for 1, and for multiples of 16).
 
 With `--all`, every kernel in its variants for every architecture, in minutes; without, each kernel for one of them at
 least, and those that need most for several. A script of its own because the tests run Triton's interpreter, and a
@@ -185,7 +185,7 @@ def main() -> None:
         for name, kernel, options in sources(architecture, "--all" in sys.argv[1:]):
             compiled = triton.compile(kernel, target=GPUTarget("cuda", architecture, 32), options=options)
             record = {"kernel": name, "architecture": architecture, "shared": compiled.metadata.shared}
-            record |= {"through_l1": through_l1, "ptx_copies": len(copies(compiled.asm["ptx"]))}
+            record["through_l1"] = through_l1
             record["specialized"] = [
                 p.name for p in kernel.fn.params if not (p.is_constexpr or p.do_not_specialize or "pointer" in p.name)
             ]

@@ -26,7 +26,8 @@ def test_nothing_spills(compiled):
         if kernel.startswith("convnet"):
             assert record["shared"] <= SHARED[architecture] << 10, (kernel, architecture)
         elif not kernel.startswith("mlp_chain"):
-            assert record["registers"] <= 80 and record["shared"] <= 4096, (kernel, architecture)
+            assert record["registers"] <= (96 if "strided" in kernel else 80), (kernel, architecture)
+            assert record["shared"] <= 4096, (kernel, architecture)
 
 
 def test_convnets_run_on_the_tensor_cores(compiled):
@@ -61,16 +62,13 @@ def test_convnets_copy_images_through_l1(compiled):
 
 
 def test_the_large_products_of_convnets_leave_room(compiled):
-    """Of a multiprocessor for one program and L1; the two kernels that read or move the state run several at once.
-
-    A large product whose loop the assembler has unrolled, seen by more copies than the PTX has, may take all registers
-    that a thread can have: 255 × 32 × 8 warps are still one program's, and `test_nothing_spills` has the rest.
+    """Of a multiprocessor for L1: 100 of its 256 KB. Its registers are one program's: 8 warps can have 255 × 32 × 8 of
+    65,536. Of the two kernels that read or move the state at least two programs run at once.
     """
     for (kernel, architecture), record in compiled.items():
         if "convnet" in kernel:
             few = "-first-" in kernel or "-input-" in kernel
-            unrolled = not few and sum(copies(record).values()) > record["ptx_copies"]
-            assert unrolled or record["registers"] <= (160 if few else 200), (kernel, architecture)
+            assert not few or 65_536 // (32 * 4 * record["registers"]) >= 2, (kernel, architecture)
             assert record["shared"] <= (28 << 10 if few else 145 << 10), (kernel, architecture)
 
 
