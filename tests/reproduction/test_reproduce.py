@@ -162,7 +162,7 @@ def test_a_training_that_diverges_is_a_row(tmp_path, monkeypatch, measured):
     [
         ("4", {}, ValueError, "table must be one of '1', '2', '3', got '4'"),
         ("2", {"data": torch.rand(9, 2)}, ValueError, r"data must be square images, got items of shape \(2,\)"),
-        ("2", {"data": torch.rand(9, 1, 7, 7)}, ValueError, "image_size must be"),
+        ("2", {"data": torch.rand(9, 1, 7, 7)}, ValueError, "image_size must be an int of at least 8, got 7"),
         ("2", {"budget": 0}, ValueError, "budget must be positive and finite, got 0"),
         ("2", {"features": 0}, ValueError, "features must be an int of at least 1"),
         ("2", {"n": 1}, ValueError, "n must be an int of at least 2, got 1"),
