@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .inspection import PLAIN, has_hooks, is_implicit, is_torch, methods_of
+from .inspection import PLAIN, has_hooks, is_class, is_implicit, is_torch, methods_of
 
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 _CODE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType)
@@ -70,7 +70,7 @@ class Dependencies:
         found: list[tuple[str, Any]] = [
             (type(value).__name__, value) for _, value in self._seen.values() if isinstance(value, (list, dict))
         ]
-        objects = (o for o in self._owners if not isinstance(o, (type, types.ModuleType, nn.Module)))
+        objects = (o for o in self._owners if not is_class(o) and not isinstance(o, (types.ModuleType, nn.Module)))
         return found + [(type(o).__name__, o.__dict__) for o in objects if hasattr(o, "__dict__")]
 
     def _visit(self, value: Any) -> None:
@@ -105,11 +105,11 @@ class Dependencies:
             self._visit_all((value.__self__, value.__func__))
         elif isinstance(value, functools.partial):
             self._visit_all((value.func, value.args, value.keywords))
-        elif isinstance(value, (type, types.ModuleType)):
+        elif is_class(value) or isinstance(value, types.ModuleType):
             self.constants.append(value)
             if not is_torch(value) and not _is_library(value):
                 self._owners.append(value)
-                if isinstance(value, type) and issubclass(value, torch.autograd.Function):
+                if is_class(value) and issubclass(value, torch.autograd.Function):
                     self._visit_all(methods_of(value))  # which no code names
         else:
             if isinstance(value, _CONTAINERS):
@@ -165,12 +165,12 @@ class Dependencies:
             done, n_done = names, len(owners)
 
     def _visit_named(self, owner: Any, names: set[str]) -> None:
-        members = self._members_of(owner if isinstance(owner, type) else type(owner))
+        members = self._members_of(owner if is_class(owner) else type(owner))
         for name in sorted(names & members.keys()):
             self._visit_members(name, members)
             if any(isinstance(member, types.MemberDescriptorType) for member in members[name]):
                 self._visit(getattr(owner, name, None))  # a slot
-        if isinstance(owner, type):
+        if is_class(owner):
             return
         held = getattr(owner, "__dict__", {})
         if names & _BY_COMPUTED_NAMES and not isinstance(owner, types.ModuleType):

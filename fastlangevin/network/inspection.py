@@ -40,11 +40,16 @@ def methods_of(cls: type) -> list[types.FunctionType]:
     return [f for f in functions if isinstance(f, types.FunctionType)]
 
 
+def is_class(thing: object) -> bool:
+    """Whether it is a class; an object that only says so, as a proxy does in its `__class__`, is not."""
+    return issubclass(type(thing), type)
+
+
 def is_torch(thing: object) -> bool:
     """Whether it is one of torch's own modules, classes or functions; an instance of a torch class is not."""
     if isinstance(thing, types.ModuleType):
         name = thing.__name__
-    elif isinstance(thing, (type, types.FunctionType, types.BuiltinFunctionType)):
+    elif is_class(thing) or isinstance(thing, (types.FunctionType, types.BuiltinFunctionType)):
         name = thing.__module__ or ""
     else:
         return False

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import bytecode
 from .inputs import Inputs, Steps
-from .inspection import PLAIN, has_hooks, has_other_hooks, is_implicit, is_torch, is_torch_name, methods_of
+from .inspection import PLAIN, has_hooks, has_other_hooks, is_class, is_implicit, is_torch, is_torch_name, methods_of
 
 _REAL_BUILTINS = (getattr, hasattr, type)  # `Dependencies` visits all attributes for the first two
 _EVALUATES = {
@@ -230,7 +230,7 @@ class Purity:
                 self._check_object(value, owners)
             elif isinstance(value, PLAIN) or (self._records_all and _is_plain_object(value)):
                 self._check_object(value, owners)
-            elif self._records_all and isinstance(value, type) and issubclass(value, torch.autograd.Function):
+            elif self._records_all and is_class(value) and issubclass(value, torch.autograd.Function):
                 self._check_autograd_function(value)
             elif self._records_all and (
                 any(value is b for b in _REAL_BUILTINS) or (value is setattr and code in self._hooks)
@@ -314,7 +314,7 @@ def _is_written_in_python(cls: type) -> bool:
 def _is_harmless(value: Any) -> bool:
     if isinstance(value, (*_VALUES, np.generic)) or is_torch(value) or value is math:
         return True
-    if isinstance(value, type) and issubclass(value, BaseException):
+    if is_class(value) and issubclass(value, BaseException):
         return True
     name = getattr(value, "__name__", None)
     return name in _PURE_BUILTINS and getattr(builtins, name) is value

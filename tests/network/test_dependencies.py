@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import fastlangevin as fl
 from fastlangevin.network.dependencies import Dependencies
 
 BETA = 1.0
@@ -176,3 +177,13 @@ def test_masked_arrays_count_with_their_masks():
         for array in (np.ma.masked, *(np.ma.array([1.0, 2.0], mask=mask) for mask in ([0, 1], [1, 0], [0, 1])))
     ]
     assert structures[1] == structures[3] and structures[1] != structures[2]
+
+
+def test_an_object_that_pretends_to_be_a_class():
+    class Proxy:
+        __class__ = property(lambda self: type)
+
+    proxy = Proxy()
+    energy = lambda x: x.sum(1) if proxy is not None else x
+    assert isinstance(proxy, type) and fingerprint(energy) == fingerprint(energy)
+    fl.Langevin(energy, n_steps=1, seed=1)(torch.zeros(2, 3))
