@@ -5,6 +5,7 @@ A captured graph contains both: the addresses of the tensors, and the values. If
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import types
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .inspection import PLAIN, has_hooks, is_class, is_implicit, is_torch, methods_of
+from .inspection import PLAIN, attributes_of, has_hooks, is_a, is_class, is_implicit, is_torch, methods_of
 
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 _CODE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType)
@@ -68,24 +69,24 @@ class Dependencies:
     def containers(self) -> list[tuple[str, list[Any] | dict[Any, Any]]]:
         """The lists, dicts and objects that the energy may change, each as what holds its values, after its class."""
         found: list[tuple[str, Any]] = [
-            (type(value).__name__, value) for _, value in self._seen.values() if isinstance(value, (list, dict))
+            (type(value).__name__, value) for _, value in self._seen.values() if is_a(value, (list, dict))
         ]
-        objects = (o for o in self._owners if not is_class(o) and not isinstance(o, (types.ModuleType, nn.Module)))
-        return found + [(type(o).__name__, o.__dict__) for o in objects if hasattr(o, "__dict__")]
+        objects = (o for o in self._owners if not is_a(o, (type, types.ModuleType, nn.Module)))
+        return found + [(type(o).__name__, held) for o in objects if (held := attributes_of(o))]
 
     def _visit(self, value: Any) -> None:
-        if isinstance(value, np.generic):
+        if is_a(value, np.generic):
             value = value.item()
-        if isinstance(value, PLAIN):
+        if is_a(value, PLAIN):
             self.constants += (type(value), value)  # 1 == 1.0 == True
             if type(value) in (*PLAIN, bool):
                 return  # an instance of a subclass may have attributes
-        if isinstance(value, slice):  # not hashable before Python 3.12
+        if is_a(value, slice):  # not hashable before Python 3.12
             self._visit_all((value.start, value.stop, value.step))
-        elif isinstance(value, np.ndarray):
-            mask = np.ma.getmaskarray(value).tobytes() if isinstance(value, np.ma.MaskedArray) else None
+        elif is_a(value, np.ndarray):
+            mask = np.ma.getmaskarray(value).tobytes() if is_a(value, np.ma.MaskedArray) else None
             self.constants.append((value.dtype.str, value.shape, np.asarray(value).tobytes(), mask))
-        elif isinstance(value, types.BuiltinFunctionType):
+        elif is_a(value, types.BuiltinFunctionType):
             self.constants.append(value)
             self._visit(value.__self__)  # of a bound method
         elif id(value) in self._seen:
@@ -95,24 +96,24 @@ class Dependencies:
             self._visit_object(value)
 
     def _visit_object(self, value: Any) -> None:
-        if isinstance(value, Tensor):
+        if is_a(value, Tensor):
             self.tensors.append(value)
-        elif isinstance(value, nn.Module):
+        elif is_a(value, nn.Module):
             self._visit_module(value)
-        elif isinstance(value, types.FunctionType):
+        elif is_a(value, types.FunctionType):
             self._visit_function(value)
-        elif isinstance(value, types.MethodType):
+        elif is_a(value, types.MethodType):
             self._visit_all((value.__self__, value.__func__))
-        elif isinstance(value, functools.partial):
+        elif is_a(value, functools.partial):
             self._visit_all((value.func, value.args, value.keywords))
-        elif is_class(value) or isinstance(value, types.ModuleType):
+        elif is_class(value) or is_a(value, types.ModuleType):
             self.constants.append(value)
             if not is_torch(value) and not _is_library(value):
                 self._owners.append(value)
                 if is_class(value) and issubclass(value, torch.autograd.Function):
                     self._visit_all(methods_of(value))  # which no code names
         else:
-            if isinstance(value, _CONTAINERS):
+            if is_a(value, _CONTAINERS):
                 self.constants.append((type(value), len(value)))
                 self._visit_all(value if not isinstance(value, dict) else (v for item in value.items() for v in item))
             if type(value) not in _CONTAINERS:
@@ -134,7 +135,7 @@ class Dependencies:
             for hook in hooks.values():
                 self.constants.append(("hook", kind))
                 self._visit(hook)
-                self._visit_all(getattr(hook, "__dict__", {}).values())
+                self._visit_all(attributes_of(hook).values())
         self._owners.append(module)
         if is_torch(type(module)):
             own = sorted(module.__dict__.keys() - _OF_ALL_MODULES)
@@ -149,7 +150,7 @@ class Dependencies:
         """Visits the methods that run without being named."""
         for name, members in self._members_of(type(owner)).items():
             if is_implicit(name):
-                self._visit_all(member for member in members if isinstance(member, types.FunctionType))
+                self._visit_all(member for member in members if is_a(member, types.FunctionType))
 
     def _visit_attributes(self) -> None:
         """Visits the attributes that functions name, of all objects that they may read them of.
@@ -168,12 +169,15 @@ class Dependencies:
         members = self._members_of(owner if is_class(owner) else type(owner))
         for name in sorted(names & members.keys()):
             self._visit_members(name, members)
-            if any(isinstance(member, types.MemberDescriptorType) for member in members[name]):
-                self._visit(getattr(owner, name, None))  # a slot
+            if is_class(owner):
+                continue
+            for slot in (member for member in members[name] if is_a(member, types.MemberDescriptorType)):
+                with contextlib.suppress(AttributeError):  # not filled
+                    self._visit(slot.__get__(owner))
         if is_class(owner):
             return
-        held = getattr(owner, "__dict__", {})
-        if names & _BY_COMPUTED_NAMES and not isinstance(owner, types.ModuleType):
+        held = attributes_of(owner)
+        if names & _BY_COMPUTED_NAMES and not is_a(owner, types.ModuleType):
             names = held.keys() - _OF_ALL_MODULES
         for name in sorted(names & held.keys()):
             self.constants.append(name)
@@ -185,11 +189,11 @@ class Dependencies:
             self._visit_member(member)
 
     def _visit_member(self, member: Any) -> None:
-        if isinstance(member, property):
+        if is_a(member, property):
             member = member.fget
-        elif isinstance(member, (staticmethod, classmethod)):
+        elif is_a(member, (staticmethod, classmethod)):
             member = member.__func__
-        elif isinstance(member, functools.cached_property):
+        elif is_a(member, functools.cached_property):
             member = member.func
         self._visit(member)
 
@@ -234,13 +238,13 @@ def _form(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def _is_plain(value: Any) -> bool:
-    return isinstance(value, PLAIN) or (type(value) is tuple and all(isinstance(v, PLAIN) for v in value))
+    return is_a(value, PLAIN) or (type(value) is tuple and all(is_a(v, PLAIN) for v in value))
 
 
 def _is_library(thing: Any) -> bool:
     """Whether a class or module is part of Python's standard library or of NumPy: these do not affect an energy."""
-    name = thing.__name__ if isinstance(thing, types.ModuleType) else thing.__module__
-    return name.split(".")[0] in _LIBRARIES
+    name = thing.__name__ if is_a(thing, types.ModuleType) else thing.__module__
+    return str(name).split(".")[0] in _LIBRARIES
 
 
 @functools.lru_cache(maxsize=4096)

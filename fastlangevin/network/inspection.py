@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,17 +41,31 @@ def methods_of(cls: type) -> list[types.FunctionType]:
     return [f for f in functions if isinstance(f, types.FunctionType)]
 
 
+def is_a(thing: object, classes: type | tuple[type, ...]) -> bool:
+    """Whether it is an instance; an object that only says so, as a proxy does in its `__class__`, is not."""
+    return issubclass(type(thing), classes)
+
+
 def is_class(thing: object) -> bool:
-    """Whether it is a class; an object that only says so, as a proxy does in its `__class__`, is not."""
-    return issubclass(type(thing), type)
+    """Whether it is a class, not an object that only says so."""
+    return is_a(thing, type)
 
 
-def is_torch(thing: object) -> bool:
+def attributes_of(thing: object) -> dict[str, Any]:
+    """What an object holds in its `__dict__`, read without its `__getattr__`, which may raise or do anything."""
+    try:
+        held = object.__getattribute__(thing, "__dict__")
+    except Exception:  # none, or computed by a property
+        return {}
+    return held if isinstance(held, dict) else {}
+
+
+def is_torch(thing: Any) -> bool:
     """Whether it is one of torch's own modules, classes or functions; an instance of a torch class is not."""
-    if isinstance(thing, types.ModuleType):
+    if is_a(thing, types.ModuleType):
         name = thing.__name__
-    elif is_class(thing) or isinstance(thing, (types.FunctionType, types.BuiltinFunctionType)):
-        name = thing.__module__ or ""
+    elif is_class(thing) or is_a(thing, (types.FunctionType, types.BuiltinFunctionType)):
+        name = thing.__module__
     else:
         return False
     return is_torch_name(name)

@@ -20,17 +20,28 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import bytecode
 from .inputs import Inputs, Steps
-from .inspection import PLAIN, has_hooks, has_other_hooks, is_class, is_implicit, is_torch, is_torch_name, methods_of
+from .inspection import (
+    PLAIN,
+    attributes_of,
+    has_hooks,
+    has_other_hooks,
+    is_a,
+    is_class,
+    is_implicit,
+    is_torch,
+    is_torch_name,
+    methods_of,
+)
 
 _REAL_BUILTINS = (getattr, hasattr, type)  # `Dependencies` visits all attributes for the first two
 _EVALUATES = {
     *("fastlangevin.score.autograd", "fastlangevin.network.target", "fastlangevin.network.inputs"),
     "fastlangevin.network.graph_recorder",
 }
-_PURE_BUILTINS = {
-    *("abs", "all", "any", "bool", "dict", "enumerate", "float", "int", "isinstance", "len", "list", "map", "max"),
-    *("min", "range", "reversed", "str", "sum", "super", "tuple", "zip"),
-}
+_PURE_BUILTINS = (
+    *(abs, all, any, bool, dict, enumerate, float, int, isinstance, len, list, map, max),
+    *(min, range, reversed, str, sum, super, tuple, zip),
+)
 _VALUES = (Tensor, *PLAIN, slice)
 _PURE_PARAMETRIZATIONS = (parametrizations._SpectralNorm, parametrizations._WeightNorm, parametrizations._Orthogonal)
 _EXACT = {*PLAIN, bool, list, tuple, dict}
@@ -195,7 +206,7 @@ class Purity:
             raise Impure(f"its Python code ({code.co_name}, {reason}")
         names = (*code.co_varnames[: code.co_argcount + code.co_kwonlyargcount], *code.co_freevars)
         values = {name: local[name] for name in names if name in local and name != "__class__"}
-        held = [value for value in values.values() if not isinstance(value, _VALUES)]
+        held = [value for value in values.values() if not is_a(value, _VALUES)]
         key = (code, *map(id, held))
         if key in self._seen:
             return
@@ -204,7 +215,7 @@ class Purity:
             values[name] = outer.get(name, getattr(builtins, name, None))
         owners: list[Any] = []
         first = code.co_varnames[0] if code.co_argcount else None
-        if first in values and not isinstance(values[first], _VALUES):
+        if first in values and not is_a(values[first], _VALUES):
             owners.append(values.pop(first))
         self._check_values(values, owners, code)
         for owner in owners:  # grows while attributes are checked
@@ -212,23 +223,23 @@ class Purity:
 
     def _check_values(self, values: Mapping[str, Any], owners: list[Any], code: types.CodeType) -> None:
         for name, value in values.items():
-            if isinstance(value, (list, tuple, dict)) and len(value) > _MOST_VALUES:
+            if is_a(value, (list, tuple, dict)) and len(value) > _MOST_VALUES:
                 raise Impure(f"{_place(code)} reads {name}, a {type(value).__name__} of {len(value)} values")
-            if isinstance(value, nn.Module):
+            if is_a(value, nn.Module):
                 self.check_callable(value)
                 if not any(value is owner for owner in owners):
                     owners.append(value)
-            elif isinstance(value, (types.FunctionType, types.MethodType)):
+            elif is_a(value, (types.FunctionType, types.MethodType)):
                 self.check_callable(value)
                 if vars(value) and not is_torch(value) and not any(value is owner for owner in owners):
                     owners.append(value)
-            elif isinstance(value, (list, tuple)):
+            elif is_a(value, (list, tuple)):
                 self._check_values({f"{name}[{i}]": v for i, v in enumerate(value)}, owners, code)
                 self._check_object(value, owners)
-            elif isinstance(value, dict):
+            elif is_a(value, dict):
                 self._check_values({f"{name}[{k!r}]": v for k, v in value.items()}, owners, code)
                 self._check_object(value, owners)
-            elif isinstance(value, PLAIN) or (self._records_all and _is_plain_object(value)):
+            elif is_a(value, PLAIN) or (self._records_all and _is_plain_object(value)):
                 self._check_object(value, owners)
             elif self._records_all and is_class(value) and issubclass(value, torch.autograd.Function):
                 self._check_autograd_function(value)
@@ -251,18 +262,18 @@ class Purity:
             self._check_implicit(value)
 
     def _check_attributes(self, owner: Any, names: frozenset[str], owners: list[Any], code: types.CodeType) -> None:
-        held = {**getattr(owner, "__dict__", {}), **(owner._modules if isinstance(owner, nn.Module) else {})}
+        held = {**attributes_of(owner), **(owner._modules if is_a(owner, nn.Module) else {})}
         for name in names:
             # super() may refer to any class of the hierarchy, so all of them are checked
             shared = [vars(cls)[name] for cls in type(owner).__mro__ if name in vars(cls)]
             for value in [held[name]] if name in held else shared:
-                if isinstance(value, (staticmethod, classmethod)):
+                if is_a(value, (staticmethod, classmethod)):
                     value = value.__func__
-                elif isinstance(value, property):
+                elif is_a(value, property):
                     value = value.fget
-                elif isinstance(value, functools.cached_property):
+                elif is_a(value, functools.cached_property):
                     value = value.func
-                if isinstance(value, types.FunctionType):
+                if is_a(value, types.FunctionType):
                     self._check_function(value, None if name in held else owner)
                 elif type(value) not in _BUILT_IN_DESCRIPTORS:
                     self._check_values({name: value}, owners, code)
@@ -283,9 +294,9 @@ class _Operations(TorchDispatchMode):
 
 def _function_and_owner(value: Any) -> tuple[Any, Any]:
     """The function that a call of the value runs, and the object that is its first argument."""
-    if isinstance(value, types.FunctionType):
+    if is_a(value, types.FunctionType):
         return value, None
-    if isinstance(value, types.MethodType):
+    if is_a(value, types.MethodType):
         return value.__func__, value.__self__
     return type(value).__call__, value
 
@@ -295,8 +306,8 @@ def _is_plain_object(value: Any) -> bool:
     and compute no attributes.
     """
     return (
-        hasattr(value, "__dict__")
-        and not isinstance(value, torch.jit.ScriptFunction)
+        bool(type(value).__dictoffset__)
+        and not is_a(value, torch.jit.ScriptFunction)
         and all(
             base in _CONFIGURATIONS or (_is_written_in_python(base) and not _COMPUTED & vars(base).keys())
             for base in type(value).__mro__[:-1]
@@ -312,12 +323,11 @@ def _is_written_in_python(cls: type) -> bool:
 
 
 def _is_harmless(value: Any) -> bool:
-    if isinstance(value, (*_VALUES, np.generic)) or is_torch(value) or value is math:
+    if is_a(value, (*_VALUES, np.generic)) or is_torch(value) or value is math:
         return True
     if is_class(value) and issubclass(value, BaseException):
         return True
-    name = getattr(value, "__name__", None)
-    return name in _PURE_BUILTINS and getattr(builtins, name) is value
+    return any(value is b for b in _PURE_BUILTINS)
 
 
 def _place(code: types.CodeType) -> str:
@@ -325,4 +335,4 @@ def _place(code: types.CodeType) -> str:
 
 
 def _description(value: Any) -> str:
-    return f"a {type(value).__name__}" if not isinstance(value, types.ModuleType) else f"the module {value.__name__}"
+    return f"a {type(value).__name__}" if not is_a(value, types.ModuleType) else f"the module {value.__name__}"

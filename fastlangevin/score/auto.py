@@ -20,7 +20,7 @@ from .analytic import AnalyticEngine, AnalyticScore
 from .autograd import AutogradScore
 from .base import BoundScore
 from .convnet import ConvNetEngine
-from .graph import GraphEngine, Situation
+from .graph import GraphEngine
 from .mlp import MlpEngine
 from .sequential import choose
 
@@ -81,19 +81,25 @@ class AutoEngine(GraphEngine):
             if reason == self._impure[0]:
                 return AutogradScore(self.target, self.precision, inputs), self._impure[1]
             self._impure = None
+        reason = None
         if not self._not_sequential:
-            with contextlib.suppress(NotRecognised):
+            try:
                 return self._sequential(x, inputs)
-        situation = Situation(self.target, x, inputs)
-        reason = self._not_sequential.get(situation.key)
+            except NotRecognised as error:
+                reason = str(error)
+        try:
+            situation = self.situation(x, inputs)
+        except NotRecognised as error:
+            return self._by_autograd(x, inputs, [_not_sequential(str(reason)), _not_recorded(error)])
+        reason = reason or self._not_sequential.get(situation.key)
         if reason is None:
             try:
                 return self._sequential(x, inputs)
             except NotRecognised as error:
                 reason = str(error)
-                if len(self._not_sequential) >= _REMEMBERED:
-                    self._not_sequential.clear()
-                self._not_sequential[situation.key] = reason
+        if situation.key not in self._not_sequential and len(self._not_sequential) >= _REMEMBERED:
+            self._not_sequential.clear()
+        self._not_sequential[situation.key] = reason
         if not self._is_worth_recording(situation.key):
             again = NotRecognised(
                 "shapes and Python values that are new at each call are recorded when they come again"
@@ -102,10 +108,12 @@ class AutoEngine(GraphEngine):
         try:
             return self.recognise(x, inputs, situation), [_not_sequential(reason)]
         except NotRecognised as error:
-            reasons = [_not_sequential(reason), _not_recorded(error)]
-            impure = why_impure(self.target, x.device.type)
-            self._impure = None if impure is None else (impure, reasons)
-            return AutogradScore(self.target, self.precision, inputs), reasons
+            return self._by_autograd(x, inputs, [_not_sequential(reason), _not_recorded(error)])
+
+    def _by_autograd(self, x: Tensor, inputs: Inputs, reasons: list[str]) -> tuple[BoundScore, list[str]]:
+        impure = why_impure(self.target, x.device.type)
+        self._impure = None if impure is None else (impure, reasons)
+        return AutogradScore(self.target, self.precision, inputs), reasons
 
     def _is_worth_recording(self, key: Hashable) -> bool:
         """Whether a recording will be used again: an argument such as a number may differ at each call."""
@@ -144,7 +152,7 @@ class AutoEngine(GraphEngine):
             x = torch.zeros((2, *guess), dtype=dtype, device=device)
             try:
                 with torch.no_grad():
-                    self.recognise(x, Inputs(), Situation(self.target, x, Inputs()))
+                    self.recognise(x, Inputs(), self.situation(x, Inputs()))
                 return "graph", reasons
             except NotRecognised as error:
                 return "autograd", [*reasons, _not_recorded(error)]

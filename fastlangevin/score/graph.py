@@ -17,7 +17,7 @@ from ..network.errors import NotRecognised
 from ..network.graph import Graph
 from ..network.graph_jacobian import is_piecewise_linear
 from ..network.graph_liveness import outer_storages, written_storages
-from ..network.graph_tracing import trace_graph
+from ..network.graph_tracing import trace_graph, why_impure
 from ..network.inputs import Inputs
 from ..network.target import Target
 from .autograd import AutogradScore
@@ -135,9 +135,20 @@ class GraphEngine(ScoreEngine):
 
     def bind(self, x: Tensor, inputs: Inputs) -> GraphScore:
         try:
-            return self.recognise(x, inputs, Situation(self.target, x, inputs))
+            return self.recognise(x, inputs, self.situation(x, inputs))
         except NotRecognised as error:
             raise BackendUnavailable(f"engine='graph' cannot be used for this {self.target.kind}: {error}") from None
+
+    def situation(self, x: Tensor, inputs: Inputs) -> Situation:
+        """The situation of a call.
+
+        Raises:
+            NotRecognised: nothing is recorded yet, and the code of the energy alone shows that it may not be. What such
+                code reads may lead through whole libraries.
+        """
+        if not self._recordings and (reason := why_impure(self.target, x.device.type)) is not None:
+            raise NotRecognised(reason)
+        return Situation(self.target, x, inputs)
 
     def recognise(self, x: Tensor, inputs: Inputs, situation: Situation) -> GraphScore:
         """As `bind`, for the situation of the call.

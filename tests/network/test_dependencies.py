@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 import fastlangevin as fl
 from fastlangevin.network.dependencies import Dependencies
+from fastlangevin.score import graph
 
 BETA = 1.0
 NET = nn.Linear(3, 1)
@@ -187,3 +189,45 @@ def test_an_object_that_pretends_to_be_a_class():
     energy = lambda x: x.sum(1) if proxy is not None else x
     assert isinstance(proxy, type) and fingerprint(energy) == fingerprint(energy)
     fl.Langevin(energy, n_steps=1, seed=1)(torch.zeros(2, 3))
+
+
+class Refusing:
+    """An object of another library that may not be looked at before it is ready."""
+
+    def __getattr__(self, name):
+        raise RuntimeError(f"{name} of an object that is not ready")
+
+    __class__ = property(lambda self: self.nothing)
+    __dict__ = property(lambda self: self.nothing)
+
+    def __bool__(self):
+        raise RuntimeError("the truth of an object that is not ready")
+
+
+REFUSING = Refusing()
+
+
+@pytest.mark.parametrize("engine", ["auto", "autograd"])
+def test_objects_that_refuse_to_be_read(engine):
+    net, holder = nn.Bilinear(3, 3, 1), types.SimpleNamespace(logger=REFUSING)
+
+    def energy(x, held=(REFUSING, {"logger": REFUSING})):
+        return net(x, x) if held is not None and REFUSING is holder.logger else x.sum(1)
+
+    assert hash(fingerprint(energy)) == hash(fingerprint(energy))
+    sampler = fl.Langevin(energy, n_steps=1, seed=1, engine=engine)
+    assert sampler(torch.zeros(2, 3)).isfinite().all()
+    assert sampler.plan_for("cpu", (3,)).engine == "autograd"
+
+
+def test_code_that_may_not_be_recorded_is_not_followed_into_libraries(monkeypatch):
+    """What it reads may lead through all that is installed, at every call."""
+    walks = []
+    monkeypatch.setattr(graph, "Dependencies", lambda *args: walks.append(args) or Dependencies(*args))
+    net = nn.Bilinear(3, 3, 1)
+    sampler = fl.Langevin(lambda x: net(x, x) if pytest.approx(1.0) == 1.0 else x, n_steps=1, seed=1)
+    sampler(torch.zeros(2, 3))
+    assert not walks
+    with pytest.raises(fl.BackendUnavailable, match="reads pytest, the module pytest"):
+        sampler.replace(engine="graph")(torch.zeros(2, 3))
+    assert not walks
