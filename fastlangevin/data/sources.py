@@ -20,7 +20,7 @@ from . import labels as class_labels
 from .dataset import Data, stored_data, with_labels
 from .folders import image_files
 from .ranges import Range
-from .torch_dataset import from_iterable, from_map_style
+from .torch_dataset import StreamContent, from_map_style, read_stream
 from .values import LAYOUTS, Layout, check_value_range, scaled, to_channels_first, to_tensor
 
 _NAMES = ("digits", *images.TORCHVISION_SIZES)
@@ -99,11 +99,11 @@ def load_data(
     if isinstance(source, tuple) and len(source) == 2:
         data = load_data(source[0], image_size=image_size, value_range=value_range, layout=layout)
         return with_labels(data, source[1])
+    source = _without_stream(source, image_size)
+    if isinstance(source, StreamContent):
+        return source.data(value_range, layout)
     if isinstance(source, Dataset):
-        name = f"dataset:{type(source).__name__}"
-        if isinstance(source, IterableDataset):
-            return from_iterable(name, source, image_size, value_range, layout)
-        return from_map_style(name, source, image_size, value_range, layout)
+        return from_map_style(_name_of(source), source, image_size, value_range, layout)
     if isinstance(source, str) and source.lower() in _NAMES:
         return _from_name(source.lower(), image_size, value_range)
     if isinstance(source, (str, os.PathLike)):
@@ -117,13 +117,38 @@ def load_data(
     )
 
 
+def load_data_that(
+    accepts: Callable[[Data], bool],
+    source: Any,
+    *,
+    image_size: int | None = None,
+    value_range: tuple[float, float] | None = None,
+) -> Data:
+    """Loads data like `load_data` in the layout of which `accepts` returns true; as images if it is true of both or
+    neither. An IterableDataset is read once, because there are streams that can be read only once.
+    """
+    if isinstance(source, tuple) and len(source) == 2:
+        source = (_without_stream(source[0], image_size), source[1])
+    source, options = _without_stream(source, image_size), {"image_size": image_size, "value_range": value_range}
+    data = load_data(source, **options)
+    if accepts(data):
+        return data
+    as_given = load_data(source, layout="as_given", **options)
+    return as_given if as_given.event_shape != data.event_shape and accepts(as_given) else data
+
+
 def load_data_of_shape(source: Any, event_shape: tuple[int, ...], **options: Any) -> Data:
     """Loads data like `load_data` in the layout whose items have the given shape; as images if neither has."""
-    data = load_data(source, **options)
-    if data.event_shape != event_shape:
-        as_given = load_data(source, layout="as_given", **options)
-        return as_given if as_given.event_shape == event_shape else data
-    return data
+    return load_data_that(lambda data: data.event_shape == event_shape, source, **options)
+
+
+def _without_stream(source: Any, image_size: int | None) -> Any:
+    """The source or, if it is an IterableDataset, what it gives."""
+    return read_stream(_name_of(source), source, image_size) if isinstance(source, IterableDataset) else source
+
+
+def _name_of(dataset: Dataset[Any]) -> str:
+    return f"dataset:{type(dataset).__name__}"
 
 
 def digits() -> tuple[Tensor, Tensor]:

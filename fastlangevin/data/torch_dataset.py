@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,23 +27,34 @@ from .values import Layout, extent, source_range, to_channels_first, to_tensor
 _N_INSPECTED = 256  # items of a map-style Dataset that determine its range of values and fingerprint
 
 
-def from_iterable(
-    name: str, dataset: IterableDataset[Any], image_size: int | None, value_range: Range | None, layout: Layout
-) -> Data:
-    """Data of a finite IterableDataset, read into memory."""
+class StreamContent(NamedTuple):
+    """What a finite IterableDataset gives: its items as given, (n, *event), and whether they differ if read again."""
+
+    name: str
+    values: Tensor
+    labels: Tensor | None
+    differs: bool
+
+    def data(self, value_range: Range | None, layout: Layout) -> Data:
+        data = stored_data(self.name, to_channels_first(self.values, "data", layout), value_range, self.labels)
+        return _of_own_randomness(data) if self.differs else data
+
+
+def read_stream(name: str, dataset: IterableDataset[Any], image_size: int | None) -> StreamContent:
+    """Reads a finite IterableDataset into memory, and its first items once more if it can be read again."""
     items: list[Tensor] = []
     with _fixed_randomness():
         for i, raw in enumerate(dataset):
-            items.append(_to_event(raw, i, image_size, layout, items[0] if items else None))
+            items.append(_to_event(raw, i, image_size, "as_given", items[0] if items else None))
     if not items:
         raise ValueError(f"data must hold at least one item, got an empty {name}")
     with _fixed_randomness():  # a stream that can be read only once ends here
         again = itertools.islice(dataset, min(_N_INSPECTED, len(items)))
         differs = any(
-            not torch.equal(_to_event(raw, i, image_size, layout, items[0]), items[i]) for i, raw in enumerate(again)
+            not torch.equal(_to_event(raw, i, image_size, "as_given", items[0]), items[i])
+            for i, raw in enumerate(again)
         )
-    data = stored_data(name, torch.stack(items), value_range, labels.of_dataset(dataset, len(items)))
-    return _of_own_randomness(data) if differs else data
+    return StreamContent(name, torch.stack(items), labels.of_dataset(dataset, len(items)), differs)
 
 
 def from_map_style(

@@ -8,18 +8,16 @@ import torch
 from torch import nn
 
 from ..data.dataset import Data
-from ..data.sources import load_data
+from ..data.sources import load_data, load_data_that
 from ..data.values import Layout
 from ..samplers.preserve import aside, own_randomness
 
 
 def load_for(model: nn.Module | None, data: Any, layout: Layout | None, **options: Any) -> Data:
     """Loads data for a network: with layout None as images or, if the network takes only that, as given."""
-    source = load_data(data, layout=layout or "images", **options)
-    if layout is not None or not isinstance(model, nn.Module) or _takes(model, source):
-        return source
-    as_given = load_data(data, layout="as_given", **options)
-    return as_given if as_given.event_shape != source.event_shape and _takes(model, as_given) else source
+    if layout is not None or not isinstance(model, nn.Module):
+        return load_data(data, layout=layout or "images", **options)
+    return load_data_that(lambda source: _takes(model, source), data, **options)
 
 
 def _takes(model: nn.Module, data: Data) -> bool:

@@ -45,29 +45,39 @@ NETWORKS = {
 }
 
 
-class Stream(IterableDataset):
+class Once(IterableDataset):
+    """A stream that can be read once."""
+
     def __init__(self, x):
-        self.x = x
+        self.left = iter(x)
 
     def __iter__(self):
-        return iter(self.x)
+        return self.left
+
+
+EVALUATION = {"n": 4, "fid": False, "coverage": False, "n_reconstruct": 0, "n_chains": 0, "progress": False}
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-@pytest.mark.parametrize("source", ["tensor", "file", "Dataset", "iterable"])
+@pytest.mark.parametrize("source", ["tensor", "file", "Dataset", "stream", "labelled stream"])
 def test_items_keep_their_shape(tmp_path, kind, source):
     shape, make = NETWORKS[kind]
     x = torch.rand(10, *shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     np.save(tmp_path / "x.npy", x.numpy())
-    data = {"tensor": x, "file": tmp_path / "x.npy", "Dataset": TensorDataset(x), "iterable": Stream(x)}[source]
+    data = {
+        "tensor": lambda: x,
+        "file": lambda: tmp_path / "x.npy",
+        "Dataset": lambda: TensorDataset(x),
+        "stream": lambda: Once(x),
+        "labelled stream": lambda: (Once(x), torch.arange(10)),
+    }[source]
     model = make()
-    result = fl.train(data, model, out=tmp_path / "run", **OPTIONS)
+    result = fl.train(data(), model, out=tmp_path / "run", **OPTIONS)
     assert result.sampler.sample((3, *shape)).shape == (3, *shape)
     assert np.load(tmp_path / "run" / "samples.npz")["samples"].shape == (64, *shape)
-    fl.train(data, make(), out=tmp_path / "run", **{**OPTIONS, "n_iterations": 3}, resume=True)
-    if source == "file":
-        evaluation = {"n": 4, "fid": False, "coverage": False, "n_reconstruct": 0, "n_chains": 0, "progress": False}
-        assert fl.evaluate(tmp_path / "run", data, model=model, **evaluation)["n_data"] == 10
+    fl.train(data(), make(), out=tmp_path / "run", **{**OPTIONS, "n_iterations": 3}, resume=True)
+    if source in ("file", "stream"):
+        assert fl.evaluate(tmp_path / "run", data(), model=model, **EVALUATION)["n_data"] == 10
 
 
 def test_labelled_signals():
