@@ -140,9 +140,10 @@ class TrainingLoop:
         assert target is not None
         further = before == state.back_to and checkpoint.iteration_of(target) < before
         self._forget_pending()
-        # In this order: if the process is killed in between, a resume repeats the divergence and this rollback.
-        checkpoint.remove_after(run.checkpoints, checkpoint.iteration_of(target))
+        # In this order: a target that cannot be read costs no checkpoint; and if the process is killed in between, a
+        # resume repeats the divergence and this rollback.
         state.roll_back(target, diverged.iteration)
+        checkpoint.remove_after(run.checkpoints, state.iteration)
         training_checkpoint.save(target, state)  # with the new seed, so that a resume repeats the same iterations
         self.log.close()
         self.history = run.forget_after(state.iteration, self.reporter.say)

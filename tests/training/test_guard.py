@@ -223,6 +223,27 @@ def test_killed_during_a_rollback(tmp_path, monkeypatch):
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("damage", ["cut short", "NaN"])
+def test_a_damaged_target_costs_no_checkpoint(tmp_path, damage):
+    """It diverges at 7, returns to 6, and again: the next target is 4, which was damaged in the meantime."""
+
+    class Damaging(Trap):
+        def forward(self, x):
+            target = tmp_path / "checkpoints" / "00000004.safetensors"
+            if self.calls == 15 and target.exists():
+                tensors, meta = checkpoint.load(target)
+                tensors["model.net.0.weight"].view(-1)[0] = torch.nan
+                checkpoint.save(target, tensors, meta)
+                if damage == "cut short":
+                    target.write_bytes(target.read_bytes()[:-100])
+            return super().forward(x)
+
+    with pytest.raises(fl.CheckpointError, match=r"00000004\.safetensors .*older checkpoint .*00000002"):
+        train(tmp_path, Damaging(14, 16), on_divergence="rollback")
+    names = sorted(path.stem for path in (tmp_path / "checkpoints").glob("*.safetensors"))
+    assert names == ["00000002", "00000004", "00000006"]
+
+
 def test_raises_after_max_rollbacks(tmp_path):
     with pytest.raises(fl.TrainingDiverged, match="iteration 5"):
         train(tmp_path, Trap(10, 13), on_divergence="rollback", max_rollbacks=1)
