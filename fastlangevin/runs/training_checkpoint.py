@@ -18,12 +18,12 @@ from ..samplers.langevin import Langevin
 from ..samplers.noise_counter import NoiseCounter
 from ..samplers.replay_buffer import ReplayBuffer
 from ..validation import check_int
-from . import checkpoint
+from . import checkpoint, plain_values
 from .settings import Settings
 
 
 class Stateful(Protocol):
-    """An object whose state is a mapping that JSON can hold."""
+    """An object whose state is a mapping of plain values."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -122,6 +122,15 @@ def check(model: nn.Module) -> None:
             raise TypeError(f"model's {name} must be dense, to be written to checkpoints, got layout {value.layout}")
 
 
+def check_optimization(optimizer: torch.optim.Optimizer, scheduler: dict[str, Any]) -> None:
+    """Raises TypeError for an optimiser, after a step, or the state of a scheduler that a checkpoint cannot store."""
+    tensors, rest = optimizer_tensors(optimizer)
+    if sparse := [name for name, tensor in tensors.items() if tensor.layout != torch.strided]:
+        raise TypeError(f"the optimiser's {sparse[0]} is not dense")
+    plain_values.to_json(rest, "the optimiser's state")
+    plain_values.to_json(scheduler, "the scheduler's state")
+
+
 def _is_json(value: object) -> bool:
     try:
         return bool(json.loads(json.dumps(value)) == value)
@@ -155,9 +164,9 @@ def save(path: Path, training: Training) -> None:
         "settings": training.settings.to_dict(),
         "sampler": training.sampler.state_dict(),
         "optimizer": training.optimization.name,
-        "optimizer_groups": rest["groups"],
-        "optimizer_rest": rest["state"],
-        "scheduler": training.optimization.state_dict(),
+        "optimizer_groups": plain_values.to_json(rest["groups"], "optimizer's groups"),
+        "optimizer_rest": plain_values.to_json(rest["state"], "optimizer's state"),
+        "scheduler": plain_values.to_json(training.optimization.state_dict(), "scheduler's state"),
         "extra_state": {name: value for name, value in states.items() if not isinstance(value, Tensor)},
     }
     if training.buffer is not None:
@@ -189,9 +198,9 @@ def restore(training: Training, stored: TrainingCheckpoint) -> None:
             else:
                 training.averaged.module.load_state_dict(training.model.state_dict())
         if meta.get("optimizer", "Adam") == training.optimization.name:
-            rest = {"groups": meta["optimizer_groups"], "state": meta.get("optimizer_rest", {})}
+            rest = plain_values.from_json({"groups": meta["optimizer_groups"], "state": meta.get("optimizer_rest", {})})
             load_optimizer(training.optimizer, checkpoint.part(tensors, "optimizer."), rest)
-            training.optimization.load_state_dict(meta.get("scheduler", {}))
+            training.optimization.load_state_dict(plain_values.from_json(meta.get("scheduler", {})))
         training.sampler.load_state_dict(meta["sampler"])
         if training.buffer is not None and _fits(settings.buffer, saved.buffer):
             training.buffer.load_state_dict({**checkpoint.part(tensors, "buffer."), **meta["buffer"]})
@@ -211,8 +220,16 @@ def _fits(options: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Returns an optimizer's state: tensors named "index.entry"; and the rest, its parameter groups ("groups") and
     other entries ("state") as plain values.
+
+    Raises:
+        TypeError: state that is not of a parameter, or whose name is not a string.
     """
     state = optimizer.state_dict()
+    for index, entry in state["state"].items():
+        if not isinstance(index, int):
+            raise TypeError(f"the optimiser's state[{index!r}] is not of a parameter")
+        if other := [name for name in entry if not isinstance(name, str)]:
+            raise TypeError(f"the optimiser's state of a parameter has {other[0]!r}, a name that is not a string")
     entries = {f"{index}.{name}": v for index, entry in state["state"].items() for name, v in entry.items()}
     tensors = {key: v for key, v in entries.items() if isinstance(v, Tensor)}
     plain = {key: v for key, v in entries.items() if key not in tensors}
@@ -235,7 +252,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
         state.setdefault(int(index), {})[name] = value
     for own_group, group in zip(optimizer.state_dict()["param_groups"], rest["groups"], strict=True):
         for name, value in group.items():
-            if value != own_group.get(name):
+            if value != own_group.get(name) and not (isinstance(value, str) and isinstance(own_group.get(name), str)):
                 _check_plain(f"optimizer's {name}", value)
     own = {name: v for name, v in optimizer.defaults.items() if name == "capturable"}
     groups = [{**group, **own} for group in rest["groups"]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import json
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from ..runs import training_checkpoint
 from ..runs.settings import Settings
+from ..samplers.preserve import own_randomness
 
 MakeOptimizer = Callable[[list[nn.Parameter]], Any]
 
@@ -26,7 +28,6 @@ class TrainingOptimizer:
 
     Raises:
         TypeError: `make` returns something else, or one whose step needs arguments.
-        ValueError: its state cannot be saved.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], settings: Settings, make: MakeOptimizer | None) -> None:
@@ -35,15 +36,7 @@ class TrainingOptimizer:
             lr, on_cuda = settings.lr_at(0), any(p.is_cuda for p in parameters)
             self.optimizer: torch.optim.Optimizer = torch.optim.Adam(parameters, lr=lr, capturable=on_cuda)
             return
-        made = make(list(parameters))
-        self.optimizer, self.scheduler = made if isinstance(made, (tuple, list)) and len(made) == 2 else (made, None)
-        _check("an optimiser", self.optimizer, torch.optim.Optimizer)
-        if self.scheduler is not None:
-            _check("a scheduler", self.scheduler, LRScheduler)
-        try:
-            json.dumps([self.optimizer.state_dict()["param_groups"], self.state_dict()])
-        except TypeError as error:
-            raise ValueError(f"optimizer must have a state that can be saved as numbers, got {error}") from error
+        self.optimizer, self.scheduler = _made(make, list(parameters))
 
     @property
     def name(self) -> str:
@@ -78,6 +71,39 @@ class TrainingOptimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state)
+
+
+def check_state(make: MakeOptimizer, parameters: Sequence[nn.Parameter]) -> None:
+    """Makes an optimiser of copies of the parameters, and steps it, to see whether its state can be saved.
+
+    Raises:
+        ValueError: it cannot; the message names what.
+    """
+    copies = [nn.Parameter(p.detach().clone(), requires_grad=p.requires_grad) for p in parameters]
+    for copy in copies:
+        copy.grad = torch.zeros_like(copy) if copy.requires_grad else None
+    with own_randomness(copies[0].device), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it says of its arguments has been said for the real one
+        optimizer, scheduler = _made(make, copies)
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+    try:
+        training_checkpoint.check_optimization(optimizer, {} if scheduler is None else scheduler.state_dict())
+    except TypeError as error:
+        raise ValueError(
+            "optimizer must have a state of dense tensors, numbers, strings, lists, tuples and dicts, to be written to "
+            f"checkpoints, but {error}: choose another, or train without out="
+        ) from error
+
+
+def _made(make: MakeOptimizer, parameters: list[nn.Parameter]) -> tuple[torch.optim.Optimizer, LRScheduler | None]:
+    made = make(parameters)
+    optimizer, scheduler = made if isinstance(made, (tuple, list)) and len(made) == 2 else (made, None)
+    _check("an optimiser", optimizer, torch.optim.Optimizer)
+    if scheduler is not None:
+        _check("a scheduler", scheduler, LRScheduler)
+    return optimizer, scheduler
 
 
 def _check(what: str, made: object, kind: type) -> None:

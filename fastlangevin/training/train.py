@@ -24,7 +24,7 @@ from ..samplers.preserve import own_randomness
 from .guard import Guard
 from .layout import load_for
 from .loop import TrainingLoop
-from .optimizers import MakeOptimizer
+from .optimizers import MakeOptimizer, check_state
 from .state import TrainingState
 
 if sys.version_info >= (3, 11):
@@ -118,7 +118,8 @@ def train(
         device: "auto" is CUDA if available, else the CPU.
         optimizer: a function of the list of parameters that returns an optimiser of torch, or one and a scheduler,
             which steps after each iteration: ``lambda p: torch.optim.SGD(p, lr=1e-3)``. lr, lr_decay and adam_betas
-            then have no effect. A resume needs the same function. None: Adam.
+            then have no effect. A resume needs the same function. With `out` it is called twice: the second time with
+            copies of the parameters, for a step that shows whether its state can be saved. None: Adam.
         image_size, value_range: see `data.load_data`.
         layout: "images" or "as_given", see there. None: as images or, if the model takes only that, as given: signals
             (N, C, L) for a 1-D network, embeddings (N, L, D) for a transformer.
@@ -203,6 +204,8 @@ def train(
         state.check()
         if run is not None:
             training_checkpoint.check(state.model)
+            if optimizer is not None:
+                check_state(optimizer, list(state.model.parameters()))
             if is_new:
                 stack.enter_context(run.created())
             run.prepare(settings.to_dict(), overwrite=overwrite)
