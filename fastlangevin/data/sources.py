@@ -129,11 +129,11 @@ def load_data_that(
     """
     if isinstance(source, tuple) and len(source) == 2:
         source = (_without_stream(source[0], image_size), source[1])
-    source, options = _without_stream(source, image_size), {"image_size": image_size, "value_range": value_range}
-    data = load_data(source, **options)
+    source = _without_stream(source, image_size)
+    data = load_data(source, image_size=image_size, value_range=value_range)
     if accepts(data):
         return data
-    as_given = load_data(source, layout="as_given", **options)
+    as_given = load_data(source, image_size=image_size, value_range=value_range, layout="as_given")
     return as_given if as_given.event_shape != data.event_shape and accepts(as_given) else data
 
 

@@ -26,14 +26,14 @@ def to_json(value: object, name: str) -> Any:
         return int(value)
     if isinstance(value, (float, np.floating)):
         return float(value)
-    if type(value) in (list, tuple):
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
         items = [to_json(item, f"{name}[{i}]") for i, item in enumerate(value)]
         return items if type(value) is list else {_KEY: "tuple", "items": items}
-    if type(value) in _PAIRS.values():
-        items = [[to_json(key, f"a key of {name}"), to_json(item, f"{name}[{key!r}]")] for key, item in value.items()]
+    if isinstance(value, dict) and type(value) in _PAIRS.values():
+        pairs = [(to_json(key, f"a key of {name}"), to_json(item, f"{name}[{key!r}]")) for key, item in value.items()]
         if type(value) is dict and all(isinstance(key, str) and key != _KEY for key in value):
-            return dict(items)
-        return {_KEY: type(value).__name__, "items": items}
+            return dict(pairs)
+        return {_KEY: type(value).__name__, "items": [list(pair) for pair in pairs]}
     raise TypeError(f"{name} is of type {type(value).__name__}")
 
 

@@ -177,7 +177,7 @@ def test_what_is_recorded_and_refused_at_a_resume(tmp_path, capsys):
         (
             lambda p: SGD(p, lr=torch.tensor(1.0)),
             ValueError,
-            r"optimizer must have a state of dense .*, but the optimiser's state\['groups'\]\[0\]\['lr'\] is of type Tensor",
+            r"optimizer must have a state of dense .*, but .*state\['groups'\].*\['lr'\] is of type Tensor",
         ),
         (lambda p: Keeping(p, {"past": [torch.zeros(2)]}), ValueError, r"\['0.past'\]\[0\] is of type Tensor"),
         (lambda p: Keeping(p, {"seen": {1, 2}}), ValueError, r"\['0.seen'\] is of type set"),
