@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
-from torch import Tensor, arange
+from torch import Tensor
 
+from ..data.dataset import Data
 from ..data.ranges import UNIT, rescaled
 from ..data.sources import load_data_of_shape
 from ..display.pictures import is_drawable
@@ -26,6 +28,10 @@ ImageSize = Annotated[
 LatentSeed = Annotated[int | None, typer.Option("--seed", help="Seed of the latents.", show_default="the run's")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: CUDA if available, else the CPU.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing --out.")]
+Label = Annotated[
+    int | None,
+    typer.Option(min=0, help="Class, for a class-conditional run.", show_default="the labels of --data"),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
 
 
@@ -52,13 +58,40 @@ def open_generator(run: Path, out: Path, n_steps: int | None, seed: int | None, 
     return opened
 
 
-def first_items(data: str, n: int, image_size: int | None, opened: OpenedRun) -> Tensor:
-    """Returns the first n items of --data, (n, *event), in the run's interval and on its device."""
+def classes(opened: OpenedRun, label: int | None, n: int, data: Data | None = None) -> tuple[Tensor, ...]:
+    """The classes of n chains, int64 (n,), if the run is class-conditional: --label, or else the labels of the first n
+    items of the data, or all classes in turn if there is no data.
+    """
+    n_classes = opened.settings.n_classes
+    if n_classes is None:
+        if label is not None:
+            raise ValueError(f"--label is for a class-conditional run, which this one is not, got {label}")
+        return ()
+    if label is not None and label >= n_classes:
+        raise ValueError(f"--label must be less than the run's number of classes, {n_classes}, got {label}")
+    if label is not None:
+        y = torch.full((n,), label)
+    elif data is None:
+        y = torch.arange(n) % n_classes
+    elif data.labels is None:
+        raise ValueError(f"--label must be given: the run is class-conditional, and {data.name} has no labels")
+    else:
+        y = data.labels[:n]
+        if int(y.max()) >= n_classes:
+            raise ValueError(
+                f"--data must have labels of the run's classes, 0 … {n_classes - 1}, got {int(y.max())}: --label "
+                "chooses one"
+            )
+    return (y.to(opened.sampler.target.device() or "cpu"),)
+
+
+def first_items(data: str, n: int, image_size: int | None, opened: OpenedRun) -> tuple[Tensor, Data]:
+    """Returns the first n items of --data, (n, *event), in the run's interval and on its device; and the data."""
     shape = tuple(opened.settings.event_shape)
     items = load_data_of_shape(data, shape, image_size=image_size)
     if items.event_shape != shape:
         raise ValueError(f"--data must hold items of the run's shape {shape}, got {items.event_shape} in {items.name}")
     if len(items) < n:
         raise ValueError(f"--data must hold at least {n} items, got {len(items)} in {items.name}")
-    x = items.batch(arange(n)).to(next(opened.model.parameters()).device)
-    return rescaled(x, UNIT, opened.settings.range)
+    x = items.batch(torch.arange(n)).to(next(opened.model.parameters()).device)
+    return rescaled(x, UNIT, opened.settings.range), items

@@ -30,6 +30,14 @@ def interpolate(
     out: Annotated[Path, typer.Option("-o", "--out", help="A picture (.png), or an array (.npz).")] = Path(
         "interpolation.png"
     ),
+    label: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Class, for a class-conditional run.",
+            show_default="all classes in turn, or with --data the label of the first item of each pair",
+        ),
+    ] = None,
     n_steps: common.Steps = None,
     image_size: common.ImageSize = None,
     seed: common.LatentSeed = None,
@@ -45,10 +53,12 @@ def interpolate(
     sampler = opened.sampler
     if data is None:
         items, z = None, sampler.initial((2 * pairs, *opened.settings.event_shape), step=0)
+        of_pairs = common.classes(opened, label, pairs)
     else:
-        items = common.first_items(data, 2 * pairs, image_size, opened)
-        z = fastlangevin.reconstruct(sampler, items, progress=not quiet).z
-    x = fastlangevin.interpolate(sampler, z[1::2], z[::2], n=n)
+        items, source = common.first_items(data, 2 * pairs, image_size, opened)
+        of_pairs = tuple(y[::2] for y in common.classes(opened, label, 2 * pairs, source))
+        z = fastlangevin.reconstruct(sampler, items, *(y.repeat_interleave(2) for y in of_pairs), progress=not quiet).z
+    x = fastlangevin.interpolate(sampler, z[1::2], z[::2], *of_pairs, n=n)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":
         caption = "each row: from the run of one latent to that of another"

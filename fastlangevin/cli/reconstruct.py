@@ -32,6 +32,7 @@ def reconstruct(
     ] = Path("reconstruction.png"),
     iterations: Annotated[int, typer.Option(min=1, help="Number of steps of Adam on the latents.")] = 200,
     lr: Annotated[float, typer.Option(help="Initial learning rate of Adam.")] = 0.1,
+    label: common.Label = None,
     n_steps: common.Steps = None,
     image_size: common.ImageSize = None,
     seed: common.LatentSeed = None,
@@ -42,8 +43,9 @@ def reconstruct(
     """Reconstruct images: find latents from which short runs of a trained RUN, without noise, end at them."""
     common.check_out(out, (".png", ".npz"), overwrite)
     opened = common.open_generator(run, out, n_steps, seed, device)
-    x = common.first_items(data, n, image_size, opened)
-    found = fastlangevin.reconstruct(opened.sampler, x, n_iterations=iterations, lr=lr, progress=not quiet)
+    x, items = common.first_items(data, n, image_size, opened)
+    y = common.classes(opened, label, n, items)
+    found = fastlangevin.reconstruct(opened.sampler, x, *y, n_iterations=iterations, lr=lr, progress=not quiet)
     lo, hi = opened.settings.range
     mse = found.mse * (2 / (hi - lo)) ** 2
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -5,15 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
-from torch import Tensor
 
 from ..display.pictures import can_write, save_grid
 from ..runs.folder import save_array
 from ..runs.opening import open_run
-from ..runs.settings import Settings
-from ..samplers.langevin import Langevin
 from . import common
 
 
@@ -43,25 +39,14 @@ def sample(
     if not (is_array or can_write(out.suffix)):
         raise ValueError(f"--out must end in .npy, .npz or the extension of an image format, got {str(out)!r}")
     common.check_out(out, (out.suffix,), overwrite)
-    _, sampler, settings = open_run(run, device=device)
+    opened = open_run(run, device=device)
+    _, sampler, settings = opened
     if seed is not None:
         sampler.load_state_dict({**sampler.state_dict(), "seed": seed, "step": 0})
-    x = sampler.sample((n, *settings.event_shape), *_classes(label, n, sampler, settings), n_steps=n_steps)
+    x = sampler.sample((n, *settings.event_shape), *common.classes(opened, label, n), n_steps=n_steps)
     out.parent.mkdir(parents=True, exist_ok=True)
     if is_array:
         save_array(x, out)
     else:
         save_grid(x, out, value_range=settings.range)
     common.say(f"{n} samples in {out}", quiet)
-
-
-def _classes(label: int | None, n: int, sampler: Langevin, settings: Settings) -> list[Tensor]:
-    """The classes of n samples, int64 (n,), if the run is class-conditional."""
-    if settings.n_classes is None:
-        if label is not None:
-            raise ValueError(f"--label is for a class-conditional run, which this one is not, got {label}")
-        return []
-    if label is not None and label >= settings.n_classes:
-        raise ValueError(f"--label must be less than the run's number of classes, {settings.n_classes}, got {label}")
-    y = torch.arange(n) % settings.n_classes if label is None else torch.full((n,), label)
-    return [y.to(sampler.target.device() or "cpu")]

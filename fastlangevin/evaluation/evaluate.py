@@ -50,6 +50,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Compares n samples of a model, short runs from fresh initial noise, with data.
 
+    The samples of a class-conditional run are of the classes of random data items or, if the data has no labels, of all
+    classes in turn. The network's energies are then those of the labels, and parts that need those of data without
+    labels are skipped.
+
     All lengths are in units of elements scaled to [-1, 1]. Images are clipped to this interval, as in a picture, except
     for energies. The same call gives the same result, even for a network that draws random numbers. The sampler's step
     counter, the network's weights and buffers, and torch's random state are left unchanged.
@@ -153,7 +157,8 @@ def evaluate(
                 result[name] = function()
             except parts.Skipped as reason:
                 skipped[name] = str(reason)
-        notes = {**({"data": "; ".join(source.notes)} if source.notes else {}), **parts.notes(result)}
+        of_data = {"data": "; ".join(source.notes)} if source.notes else {}
+        notes = {**of_data, **parts.note_on_classes(drawn), **parts.notes(result)}
     return _to_json({**result, "notes": notes, "skipped": skipped})
 
 

@@ -46,6 +46,7 @@ class Drawn(NamedTuple):
         states: (n, *event) samples as the sampler returns them.
         samples: the states scaled to [-1, 1]; images are clipped to it.
         indices: int64, up to n data items that represent the data where a part does not need all.
+        classes: int64 (n,), those of the samples, if the network is f(x, y); else None.
     """
 
     sampler: Langevin
@@ -56,6 +57,19 @@ class Drawn(NamedTuple):
     states: Tensor
     samples: Tensor
     indices: Tensor
+    classes: Tensor | None
+
+    def classes_of_samples(self, n: int) -> tuple[Tensor, ...]:
+        """The classes of the first n samples, as arguments of the network."""
+        return () if self.classes is None else (self.classes[:n],)
+
+    def classes_of_items(self, indices: Tensor) -> tuple[Tensor, ...]:
+        """The classes of items of the data, as arguments of the network."""
+        if self.classes is None:
+            return ()
+        if self.data.labels is None:
+            raise Skipped(f"the network is f(x, y) of classes y, and {self.data.name} has no labels")
+        return (self.data.labels[indices].to(self.states.device),)
 
     def items(self, indices: Tensor) -> Tensor:
         """Items of the data, on the samples' device."""
@@ -79,19 +93,30 @@ def draw(sampler: Langevin, data: Data, states_range: Range, n: int, seed: int, 
     Raises:
         ChainDiverged: a chain's state became NaN or infinite.
     """
-    starts = range(0, n, _BATCH)
-    stage = f"{n:,} samples of {sampler.n_steps} steps"
-    batches = [
-        sampler.sample((min(_BATCH, n - start), *data.event_shape), chain_offset=start, step=0)
-        for start in stages.track(stage, starts, len(starts))
-    ]
+    starts, indices = range(0, n, _BATCH), epoch_order(len(data), seed=seed, epoch=0)[:n]
+    classes, stage = _classes(sampler, data, indices, n), f"{n:,} samples of {sampler.n_steps} steps"
+    batches = []
+    for start in stages.track(stage, starts, len(starts)):
+        of_batch = () if classes is None else (classes[start : start + _BATCH],)
+        shape = (min(_BATCH, n - start), *data.event_shape)
+        batches.append(sampler.sample(shape, *of_batch, chain_offset=start, step=0))
     sampler.check()
     states = torch.cat(batches)
     samples = rescaled(states, states_range, UNIT)
     if len(data.event_shape) == 3:
         samples = samples.clamp(-1, 1)
-    indices = epoch_order(len(data), seed=seed, epoch=0)[:n]
-    return Drawn(sampler, data, states_range, seed, stages, states, samples, indices)
+    return Drawn(sampler, data, states_range, seed, stages, states, samples, indices, classes)
+
+
+def _classes(sampler: Langevin, data: Data, indices: Tensor, n: int) -> Tensor | None:
+    """The classes of n samples, if the network is f(x, y): those of the data items in turn, or 0 … C - 1 in turn."""
+    n_classes = sampler.target.n_classes
+    if n_classes is None:
+        return None
+    y = torch.arange(n_classes, device="cpu") if data.labels is None else data.labels[indices]
+    if int(y.max()) >= n_classes:
+        raise ValueError(f"labels must be of the network's classes, 0 … {n_classes - 1}, got {int(y.max())}")
+    return y.repeat(-(-n // len(y)))[:n].to(sampler.target.device() or "cpu")
 
 
 def pixels(drawn: Drawn) -> dict[str, Any]:
@@ -120,6 +145,14 @@ def fid(drawn: Drawn, required: bool | None, features: Callable[[Tensor], Tensor
         score, std = inception.inception_score(logits, samples, drawn.seed)
         result |= {"inception_score": score, "inception_score_std": std}
     return result
+
+
+def note_on_classes(drawn: Drawn) -> dict[str, str]:
+    """A remark on the classes of the samples, if they have any."""
+    if drawn.classes is None:
+        return {}
+    which = "in turn, because the data has no labels" if drawn.data.labels is None else "of random data items"
+    return {"classes": f"the samples are of classes {which}"}
 
 
 def notes(result: dict[str, Any]) -> dict[str, str]:
@@ -192,11 +225,13 @@ def energy(drawn: Drawn) -> dict[str, Any]:
         raise Skipped("the sampler was given a score, so the energy is unknown")
     drawn.stages.say("energies")
 
-    def energies(states: Tensor) -> Tensor:
-        return torch.cat([drawn.sampler.energy(x) for x in states.split(_BATCH)]).double()
+    def energies(states: Tensor, *classes: Tensor) -> Tensor:
+        batches = zip(*(tensor.split(_BATCH) for tensor in (states, *classes)), strict=True)
+        return torch.cat([drawn.sampler.energy(*batch) for batch in batches]).double()
 
-    data = energies(rescaled(drawn.items(drawn.indices), UNIT, drawn.range))
-    samples = energies(drawn.states)
+    of_items = drawn.classes_of_items(drawn.indices)
+    data = energies(rescaled(drawn.items(drawn.indices), UNIT, drawn.range), *of_items)
+    samples = energies(drawn.states, *drawn.classes_of_samples(len(drawn.states)))
     return {
         "data_mean": float(data.mean()),
         "data_std": float(data.std()),
@@ -212,9 +247,10 @@ def reconstruction(drawn: Drawn, n: int) -> dict[str, Any]:
     if n == 0:
         raise Skipped("n_reconstruct=0")
     x = rescaled(drawn.items(drawn.indices[:n]), UNIT, drawn.range)
+    classes = drawn.classes_of_items(drawn.indices[:n])
     drawn.stages.say(f"reconstruction of {len(x)} items")
     try:
-        mse = reconstruct(drawn.sampler, x).mse.double()
+        mse = reconstruct(drawn.sampler, x, *classes).mse.double()
     except ChainDiverged as error:
         raise Skipped(str(error)) from error
     lo, hi = drawn.range
@@ -242,7 +278,8 @@ def chain(drawn: Drawn, n_chains: int) -> dict[str, Any]:
     shape = (min(n_chains, len(drawn.samples)), *drawn.data.event_shape)
     drawn.stages.say(f"{shape[0]} chains of {length} steps")
     x0 = sampler.initial(shape, step=0, device=drawn.states.device)
-    trace, diverged_at = trace_until_divergence(sampler, x0, length, every)
+    classes = drawn.classes_of_samples(shape[0])
+    trace, diverged_at = trace_until_divergence(sampler, x0, *classes, n_steps=length, every=every)
     elements = rescaled(trace.x.flatten(1).float(), drawn.range, UNIT)
     return {
         "n_chains": shape[0],
@@ -256,7 +293,9 @@ def chain(drawn: Drawn, n_chains: int) -> dict[str, Any]:
     }
 
 
-def trace_until_divergence(sampler: Langevin, x0: Tensor, n_steps: int, every: int) -> tuple[Trace, int | None]:
+def trace_until_divergence(
+    sampler: Langevin, x0: Tensor, *args: Tensor, n_steps: int, every: int
+) -> tuple[Trace, int | None]:
     """Traces chains from the sampler's noise step 0 up to the last record in which all states are finite.
 
     Returns:
@@ -265,7 +304,7 @@ def trace_until_divergence(sampler: Langevin, x0: Tensor, n_steps: int, every: i
     """
     trace = None
     try:
-        trace = sampler.trace(x0, every=every, n_steps=n_steps, step=0)
+        trace = sampler.trace(x0, *args, every=every, n_steps=n_steps, step=0)
         sampler.check()
         return trace, None
     except ChainDiverged as error:
@@ -277,7 +316,7 @@ def trace_until_divergence(sampler: Langevin, x0: Tensor, n_steps: int, every: i
             return records, int(trace.steps[end])
         if not error.step:  # in the first step, or not found again by the second pass
             raise
-        return sampler.trace(x0, every=every, n_steps=error.step, step=0), error.step + 1
+        return sampler.trace(x0, *args, every=every, n_steps=error.step, step=0), error.step + 1
 
 
 def _load_inception(drawn: Drawn, required: bool | None) -> inception.Networks:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from .target import Target
+
 _NO_KWARGS: dict[str, Any] = {}
 
 
@@ -114,8 +116,14 @@ class Inputs(NamedTuple):
         return bool(self.args or self.kwargs)
 
 
-def make_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> Inputs:
-    """The extra arguments of one call. Raises TypeError if kwargs is not a mapping from names."""
+def make_inputs(target: Target, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> Inputs:
+    """The extra arguments of one call of a target.
+
+    Raises:
+        TypeError: kwargs is not a mapping from names, or there are no arguments for a network that needs classes.
+    """
+    if not args and not kwargs:
+        target.check_without_arguments()
     if kwargs is None:
         return Inputs(args)
     if not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 import weakref
 from collections.abc import Callable
@@ -11,12 +12,17 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-_TRAINED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+# Networks that were trained as log-densities, and the number of classes of those that were trained with their labels.
+_TRAINED: weakref.WeakKeyDictionary[nn.Module, int | None] = weakref.WeakKeyDictionary()
 
 
-def note_log_density(model: nn.Module) -> None:
-    """Notes that a network was trained as a log-density, so that `make_target` can warn where it is given as energy."""
-    _TRAINED.add(model)
+def note_log_density(model: nn.Module, n_classes: int | None = None) -> None:
+    """Notes that a network was trained as a log-density, so that `make_target` can warn where it is given as energy.
+
+    Args:
+        n_classes: C if it was trained as f(x, y), y = 0 … C - 1; else None.
+    """
+    _TRAINED[model] = n_classes
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,25 @@ class Target:
         """The module of the function: the function itself, or the module of which it is a method."""
         owner = self.function if isinstance(self.function, nn.Module) else getattr(self.function, "__self__", None)
         return owner if isinstance(owner, nn.Module) else None
+
+    @property
+    def n_classes(self) -> int | None:
+        """The number of classes of a network that `train` or `load` returned, if it is f(x, y) of classes y."""
+        return None if self.module is None else _TRAINED.get(self.module)
+
+    def check_without_arguments(self) -> None:
+        """Raises TypeError if the function is such a network, and takes no x alone."""
+        n_classes = self.n_classes
+        if n_classes is None:
+            return
+        function = self.module.forward if self.function is self.module else self.function
+        try:
+            inspect.signature(function).bind(None)
+        except TypeError:
+            raise TypeError(
+                f"{type(self.module).__name__} was trained with classes: pass those of the chains, an int64 tensor "
+                f"(B,) of 0 … {n_classes - 1}, after the states or the shape"
+            ) from None
 
     def parameter(self) -> Tensor | None:
         """A floating-point parameter or buffer of the module, which has the device and the dtype of the network."""

@@ -83,7 +83,7 @@ def open_run(
     if ema and not settings.ema:
         raise ValueError(f"ema=True needs a run with an average of the weights, but run={str(run)!r} has none")
     stored.load_model(model, "ema.module." if settings.ema and ema is not False else "model.")
-    note_log_density(model)
+    note_log_density(model, settings.n_classes)
     made = make_sampler(model, settings, settings.sample_steps, stored.meta["sampler"], sampler or {})
     return OpenedRun(model, made, settings)
 

@@ -117,7 +117,9 @@ class Sampler(abc.ABC):
                 other: raised by the first call after that is known, or by `check`).
         """
         observed = Observed(callback, every)
-        return self._evolve(x0, make_inputs(args, kwargs), n_steps, chain_offset, step, mask=mask, observed=observed)
+        return self._evolve(
+            x0, make_inputs(self.target, args, kwargs), n_steps, chain_offset, step, mask=mask, observed=observed
+        )
 
     @outside_graphs
     def sample(
@@ -143,7 +145,7 @@ class Sampler(abc.ABC):
                 else the CPU.
             dtype: of the chains' state: float32, float64, bfloat16 or float16.
         """
-        inputs, observed = make_inputs(args, kwargs), Observed(callback, every)
+        inputs, observed = make_inputs(self.target, args, kwargs), Observed(callback, every)
         empty = self._empty(shape, inputs, device, dtype)
         chain = self._start(empty, inputs, n_steps, chain_offset, step)
         return self._run(chain, self._initial(empty, int(chain.steps[0]), chain_offset), observed=observed)
@@ -187,7 +189,7 @@ class Sampler(abc.ABC):
         """
         check_int("every", every)
         check_state("x0", x0, self.target)
-        chain = self._start(x0, make_inputs(args, kwargs), n_steps, chain_offset, step)
+        chain = self._start(x0, make_inputs(self.target, args, kwargs), n_steps, chain_offset, step)
         with self._running(x0.device):
             trace = record(chain, x0, every)
         self._settle(chain, x0, trace.x[-1])
@@ -204,7 +206,7 @@ class Sampler(abc.ABC):
             raise ValueError("energy is not known: the sampler was given a score")
         check_state("x", x, self.target)
         with self._running(x.device):
-            energy = self._score.bind(x, at_a_state(args, kwargs)).energy(x)
+            energy = self._score.bind(x, at_a_state(self.target, args, kwargs)).energy(x)
         assert energy is not None
         return energy
 
@@ -213,7 +215,7 @@ class Sampler(abc.ABC):
         """Returns ∇ log p at (B, *event) states, of x's shape, unclipped, in the sampler's precision."""
         check_state("x", x, self.target)
         with self._running(x.device):
-            return self._score.bind(x, at_a_state(args, kwargs))(x)
+            return self._score.bind(x, at_a_state(self.target, args, kwargs))(x)
 
     def check(self) -> None:
         """Waits for all calls on CUDA, and raises `ChainDiverged` if the chains of one were not finite and no later

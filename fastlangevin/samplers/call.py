@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..network.inputs import Inputs, PerStep, make_inputs
+from ..network.target import Target
 from ..validation import check_int, dtype_and_shape
 
 Callback = Callable[[int, Tensor], object]
@@ -30,9 +31,9 @@ class Observed:
 NOT_OBSERVED = Observed(None, 1)
 
 
-def at_a_state(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> Inputs:
-    """The extra arguments of an energy outside a chain. Raises TypeError for a `PerStep`."""
-    inputs = make_inputs(args, kwargs)
+def at_a_state(target: Target, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> Inputs:
+    """The extra arguments of an energy outside a chain. Raises TypeError as `make_inputs`, and for a `PerStep`."""
+    inputs = make_inputs(target, args, kwargs)
     for name, value in inputs.named():
         if isinstance(value, PerStep):
             raise TypeError(f"{name} is a PerStep, but there are no steps here: give its value at one step")

@@ -91,7 +91,7 @@ def reconstruct(
     if x.is_cuda and not torch.isfinite(x).all():  # on a CPU check_state has checked this
         raise ValueError("x must be finite, got NaN or infinity")
     dtype = torch.promote_types(x.dtype, torch.float32)
-    generator, inputs = _Generator(sampler), make_inputs(args, kwargs)
+    generator, inputs = _Generator(sampler), make_inputs(sampler.target, args, kwargs)
     with torch.inference_mode(False), torch.enable_grad(), _bar(progress) as bar:
         task = bar.add_task("reconstruct", total=n_iterations, mse="")
         x = x.detach().to(dtype)
@@ -149,7 +149,7 @@ def interpolate(
             f"z1 and z2 must have one shape and dtype, got {tuple(z1.shape)} {z1.dtype} and "
             f"{tuple(z2.shape)} {z2.dtype}"
         )
-    generator, inputs = _Generator(sampler), make_inputs(args, kwargs)
+    generator, inputs = _Generator(sampler), make_inputs(sampler.target, args, kwargs)
     with torch.no_grad():
         rhos = [i / (n - 1) for i in range(n)]
         x = torch.stack([generator(rho * z1 + math.sqrt(1 - rho**2) * z2, inputs) for rho in rhos], dim=1)

@@ -190,7 +190,7 @@ class Langevin(Sampler):
         no graph.
         """
         check_state("x0", x0, self.target)
-        chain = self._start(x0, make_inputs(args, kwargs), n_steps, chain_offset, step)
+        chain = self._start(x0, make_inputs(self.target, args, kwargs), n_steps, chain_offset, step)
         assert isinstance(chain, LangevinChain)
         x = self._run(chain.part(0, len(chain) - 1), x0) if len(chain) > 1 else x0
         with self._running(x0.device), torch.enable_grad():

@@ -81,11 +81,11 @@ class TrainingState:
         self.dtype = learned[0].dtype
         self.sampler = Langevin(log_density=self.model, seed=settings.seed, **settings.langevin_options())
         self.buffer = self._make_buffer()
-        note_log_density(self.model)
+        note_log_density(self.model, settings.n_classes)
         self.averaged: AveragedModel | None = None
         if settings.ema:
             self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
-            note_log_density(self.averaged.module)
+            note_log_density(self.averaged.module, settings.n_classes)
         self.optimization = TrainingOptimizer(list(self.model.parameters()), settings, self.make_optimizer)
         self.optimizer = self.optimization.optimizer
 

@@ -193,7 +193,8 @@ def test_divergence_that_is_detected_late_as_on_a_gpu():
     def check():
         raise ChainDiverged("", step=None, n_chains=1)
 
-    records, at = parts.trace_until_divergence(SimpleNamespace(trace=lambda *a, **k: trace, check=check), x[0], 15, 5)
+    sampler = SimpleNamespace(trace=lambda *a, **k: trace, check=check)
+    records, at = parts.trace_until_divergence(sampler, x[0], n_steps=15, every=5)
     assert at == 10 and records.steps.tolist() == [0, 5] and len(records.x) == len(records.energy) == 2
 
 

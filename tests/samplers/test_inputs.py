@@ -10,6 +10,7 @@ from torch import nn
 import fastlangevin as fl
 from fastlangevin.chains.cuda_graph import GraphCache
 from fastlangevin.network.inputs import make_inputs
+from fastlangevin.network.target import make_target
 
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
 SCALE = torch.tensor([0.5, 1.0, 2.0, 3.0])
@@ -79,7 +80,7 @@ def test_inference_tensors_are_differentiated():
 
 
 def test_the_device_of_samples_is_that_of_a_tensor_among_the_keywords():
-    inputs = make_inputs((1.0,), {"y": torch.empty(2, device="meta")})
+    inputs = make_inputs(make_target(energy=torch.sum), (1.0,), {"y": torch.empty(2, device="meta")})
     assert fl.Langevin(energy, **OPTIONS)._device(inputs) == torch.device("meta")
 
 
