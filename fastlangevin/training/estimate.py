@@ -5,30 +5,47 @@ from __future__ import annotations
 import time
 
 _TIMED = 3  # iterations, after the first, which also compiles, loads and allocates
+_SLOW = 10.0  # seconds of one or more iterations after which not to wait for another one
 _FEWEST = 20  # iterations for which an estimate is worth a line
 _LONG = 3600.0  # seconds on a CPU from which on to say what is shorter
 
 
 class Estimate:
-    """Times the iterations after `first` of a training that ends with `last`."""
+    """Times the iterations of a training from `first` to `last`.
+
+    The line comes after the fourth iteration, or earlier if those after the first take 10 seconds. A first iteration
+    that takes 10 seconds has a line of its own.
+    """
 
     def __init__(self, first: int, last: int, on_cpu: bool) -> None:
         self._first, self._last, self._on_cpu = first, last, on_cpu
-        self._begun = False
-        self._started: float | None = None
+        self._next: int | None = first + 1 if last - first >= _FEWEST else None  # the next iteration to time
+        self._started = time.monotonic()
+        self._has_hinted = False
+
+    def begin(self) -> None:
+        """Starts the clock, before the first iteration."""
+        self._started = time.monotonic()
 
     def after(self, iteration: int) -> str | None:
-        """Returns the line to print after an iteration, once; else None."""
-        if self._last - self._first < _FEWEST:
+        """Returns the line to print after an iteration, if there is one."""
+        if iteration != self._next:
             return None
-        if iteration == self._first + 1 and not self._begun:
-            self._begun, self._started = True, time.monotonic()
-        if iteration != self._first + 1 + _TIMED or self._started is None:
+        seconds, n_timed = time.monotonic() - self._started, iteration - self._first - 1
+        self._next = iteration + 1
+        if n_timed == 0:
+            self.begin()
+            return self._line(iteration, seconds, ", if all take as long as the first") if seconds >= _SLOW else None
+        if n_timed < _TIMED and seconds < _SLOW:
             return None
-        each = (time.monotonic() - self._started) / _TIMED
-        self._started, left = None, self._last - iteration
-        line = f"about {duration(each * left)} for the other {left:,} iterations, {each:.2g} s each"
-        if self._on_cpu and each * left > _LONG:
+        self._next = None
+        return self._line(iteration, seconds / n_timed)
+
+    def _line(self, iteration: int, each: float, condition: str = "") -> str:
+        left = self._last - iteration
+        line = f"about {duration(each * left)} for the other {left:,} iterations, {each:.2g} s each{condition}"
+        if self._on_cpu and each * left > _LONG and not self._has_hinted:
+            self._has_hinted = True
             line += (
                 ": that is long without a GPU. Small images train in half an hour with --recipe small (in Python: "
                 "**fastlangevin.recipes.small); fewer --iterations or --steps, or a smaller --batch-size, shorten any "

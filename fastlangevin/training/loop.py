@@ -53,6 +53,7 @@ class TrainingLoop:
             try:
                 if self.saved_at is None:
                     self._save()
+                self.estimate.begin()
                 with self.reporter:
                     while not self._reaches_its_end(stop):
                         pass

@@ -8,6 +8,11 @@ from support.training_runs import SMALL
 import fastlangevin as fl
 from fastlangevin.training import estimate
 
+HINT = (
+    " Small images train in half an hour with --recipe small (in Python: **fastlangevin.recipes.small); fewer "
+    "--iterations or --steps, or a smaller --batch-size, shorten any run. Ctrl-C stops it and saves"
+)
+
 
 @pytest.fixture
 def clock(monkeypatch):
@@ -16,11 +21,15 @@ def clock(monkeypatch):
     return now
 
 
-def lines(clock, first: int, last: int, seconds: float, on_cpu: bool = True) -> dict[int, str]:
-    """The lines by iteration, where the first iteration takes 100 times as long as others."""
+def lines(
+    clock, first: int, last: int, seconds: float, on_cpu: bool = True, of_the_first: float = 9.9
+) -> dict[int, str]:
+    """The lines by iteration."""
     timed, found = estimate.Estimate(first, last, on_cpu), {}
+    clock[0] += 1000.0  # for the first checkpoint and its picture
+    timed.begin()
     for iteration in range(first + 1, min(last, first + 30) + 1):
-        clock[0] += 100 * seconds if iteration == first + 1 else seconds
+        clock[0] += of_the_first if iteration == first + 1 else seconds
         if line := timed.after(iteration):
             found[iteration] = line
     return found
@@ -32,16 +41,26 @@ def test_once_and_without_the_first_iteration(clock):
     assert lines(clock, 0, 19, 0.5) == {}
 
 
+def test_slow_iterations_are_not_waited_for(clock):
+    assert list(lines(clock, 0, 104, 3.2)) == [4] and list(lines(clock, 0, 104, 5.0)) == [3]
+    assert lines(clock, 0, 102, 60.0, of_the_first=30.0) == {
+        1: "about 50 min for the other 101 iterations, 30 s each, if all take as long as the first",
+        2: "about 100 min for the other 100 iterations, 60 s each: that is long without a GPU." + HINT,
+    }
+    both = lines(clock, 0, 102, 60.0, of_the_first=120.0)
+    assert both[1].endswith(HINT) and both[2] == "about 100 min for the other 100 iterations, 60 s each"
+
+
 def test_no_second_line_after_a_rollback(clock):
     timed = estimate.Estimate(0, 100, True)
     assert sum(timed.after(iteration) is not None for _ in range(2) for iteration in range(1, 9)) == 1
 
 
 def test_a_long_training_without_a_gpu(clock):
-    (line,) = lines(clock, 0, 70_004, 15.0).values()
+    (line,) = lines(clock, 0, 70_002, 15.0).values()
     assert line.startswith("about 12 days 4 h for the other 70,000 iterations, 15 s each: that is long without a GPU")
     assert "--recipe small" in line and "--iterations" in line
-    assert "recipe" not in lines(clock, 0, 70_004, 15.0, on_cpu=False)[4]
+    assert "recipe" not in lines(clock, 0, 70_002, 15.0, on_cpu=False)[2]
     assert "recipe" not in lines(clock, 0, 7_004, 0.5)[4]
 
 
