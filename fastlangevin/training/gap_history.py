@@ -19,11 +19,16 @@ class GapHistory:
 
     Ten iterations in a row above that limit are out of proportion. They do not count towards m and s; fewer do, because
     a gap returns from a peak. The limit is at least 1. Until there are 100 gaps there is none.
+
+    Attributes:
+        is_settled: whether the samples of an iteration have been within the guard's limits, so that leaving them is a
+            divergence: an untrained network may send all chains far away, and training bring them back.
     """
 
     def __init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=_WINDOW)
         self._above: list[float] = []
+        self.is_settled = False
 
     def add(self, gap: float, c: float) -> int:
         """Adds the gap of the next iteration. Returns the number of iterations up to this one that are out of
@@ -45,7 +50,7 @@ class GapHistory:
         return max(m + c * statistics.median(abs(gap - m) for gap in self._recent), _SMALLEST)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"recent": list(self._recent), "above": list(self._above)}
+        return {"recent": list(self._recent), "above": list(self._above), "is_settled": self.is_settled}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict()`. An empty dict, of a checkpoint without it, is an empty history.
@@ -54,6 +59,9 @@ class GapHistory:
             TypeError, ValueError, AttributeError: the state is not one of a history.
         """
         recent, above = ([check_number("a gap", gap) for gap in state.get(name, ())] for name in ("recent", "above"))
+        is_settled = state.get("is_settled", bool(recent))
+        if not isinstance(is_settled, bool):
+            raise TypeError(f"is_settled must be a bool, got {is_settled!r}")
         self._recent.clear()
         self._recent.extend(recent)
-        self._above = above
+        self._above, self.is_settled = above, is_settled

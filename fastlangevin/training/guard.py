@@ -14,6 +14,7 @@ from ..runs.settings import Settings
 from ..transfer import ToHost
 from .gap_history import GapHistory
 
+_UNSETTLED = 100  # iterations in which the samples may all be far out from the first one on
 _FAR = 10.0  # half-widths of the data's interval, where the state has no bounds
 
 
@@ -23,7 +24,8 @@ class Guard:
     Training has diverged if an energy is not finite, if the gap |mean U(x⁺) - mean U(x⁻)| exceeds `max_energy_gap` or
     is out of proportion to those before it (`GapHistory`, with c = `max_relative_gap`), or if at least the fraction
     `max_saturation` of the samples' values are saturated: on the bounds or, without bounds, farther from the centre of
-    the data's interval than ten times its half-width.
+    the data's interval than ten times its half-width. In the first 100 iterations they are allowed to be, as long as
+    they have not been otherwise.
     """
 
     def __init__(self, settings: Settings, history: GapHistory, bounds: Range | None) -> None:
@@ -84,7 +86,9 @@ class Guard:
                 iteration,
                 since=iteration - n_above + 1,
             )
-        if saturation >= self._max_saturation:
+        if saturation < self._max_saturation:
+            self._history.is_settled = True
+        elif self._history.is_settled or iteration > _UNSETTLED:
             raise TrainingDiverged(
                 f"{saturation:.1%} of the samples' values are {self._what} (max_saturation={self._max_saturation:g})",
                 "lower the sampler's step_size or lr, or set grad_clip; max_saturation=inf if this is expected",

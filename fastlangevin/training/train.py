@@ -114,7 +114,8 @@ def train(
             iterations it exceeds m + c·s (and 1), where m is its median over the last 300 iterations and s the median
             distance from m; infinity for no limit. Judged from the 101st iteration on.
         max_saturation: fraction of the samples' values on the bounds from which on training has diverged (without
-            bounds: values ten times as far out as the data's interval); infinity for no limit.
+            bounds: values ten times as far out as the data's interval); infinity for no limit. Samples that are so from
+            the first iteration on have 100 iterations to return.
         device: "auto" is CUDA if available, else the CPU.
         optimizer: a function of the list of parameters that returns an optimiser of torch, or one and a scheduler,
             which steps after each iteration: ``lambda p: torch.optim.SGD(p, lr=1e-3)``. lr, lr_decay and adam_betas

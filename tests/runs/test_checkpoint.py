@@ -153,6 +153,7 @@ def test_values_that_no_training_writes(tmp_path, run, key, value):
         ("gaps", []),
         ("gaps/recent", 1),
         ("gaps/above", ["x"]),
+        ("gaps/is_settled", 1),
         ("tensor/optimizer.0.exp_avg", torch.zeros(3)),
         ("tensor/optimizer.99.exp_avg", torch.zeros(3)),
         ("tensor/optimizer.x", torch.zeros(3)),

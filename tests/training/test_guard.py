@@ -69,6 +69,22 @@ def test_saturation_is_measured_on_the_bounds():
         guard.look(2, *numbers(0.0, 0.0), torch.tensor([[0.0, 1.0, 0.5, 1.0]]))
 
 
+def test_samples_that_are_far_out_from_the_start_may_return():
+    """As those of a linear log-density, whose chains drift by n_steps · step_size · ∇f until training has turned it."""
+    far, energies = torch.full((4, 3), 11.0), numbers(0.0, 0.0)
+    guard = guard_of()
+    for iteration in range(1, 101):
+        guard.look(iteration, *energies, far)
+    with pytest.raises(fl.TrainingDiverged, match="iteration 101: 100.0% of the samples' values"):
+        guard.look(101, *energies, far)
+    returned, resumed = guard_of(), guard_of()
+    returned.look(1, *energies, far)
+    returned.look(2, *energies, torch.zeros(4, 3))
+    resumed._history.load_state_dict(returned._history.state_dict())
+    with pytest.raises(fl.TrainingDiverged, match="iteration 3:"):
+        resumed.look(3, *energies, far)
+
+
 def test_no_limits():
     guard = guard_of(float("inf"), float("inf"), (0.0, 1.0), (0.0, 1.0))
     guard.look(1, *numbers(1e30, 0.0), torch.zeros(3))
