@@ -15,7 +15,7 @@ from pathlib import Path
 import fastlangevin as fl
 
 PATH = Path(__file__).parents[1] / "tests" / "fixtures" / "energy_gaps.json"
-LENGTHS = {"short_run": 400, "anatomy": 400, "anatomy_persistent": 300, "igebm": 500, "uva": 500, "jem": 600}
+LENGTHS = {"short_run": 400, "anatomy": 250, "anatomy_persistent": 200, "igebm": 500, "uva": 500, "jem": 600}
 LENGTHS |= {"improved_cd": 500, "small": 800}
 
 
