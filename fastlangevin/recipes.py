@@ -30,8 +30,8 @@ anatomy: dict[str, Any] = {
 }
 
 # The same with persistent chains: config_locker/cifar10_oscillate.json. One chain for each of CIFAR-10's images, drawn
-# without replacement there. Its convergent learning (ε 0.0075, data noise 0.015) continues with SGD, which `train` does
-# not implement.
+# without replacement there. Its convergent learning (ε 0.0075, data noise 0.015) continues with SGD, which no recipe
+# holds.
 anatomy_persistent: dict[str, Any] = {
     **anatomy,
     "start": "buffer",
