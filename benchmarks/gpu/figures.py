@@ -28,7 +28,7 @@ from timing import Call, spread
 from torch import Tensor
 
 import fastlangevin as fl
-from gpu import chains
+from gpu import chains, networks
 from gpu.timing import Row, captured, failed, host_times, times
 
 SIZES = (2**12, 2**14, 2**16, 196_608, 2**20, 2**23, 2**26)
@@ -176,6 +176,7 @@ FIGURES: dict[str, Callable[[], list[Row]]] = {
     "host": host,
     "update-in-graph": update_in_graph,
     "chain-64": functools.partial(chains.chain, 64),
+    **{f"network-{name}": functools.partial(networks.network, name) for name in ("jem", "igebm-parametrization")},
     "growth": chains.growth,
     "chain-32": functools.partial(chains.chain, 32),
     "memory-64": functools.partial(chains.memory, 64),

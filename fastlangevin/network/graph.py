@@ -30,6 +30,7 @@ class Value:
     offset: int
     dtype: torch.dtype
     storage: int
+    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Call:
     """One call of an operator.
 
     Attributes:
-        operator: an overload, such as `torch.ops.aten.add.Tensor`.
+        operator: an overload, such as `torch.ops.aten.add.Tensor`, or a `Pointwise` (fused calls).
         args, kwargs: with a `Ref` for each tensor, also inside lists and tuples.
         results: the value of each result, None for one that is not a tensor.
         is_single: whether the operator returns the only result itself, not in a tuple.
@@ -54,7 +55,7 @@ class Call:
     @property
     def name(self) -> str:
         """The operator's name, without its namespace and overload."""
-        return str(self.operator.overloadpacket.__name__)
+        return str(getattr(self.operator, "overloadpacket", self.operator).__name__)
 
     @property
     def returned(self) -> frozenset[int]:

@@ -85,9 +85,11 @@ class _Builder:
         result = operator(*(self._like(a) if isinstance(a, Ref) else a for a in args))
         source = next(a for a in args if isinstance(a, Ref))
         is_view = operator in (_aten.permute.default, _aten.slice.Tensor, _aten.reshape.default)
-        storage = self.values[source.index].storage if is_view else self._n_storages
+        like = self.values[source.index]
+        storage = like.storage if is_view else self._n_storages
         self._n_storages += not is_view
-        self.values.append(Value(tuple(result.shape), result.stride(), result.storage_offset(), result.dtype, storage))
+        layout = tuple(result.shape), result.stride(), int(result.storage_offset())
+        self.values.append(Value(*layout, result.dtype, storage, like.device))
         index = len(self.values) - 1
         self.calls.append(Call(operator, args, {}, (index,), True))
         return Ref(index)

@@ -196,7 +196,9 @@ class GraphRecorder(TorchDispatchMode):
         number = self._storages.setdefault(storage, len(self._storages))
         index = len(self._values)
         self._values.append(
-            Value(tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()), tensor.dtype, number)
+            Value(
+                tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()), tensor.dtype, number, tensor.device
+            )
         )
         self._index[id(tensor)] = index
         self._kept += (tensor, tensor.untyped_storage())

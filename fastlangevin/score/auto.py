@@ -106,7 +106,8 @@ class AutoEngine(GraphEngine):
             )
             return AutogradScore(self.target, self.precision, inputs), [_not_sequential(reason), _not_recorded(again)]
         try:
-            return self.recognise(x, inputs, situation), [_not_sequential(reason)]
+            score = self.recognise(x, inputs, situation)
+            return score, [_not_sequential(reason), score.fusion]
         except NotRecognised as error:
             return self._by_autograd(x, inputs, [_not_sequential(reason), _not_recorded(error)])
 
@@ -152,8 +153,8 @@ class AutoEngine(GraphEngine):
             x = torch.zeros((2, *guess), dtype=dtype, device=device)
             try:
                 with torch.no_grad():
-                    self.recognise(x, Inputs(), self.situation(x, Inputs()))
-                return "graph", reasons
+                    score = self.recognise(x, Inputs(), self.situation(x, Inputs()))
+                return "graph", [*reasons, score.fusion]
             except NotRecognised as error:
                 return "autograd", [*reasons, _not_recorded(error)]
             except Exception as error:  # raised by the energy, for this shape or without its arguments

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BackendUnavailable
+from ..kernels.triton import fused as fused_kernels
 from ..network.dependencies import Dependencies
 from ..network.errors import NotRecognised
 from ..network.graph import Graph
@@ -29,10 +30,15 @@ _KEPT = 16  # recordings per engine
 
 
 class Recording:
-    """A recorded evaluation, and the programs that are made from it when they are needed."""
+    """A recorded evaluation, and the programs that are made from it when they are needed.
 
-    def __init__(self, graph: Graph, device_type: str) -> None:
-        self.graph = with_phases(graph) if device_type == "cpu" else graph
+    Args:
+        device: that states are on.
+    """
+
+    def __init__(self, graph: Graph, device: torch.device) -> None:
+        self.graph = with_phases(graph) if device.type == "cpu" else graph
+        self._unfused = fused_kernels.unsupported(device)
         self.is_piecewise_linear = is_piecewise_linear(graph)
         outer = outer_storages(graph)
         self._read = {i: graph.values[v].storage for v, i in graph.sources.items() if isinstance(i, int)}
@@ -47,11 +53,17 @@ class Recording:
 
     @functools.cached_property
     def score(self) -> Program:
-        return Program(self.graph, with_energies=False)
+        return Program(self.graph, with_energies=False, fuses=self._unfused is None)
+
+    @property
+    def fusion(self) -> str:
+        """For a plan: which operators are fused, or why none are."""
+        unfused = self._unfused
+        return self.score.fusion if unfused is None else f"the graph engine's operators are not fused: {unfused}"
 
     @functools.cached_property
     def energies_and_score(self) -> Program:
-        return Program(self.graph, with_energies=True)
+        return Program(self.graph, with_energies=True, fuses=self._unfused is None)
 
 
 class Situation:
@@ -70,6 +82,9 @@ class GraphScore(AutogradScore):
     """The score of a recorded evaluation. Energies alone, and second derivatives, are computed by autograd.
 
     Weights are read, and what depends on them alone is computed, once per call.
+
+    Attributes:
+        fusion: for a plan, a sentence on the operators that are fused.
     """
 
     name = "graph"
@@ -84,7 +99,7 @@ class GraphScore(AutogradScore):
     ) -> None:
         super().__init__(target, precision, inputs)
         self._recording, self._dependencies = recording, dependencies
-        self.is_piecewise_linear = recording.is_piecewise_linear
+        self.is_piecewise_linear, self.fusion = recording.is_piecewise_linear, recording.fusion
         with torch.no_grad():
             self._step: Callable[[Tensor], Tensor] = self._bound(recording.score)
 
@@ -133,12 +148,18 @@ class GraphEngine(ScoreEngine):
         super().__init__(target, precision)
         self._recordings: OrderedDict[Hashable, Recording | str] = OrderedDict()
         self._lock = threading.Lock()
+        self._fusion: str | None = None
+
+    def explain(self, device: torch.device, event: tuple[int, ...] | None = None) -> tuple[str, list[str]]:
+        return self.name, [] if self._fusion is None else [self._fusion]
 
     def bind(self, x: Tensor, inputs: Inputs) -> GraphScore:
         try:
-            return self.recognise(x, inputs, self.situation(x, inputs))
+            score = self.recognise(x, inputs, self.situation(x, inputs))
         except NotRecognised as error:
             raise BackendUnavailable(f"engine='graph' cannot be used for this {self.target.kind}: {error}") from None
+        self._fusion = score.fusion
+        return score
 
     def situation(self, x: Tensor, inputs: Inputs) -> Situation:
         """The situation of a call.
@@ -180,7 +201,7 @@ class GraphEngine(ScoreEngine):
             raise NotRecognised("there are no chains")
         evaluate = AutogradScore(self.target, self.precision, inputs).energy_and_score
         x = x.detach().clone(memory_format=torch.contiguous_format)
-        return Recording(trace_graph(self.target, evaluate, x, inputs, dependencies), x.device.type)
+        return Recording(trace_graph(self.target, evaluate, x, inputs, dependencies), x.device)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"target": self.target, "precision": self.precision}

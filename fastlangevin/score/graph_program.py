@@ -9,10 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..kernels.triton import fused as fused_kernels
 from ..network.effects import holder
 from ..network.graph import Call, Graph, Ref
+from ..network.graph_exposed import exposed
+from ..network.graph_fusion import fuse
 from ..network.graph_liveness import last_uses, needed, split_constant
 from ..network.graph_simplify import allows_any_layout, any_layout, in_place, with_silu, without_aliases
+from ..network.pointwise import Pointwise
 
 Step = Callable[[Tensor], Any]
 
@@ -56,30 +60,37 @@ class Program:
 
     Args:
         with_energies: whether steps return (energies, score), or the score alone.
+        fuses: whether kernels compute several operators at once, if images are channels last.
 
     Attributes:
         channels_last: whether it computes in that layout.
-        n_calls: operators per step.
+        calls: of operators, at each step.
+        fused: operators that stand for several.
+        fusion: for a plan, a sentence on them.
     """
 
-    def __init__(self, graph: Graph, with_energies: bool) -> None:
+    def __init__(self, graph: Graph, with_energies: bool, fuses: bool = False) -> None:
         graph = without_aliases(graph)
-        outputs = (graph.energies, graph.score) if with_energies and graph.energies is not None else (graph.score,)
-        graph = needed(with_silu(graph), outputs)
+        graph = needed(with_silu(graph), _outputs(graph, with_energies))
         constant, varying = split_constant(graph)
         self.channels_last = allows_any_layout(graph) and _gains_by_channels_last(graph, varying)
+        fuses = fuses and self.channels_last
         if self.channels_last:
-            graph = any_layout(graph)
+            graph = exposed(any_layout(graph)) if fuses else any_layout(graph)
             constant, varying = split_constant(graph)
-        self._graph = graph
+        outputs = _outputs(graph, with_energies)
+        self.graph = graph
         fixed = {*graph.sources, *(r for c in constant for r in c.results if r is not None)}
         self._carried = [
             a for a in graph.attributes if any(a.value in c.results for c in varying) or a.before is not None
         ]
         self._assigned = [a for a in graph.attributes if a not in self._carried]
         ends = (*outputs, *(a.value for a in self._carried))
-        varying = in_place(graph, varying, ends, {graph.state, *fixed})
-        self.n_calls = len(varying)
+        if fuses:
+            varying = fuse(graph, varying, ends, fused_kernels.computes)
+        self.fused = [c.operator for c in varying if isinstance(c.operator, Pointwise)]
+        self.calls = varying = in_place(graph, varying, ends, {graph.state, *fixed})
+        self.fusion = _fusion(self.fused, len(varying), self.channels_last)
         before = [a.before for a in self._carried]
         read = {i for c in varying for i in c.reads} | set(ends)
         self._inputs = sorted(graph.sources)
@@ -89,11 +100,14 @@ class Program:
         self._constants = writer.constants
 
     def _weights(self, constant: Sequence[Call], varying: Sequence[Call]) -> set[int]:
-        """Fixed 4-dimensional values that convolutions of a step read: those whose layout decides theirs."""
+        """Fixed 4-dimensional values that convolutions of a step read: those whose layout decides theirs. Fused calls
+        would copy what is not dense at each step.
+        """
         if not self.channels_last:
             return set()
-        found = {i for c in varying if c.name.startswith("convolution") for i in c.reads if i in self._passed}
-        return {i for i in found if len(self._graph.values[i].shape) == 4}
+        readers = [c for c in varying if c.name.startswith("convolution") or c.operator in self.fused]
+        found = {i for c in readers for i in c.reads if i in self._passed}
+        return {i for i in found if len(self.graph.values[i].shape) == 4}
 
     def bind(self, tensors: Sequence[Tensor], modules: Sequence[nn.Module]) -> Step:
         """Computes what is constant, and returns the function of one step.
@@ -101,13 +115,27 @@ class Program:
         Args:
             tensors, modules: of the dependencies of the energy and its arguments.
         """
-        sources = (self._graph.sources[i] for i in self._inputs)
+        sources = (self.graph.sources[i] for i in self._inputs)
         inputs = [tensors[source] if isinstance(source, int) else source for source in sources]
         holders = [(holder(modules[a.module], a.name), a.name) for a in (*self._assigned, *self._carried)]
         namespace: dict[str, Any] = {"torch": torch, "_holders": holders, **self._constants}
         exec(self._code, namespace)
         step: Step = namespace["bind"](*inputs)
         return step
+
+
+def _fusion(fused: Sequence[Pointwise], n_calls: int, channels_last: bool) -> str:
+    if not channels_last:
+        return "the graph engine's operators are not fused: its images are not channels last"
+    n_fused, n_products = sum(o.n_calls for o in fused), sum(o.product is not None for o in fused)
+    return (
+        f"the graph engine runs {n_fused} of {n_fused + n_calls - len(fused)} operators as {len(fused)} fused Triton "
+        f"kernels, {n_products} of them with a convolution: in fp16 and bf16, with channels in multiples of 16"
+    )
+
+
+def _outputs(graph: Graph, with_energies: bool) -> tuple[int, ...]:
+    return (graph.energies, graph.score) if with_energies and graph.energies is not None else (graph.score,)
 
 
 def _gains_by_channels_last(graph: Graph, calls: Sequence[Call]) -> bool:
@@ -134,7 +162,7 @@ class _Writer:
     def code(
         self, program: Any, constant: Sequence[Call], varying: Sequence[Call], outputs: Sequence[int], weights: set[int]
     ) -> Any:
-        graph: Graph = program._graph
+        graph: Graph = program.graph
         if self._channels_last:
             self._images = {i for i, v in enumerate(graph.values) if len(v.shape) == 4}
         lines = [f"def bind({', '.join(f'v{i}' for i in program._inputs)}):"]
@@ -167,7 +195,8 @@ class _Writer:
         return compile(self.source, "<fastlangevin graph>", "exec")
 
     def _call(self, call: Call) -> str:
-        operator = self._constant(call.operator._op)
+        is_fused = isinstance(call.operator, Pointwise)
+        operator = self._constant(fused_kernels.Launch(call.operator) if is_fused else call.operator._op)
         args = [self._in_layout(call, a) for a in call.args]
         args += [f"{k}={self._literal(v)}" for k, v in call.kwargs.items()]
         text = f"{operator}({', '.join(args)})"
@@ -178,7 +207,8 @@ class _Writer:
 
     def _in_layout(self, call: Call, value: Any) -> str:
         text = self._literal(value)
-        if isinstance(value, Ref) and value.index in self._images and call.name not in _ANY_LAYOUT:
+        is_free = call.name in _ANY_LAYOUT or isinstance(call.operator, Pointwise)
+        if isinstance(value, Ref) and value.index in self._images and not is_free:
             if call.name in _CHANNELS_LAST:
                 return f"{text}.contiguous(memory_format=torch.channels_last)"
             if value.index not in call.writes:

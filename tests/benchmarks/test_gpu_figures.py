@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 import torch
+import works
 from gpu import chains as gpu_chains
-from gpu import figures, timing
+from gpu import figures, networks, timing
 
 
 def test_a_second_call_measures_the_missing_figures(tmp_path, monkeypatch):
@@ -89,3 +91,22 @@ def on_cpu(monkeypatch, engine):
 
 def _without_graph(sampler, **changes):
     return sampler.replace(graph=False, **changes)
+
+
+def test_networks_that_disagree_are_not_timed(monkeypatch):
+    """With CPU tensors, on which nothing is fused, and four chains of the smallest network."""
+    small = works.network("swish-cnn", "cpu")
+    small = dataclasses.replace(small, x0=small.x0[:4], n_steps=3)
+    monkeypatch.setattr(networks.works, "network", lambda name, device: small)
+    monkeypatch.setattr(networks, "times", lambda calls, rounds, warmup: {run: [0.5, 0.5] for run in calls})
+    rows = networks.network("swish-cnn", "cpu")
+    assert [(row["what"], row.get("ratio_to")) for row in rows if row["what"] == "swish-cnn, fused"] == [
+        ("swish-cnn, fused", "eager"),
+        ("swish-cnn, fused", "operators"),
+    ]
+    assert not any("failure" in row for row in rows) and len(rows) == 4 + 2 + 3
+    make = networks.NETWORK_CONTENDERS["fastlangevin"].module.make
+    wrong = lambda work, **options: make(dataclasses.replace(work, step_size=1.1 * work.step_size), **options)
+    monkeypatch.setattr(networks.NETWORK_CONTENDERS["fastlangevin"].module, "make", wrong)
+    failures = [row["what"] for row in networks.network("swish-cnn", "cpu") if "failure" in row]
+    assert failures == ["swish-cnn, operators", "swish-cnn, fused"]

@@ -35,7 +35,7 @@ def convolution(channels, kernel, stride, padding, **options):
 def scores(energy, x):
     bound = [fl.Langevin(energy, engine=e, n_steps=1, seed=1)._score.bind(x, Inputs()) for e in ("graph", "autograd")]
     found, expected = (b(x) for b in bound)
-    return found, expected, [call.name for call in bound[0]._recording.score._graph.calls]
+    return found, expected, [call.name for call in bound[0]._recording.score.graph.calls]
 
 
 @pytest.mark.parametrize("size", [(9, 8), (7, 12)])

@@ -18,10 +18,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import fused_sources
 import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton_source import source
 
 from fastlangevin.kernels.arguments import ActivationKind
 from fastlangevin.kernels.triton import mlp_chain, update
@@ -29,25 +30,6 @@ from fastlangevin.kernels.triton.convnet.plan import Geometry, Gpu, plan
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 TOOL = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-
-
-def source(kernel, pointers: dict[str, str], constants: dict[str, object]) -> ASTSource:
-    """A kernel with these pointer types, 16-byte aligned, for numbers n of elements and of rows that 16 divides (Triton
-    specializes on both at the launch). Pointers that are not named are absent.
-    """
-    signature, values, attributes = {}, {}, {}
-    for i, name in enumerate(kernel.arg_names):
-        if name in pointers:
-            signature[name] = pointers[name]
-            if not kernel.params[i].do_not_specialize_on_alignment:
-                attributes[(i,)] = [["tt.divisibility", 16]]
-        elif name in constants or name.endswith("_pointer"):
-            signature[name], values[(i,)] = "constexpr", constants.get(name)
-        else:
-            signature[name] = kernel.params[i].annotation_type or "i64"
-            if name in ("n", "rows"):
-                attributes[(i,)] = [["tt.divisibility", 16]]
-    return ASTSource(kernel, signature, constexprs=values, attrs=attributes)
 
 
 NUMBERS = {"step_size_pointer": "*fp64", "noise_std_pointer": "*fp64", "seed_pointer": "*i64", "step_pointer": "*i64"}
@@ -60,7 +42,10 @@ def sources(architecture: int, everything: bool):
         yield from chain_sources()
         for precision in ("fp16", "bf16", "tf32"):
             yield from convnet_sources(precision, architecture)
+        for precision in ("fp16", "bf16", "fp32"):
+            yield from fused_sources.sources(precision)
         return
+    yield from fused_sources.sources("fp16", fused_sources.NARROWEST[architecture])
     if architecture in (80, 90, 100):
         yield from update_sources()
         yield chain_source("fp16", 128, 2)
@@ -185,7 +170,7 @@ def main() -> None:
         for name, kernel, options in sources(architecture, "--all" in sys.argv[1:]):
             compiled = triton.compile(kernel, target=GPUTarget("cuda", architecture, 32), options=options)
             record = {"kernel": name, "architecture": architecture, "shared": compiled.metadata.shared}
-            record["through_l1"] = through_l1
+            record |= {"through_l1": through_l1, "warps": options["num_warps"]}
             record["specialized"] = [
                 p.name for p in kernel.fn.params if not (p.is_constexpr or p.do_not_specialize or "pointer" in p.name)
             ]

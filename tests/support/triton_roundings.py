@@ -51,8 +51,8 @@ class Number:
         exact = not isinstance(other, Number) and abs(math.frexp(other)[0]) == 0.5  # a power of two
         return self.rounded(self.value * self.number(other).value, 0.0 if exact else 1.0)
 
-    def __truediv__(self, other: Number) -> Number:
-        return self.rounded(self.value / other.value)
+    def __truediv__(self, other: Number | float) -> Number:
+        return self.rounded(self.value / self.number(other).value)
 
     def __rtruediv__(self, other: float) -> Number:
         return self.number(other) / self
@@ -62,6 +62,9 @@ class Number:
 
     def __lt__(self, other: Number | float) -> Tensor:
         return self.value < self.number(other).value
+
+    def __le__(self, other: Number | float) -> Tensor:
+        return self.value <= self.number(other).value
 
     def __gt__(self, other: Number | float) -> Tensor:
         return self.value > self.number(other).value

@@ -23,6 +23,7 @@ from ..arguments import ActivationKind, ChainArgs
 from ..cpu import mlp_chain as cpu
 from ..operators import written
 from .device import on, shared_memory
+from .functions import clamped_exp, sigmoid
 from .noise import normals
 from .update import clamp
 
@@ -47,45 +48,35 @@ _PRECISIONS = {
 
 
 @triton.jit
-def _exp(a):
-    return tl.exp(tl.where(a < -87.0, -87.0, a))
-
-
-@triton.jit
-def _sigmoid(a):
-    return 1.0 / (1.0 + _exp(-a))
-
-
-@triton.jit
 def _activate(z, KIND: tl.constexpr, parameters):
     """f(z) and f'(z); KIND as in csrc/cpu/chain.h, parameters at a pointer."""
     if KIND == 0:  # leaky_relu
         d = tl.where(z > 0, 1.0, tl.load(parameters))
         return z * d, d
     elif KIND == 1:  # silu
-        s = _sigmoid(z)
+        s = sigmoid(z)
         h = z * s
         return h, s + h * (1.0 - s)
     elif KIND == 2:  # gelu
         cdf = 0.5 * (1.0 + tl.erf(z * 0.7071067811865476))
-        return z * cdf, cdf + z * 0.3989422804014327 * _exp(-0.5 * z * z)
+        return z * cdf, cdf + z * 0.3989422804014327 * clamped_exp(-0.5 * z * z)
     elif KIND == 3:  # gelu, tanh
-        s = _sigmoid(z * (1.5957691216057308 + 0.0713548162726009 * z * z))
+        s = sigmoid(z * (1.5957691216057308 + 0.0713548162726009 * z * z))
         h = z * s
         return h, s + h * (1.0 - s) * (1.5957691216057308 + 0.2140644488178027 * z * z)
     elif KIND == 4:  # tanh
-        h = 2.0 * _sigmoid(2.0 * z) - 1.0
+        h = 2.0 * sigmoid(2.0 * z) - 1.0
         return h, 1.0 - h * h
     elif KIND == 5:  # softplus
         a = tl.load(parameters) * z
-        t = _exp(-tl.abs(a))
+        t = clamped_exp(-tl.abs(a))
         linear = a > tl.load(parameters + 1)
         h = (tl.where(a > 0, a, 0.0) + tl.log(1.0 + t)) / tl.load(parameters)
-        return tl.where(linear, z, h), tl.where(linear, 1.0, _sigmoid(a))
+        return tl.where(linear, z, h), tl.where(linear, 1.0, sigmoid(a))
     else:
         tl.static_assert(KIND == 6)  # elu
         alpha = tl.load(parameters)
-        e = alpha * _exp(tl.where(z > 0, 0.0, z))
+        e = alpha * clamped_exp(tl.where(z > 0, 0.0, z))
         return tl.where(z > 0, z, e - alpha), tl.where(z > 0, 1.0, e)
 
 

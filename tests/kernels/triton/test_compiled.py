@@ -23,7 +23,7 @@ def test_nothing_spills(compiled):
     assert {architecture for _, architecture in compiled} == set(SHARED)
     for (kernel, architecture), record in compiled.items():
         assert record["local"] == 0, (kernel, architecture)
-        if kernel.startswith("convnet"):
+        if kernel.startswith(("convnet", "fused")):
             assert record["shared"] <= SHARED[architecture] << 10, (kernel, architecture)
         elif not kernel.startswith("mlp_chain"):
             assert record["registers"] <= (96 if "strided" in kernel else 80), (kernel, architecture)
@@ -72,6 +72,24 @@ def test_the_large_products_of_convnets_leave_room(compiled):
             assert record["shared"] <= (28 << 10 if few else 145 << 10), (kernel, architecture)
 
 
+def test_fused_calls(compiled):
+    """Products on the tensor cores, with operands copied ahead of them, of which the multiprocessor holds at least two;
+    images are read and written 16 bytes at a time.
+    """
+    fused = {key: record for key, record in compiled.items() if key[0].startswith("fused")}
+    assert {architecture for _, architecture in fused} >= {80, 90, 100, 120}
+    for (kernel, architecture), record in fused.items():
+        stores = count(record, "STG")
+        assert stores == count(record, "STG.E.128") > 0, (kernel, architecture)
+        if "-of-" in kernel:
+            assert count(record, PRODUCTS[architecture]) >= 2, (kernel, architecture)
+            assert record["shared"] <= 75 << 10, (kernel, architecture)
+            assert 65_536 // (32 * record["warps"] * record["registers"]) >= 2, (kernel, architecture)
+        else:
+            assert count(record, "LDG") == count(record, "LDG.E.128") > 0, (kernel, architecture)
+            assert record["registers"] <= 96 and record["shared"] <= 8192, (kernel, architecture)
+
+
 # Loads of x and of score, and stores, per thread: 1,024 elements by 128 threads.
 PACKS = {"update-fp32": (4, 2), "update-fp32-captured": (4, 2), "update-fp64": (8, 4), "update-bf16": (2, 1)}
 PACKS |= {"update-fp16": (2, 1), "fill-normal": (0, 2), "fill-uniform": (0, 2)}
@@ -96,5 +114,6 @@ def test_instructions_per_element(compiled):
 def test_a_launch_compiles_again_for_few_numbers(compiled):
     """Not for sizes, strides, offsets and steps: each would multiply the variants by three. Floats are of no class."""
     for (kernel, architecture), record in compiled.items():
-        wanted = ["d"] if "mlp_chain" in kernel else ["rows"] if "convnet" in kernel else ["n"]
+        has_rows = "convnet" in kernel or "-of-" in kernel
+        wanted = ["d"] if "mlp_chain" in kernel else ["rows"] if has_rows else ["n"]
         assert [name for name in record["specialized"] if name != "slope"] == wanted, (kernel, architecture)
