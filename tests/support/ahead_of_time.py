@@ -24,7 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from fastlangevin.kernels.arguments import ActivationKind
-from fastlangevin.kernels.triton import mlp_chain, update
+from fastlangevin.kernels.triton import analytic_chain, mlp_chain, update
 from fastlangevin.kernels.triton.convnet.plan import Geometry, Gpu, plan
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
@@ -58,6 +58,7 @@ def sources(architecture: int, everything: bool):
     if everything:
         yield from update_sources()
         yield from chain_sources()
+        yield from analytic_sources()
         for precision in ("fp16", "bf16", "tf32"):
             yield from convnet_sources(precision, architecture)
         return
@@ -69,6 +70,7 @@ def sources(architecture: int, everything: bool):
         yield chain_source("bf16", 128, 2)
         yield chain_source("tf32", 64, 4)
         yield chain_source("fp32", 64, 2)
+        yield from analytic_sources((2, analytic_chain.MOST_DIMENSIONS))
         yield from convnet_sources("fp16", architecture)
         yield from convnet_sources("bf16", architecture, ("forward-4x4",))
         yield from convnet_sources("tf32", architecture, ("first-32x32", "backward-4x4", "input-32x32"))
@@ -139,6 +141,22 @@ def chain_source(precision: str, width: int, layers: int):
     constants |= dict(GROUPS=mlp_chain.groups_per_pass(width), BLOCK=mlp_chain.BLOCK)
     kernel = source(mlp_chain.mlp_chain_kernel, pointers, constants)
     return f"mlp_chain-{precision}-{width}x{layers}", kernel, mlp_chain.OPTIONS
+
+
+def analytic_sources(dimensions: tuple[int, ...] = (1, 2, 3, 4, 8, 33, 64, analytic_chain.MOST_DIMENSIONS)):
+    """With limits. Mixtures in as many dimensions, in the last and in three of them from the middle of a group on."""
+    pointers = {f"{name}_pointer": "*fp32" for name in ("x", "limits", "constants", "means", "precisions", "well")}
+    pointers |= {"step_sizes_pointer": "*fp64", "noise_stds_pointer": "*fp64"}
+    pointers |= {"seed_pointer": "*i64", "step_pointer": "*i64"}
+    parts = {"HAS_NOISE": True, "HAS_CLIP": True, "HAS_BOUNDS": True, "NOISE_FIRST": 0, "SKIP": 0}
+    for d in dimensions:
+        skip = 3 if d in (3, analytic_chain.MOST_DIMENSIONS) else 0
+        constants = parts | analytic_chain.mixture_constants(d, skip) | {"SKIP": skip}
+        kernel = source(analytic_chain.mixture_chain_kernel, pointers, constants)
+        yield f"analytic-mixture-{d}", kernel, analytic_chain.OPTIONS
+    constants = parts | {"GROUPS": analytic_chain.GROUPS}
+    kernel = source(analytic_chain.double_well_chain_kernel, pointers, constants)
+    yield "analytic-double-well", kernel, analytic_chain.OPTIONS
 
 
 @triton.jit

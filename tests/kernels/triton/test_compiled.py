@@ -25,7 +25,7 @@ def test_nothing_spills(compiled):
         assert record["local"] == 0, (kernel, architecture)
         if kernel.startswith("convnet"):
             assert record["shared"] <= SHARED[architecture] << 10, (kernel, architecture)
-        elif not kernel.startswith("mlp_chain"):
+        elif not kernel.startswith(("mlp_chain", "analytic")):
             assert record["registers"] <= (96 if "strided" in kernel else 80), (kernel, architecture)
             assert record["shared"] <= 4096, (kernel, architecture)
 
@@ -97,4 +97,5 @@ def test_a_launch_compiles_again_for_few_numbers(compiled):
     """Not for sizes, strides, offsets and steps: each would multiply the variants by three. Floats are of no class."""
     for (kernel, architecture), record in compiled.items():
         wanted = ["d"] if "mlp_chain" in kernel else ["rows"] if "convnet" in kernel else ["n"]
+        wanted = [] if "analytic" in kernel else wanted
         assert [name for name in record["specialized"] if name != "slope"] == wanted, (kernel, architecture)
