@@ -8,7 +8,6 @@ the launch.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -127,7 +126,7 @@ def mixture_chain_kernel(
 @triton.jit(do_not_specialize=["first_group", "n", "n_steps"])
 def double_well_chain_kernel(
     x_pointer,  # (n)
-    well_pointer,  # 1 / width², -4 barrier / width², float32
+    well_pointer,  # barrier, width, float32
     step_sizes_pointer,  # (n_steps) float64
     noise_stds_pointer,  # (n_steps) float64
     seed_pointer,  # int64
@@ -148,7 +147,9 @@ def double_well_chain_kernel(
     inside = (index >= 0) & (index < n)
     x = tl.load(x_pointer + index, mask=inside, other=0.0)
     group = first_group + program * GROUPS + tl.arange(0, GROUPS)
-    per_square, slope = tl.load(well_pointer), tl.load(well_pointer + 1)
+    barrier, width = tl.load(well_pointer), tl.load(well_pointer + 1)
+    per_square = tl.div_rn(1.0, width * width)
+    slope = -4.0 * barrier * per_square
     seed, step = tl.load(seed_pointer), tl.load(step_pointer)
     clip, lo, hi = tl.load(limits_pointer), tl.load(limits_pointer + 1), tl.load(limits_pointer + 2)
     for k in range(n_steps):
@@ -186,9 +187,7 @@ def mixture_(constants: Tensor, means: Tensor, precisions: Tensor, x: Tensor, ar
 
 def double_well_(barrier: float, width: float, x: Tensor, args: ChainArgs) -> None:
     """Like `kernels.cpu.analytic_chain.double_well_`, with numbers from Python or tensors."""
-    height, distance = torch.tensor([barrier, width], dtype=torch.float32)  # rounded as in C++
-    per_square = torch.ones((), dtype=torch.float32) / (distance * distance)
-    well = whole_chain.filled(x, float(per_square), float(-4 * height * per_square))
+    well = whole_chain.filled(x, barrier, width)
     with on(x.device):
         double_well_chain_kernel[(triton.cdiv(x.numel() + args.offset % 4, 4 * GROUPS),)](
             *(x, well, *whole_chain.numbers(x, args)),
