@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -97,6 +98,6 @@ def test_lsun(folder):
 
 def test_lsun_without_lmdb(folder, monkeypatch):
     (folder / "bedroom_train_lmdb").mkdir()
-    monkeypatch.setitem(__import__("sys").modules, "lmdb", None)
+    monkeypatch.setitem(sys.modules, "lmdb", None)
     with pytest.raises(ImportError, match="data='lsun' needs lmdb, which cannot be imported .*: pip install lmdb"):
         load_data("lsun")

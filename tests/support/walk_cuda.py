@@ -1,10 +1,10 @@
-"""Walks the Python of the CUDA paths without a GPU: `python tests/support/walk_cuda.py`, under a CUDA build of torch, prints
-one JSON record a work: its plan, the kernels and operators that a captured chain launches, and whether a second call
-replays the same graph.
+"""Walks the Python of the CUDA paths without a GPU: `python tests/support/walk_cuda.py`, under a CUDA build of torch,
+prints one JSON record a work: its plan, the kernels and operators that a captured chain launches, and whether a second
+call replays the same graph.
 
 Tensors are torch's fakes on "cuda": operators check types, shapes and devices and compute nothing, and whatever would
-make the host wait for a value raises. Of a Triton kernel the arguments of each launch are compiled for 9.0. The driver's
-answers are stand-ins; autograd, which needs a device of its own, is not walked.
+make the host wait for a value raises. Of a Triton kernel the arguments of each launch are compiled for 9.0. The
+driver's answers are stand-ins; autograd, which needs a device of its own, is not walked.
 """
 
 from __future__ import annotations

@@ -68,8 +68,8 @@ EXPECTED = {  # the engine, what it computes with, and its launches in a chain
 
 @pytest.mark.parametrize("work", EXPECTED)
 def test_a_chain_as_a_user_runs_it(walked, work):
-    """Every launch's arguments compile, and numbers are read from tensors on the device. A second call has the same key.
-    The plan for "cuda" is what runs.
+    """Every launch's arguments compile, and numbers are read from tensors on the device. A second call has the same
+    key. The plan for "cuda" is what runs.
     """
     engine, computes_with, launches, operators = EXPECTED[work]
     record = walked[work]
