@@ -49,7 +49,7 @@ def matrix_product(device: str, precision: str) -> float:
     n = _SIZE[device]
     dtype = precisions.HALF.get(precision, torch.float32)
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-    with precisions.running(precision if dtype == torch.float32 else "fp32", torch.device(device)):
+    with precisions.Running(precision if dtype == torch.float32 else "fp32", torch.device(device)):
         a @ b
         seconds = in_turns({"product": lambda: a @ b}, _ROUNDS)["product"]
     return n**3 / min(seconds)

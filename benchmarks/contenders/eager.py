@@ -101,7 +101,7 @@ def by_hand(precision: str, device: str) -> Iterator[None]:
         with torch.autocast(device, precisions.HALF[precision]):
             yield
     else:
-        with precisions.running(precision, torch.device(device)):
+        with precisions.Running(precision, torch.device(device)):
             yield
 
 

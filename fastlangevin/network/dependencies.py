@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import sys
 import types
 from collections.abc import Callable, Iterable
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from .inspection import PLAIN, attributes_of, has_hooks, is_a, is_class, is_implicit, is_torch, methods_of
 
+_EXACTLY_PLAIN = {*PLAIN, bool}
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 _CODE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType)
 _BY_COMPUTED_NAMES = {"getattr", "hasattr", "__dict__"}
@@ -75,48 +77,53 @@ class Dependencies:
         return found + [(type(o).__name__, held) for o in objects if (held := attributes_of(o))]
 
     def _visit(self, value: Any) -> None:
-        if is_a(value, np.generic):
-            value = value.item()
-        if is_a(value, PLAIN):
-            self.constants += (type(value), value)  # 1 == 1.0 == True
-            if type(value) in (*PLAIN, bool):
-                return  # an instance of a subclass may have attributes
-        if is_a(value, slice):  # not hashable before Python 3.12
+        kind = type(value)
+        if kind in _EXACTLY_PLAIN:
+            self.constants += (kind, value)  # 1 == 1.0 == True
+        elif (seen := self._seen.get(id(value))) is not None:
+            self.constants.append(seen[0])
+        elif kind is types.FunctionType:
+            self._number(value)
+            self._visit_function(value)
+        elif issubclass(kind, np.generic):
+            self._visit(value.item())
+        elif kind is slice:  # not hashable before Python 3.12
             self._visit_all((value.start, value.stop, value.step))
-        elif is_a(value, np.ndarray):
-            mask = np.ma.getmaskarray(value).tobytes() if is_a(value, np.ma.MaskedArray) else None
+        elif issubclass(kind, np.ndarray):
+            mask = np.ma.getmaskarray(value).tobytes() if issubclass(kind, np.ma.MaskedArray) else None
             self.constants.append((value.dtype.str, value.shape, np.asarray(value).tobytes(), mask))
-        elif is_a(value, types.BuiltinFunctionType):
+        elif kind is types.BuiltinFunctionType:
             self.constants.append(value)
             self._visit(value.__self__)  # of a bound method
-        elif id(value) in self._seen:
-            self.constants.append(self._seen[id(value)][0])
         else:
-            self._seen[id(value)] = len(self._seen), value
-            self._visit_object(value)
+            self._number(value)
+            self._visit_object(value, kind)
 
-    def _visit_object(self, value: Any) -> None:
-        if is_a(value, Tensor):
+    def _number(self, value: object) -> None:
+        self._seen[id(value)] = len(self._seen), value
+
+    def _visit_object(self, value: Any, kind: type) -> None:
+        if issubclass(kind, Tensor):
             self.tensors.append(value)
-        elif is_a(value, nn.Module):
+        elif issubclass(kind, nn.Module):
             self._visit_module(value)
-        elif is_a(value, types.FunctionType):
-            self._visit_function(value)
-        elif is_a(value, types.MethodType):
+        elif kind is types.MethodType:
             self._visit_all((value.__self__, value.__func__))
-        elif is_a(value, functools.partial):
+        elif issubclass(kind, functools.partial):
             self._visit_all((value.func, value.args, value.keywords))
-        elif is_class(value) or is_a(value, types.ModuleType):
+        elif issubclass(kind, (type, types.ModuleType)):
             self.constants.append(value)
             if not is_torch(value) and not _is_library(value):
                 self._owners.append(value)
-                if is_class(value) and issubclass(value, torch.autograd.Function):
+                if issubclass(kind, type) and issubclass(value, torch.autograd.Function):
                     self._visit_all(methods_of(value))  # which no code names
         else:
-            if is_a(value, _CONTAINERS):
-                self.constants.append((type(value), len(value)))
-                self._visit_all(value if not isinstance(value, dict) else (v for item in value.items() for v in item))
-            if type(value) not in _CONTAINERS:
+            if issubclass(kind, PLAIN):
+                self.constants += (kind, value)  # an instance of a subclass, which may have attributes
+            elif issubclass(kind, _CONTAINERS):
+                self.constants.append((kind, len(value)))
+                self._visit_all(itertools.chain.from_iterable(value.items()) if issubclass(kind, dict) else value)
+            if kind not in _CONTAINERS:
                 self._visit_implicit(value)
                 self._owners.append(value)
 

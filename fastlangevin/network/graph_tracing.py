@@ -20,6 +20,11 @@ from .tracing import uncompiled
 Evaluate = Callable[[Tensor], "tuple[Tensor | None, Tensor]"]
 
 
+def dependencies_of(target: Target, inputs: Inputs) -> Dependencies:
+    """What an evaluation reads: the tensors of a graph's sources, and everything else that a recording depends on."""
+    return Dependencies((target.function, *inputs))
+
+
 def trace_graph(target: Target, evaluate: Evaluate, x: Tensor, inputs: Inputs, dependencies: Dependencies) -> Graph:
     """The calls to torch's operators that `evaluate` makes at states like x.
 
@@ -27,7 +32,7 @@ def trace_graph(target: Target, evaluate: Evaluate, x: Tensor, inputs: Inputs, d
 
     Args:
         evaluate: a state to (energies or None, scores), by running the target.
-        dependencies: of the target's function and `inputs`.
+        dependencies: `dependencies_of` target and inputs.
 
     Raises:
         NotRecognised: another evaluation may do something else, or has effects that are not operations on tensors;
@@ -58,7 +63,7 @@ def trace_graph(target: Target, evaluate: Evaluate, x: Tensor, inputs: Inputs, d
         raise NotRecognised(str(error)) from None
     if target.kind != "score" and recorder.writes_to(recorder.state):
         raise NotRecognised("the energy writes to its argument")
-    if Dependencies((target.function, inputs)).structure() != structure:
+    if dependencies_of(target, inputs).structure() != structure:
         raise NotRecognised("an evaluation of the energy changes a Python value that it reads")
     return recorder.graph(score, energies, assigned)
 

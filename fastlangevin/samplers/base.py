@@ -486,7 +486,7 @@ class Sampler(abc.ABC):
 
     @contextlib.contextmanager
     def _running(self, device: torch.device) -> Iterator[None]:
-        with torch.inference_mode(False), torch.no_grad(), precisions.running(self.precision, device):
+        with torch.inference_mode(False), torch.no_grad(), precisions.Running(self.precision, device):
             yield
 
     def _settle(self, chain: Chain, x0: Tensor, x: Tensor) -> None:

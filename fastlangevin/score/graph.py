@@ -15,9 +15,10 @@ from ..errors import BackendUnavailable
 from ..network.dependencies import Dependencies
 from ..network.errors import NotRecognised
 from ..network.graph import Graph
+from ..network.graph_convolutions import with_phases
 from ..network.graph_jacobian import is_piecewise_linear
 from ..network.graph_liveness import outer_storages, written_storages
-from ..network.graph_tracing import trace_graph, why_impure
+from ..network.graph_tracing import dependencies_of, trace_graph, why_impure
 from ..network.inputs import Inputs
 from ..network.target import Target
 from .autograd import AutogradScore
@@ -30,8 +31,8 @@ _KEPT = 16  # recordings per engine
 class Recording:
     """A recorded evaluation, and the programs that are made from it when they are needed."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, device_type: str) -> None:
+        self.graph = with_phases(graph) if device_type == "cpu" else graph
         self.is_piecewise_linear = is_piecewise_linear(graph)
         outer = outer_storages(graph)
         self._read = {i: graph.values[v].storage for v, i in graph.sources.items() if isinstance(i, int)}
@@ -61,7 +62,7 @@ class Situation:
     """
 
     def __init__(self, target: Target, x: Tensor, inputs: Inputs) -> None:
-        self.dependencies = Dependencies((target.function, inputs))
+        self.dependencies = dependencies_of(target, inputs)
         self.key: Hashable = (x.shape, x.dtype, x.device, self.dependencies.structure())
 
 
@@ -179,7 +180,7 @@ class GraphEngine(ScoreEngine):
             raise NotRecognised("there are no chains")
         evaluate = AutogradScore(self.target, self.precision, inputs).energy_and_score
         x = x.detach().clone(memory_format=torch.contiguous_format)
-        return Recording(trace_graph(self.target, evaluate, x, inputs, dependencies))
+        return Recording(trace_graph(self.target, evaluate, x, inputs, dependencies), x.device.type)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"target": self.target, "precision": self.precision}

@@ -43,6 +43,7 @@ _ANY_LAYOUT = {
     *("minimum", "ge", "gt", "le", "lt", "eq", "ne", "sum", "mean", "var", "logsumexp", "_softmax", "cat", "clone"),
     *("_softmax_backward_data", "t", "transpose", "permute", "expand", "unsqueeze", "squeeze", "select", "slice"),
     *("reshape", "mm", "bmm", "addmm", "baddbmm", "_to_copy", "full_like", "zeros_like", "ones_like", "copy_"),
+    *("pixel_shuffle", "constant_pad_nd", "flip"),
     *("add_", "sub_", "mul_", "div_", "relu_", "leaky_relu_", "silu_", "fill_", "zero_"),
 }
 _RESHAPES = {"view", "_unsafe_view", "reshape"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -25,21 +24,40 @@ def check(precision: str, device: torch.device | None = None) -> str:
     return precision
 
 
-@contextlib.contextmanager
-def running(precision: str, device: torch.device) -> Iterator[None]:
+class Running:
     """Runs the body with the float32 flags of `precision`, without the caller's autocast, and restores both.
 
     "fp32" is strict: no TF32 on a GPU, no bfloat16 shortcut on a CPU.
     """
-    check(precision, device)
-    with contextlib.ExitStack() as held:
+
+    def __init__(self, precision: str, device: torch.device) -> None:
+        check(precision, device)
+        self._device = device
+        self._modes: list[tuple[_Float32Flags, str]] = []
         if device.type in ("cpu", "cuda"):
-            held.enter_context(_CPU.hold("ieee"))
+            self._modes.append((_CPU, "ieee"))
         if device.type == "cuda":
-            held.enter_context(_CUDA.hold("tf32" if precision == "tf32" else "ieee"))
-        if torch.is_autocast_enabled(device.type):
-            held.enter_context(autocast("fp32", device))
-        yield
+            self._modes.append((_CUDA, "tf32" if precision == "tf32" else "ieee"))
+        self._outer: list[str | None] = []
+        self._without_autocast: contextlib.AbstractContextManager[object] | None = None
+
+    def __enter__(self) -> None:
+        try:
+            for flags, mode in self._modes:
+                self._outer.append(flags.acquire(mode))
+        except BaseException:  # Ctrl-C while it waits for another thread
+            self.__exit__(None, None, None)
+            raise
+        if torch.is_autocast_enabled(self._device.type):
+            self._without_autocast = autocast("fp32", self._device)
+            self._without_autocast.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        if self._without_autocast is not None:
+            self._without_autocast.__exit__(*error)
+        while self._outer:
+            flags, mode = self._modes[len(self._outer) - 1]
+            flags.release(mode, self._outer.pop())
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
@@ -64,11 +82,12 @@ class _Float32Flags:
         self._holders: list[int] = []
         self._before: list[str] = []
 
-    @contextlib.contextmanager
-    def hold(self, mode: str) -> Iterator[None]:
+    def acquire(self, mode: str) -> str | None:
+        """Sets the flags, and returns the mode that `release` needs."""
         me = threading.get_ident()
         with self._free:
-            self._free.wait_for(lambda: self._mode in (None, mode) or me in self._holders)
+            while not (self._mode is None or self._mode == mode or me in self._holders):
+                self._free.wait()
             outer = self._mode
             if outer is None:
                 self._save()
@@ -76,18 +95,18 @@ class _Float32Flags:
                 self._set(mode)
             self._mode = mode
             self._holders.append(me)
-        try:
-            yield
-        finally:
-            with self._free:
-                self._holders.remove(me)
-                if not self._holders:
-                    self._restore()
-                    self._mode = None
-                elif outer not in (None, mode):
-                    self._set(outer)
-                    self._mode = outer
-                self._free.notify_all()
+        return outer
+
+    def release(self, mode: str, outer: str | None) -> None:
+        with self._free:
+            self._holders.remove(threading.get_ident())
+            if not self._holders:
+                self._restore()
+                self._mode = None
+            elif outer not in (None, mode):
+                self._set(outer)
+                self._mode = outer
+            self._free.notify_all()
 
     def _save(self) -> None:
         self._before = [switch.fp32_precision for switch in self._switches]
@@ -95,7 +114,8 @@ class _Float32Flags:
     def _set(self, mode: str) -> None:
         for switch in self._switches:
             # "none" is torch's default, ieee. Flags that follow their parent are left alone if they have the value.
-            if switch.fp32_precision != mode and not (mode == "ieee" and switch.fp32_precision == "none"):
+            current = switch.fp32_precision
+            if current != mode and not (mode == "ieee" and current == "none"):
                 switch.fp32_precision = mode
 
     def _restore(self) -> None:

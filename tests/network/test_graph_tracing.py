@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import fastlangevin as fl
-from fastlangevin.network.dependencies import Dependencies
 from fastlangevin.network.errors import NotRecognised
-from fastlangevin.network.graph_tracing import trace_graph
+from fastlangevin.network.graph_tracing import dependencies_of, trace_graph
 from fastlangevin.network.inputs import Inputs
 from fastlangevin.network.target import Target
 from fastlangevin.score import AutogradScore
@@ -22,7 +21,7 @@ from fastlangevin.score import AutogradScore
 def record(function, kind="energy"):
     target, inputs = Target(kind, function), Inputs()
     evaluate = AutogradScore(target, "fp32", inputs).energy_and_score
-    return trace_graph(target, evaluate, torch.randn(4, 3), inputs, Dependencies((function, inputs)))
+    return trace_graph(target, evaluate, torch.randn(4, 3), inputs, dependencies_of(target, inputs))
 
 
 def why(function, kind="energy"):

@@ -78,7 +78,7 @@ def allowed() -> list[bool]:
 
 
 def running(mode):
-    return precision.running(mode, torch.device("cuda"))
+    return precision.Running(mode, torch.device("cuda"))
 
 
 @pytest.mark.parametrize("mode", ["fp32", "tf32", "bf16"])
@@ -121,15 +121,26 @@ def test_a_chain_on_a_cpu_and_one_on_a_gpu_share_the_flags_of_both(start):
         ended, begun = threading.Event(), threading.Event()
 
         def other(device="cuda" if first == "cpu" else "cpu", begun=begun, ended=ended):
-            with precision.running("fp32", torch.device(device)):
+            with precision.Running("fp32", torch.device(device)):
                 begun.set()
                 ended.wait(10)
 
         thread = threading.Thread(target=other)
-        with precision.running("fp32", torch.device(first)):
+        with precision.Running("fp32", torch.device(first)):
             thread.start()
             assert begun.wait(10)
         assert B.mkldnn.matmul.fp32_precision in ("ieee", "none")
         ended.set()
         thread.join()
         assert state() == before
+
+
+def test_ctrl_c_while_it_waits_for_another_thread(monkeypatch):
+    def interrupted(mode):
+        raise KeyboardInterrupt
+
+    before = state()
+    monkeypatch.setattr(precision._CUDA, "acquire", interrupted)
+    with pytest.raises(KeyboardInterrupt), running("fp32"):
+        pass
+    assert not precision._CPU._holders and state() == before

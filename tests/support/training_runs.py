@@ -57,7 +57,7 @@ def start(out, *more) -> subprocess.Popen:
     command = [*TRAIN, "--iterations", "100000", "--checkpoint-every", "3", "--out", str(out), *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not (newest := checkpoint.newest(out / "checkpoints")) or int(newest.stem) < 6:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
         time.sleep(0.02)

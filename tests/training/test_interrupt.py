@@ -23,7 +23,7 @@ def test_a_closed_output_pipe_does_not_stop_training(tmp_path):
     command = [*TRAIN, "--iterations", "30", "--checkpoint-every", "3", "--out", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
-    assert process.wait(timeout=120) == 0, process.stderr.read()
+    assert process.wait(timeout=600) == 0, process.stderr.read()
     assert int(checkpoint.newest(tmp_path / "checkpoints").stem) == 30
 
 
@@ -44,7 +44,7 @@ def test_signals_save_and_print_how_to_resume(tmp_path, number, code):
     out = tmp_path / "run"
     process = start(out)
     process.send_signal(number)
-    text = process.communicate(timeout=60)[0]
+    text = process.communicate(timeout=600)[0]
     assert process.returncode == code, text
     assert "stopped after iteration" in text and "--resume" in text and str(out) in text.replace("\n", "")
     stopped_at = int(text.split("stopped after iteration ")[1].split()[0])
