@@ -153,7 +153,9 @@ def install(launches: Launches) -> None:
     torch.cuda.current_device = lambda: 0
     torch.cuda.is_current_stream_capturing = lambda: False
     torch.cuda.get_device_capability = lambda device=None: (9, 0)
-    torch.cuda.get_device_properties = lambda device=None: types.SimpleNamespace(major=9, multi_processor_count=132)
+    torch.cuda.get_device_properties = lambda device=None: types.SimpleNamespace(
+        major=9, multi_processor_count=132, name="a GPU"
+    )
     torch.cuda.device = lambda device: contextlib.nullcontext()
     cuda_graph.one_at_a_time = lambda device: contextlib.nullcontext()
     divergence.n_not_finite = lambda x: torch.empty((), dtype=torch.int64, device="cuda")

@@ -72,6 +72,18 @@ def test_the_large_products_of_convnets_leave_room(compiled):
             assert record["shared"] <= (28 << 10 if few else 145 << 10), (kernel, architecture)
 
 
+def test_dependent_kernels_wait_before_they_read_or_write(compiled):
+    """And let the next kernel start. Others neither wait nor signal."""
+    seen = set()
+    for (kernel, architecture), record in compiled.items():
+        is_dependent = kernel.endswith("-dependent")
+        seen |= {is_dependent}
+        counts = (count(record, "PREEXIT"), count(record, "ACQBULK"))
+        assert counts == ((1, 1) if is_dependent else (0, 0)), (kernel, architecture)
+        assert record["waits_first"] == is_dependent, (kernel, architecture)
+    assert seen == {True, False}
+
+
 # Loads of x and of score, and stores, per thread: 1,024 elements by 128 threads.
 PACKS = {"update-fp32": (4, 2), "update-fp32-captured": (4, 2), "update-fp64": (8, 4), "update-bf16": (2, 1)}
 PACKS |= {"update-fp16": (2, 1), "fill-normal": (0, 2), "fill-uniform": (0, 2)}
