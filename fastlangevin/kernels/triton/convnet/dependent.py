@@ -1,5 +1,5 @@
 """Programmatic dependent launch (compute capability 9.0 and later): a kernel starts while the one before it on the
-stream ends. No kernel reads or writes before it has waited for that one, so nothing else about the order of writes changes.
+stream ends. No kernel reads or writes before it has waited for that one, so the order of writes is as without it.
 """
 
 from __future__ import annotations
