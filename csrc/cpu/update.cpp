@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <optional>
 #include <vector>
@@ -57,23 +58,28 @@ class Cursor {
   int64_t offset_ = 0;
 };
 
+// score may be null.
+template <class T>
+void run_dense(const UpdateArgs& args, UpdateKernel<T>* kernel, uint64_t offset, int64_t n, const T* score, T* x) {
+  if (n <= grain) return kernel(args, offset, n, score, x);
+  torch::stable::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) {
+    kernel(args, offset + static_cast<uint64_t>(begin), end - begin, score ? score + begin : nullptr, x + begin);
+  });
+}
+
 template <class T>
 void run(const UpdateArgs& args, UpdateKernel<T>* kernel, uint64_t offset, const Tensor& x, const Tensor* score) {
   T* const x_data = static_cast<T*>(x.mutable_data_ptr());
   const T* const score_data = score ? static_cast<const T*>(score->const_data_ptr()) : nullptr;
   const bool x_dense = x.is_contiguous();
   const bool score_dense = score && score->is_contiguous();
+  if (x_dense && (!score || score_dense)) return run_dense(args, kernel, offset, x.numel(), score_data, x_data);
   const std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
   const std::vector<int64_t> x_strides(x.strides().begin(), x.strides().end());
   std::vector<int64_t> score_strides;
   if (score) score_strides.assign(score->strides().begin(), score->strides().end());
 
   torch::stable::parallel_for(0, x.numel(), grain, [&](int64_t begin, int64_t end) {
-    if (x_dense && (!score || score_dense)) {
-      kernel(args, offset + static_cast<uint64_t>(begin), end - begin, score ? score_data + begin : nullptr,
-             x_data + begin);
-      return;
-    }
     T x_part[gathered], score_part[gathered];
     Cursor read_x(sizes, x_strides, begin), write_x(sizes, x_strides, begin);
     Cursor read_score(sizes, score ? score_strides : x_strides, begin);
@@ -106,9 +112,10 @@ void run(const UpdateArgs& args, UpdateKernel<T>* kernel, uint64_t offset, const
   });
 }
 
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
 void update(const Tensor& x, const std::optional<Tensor>& score, UpdateArgs args, int64_t offset,
             std::optional<double> grad_clip, std::optional<double> lo, std::optional<double> hi) {
-  constexpr double infinity = std::numeric_limits<double>::infinity();
   args.grad_clip = grad_clip.value_or(infinity);
   args.lo = lo.value_or(-infinity);
   args.hi = hi.value_or(infinity);
@@ -175,6 +182,27 @@ void update_tensors(const Tensor& x, const std::optional<Tensor>& score, const s
 }
 
 }  // namespace
+
+// Of n contiguous float32 elements. score may be null; noise_std NaN: no noise; limits: infinities where there is none.
+// Called through ctypes by kernels/cpu/update.py.
+extern "C" __attribute__((visibility("default"))) void fastlangevin_update(float* x, const float* score, int64_t n,
+                                                                           double step_size, double noise_std,
+                                                                           int64_t seed, int64_t step, int64_t stream,
+                                                                           int64_t offset, double grad_clip, double lo,
+                                                                           double hi) {
+  UpdateArgs args{};
+  args.key = {static_cast<uint64_t>(seed), static_cast<uint32_t>(step), static_cast<uint32_t>(stream)};
+  args.step_size = step_size;
+  args.has_noise = !std::isnan(noise_std);
+  args.noise_std = args.has_noise ? noise_std : 0.0;
+  args.grad_clip = grad_clip;
+  args.lo = lo;
+  args.hi = hi;
+  args.has_score = score != nullptr;
+  args.has_limits = grad_clip < infinity || lo > -infinity || hi < infinity;
+  run_dense(args, kernels().update_float, static_cast<uint64_t>(offset), n, score, x);
+}
+
 }  // namespace fastlangevin
 
 STABLE_TORCH_LIBRARY_IMPL(fastlangevin, CPU, m) {

@@ -12,6 +12,7 @@ from ..errors import BackendUnavailable
 from ..validation import unknown
 from . import native, reference, triton
 from .arguments import UpdateArgs
+from .cpu import update as cpu
 from .operators import Operators
 
 
@@ -40,14 +41,14 @@ class Backend:
         return self.load()
 
 
-_cpu, _cuda = Operators("cpu"), Operators("cuda")
+_cuda = Operators("cuda")
 
 # In order of preference: "auto" selects the first that supports the device.
 BACKENDS = {
     backend.name: backend
     for backend in (
         Backend("cuda", "cuda", native.load_cuda, _cuda.update, _cuda.fill),
-        Backend("cpu", "cpu", native.load_cpu, _cpu.update, _cpu.fill),
+        Backend("cpu", "cpu", native.load_cpu, cpu.update, cpu.operators.fill),
         Backend("triton", triton.DEVICE, triton.unsupported, triton.operators.update, triton.operators.fill),
         Backend("reference", None, lambda: None, reference.update, reference.fill),
     )

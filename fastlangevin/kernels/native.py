@@ -160,27 +160,28 @@ def _cpu_path() -> Path:
 
 
 @functools.cache
-def _library() -> ctypes.CDLL:
+def cpu_library() -> ctypes.CDLL:
+    """The functions of the CPU library that are not operators."""
     return ctypes.CDLL(str(_cpu_path()))
 
 
 def cpu_capability() -> str:
     """The instruction set in use: "avx512", "avx2" or "portable". The library must be loaded."""
-    function = _library().fastlangevin_cpu_capability
+    function = cpu_library().fastlangevin_cpu_capability
     function.restype = ctypes.c_char_p
     return function().decode()
 
 
 def cpu_has_bfloat16() -> bool:
     """Whether the instruction set in use multiplies bfloat16: "avx512" on a processor with AVX512_BF16."""
-    function = _library().fastlangevin_cpu_has_bfloat16
+    function = cpu_library().fastlangevin_cpu_has_bfloat16
     function.restype = ctypes.c_bool
     return function()
 
 
 def set_cpu_capability(name: str) -> None:
     """Forces an instruction set, as $FASTLANGEVIN_CPU_CAPABILITY does at load; for tests and benchmarks."""
-    outcome = _library().fastlangevin_set_cpu_capability(name.encode())
+    outcome = cpu_library().fastlangevin_set_cpu_capability(name.encode())
     if outcome == 1:
         raise ValueError(f"{CAPABILITY_VARIABLE} must be 'avx512', 'avx2' or 'portable', got {name!r}")
     if outcome == 2:
