@@ -1,6 +1,7 @@
 # make demo: train on the handwritten digits, pictures in runs/demo.   make test: the tests.
 # Both create .venv and install their dependencies.
 # make test-newest: the tests with the newest torch, in .venv-newest (5.5 GB).
+# make test-cuda-build: what a CUDA build of torch shows without a GPU, in .venv-newest.
 # make test-triton36: all Triton kernels compiled by Triton 3.6, which CUDA builds of torch 2.11 bring, for six GPUs.
 # make test-processors: the tests with older instruction sets in torch's libraries.
 # make test-campaign: 20,000 random graphs through every engine; a training that is killed 50 times and resumed.
@@ -17,7 +18,7 @@ SOURCES := setup.py pyproject.toml constraints.txt fastlangevin/kernels/build.py
 # Waiting threads sleep. If another program uses a core, spinning threads make training ten times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-newest test-triton36 test-processors test-campaign lint format bench bench-docs bench-quick clean
+.PHONY: demo test test-newest test-cuda-build test-triton36 test-processors test-campaign lint format bench bench-docs bench-quick clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fastlangevin train digits --out runs/demo --resume
@@ -27,6 +28,9 @@ test: $(VENV)/.dev
 
 test-newest: $(NEWEST)/.dev
 	$(NEWEST)/bin/python -m pytest -n auto --dist loadfile
+
+test-cuda-build: $(NEWEST)/.cuda-build
+	$(NEWEST)/bin/python -m pytest -m cuda_build
 
 test-triton36: $(VENV)/.dev $(TRITON36)/triton
 	AHEAD_OF_TIME=all PYTHONPATH=$(TRITON36) $(BIN)/python -m pytest -m ahead_of_time tests/kernels/triton
@@ -92,6 +96,11 @@ $(NEWEST)/.dev: $(NEWEST)/.torch $(SOURCES)
 	$(NEWEST)/bin/python $(INSTALL) -c $(NEWEST)/constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@
 
+# What reads LSUN's format, and Inception's architecture.
+$(NEWEST)/.cuda-build: $(NEWEST)/.dev
+	$(NEWEST)/bin/python $(INSTALL) -c $(NEWEST)/constraints.txt lmdb torch-fidelity
+	@touch $@
+
 # Compiling needs no CUDA build of torch: this Triton takes the place of the other on the path.
 $(TRITON36)/triton: $(VENV)/.dev
 	$(PIP) --no-deps --upgrade --target $(TRITON36) triton==3.6.0
@@ -104,5 +113,5 @@ $(VENV)/.peers: $(VENV)/.dev
 	@touch $@
 
 clean:
-	rm -rf build dist *.egg-info fastlangevin/_native $(VENV)/.demo $(VENV)/.dev $(VENV)/.peers $(NEWEST)/.dev
+	rm -rf build dist *.egg-info fastlangevin/_native $(VENV)/.demo $(VENV)/.dev $(VENV)/.peers $(NEWEST)/.dev $(NEWEST)/.cuda-build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis

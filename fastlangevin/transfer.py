@@ -6,6 +6,13 @@ import torch
 from torch import Tensor
 
 
+def with_index(device: torch.device) -> torch.device:
+    """The device as tensors on it name it: "cuda" is the current GPU."""
+    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
 def to_device(x: Tensor, device: torch.device) -> Tensor:
     """Returns x on `device`. A copy from the host to a GPU goes through pinned memory and is asynchronous."""
     if device.type == "cuda" and x.device.type == "cpu":

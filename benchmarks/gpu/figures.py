@@ -28,7 +28,7 @@ from timing import Call, spread
 from torch import Tensor
 
 import fastlangevin as fl
-from gpu import chains, networks
+from gpu import chains, densities, networks
 from gpu.timing import Row, captured, failed, host_times, times
 
 SIZES = (2**12, 2**14, 2**16, 196_608, 2**20, 2**23, 2**26)
@@ -178,6 +178,7 @@ FIGURES: dict[str, Callable[[], list[Row]]] = {
     "chain-64": functools.partial(chains.chain, 64),
     **{f"network-{name}": functools.partial(networks.network, name) for name in ("jem", "igebm-parametrization")},
     "growth": chains.growth,
+    "densities": densities.chains,
     "chain-32": functools.partial(chains.chain, 32),
     "memory-64": functools.partial(chains.memory, 64),
     "chain-64-batch-128": functools.partial(chains.chain, 64, batch=128),

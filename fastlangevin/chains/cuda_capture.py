@@ -61,6 +61,19 @@ class CudaCapture:
                 "an evaluation makes the host wait for the GPU (.item(), .cpu(), nonzero, or a branch on a value)"
             )
 
+    def rehearse(self, work: Callable[[], None], watch: bool) -> bool:
+        """Runs the work once on the stream of the capture. Returns whether it made the host wait, if `watch`."""
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        try:
+            with torch.cuda.stream(self._stream):
+                if watch:
+                    return _waits(work)
+                work()
+                return False
+        finally:
+            current.wait_stream(self._stream)
+
     def capture(self, body: Callable[[], None]) -> Callable[[], None]:
         """Captures the body as a graph. Calling the result replays it on the current stream.
 

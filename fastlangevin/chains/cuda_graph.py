@@ -7,11 +7,12 @@ in the cache.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -24,16 +25,26 @@ from .chain import Chain
 from .cuda_capture import CudaCapture, NotCapturable, being_captured
 from .step_table import Column, StepTable, layout
 
-_KEPT = 8  # graphs per sampler
-_LONGEST = 128  # steps that are captured into one graph unless more are requested
+KEPT = 8  # graphs per sampler
+LONGEST = 128  # steps that are captured into one graph unless more are requested
 _SHORT = 25
-_one_at_a_time = threading.Lock()  # a process captures one graph at a time
+_capturing = threading.Lock()
+
+
+@contextlib.contextmanager
+def one_at_a_time(device: torch.device) -> Iterator[None]:
+    """A context for a capture: a process makes one at a time. Dropout's random state is restored after it: a resumed
+    training captures again, and draws the same numbers.
+    """
+    with _capturing, torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
 
 
 class Capture(Protocol):
     """Captures, replays and times work on a device: `cuda_capture.CudaCapture`, or a stand-in in tests."""
 
     def warm_up(self, work: Callable[[], None], buffers: list[Tensor]) -> None: ...
+    def rehearse(self, work: Callable[[], None], watch: bool) -> bool: ...
     def capture(self, body: Callable[[], None]) -> Callable[[], None]: ...
     def time(self, run: Callable[[], None]) -> float: ...
     def upload(self, values: Tensor, to: Tensor) -> None: ...
@@ -61,7 +72,7 @@ class CapturedChain:
         self._keep = dependencies.tensors  # the graph reads their memory, which must not be reused
         self._x = torch.empty_like(x, memory_format=torch.contiguous_format)
         self._inputs = chain.inputs.map_tensors(Tensor.clone)
-        self._table = StepTable(_columns(chain), x.device)
+        self._table = StepTable(columns_of(chain), x.device)
         self._first = torch.arange(self._n_steps, device=x.device)
         self._lock = threading.Lock()
         self._fill(chain, x)
@@ -101,7 +112,7 @@ class CapturedChain:
         else:
             columns, load = self._table.window(unroll)
         position = self._first[:unroll].clone()
-        part = _with(chain, columns)
+        part = with_columns(chain, columns)
 
         def rewind() -> None:
             if load is not None:
@@ -132,18 +143,19 @@ class CapturedChain:
         return self._device.time(run)
 
     def _fill(self, chain: Chain, x: Tensor) -> None:
-        self._table.fill(_columns(chain), int(chain.seed), self._device.upload)
+        self._table.fill(columns_of(chain), int(chain.seed), self._device.upload)
         self._x.copy_(x)
         for static, given in zip(self._inputs.tensors(), chain.inputs.tensors(), strict=True):
             static.copy_(given)
 
 
-def _columns(chain: Chain) -> list[Column]:
+def columns_of(chain: Chain) -> list[Column]:
+    """What changes from step to step."""
     return [*chain.per_step(), *chain.inputs.steps(), chain.steps]
 
 
-def _with(chain: Chain, columns: Sequence[Sequence[Tensor]]) -> Chain:
-    """The chain with what changes from step to step read from tensors: those of `_columns`."""
+def with_columns(chain: Chain, columns: Sequence[Sequence[Tensor]]) -> Chain:
+    """The chain with what changes from step to step read from tensors: those of `columns_of`."""
     n = len(columns) - 1 - len(chain.inputs.steps())
     inputs = chain.inputs.with_steps(columns[n:-1])
     return dataclasses.replace(chain.with_per_step(columns[:n], columns[-1]), inputs=inputs)
@@ -152,7 +164,7 @@ def _with(chain: Chain, columns: Sequence[Sequence[Tensor]]) -> Chain:
 def unrolls(n_steps: int) -> list[int]:
     """The numbers of steps per graph that are tried: one, the largest divisor up to 25, and all steps."""
     short = max(u for u in range(1, _SHORT + 1) if n_steps % u == 0)
-    return sorted({1, short, *([n_steps] if n_steps <= _LONGEST else [])})
+    return sorted({1, short, *([n_steps] if n_steps <= LONGEST else [])})
 
 
 class GraphCache:
@@ -199,15 +211,14 @@ class GraphCache:
         dependencies = Dependencies(chain.score.target.function)
         with self._lock:
             try:
-                _check(chain, x0, dependencies)
-                key = _key(chain, x0, dependencies)
+                check_capturable(chain, x0, dependencies)
+                key = graph_key(chain, x0, dependencies)
                 self._misses = 0 if key in self._chains else self._misses + 1
-                if self._misses > _KEPT:
-                    raise NotCapturable(f"the key of the graph was different at each of {_KEPT} consecutive calls")
+                if self._misses > KEPT:
+                    raise NotCapturable(f"the key of the graph was different at each of {KEPT} consecutive calls")
                 if key not in self._chains:
                     self._make_room()
-                    # Dropout's random state is restored: a resumed training captures again, and draws the same numbers.
-                    with _one_at_a_time, torch.random.fork_rng([x0.device] if x0.is_cuda else []):
+                    with one_at_a_time(x0.device):
                         device = self._capture(x0.device)
                         self._chains[key] = CapturedChain(chain, x0, dependencies, self._unroll, device)
             except NotCapturable as error:
@@ -223,7 +234,7 @@ class GraphCache:
         return list(self._chains.values())
 
     def _make_room(self) -> None:
-        while len(self._chains) >= _KEPT:
+        while len(self._chains) >= KEPT:
             _, oldest = self._chains.popitem(last=False)
             oldest.wait()
 
@@ -235,7 +246,8 @@ class GraphCache:
         self._declined = why
 
 
-def _check(chain: Chain, x: Tensor, dependencies: Dependencies) -> None:
+def check_capturable(chain: Chain, x: Tensor, dependencies: Dependencies) -> None:
+    """Raises NotCapturable for an energy or arguments that a graph would not run as they are."""
     hooked = dependencies.hooks()
     if hooked:
         raise NotCapturable(f"a {hooked} has hooks, which must run at each evaluation")
@@ -251,7 +263,8 @@ def _check(chain: Chain, x: Tensor, dependencies: Dependencies) -> None:
             raise NotCapturable(f"{name} is neither a tensor nor a plain number: {type(a).__name__}")
 
 
-def _key(chain: Chain, x: Tensor, dependencies: Dependencies) -> tuple[Any, ...]:
+def graph_key(chain: Chain, x: Tensor, dependencies: Dependencies) -> tuple[Any, ...]:
+    """All that a graph of the chain from states like x has as constants."""
     inputs = tuple(
         (name, a.shape, a.stride(), a.dtype)
         if isinstance(a, Tensor)
@@ -266,5 +279,5 @@ def _key(chain: Chain, x: Tensor, dependencies: Dependencies) -> tuple[Any, ...]
     )
     engine = (chain.score.name, chain.score.precision, chain.score.target.kind)
     update = (type(chain), chain.backend.name, chain.requested_backend, chain.offset)
-    options = (len(chain), *engine, *update, *chain.built_in(), layout(_columns(chain)))
+    options = (len(chain), *engine, *update, *chain.built_in(), layout(columns_of(chain)))
     return (x.shape, x.dtype, x.device, options, inputs, flags, dependencies.fingerprint())

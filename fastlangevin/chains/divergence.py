@@ -38,7 +38,11 @@ class PendingChecks:
 
     def add(self, x: Tensor, first_step: int) -> None:
         """Queues the check of x, the states at the end of a call. Does not wait."""
-        self._checks.append(_Check(len(x), first_step, ToHost(n_not_finite(x))))
+        self.add_count(n_not_finite(x), len(x), first_step)
+
+    def add_count(self, n_diverged: Tensor, n_chains: int, first_step: int) -> None:
+        """The same, of a number that is known on the device."""
+        self._checks.append(_Check(n_chains, first_step, ToHost(n_diverged)))
 
     def raise_arrived(self) -> None:
         """Raises `ChainDiverged` for the first call known to have diverged. Does not wait, so that calls can queue on a

@@ -56,6 +56,11 @@ class Data:
         return replace(self, _items=self._items.to(device))
 
 
+def in_memory(data: Data) -> bool:
+    """Whether all items are one tensor, on the device that `Data.to` has moved it to."""
+    return isinstance(data._items, StoredItems)
+
+
 def with_labels(data: Data, labels: Any) -> Data:
     """The same data with labels: one integer per item, or the path of an .npy file of them."""
     values = class_labels.read(Path(labels)) if isinstance(labels, (str, Path)) else labels

@@ -84,7 +84,7 @@ def load_data(
             not one per item, or negative.
         TypeError: not a source, or not real numbers; labels in a `.npz` that are not integers.
         FileNotFoundError: no such name, file or folder.
-        ImportError: torchvision's data without torchvision.
+        ImportError: torchvision's data without torchvision, LSUN's without lmdb.
     """
     if image_size is not None:
         check_int("image_size", image_size, 1)
@@ -193,7 +193,10 @@ def _torchvision(name: str) -> Dataset[Any]:
             f"data='lsun' needs the folder {folder}, which torchvision cannot download: unpack LSUN's "
             f"bedroom_train_lmdb.zip in {root}, or name another folder in the environment variable FASTLANGEVIN_DATA"
         )
-    return datasets.LSUN(root, classes=["bedroom_train"])
+    try:
+        return datasets.LSUN(root, classes=["bedroom_train"])
+    except ImportError as error:
+        raise ImportError(f"data='lsun' needs lmdb, which cannot be imported ({error}): pip install lmdb") from error
 
 
 def _from_path(path: Path, image_size: int | None, value_range: Range | None, layout: Layout) -> Data:

@@ -29,6 +29,7 @@ from ..network.target import Target, make_target
 from ..noise import check_seed
 from ..score import check_engine, make_engine
 from ..score import precision as precisions
+from ..transfer import with_index
 from ..validation import STATE_DTYPES, check_bounds, check_int, check_shape, unknown
 from .call import NOT_OBSERVED, Callback, Observed, at_a_state, check_mask
 from .graph_break import outside_graphs
@@ -244,7 +245,7 @@ class Sampler(abc.ABC):
             shape: (B, *event) of the states. None: that of the last call; before the first one, what the network's
                 first layer suggests.
         """
-        device = torch.device(device)
+        device = with_index(torch.device(device))
         event = None if shape is None else check_shape(shape)[1:]
         with self._running(device):
             plan = make_plan(self._score, self._backend(device), self.backend, self._graphs, device, event)

@@ -125,7 +125,7 @@ class ReplayBuffer:
         self._counts = torch.zeros(self.per_class or 1, dtype=torch.int64, device=self.device)
         if policy == "indexed":
             with torch.no_grad():
-                self._values[:-1] = self._encoded(self._fresh(self.capacity, self._noise.reserve()[1]))
+                self._values[:-1] = self._encoded(self._fresh(self.capacity, *self._noise.reserve()))
             self._counts += self._part
 
     def sample(self, n: int, y: Tensor | None = None) -> Draw:
@@ -142,9 +142,11 @@ class ReplayBuffer:
         n = check_int("n", n, 0)
         if y is not None:
             self._check_classes(y, n)
+        return self._draw(n, y, *self._noise.reserve())
+
+    def _draw(self, n: int, y: Tensor | None, seed: int | Tensor, step: int | Tensor) -> Draw:
         with torch.inference_mode(False), torch.no_grad():
-            step = self._noise.reserve()[1]
-            u = self._uniform((n, 3), step)
+            u = self._uniform((n, 3), seed, step)
             stored = self._counts.clamp(max=self._part)
             if y is None:
                 ends = stored.cumsum(0)
@@ -159,8 +161,8 @@ class ReplayBuffer:
             fresh = (u[:, 2] < self.reinit) | (n_stored == 0)
             x = torch.where(
                 fresh.view(n, *(1 for _ in self.shape)),
-                self._fresh(n, step),
-                self._decoded(self._values.index_select(0, slots), step),
+                self._fresh(n, seed, step),
+                self._decoded(self._values.index_select(0, slots), seed, step),
             )
         return Draw(x, slots, fresh)
 
@@ -193,10 +195,12 @@ class ReplayBuffer:
             self._check_classes(y, len(x))
         elif self.per_class is not None:
             raise ValueError("y must be given to a buffer with per_class, got None")
+        self._keep(x, slots, y, *self._noise.reserve())
+
+    def _keep(self, x: Tensor, slots: Tensor | None, y: Tensor | None, seed: int | Tensor, step: int | Tensor) -> None:
         with torch.inference_mode(False), torch.no_grad():
-            step = self._noise.reserve()[1]
             if slots is None:
-                slots = self._places(len(x), y, step)
+                slots = self._places(len(x), y, seed, step)
             self._values.index_copy_(0, self._last_of_each(slots), self._encoded(x))
 
     def state_dict(self) -> dict[str, Any]:
@@ -257,17 +261,17 @@ class ReplayBuffer:
                 options.append(f"{name}={getattr(self, name)!r}")
         return f"ReplayBuffer({', '.join(options)}, seed={self.seed}, step={self.step})"
 
-    def _uniform(self, shape: Sequence[int], step: int, offset: int = 0) -> Tensor:
+    def _uniform(self, shape: Sequence[int], seed: int | Tensor, step: int | Tensor, offset: int = 0) -> Tensor:
         return noise.uniform(
-            shape, seed=self.seed, step=step, stream=Stream.REPLAY_BUFFER, offset=offset, device=self.device
+            shape, seed=seed, step=step, stream=Stream.REPLAY_BUFFER, offset=offset, device=self.device
         )
 
-    def _fresh(self, n: int, step: int) -> Tensor:
+    def _fresh(self, n: int, seed: int | Tensor, step: int | Tensor) -> Tensor:
         return initial.draw(
             self.init,
             (n, *self.shape),
             bounds=self.bounds,
-            seed=self.seed,
+            seed=seed,
             step=step,
             chain_offset=0,
             offset=0,
@@ -276,7 +280,7 @@ class ReplayBuffer:
             backend=None,
         )
 
-    def _places(self, n: int, y: Tensor | None, step: int) -> Tensor:
+    def _places(self, n: int, y: Tensor | None, seed: int | Tensor, step: int | Tensor) -> Tensor:
         """The slots that the policy selects for n new states; `capacity` for those that are dropped."""
         if y is None:
             y = torch.zeros(n, dtype=torch.int64, device=self.device)
@@ -286,7 +290,7 @@ class ReplayBuffer:
         self._counts += is_of_class.sum(0)
         if self.policy == "fifo":
             return y * self._part + count % self._part
-        place = torch.where(count < self._part, count, _scaled(self._uniform((n, 2), step), count + 1))
+        place = torch.where(count < self._part, count, _scaled(self._uniform((n, 2), seed, step), count + 1))
         return torch.where(place < self._part, y * self._part + place, self.capacity)
 
     def _last_of_each(self, slots: Tensor) -> Tensor:
@@ -306,11 +310,11 @@ class ReplayBuffer:
         level = x.sub(lo).div_(hi - lo).nan_to_num_().clamp_(0, 1).mul_(_LEVELS).floor_()
         return level.clamp_(max=_LEVELS - 1).to(torch.uint8)
 
-    def _decoded(self, values: Tensor, step: int) -> Tensor:
+    def _decoded(self, values: Tensor, seed: int | Tensor, step: int | Tensor) -> Tensor:
         if self.bounds is None or self.storage == "float32":
             return values
         lo, hi = self.bounds
-        level = values.to(torch.float32).add_(self._uniform(values.shape, step, _DITHER))
+        level = values.to(torch.float32).add_(self._uniform(values.shape, seed, step, _DITHER))
         return level.mul_((hi - lo) / _LEVELS).add_(lo)
 
     def _check_states(self, x: Tensor) -> None:

@@ -16,7 +16,7 @@ from ..network.inputs import Inputs
 from ..network.sequential import Sequential
 from ..network.target import Target
 from ..network.tracing import trace
-from .analytic import AnalyticEngine, AnalyticScore
+from .analytic import AnalyticEngine
 from .autograd import AutogradScore
 from .base import BoundScore
 from .convnet import ConvNetEngine
@@ -68,14 +68,16 @@ class AutoEngine(GraphEngine):
             return last.engine, [*last.reasons, compiled]
         dtype = torch.float32 if last is None else last.dtype
         event = last.event if event is None and last is not None else event
-        if AnalyticEngine.unsupported(self.target, self.precision, torch.empty(0, dtype=dtype, device=device)) is None:
+        x = torch.empty(0, dtype=dtype, device=device)
+        if not isinstance(AnalyticEngine.choose(self.target, self.precision, x), str):
             return "analytic", [compiled]
         name, reasons = self._examine(device, event, dtype)
         return name, [*reasons, compiled]
 
     def _choose(self, x: Tensor, inputs: Inputs) -> tuple[BoundScore, list[str]]:
-        if AnalyticEngine.unsupported(self.target, self.precision, x) is None:
-            return AnalyticScore(self.target, self.precision, inputs), []
+        analytic = AnalyticEngine.choose(self.target, self.precision, x)
+        if not isinstance(analytic, str):
+            return analytic(self.target, self.precision, inputs), []
         if self._impure is not None:  # to read the code again costs less than to compare what it reads
             reason = why_impure(self.target, x.device.type)
             if reason == self._impure[0]:

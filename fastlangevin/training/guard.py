@@ -37,16 +37,19 @@ class Guard:
         self._what = "on the bounds" if bounds else f"outside {far[0]:g} … {far[1]:g}"
         self._pending: deque[tuple[int, ToHost]] = deque()
 
-    def look(self, iteration: int, energy_data: Tensor, energy_samples: Tensor, x: Tensor) -> None:
-        """Queues the mean energies and samples of an iteration, and checks those whose values have arrived.
+    def watch(self, energy_data: Tensor, energy_samples: Tensor, x: Tensor) -> Tensor:
+        """Of mean energies and samples what `look` takes: the energies, and the fraction of saturated values."""
+        lo, hi = self._limits
+        saturation = ((x <= lo) | (x >= hi)).float().mean()
+        return torch.stack([energy_data.float(), energy_samples.float(), saturation])
+
+    def look(self, iteration: int, watched: Tensor) -> None:
+        """Queues what `watch` returned of an iteration, and checks that whose values have arrived.
 
         Raises:
             TrainingDiverged: with the iteration and advice.
         """
-        lo, hi = self._limits
-        saturation = ((x <= lo) | (x >= hi)).float().mean()
-        numbers = torch.stack([energy_data.float(), energy_samples.float(), saturation])
-        self._pending.append((iteration, ToHost(numbers)))
+        self._pending.append((iteration, ToHost(watched)))
         while len(self._pending) > 1 or (self._pending and self._pending[0][1].arrived()):
             self._check_first()
 

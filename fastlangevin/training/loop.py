@@ -17,6 +17,7 @@ from ..runs.result import TrainResult
 from . import interrupt
 from .estimate import Estimate
 from .guard import Guard
+from .iteration_graph import NOT_CAPTURED, IterationGraph
 from .pending import PendingRows
 from .state import TrainingState
 
@@ -44,10 +45,12 @@ class TrainingLoop:
         self.started = time.monotonic() - (self.history[-1]["seconds"] if self.history else 0.0)
         self.log = self._new_log(self.first)
         self.rows = PendingRows(self._show)
+        self.graph = IterationGraph(state, guard.watch)
         self.estimate = Estimate(self.first, self.last, on_cpu=state.device.type == "cpu")
 
     def run_to_end(self) -> TrainResult:
-        for line in (describe(self.state), *self.notes):
+        graph = [f"{NOT_CAPTURED}: {why}"] if (why := self.graph.declined) and self.state.device.type == "cuda" else []
+        for line in (describe(self.state), *graph, *self.notes):
             self.reporter.say(line)
         with interrupt.listening() as stop:
             try:
@@ -90,12 +93,15 @@ class TrainingLoop:
     def _iterate(self) -> None:
         state = self.state
         try:
-            step = state.step()
+            step = self.graph.step()
         except Exception as error:
             if state.is_reading:
                 self._save_before(error)
             raise
-        self.guard.look(state.iteration, step.energy_data, step.energy_samples, step.x)
+        watched = step.watched
+        if watched is None:
+            watched = self.guard.watch(step.energy_data, step.energy_samples, step.x)
+        self.guard.look(state.iteration, watched)
         self.reporter.advance(state.iteration)
         if line := self.estimate.after(state.iteration):
             self.reporter.say(line)
@@ -144,6 +150,7 @@ class TrainingLoop:
         # In this order: a target that cannot be read costs no checkpoint; and if the process is killed in between, a
         # resume repeats the divergence and this rollback.
         state.roll_back(target, diverged.iteration)
+        self.graph.forget()
         checkpoint.remove_after(run.checkpoints, state.iteration)
         training_checkpoint.save(target, state)  # with the new seed, so that a resume repeats the same iterations
         self.log.close()

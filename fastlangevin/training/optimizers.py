@@ -15,6 +15,7 @@ from ..runs import training_checkpoint
 from ..runs.settings import Settings
 from ..samplers.preserve import own_randomness
 
+CAPTURABLE_ON = ("cuda",)  # devices on which Adam keeps its state, and lr, in memory that a captured graph reads
 MakeOptimizer = Callable[[list[nn.Parameter]], Any]
 
 
@@ -32,9 +33,12 @@ class TrainingOptimizer:
 
     def __init__(self, parameters: Sequence[nn.Parameter], settings: Settings, make: MakeOptimizer | None) -> None:
         self.is_default, self.scheduler = make is None, None
+        self._lr: Tensor | None = None  # of Adam where a captured graph reads it: all its iterations round lr alike
         if make is None:
-            lr, on_cuda = settings.lr_at(0), any(p.is_cuda for p in parameters)
-            self.optimizer: torch.optim.Optimizer = torch.optim.Adam(parameters, lr=lr, capturable=on_cuda)
+            lr, device = settings.lr_at(0), parameters[0].device
+            capturable = device.type in CAPTURABLE_ON
+            self._lr = torch.full((), lr, dtype=torch.float32, device=device) if capturable else None
+            self.optimizer: torch.optim.Optimizer = torch.optim.Adam(parameters, lr=lr, capturable=capturable)
             return
         self.optimizer, self.scheduler = _made(make, list(parameters))
 
@@ -50,10 +54,14 @@ class TrainingOptimizer:
         return own * scale
 
     def step(self, settings: Settings, iteration: int, scale: float) -> None:
+        if self._lr is not None:
+            self._lr.fill_(self.lr(settings, iteration, scale))
+            self.step_on_device(self._lr, settings)
+            self.note(settings, iteration, scale)
+            return
         groups = self.optimizer.param_groups
         if self.is_default:
-            for group in groups:
-                group["lr"], group["betas"] = settings.lr_at(iteration) * scale, tuple(settings.adam_betas)
+            self.note(settings, iteration, scale)
         own: list[float | Tensor] = [group["lr"] for group in groups]
         if not self.is_default and scale != 1:
             for group in groups:
@@ -63,6 +71,19 @@ class TrainingOptimizer:
             group["lr"] = lr
         if self.scheduler is not None:
             self.scheduler.step()
+
+    def step_on_device(self, lr: Tensor, settings: Settings) -> None:
+        """A step of Adam at an lr of one element on the device, which a captured graph reads at each replay."""
+        assert self._lr is not None
+        self._lr.copy_(lr)
+        for group in self.optimizer.param_groups:
+            group["lr"], group["betas"] = self._lr, tuple(settings.adam_betas)
+        self.optimizer.step()
+
+    def note(self, settings: Settings, iteration: int, scale: float) -> None:
+        """Writes the learning rate of an iteration and the betas to the groups of Adam, which checkpoints store."""
+        for group in self.optimizer.param_groups:
+            group["lr"], group["betas"] = self.lr(settings, iteration, scale), tuple(settings.adam_betas)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the scheduler: plain numbers, strings, lists and dicts."""

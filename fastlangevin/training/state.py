@@ -37,7 +37,7 @@ _LOOKED_AT = 8  # chains along which gradient_strength is measured
 
 class Step(NamedTuple):
     """The result of one iteration: mean energies, the chains' first and last states (B, *event), their classes (B,) if
-    they have any, their noise step, and lr.
+    they have any, their noise step, and lr. `watched` is what the guard looks at, if it is known already.
     """
 
     energy_data: Tensor
@@ -47,6 +47,7 @@ class Step(NamedTuple):
     classes: tuple[Tensor, ...]
     noise_step: int
     lr: float
+    watched: Tensor | None = None
 
 
 @dataclass
@@ -93,7 +94,7 @@ class TrainingState:
         """Raises for a model or an option that does not work, before anything is written."""
         with aside(self.model, self.device):
             indices = torch.arange(2, device="cpu") % len(self.data)
-            x, classes = self._data(indices), self._classes(indices)
+            x, classes = self.items(indices), self.classes(indices)
             self.sampler.score(x, *classes)
             f = self.log_density(x, *classes)
             if not f.isfinite().all():
@@ -107,13 +108,11 @@ class TrainingState:
     def step(self) -> Step:
         """One iteration of `train`."""
         settings, i = self.settings, self.iteration
-        with self._reading():
+        with self.reading():
             indices = batch_indices(len(self.data), settings.batch_size, seed=self.seed, iteration=i)
-            x_data, classes = self._data(indices), self._classes(indices)
+            x_data, classes = self.items(indices), self.classes(indices)
         z = noise.normal(x_data.shape, seed=self.seed, step=i, stream=noise.Stream.DATA_NOISE, device=self.device)
-        x_data.add_(z, alpha=settings.data_noise_at(i))
-        if settings.clamp_data:
-            x_data.clamp_(*settings.sampler["bounds"])
+        self.add_data_noise_(x_data, z)
         noise_step = self.sampler.step
         x0, slots = self._first_states(x_data, *classes)
         if settings.kl_weight:
@@ -123,20 +122,53 @@ class TrainingState:
             x = self.sampler(x0, *classes)
         if self.buffer is not None:
             self.buffer.store(x, slots, *(classes if slots is None else ()))
-        f_data, f_samples = self.log_density(x_data, *classes), self.log_density(x, *classes)
-        loss = losses.contrastive(f_data, f_samples, settings.energy_penalty)
-        if settings.kl_weight:
-            loss = loss + settings.kl_weight * losses.kl_through_samples(self.model, x_kl.to(self.dtype), *classes)
-        self.optimizer.zero_grad()
-        loss.backward()
-        if settings.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), settings.max_grad_norm)
+        energy_data, energy_samples = self.backward(x_data, x, classes, x_kl if settings.kl_weight else None)
         lr = self.lr
         self.optimization.step(settings, i, self.lr_scale)
         if self.averaged is not None:
             self.averaged.update_parameters(self.model)
         self.iteration += 1
-        return Step(-f_data.detach().mean(), -f_samples.detach().mean(), x0, x, classes, noise_step, lr)
+        return Step(energy_data, energy_samples, x0, x, classes, noise_step, lr)
+
+    def add_data_noise_(self, x_data: Tensor, z: Tensor) -> None:
+        """Adds the noise of the next iteration to its data, in place; z: standard normal."""
+        x_data.add_(z, alpha=self.settings.data_noise_at(self.iteration))
+        if self.settings.clamp_data:
+            x_data.clamp_(*self.settings.sampler["bounds"])
+
+    def backward(
+        self, x_data: Tensor, x: Tensor, classes: tuple[Tensor, ...], x_kl: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Computes the loss and its gradient. Returns the mean energies of data and samples.
+
+        Args:
+            x_kl: the samples, with a graph through the last step, if the loss has the KL term.
+        """
+        settings = self.settings
+        f_data, f_samples = self.log_density(x_data, *classes), self.log_density(x, *classes)
+        loss = losses.contrastive(f_data, f_samples, settings.energy_penalty)
+        if x_kl is not None:
+            loss = loss + settings.kl_weight * losses.kl_through_samples(self.model, x_kl.to(self.dtype), *classes)
+        self.optimizer.zero_grad()
+        loss.backward()
+        if settings.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), settings.max_grad_norm)
+        return -f_data.detach().mean(), -f_samples.detach().mean()
+
+    @torch.no_grad()
+    def average_(self) -> None:
+        """Updates the average of the weights like `AveragedModel.update_parameters`, but for its counter, which is on
+        the host and no part of a captured iteration.
+        """
+        if self.averaged is None:
+            return
+        means, current = ([p.detach() for p in m.parameters()] for m in (self.averaged.module, self.model))
+        if self.averaged.n_averaged == 0:
+            torch._foreach_copy_(means, current)
+        else:
+            torch._foreach_lerp_(means, current, 1 - self.settings.ema)
+        for mean, buffer in zip(self.averaged.module.buffers(), self.model.buffers(), strict=True):
+            mean.copy_(buffer)
 
     def gradient_strengths(self, step: Step) -> tuple[Tensor, Tensor]:
         """Returns mean |∇ log p| at the samples, and v, its mean at up to four states of each of up to eight chains.
@@ -225,7 +257,7 @@ class TrainingState:
             indices = torch.stack(
                 [found[0] if len(found) else index for found, index in zip(first, indices, strict=True)]
             )
-        return self._data(indices)
+        return self.items(indices)
 
     def for_sampling(self, **options: Any) -> Langevin:
         """Returns a sampler with `sample_steps` steps, of the averaged weights if any, else of the learned ones."""
@@ -233,7 +265,7 @@ class TrainingState:
         return make_sampler(model, self.settings, self.settings.sample_steps, self.sampler.state_dict(), options)
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
+    def reading(self) -> Iterator[None]:
         """Marks the part of an iteration in which an error leaves the state, and torch's random state, as it was."""
         random, self.is_reading = torch.get_rng_state(), True
         try:
@@ -243,11 +275,11 @@ class TrainingState:
             raise
         self.is_reading = False
 
-    def _data(self, indices: Tensor) -> Tensor:
+    def items(self, indices: Tensor) -> Tensor:
         """Returns items, (n, *event), as a new tensor in the interval `data_range`."""
         return rescaled(to_device(self.data.batch(indices), self.device), UNIT, self.settings.range)
 
-    def _classes(self, indices: Tensor) -> tuple[Tensor, ...]:
+    def classes(self, indices: Tensor) -> tuple[Tensor, ...]:
         """The classes of items, int64 (n,), if the run is class-conditional."""
         if not self.settings.class_conditional:
             return ()

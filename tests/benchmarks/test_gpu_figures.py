@@ -9,7 +9,7 @@ import pytest
 import torch
 import works
 from gpu import chains as gpu_chains
-from gpu import figures, networks, timing
+from gpu import densities, figures, networks, timing
 
 
 def test_a_second_call_measures_the_missing_figures(tmp_path, monkeypatch):
@@ -81,6 +81,18 @@ def test_a_handwritten_loop_that_disagrees_is_not_timed_either(monkeypatch):
     problem.eager = lambda *a: loop(*a) * 1.1
     gpu_chains._add_eager({}, rows, "work", problem)
     assert rows[0]["what"] == "work, eager fp32" and "away from the eager loop's in float64" in rows[0]["failure"]
+
+
+def test_densities_are_timed_if_they_agree(monkeypatch):
+    """On the CPU, with a chain that is wrong beside the others."""
+    monkeypatch.setattr(works, "N_CHAINS", 200)
+    monkeypatch.setattr(densities, "times", lambda calls, rounds: {name: [2.0, 2.0] for name in calls})
+    make = densities.by_engine
+    wrong = lambda work, engine: make(work if engine == "analytic" else works.double_well("cpu"), engine)
+    monkeypatch.setattr(densities, "by_engine", wrong)
+    rows = densities.chain(works.mixture("cpu"))
+    assert [row["what"].split(", ")[-1] for row in rows] == ["autograd", "eager", "analytic"]
+    assert "steps without noise" in rows[0]["failure"] and rows[2]["ratio"] == 1.0 and rows[2]["value"] == 2e6
 
 
 def on_cpu(monkeypatch, engine):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import fastlangevin as fl
 from fastlangevin.kernels import reference
 from fastlangevin.kernels.arguments import UpdateArgs
 from fastlangevin.models import ConvNet
@@ -82,3 +83,21 @@ def test_a_captured_chain_packs_the_weights_again():
         x.copy_(x0)
         chain()
         assert torch.equal(x, replayed)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_dependent_launches_give_the_same_bits(monkeypatch, graph):
+    from fastlangevin.kernels.triton.convnet import measured
+
+    properties = torch.cuda.get_device_properties(0)
+    if properties.major < 9:
+        pytest.skip("dependent launch needs compute capability 9.0")
+    net = fl.models.ConvNet(32, 3, 32).cuda()
+    x0 = torch.rand(16, 3, 32, 32, device="cuda")
+    results = []
+    for dependent in (False, True):
+        monkeypatch.setitem(measured.BY_GPU, properties.name, measured.Measured(dependent))
+        sampler = fl.Langevin(log_density=net, precision="fp16", n_steps=20, graph=graph, seed=1)
+        results.append(sampler(x0))
+        sampler.check()
+    assert torch.equal(*results)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 
 import pytest
 import torch
-from support.analytic_scores import double_well_score, mixture_score
+from support.analytic_scores import double_well_score, mixture_score, triton_mixture_score
+from support.fake_capture import FakeCapture
 from support.whole_chains import OPTIONS, assert_chains_are, beside_float64, plain, states
 from torch import nn
 
 import fastlangevin as fl
+from fastlangevin.chains.cuda_graph import GraphCache
 from fastlangevin.kernels import native
+from fastlangevin.network.target import make_target
+from fastlangevin.score.analytic import AnalyticEngine, NativeAnalyticScore, TritonAnalyticScore
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +54,7 @@ def test_unsupported_targets():
         ({"energy": Own(3)}, "GaussianMixture and DoubleWell"),
         ({"log_density": fl.energies.DoubleWell(3)}, "given as energy"),
         ({"energy": hooked}, "hooks"),
-        ({"energy": fl.energies.DoubleWell(3), "precision": "bf16"}, "fp32 on the CPU"),
+        ({"energy": fl.energies.DoubleWell(3), "precision": "bf16"}, "compute in fp32, not in bf16"),
         ({"energy": fl.energies.DoubleWell(3).double()}, "float32"),
     ):
         with pytest.raises(fl.BackendUnavailable, match=f"engine='analytic' cannot be used for this .*{words}"):
@@ -62,3 +67,47 @@ def test_unsupported_targets():
         assert fl.Langevin(WELL, seed=1).plan.engine == "autograd"
     finally:
         handle.remove()
+
+
+def test_devices():
+    x = torch.empty(0, 3, device="meta")
+    elsewhere = AnalyticEngine.choose(make_target(energy=WELL), "fp32", x)
+    assert elsewhere == "its kernels need parameters on the states' device, meta"
+    neither = AnalyticEngine.choose(make_target(energy=copy.deepcopy(WELL).to("meta")), "fp32", x)
+    assert "the native ones run on the CPU, not on meta; those in Triton run on" in neither
+
+
+# the Triton kernels, in Triton's interpreter
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    for energy in (MIXTURE, WELL):
+        why = TritonAnalyticScore.unsupported(energy, states(inputs=3))
+        if why is not None:
+            pytest.skip(why)
+    monkeypatch.setattr(NativeAnalyticScore, "unsupported", staticmethod(lambda *_: "left out"))
+
+
+TRITON_SCORES = {**SCORES, fl.energies.GaussianMixture: triton_mixture_score}
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("energy", [MIXTURE, WELL], ids=["mixture", "double well"])
+@pytest.mark.parametrize("unroll", [None, 7])
+def test_triton_chains(energy, unroll):
+    """Also captured, with numbers from device memory: replays draw new noise, by current schedules and weights."""
+    whole, steps = beside_float64(plain, copy.deepcopy(energy), "energy", step_size=0.05, noise_std=0.01)
+    assert whole.plan.engine == "analytic"
+    x0, score = states(inputs=3), TRITON_SCORES[type(energy)]
+    if unroll is not None:
+        whole._graphs = GraphCache("auto", unroll, functools.partial(FakeCapture), "cpu")
+    for change in (None, {"step_size": [0.01 * k for k in range(7)]}):
+        if change:
+            whole, steps = (sampler.replace(**change) for sampler in (whole, steps))
+            for sampler in (whole, steps):
+                buffer = getattr(sampler.target.function, "means", torch.zeros(()))
+                buffer.mul_(0.5)
+        current = whole.target.function
+        assert_chains_are(functools.partial(score, current), whole, steps, x0, 2)
+    assert unroll is None or len(whole._graphs.captured) == 1

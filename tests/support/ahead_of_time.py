@@ -25,7 +25,8 @@ from triton.backends.compiler import GPUTarget
 from triton_source import source
 
 from fastlangevin.kernels.arguments import ActivationKind
-from fastlangevin.kernels.triton import mlp_chain, update
+from fastlangevin.kernels.triton import analytic_chain, mlp_chain, update
+from fastlangevin.kernels.triton.convnet import measured
 from fastlangevin.kernels.triton.convnet.plan import Geometry, Gpu, plan
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
@@ -40,10 +41,13 @@ def sources(architecture: int, everything: bool):
     if everything:
         yield from update_sources()
         yield from chain_sources()
+        yield from analytic_sources()
         for precision in ("fp16", "bf16", "tf32"):
             yield from convnet_sources(precision, architecture)
         for precision in ("fp16", "bf16", "fp32"):
             yield from fused_sources.sources(precision)
+        if architecture >= 90:
+            yield from convnet_sources("fp16", architecture, dependent=True)
         return
     yield from fused_sources.sources("fp16", fused_sources.NARROWEST[architecture])
     if architecture in (80, 90, 100):
@@ -54,8 +58,10 @@ def sources(architecture: int, everything: bool):
         yield chain_source("bf16", 128, 2)
         yield chain_source("tf32", 64, 4)
         yield chain_source("fp32", 64, 2)
+        yield from analytic_sources((2, analytic_chain.MOST_DIMENSIONS))
         yield from convnet_sources("fp16", architecture)
         yield from convnet_sources("bf16", architecture, ("forward-4x4",))
+        yield from convnet_sources("fp16", architecture, ("forward-4x4",), dependent=True)
         yield from convnet_sources("tf32", architecture, ("first-32x32", "backward-4x4", "input-32x32"))
     else:
         largest = ("forward-4x4", "backward-16x16", "input-32x32")
@@ -84,13 +90,15 @@ def update_sources():
         yield f"fill-{name}", source(update.fill_kernel, {"out_pointer": "*fp32"}, constants), options
 
 
-def convnet_sources(precision: str, architecture: int, only: tuple[str, ...] = ()):
+def convnet_sources(precision: str, architecture: int, only: tuple[str, ...] = (), dependent: bool = False):
     """The kernels of the paper's network, n_f = 64, for 64 images of 32×32; named by the smaller images."""
+    measured.BY_GPU["dependent"] = measured.Measured(dependent_launch=True)
+    gpu = Gpu(architecture // 10, 132, "dependent" if dependent else "")
     sizes = ((3, 32, 64, 1), (64, 32, 128, 2), (128, 16, 256, 2), (256, 8, 512, 2))
     layers = [Geometry(planes, size, size, channels, stride) for planes, size, channels, stride in sizes]
     compute = {"fp16": "*fp16", "bf16": "*bf16", "tf32": "*fp32"}[precision]
     parts = dict.fromkeys(("UPDATE", "HAS_NOISE", "HAS_CLIP", "HAS_BOUNDS", "ON_DEVICE", "WHOLE_GROUPS"), True)
-    for launch in plan(layers, 64, 4 if precision == "tf32" else 2, Gpu(architecture // 10, 132)):
+    for launch in plan(layers, 64, 4 if precision == "tf32" else 2, gpu):
         pointers = dict.fromkeys(("x_pointer", "w_pointer", "y_pointer", "g_pointer"), compute)
         pointers |= {"bias_pointer": "*fp32", "partial_pointer": "*fp32", "lock_pointer": "*i32"}
         pointers |= {"unscale_pointer": "*fp32", **NUMBERS}
@@ -100,6 +108,7 @@ def convnet_sources(precision: str, architecture: int, only: tuple[str, ...] = (
         constants = launch.constants | (parts if launch.name == "input" else {})
         name = f"{launch.name}-{launch.constants['HEIGHT']}x{launch.constants['WIDTH']}"
         if not only or name in only:
+            name += "-dependent" if dependent else ""
             yield f"convnet-{precision}-{name}", source(launch.kernel, pointers, constants), launch.options
 
 
@@ -124,6 +133,22 @@ def chain_source(precision: str, width: int, layers: int):
     constants |= dict(GROUPS=mlp_chain.groups_per_pass(width), BLOCK=mlp_chain.BLOCK)
     kernel = source(mlp_chain.mlp_chain_kernel, pointers, constants)
     return f"mlp_chain-{precision}-{width}x{layers}", kernel, mlp_chain.OPTIONS
+
+
+def analytic_sources(dimensions: tuple[int, ...] = (1, 2, 3, 4, 8, 33, 64, analytic_chain.MOST_DIMENSIONS)):
+    """With limits. Mixtures in as many dimensions, in the last and in three of them from the middle of a group on."""
+    pointers = {f"{name}_pointer": "*fp32" for name in ("x", "limits", "constants", "means", "precisions", "well")}
+    pointers |= {"step_sizes_pointer": "*fp64", "noise_stds_pointer": "*fp64"}
+    pointers |= {"seed_pointer": "*i64", "step_pointer": "*i64"}
+    parts = {"HAS_NOISE": True, "HAS_CLIP": True, "HAS_BOUNDS": True, "NOISE_FIRST": 0, "SKIP": 0}
+    for d in dimensions:
+        skip = 3 if d in (3, analytic_chain.MOST_DIMENSIONS) else 0
+        constants = parts | analytic_chain.mixture_constants(d, skip) | {"SKIP": skip}
+        kernel = source(analytic_chain.mixture_chain_kernel, pointers, constants)
+        yield f"analytic-mixture-{d}", kernel, analytic_chain.OPTIONS
+    constants = parts | {"GROUPS": analytic_chain.GROUPS}
+    kernel = source(analytic_chain.double_well_chain_kernel, pointers, constants)
+    yield "analytic-double-well", kernel, analytic_chain.OPTIONS
 
 
 @triton.jit
@@ -156,11 +181,13 @@ def inspect(cubin: bytes) -> dict[str, object]:
         file.flush()
         command = [TOOL, "-res-usage", "-sass", file.name]
         code = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    order = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+ )?(ACQBULK|LDG|STG|ATOM|RED)", code, re.M)
     numbers = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", code)
     assert numbers is not None, code[:1000]
     registers, stack, local = map(int, numbers.groups())
     instructions = collections.Counter(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+ )?([A-Z][\w.]+)", code, re.M))
-    return {"registers": registers, "local": stack + local, "instructions": instructions}
+    waits_first = order[:1] == ["ACQBULK"]
+    return {"registers": registers, "local": stack + local, "instructions": instructions, "waits_first": waits_first}
 
 
 def main() -> None:

@@ -56,17 +56,17 @@ def numbers(data, samples):
 )
 def test_divergence(energies, x, words):
     guard = guard_of()
-    guard.look(1, *numbers(9.0, -0.9), torch.zeros(4, 3))
+    guard.look(1, guard.watch(*numbers(9.0, -0.9), torch.zeros(4, 3)))
     with pytest.raises(fl.TrainingDiverged, match=f"training diverged at iteration 2: .*{words}") as caught:
-        guard.look(2, *numbers(*energies), torch.full((4, 3), x))
+        guard.look(2, guard.watch(*numbers(*energies), torch.full((4, 3), x)))
     assert caught.value.iteration == 2 and isinstance(caught.value, fl.ChainDiverged)
 
 
 def test_saturation_is_measured_on_the_bounds():
     guard = guard_of(saturation=0.75, bounds=(0.0, 1.0), data_range=(0.0, 1.0))
-    guard.look(1, *numbers(0.0, 0.0), torch.tensor([[0.0, 1.0, 0.5, 0.999]]))
+    guard.look(1, guard.watch(*numbers(0.0, 0.0), torch.tensor([[0.0, 1.0, 0.5, 0.999]])))
     with pytest.raises(fl.TrainingDiverged, match="75.0% of the samples' values are on the bounds"):
-        guard.look(2, *numbers(0.0, 0.0), torch.tensor([[0.0, 1.0, 0.5, 1.0]]))
+        guard.look(2, guard.watch(*numbers(0.0, 0.0), torch.tensor([[0.0, 1.0, 0.5, 1.0]])))
 
 
 def test_samples_that_are_far_out_from_the_start_may_return():
@@ -87,19 +87,19 @@ def test_samples_that_are_far_out_from_the_start_may_return():
 
 def test_no_limits():
     guard = guard_of(float("inf"), float("inf"), (0.0, 1.0), (0.0, 1.0))
-    guard.look(1, *numbers(1e30, 0.0), torch.zeros(3))
+    guard.look(1, guard.watch(*numbers(1e30, 0.0), torch.zeros(3)))
     with pytest.raises(fl.TrainingDiverged, match="not finite"):
-        guard.look(2, *numbers(float("inf"), 0.0), torch.zeros(3))
+        guard.look(2, guard.watch(*numbers(float("inf"), 0.0), torch.zeros(3)))
 
 
 def test_late_values_are_checked_one_iteration_later(monkeypatch):
     monkeypatch.setattr(guards, "ToHost", Late)
     guard = guard_of(saturation=float("inf"))
-    guard.look(1, *numbers(99.0, 0.0), torch.zeros(3))
+    guard.look(1, guard.watch(*numbers(99.0, 0.0), torch.zeros(3)))
     with pytest.raises(fl.TrainingDiverged, match="iteration 1:"):
-        guard.look(2, *numbers(0.0, 0.0), torch.zeros(3))
+        guard.look(2, guard.watch(*numbers(0.0, 0.0), torch.zeros(3)))
     guard.look_at_all()
-    guard.look(3, *numbers(99.0, 0.0), torch.zeros(3))
+    guard.look(3, guard.watch(*numbers(99.0, 0.0), torch.zeros(3)))
     with pytest.raises(fl.TrainingDiverged, match="iteration 3:"):
         guard.look_at_all()
 

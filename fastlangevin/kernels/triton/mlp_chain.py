@@ -10,7 +10,6 @@ a quarter of a layer's; with chains divided among the warps it would hold whole 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -22,10 +21,11 @@ from ...network.layers import Layer, Linear
 from ..arguments import ActivationKind, ChainArgs
 from ..cpu import mlp_chain as cpu
 from ..operators import written
+from . import whole_chain
 from .device import on, shared_memory
 from .functions import clamped_exp, sigmoid
 from .noise import normals
-from .update import clamp
+from .whole_chain import before_the_score, move
 
 # Hidden layers by padded width up to which nothing is spilled to local memory, whatever the activation and the GPU: so
 # says the compiled code (tests/kernels/triton/test_mlp_chain.py). Float32 products without tensor cores spill first.
@@ -181,19 +181,10 @@ def mlp_chain_kernel(
                 tl.store(scratch + i * 4 * GROUPS + tl.arange(0, 4 * GROUPS), some)
             tl.debug_barrier()
             z = tl.load(scratch + SKIP + place, mask=inside, other=0.0)
-        if NOISE_FIRST > 0:
-            x = tl.fma(sigma, z, x)
-        if NOISE_FIRST == 2:
-            x = clamp(x, lo, hi)
+        x = before_the_score(x, z, sigma, lo, hi, NOISE_FIRST)
         s = _score(x, w0, w1, w2, w3, biases_pointer, last_pointer, parameters_pointer, LAYERS, KINDS, HOW)
         s = s * scale - prior * x
-        if HAS_CLIP:
-            s = clamp(s, -clip, clip)
-        x = tl.fma(eta, s, x)
-        if HAS_NOISE and NOISE_FIRST == 0:
-            x = tl.fma(sigma, z, x)
-        if HAS_BOUNDS:
-            x = clamp(x, lo, hi)
+        x = move(x, s, z, eta, sigma, clip, lo, hi, HAS_NOISE, HAS_CLIP, HAS_BOUNDS, NOISE_FIRST)
     tl.store(x_pointer + place, x, mask=inside)
 
 
@@ -255,10 +246,8 @@ def run_(
     biases = [_pad(x.new_zeros(1, 1) if la.bias is None else la.bias[None], 1, width) for la in linears]
     # The initial gradient is scaled so that its largest element is in [1, 2): 16 bits would lose a small one.
     scale = torch.exp2(torch.floor(torch.log2(last.detach().abs().max().clamp_min(1e-30)))).float()
-    step_sizes, noise_stds = (_on(x, values, torch.float64) for values in (args.step_sizes, args.noise_stds))
-    seed, step = _on(x, [args.seed, args.steps[0]], torch.int64)
-    noise = args.has_noise or args.noise_first is not False
-    skip = args.offset % 4
+    flags = whole_chain.parts(args)
+    skip = flags["SKIP"]
     groups = groups_per_pass(x.shape[1])
     programs, passes = triton.cdiv(len(x), BLOCK), triton.cdiv(BLOCK * x.shape[1] + skip, 4 * groups)
     with on(x.device):
@@ -268,27 +257,14 @@ def run_(
             torch.stack(weights) if weights else first,
             torch.cat(biases).float(),
             _pad((last.detach() / scale)[None], 1, width)[0].float(),
-            _filled(x, *(value for each in arguments for value in each.parameters)),
-            _filled(x, prior),
+            whole_chain.filled(x, *(value for each in arguments for value in each.parameters)),
+            whole_chain.filled(x, prior),
             scale,
-            step_sizes,
-            noise_stds,
-            seed,
-            step,
-            _filled(
-                x,
-                math.inf if args.grad_clip is None else args.grad_clip,
-                -math.inf if args.lo is None else args.lo,
-                math.inf if args.hi is None else args.hi,
-            ),
-            x.new_empty(programs * passes * 4 * groups if noise else 1),
+            *whole_chain.numbers(x, args),
+            x.new_empty(programs * passes * 4 * groups if flags["HAS_NOISE"] else 1),
             args.offset - skip,
-            *(len(x), x.shape[1], len(step_sizes)),
-            HAS_NOISE=noise,
-            HAS_CLIP=args.grad_clip is not None,
-            HAS_BOUNDS=args.lo is not None or args.hi is not None,
-            NOISE_FIRST=int(args.order),
-            SKIP=skip,
+            *(len(x), x.shape[1], len(args.step_sizes)),
+            **flags,
             LAYERS=len(linears),
             INPUTS=inputs,
             WIDTH=width,
@@ -316,18 +292,6 @@ def groups_per_pass(n_inputs: int) -> int:
 
 def _widest(linears: Sequence[Linear]) -> int:
     return max(len(linear.weight) for linear in linears)
-
-
-def _on(x: Tensor, numbers: Sequence[float | Tensor], dtype: torch.dtype) -> Tensor:
-    """Python numbers, or tensors on x's device, as one tensor on x's device."""
-    if isinstance(numbers[0], Tensor):
-        return torch.stack(list(numbers))  # type: ignore[arg-type]
-    return torch.tensor([int(n) if dtype == torch.int64 else n for n in numbers], dtype=dtype, device=x.device)
-
-
-def _filled(like: Tensor, *values: float) -> Tensor:
-    """The values as a tensor, by fills: a copy from the host cannot be captured."""
-    return torch.cat([like.new_full((1,), value) for value in values])
 
 
 def _pad(matrix: Tensor, rows: int, columns: int) -> Tensor:

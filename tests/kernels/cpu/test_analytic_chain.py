@@ -10,20 +10,13 @@ import math
 
 import pytest
 import torch
-from support.analytic_scores import double_well_score, mixture_score
+from support.analytic_scores import ENERGIES, bounded, mixture, mixture_score, states
 from support.chain_reference import OPTIONS, arguments, chain
-from support.error_bounds import Roundings, U, assert_within
+from support.error_bounds import U, assert_within
 
 import fastlangevin as fl
 from fastlangevin.kernels.arguments import ChainArgs
 from fastlangevin.kernels.cpu import analytic_chain
-
-
-def mixture(n_components: int, dimension: int) -> fl.energies.GaussianMixture:
-    generator = torch.Generator().manual_seed(n_components)
-    means, variances = (torch.randn(n_components, dimension, generator=generator) for _ in range(2))
-    weights = torch.rand(n_components, generator=generator) + 0.1
-    return fl.energies.GaussianMixture(2 * means, 0.3 + variances.square(), weights)
 
 
 def run(energy, x: torch.Tensor, args: ChainArgs) -> torch.Tensor:
@@ -35,39 +28,13 @@ def run(energy, x: torch.Tensor, args: ChainArgs) -> torch.Tensor:
     return got
 
 
-def states(n: int, dimension: int) -> torch.Tensor:
-    return torch.randn(n, dimension, generator=torch.Generator().manual_seed(1))
-
-
-ENERGIES = {
-    "mixture of 4 in 2-d": lambda: (mixture(4, 2), 2),
-    "mixture of 1 in 1-d": lambda: (mixture(1, 1), 1),
-    "mixture of 7 in 3-d": lambda: (mixture(7, 3), 3),
-    "double well in 2-d": lambda: (fl.energies.DoubleWell(2, 0.7, 1.3), 2),
-    "double well in 5-d": lambda: (fl.energies.DoubleWell(5, 0.3), 5),
-}
-
-
-@functools.cache
-def bounded(name: str, options: str):
-    energy, dimension = ENERGIES[name]()
-    x, tail = states(300, dimension), arguments(**{"step_sizes": [0.05] * 4, **OPTIONS[options]})
-    score = double_well_score if isinstance(energy, fl.energies.DoubleWell) else mixture_score
-    leaf = x.double().requires_grad_()
-    (force,) = torch.autograd.grad(-energy.double()(leaf).sum(), leaf)
-    # Some ten operations of float64, each rounded to 2^-53.
-    torch.testing.assert_close(score(energy, Roundings(), leaf).detach(), force, rtol=1e-12, atol=1e-13)
-    energy.float()
-    return energy, x, tail, chain(functools.partial(score, energy), x, tail)
-
-
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("name", ENERGIES)
 def test_against_float64(capability, name, options):
     """A double well's cubic force takes some chains far out, where roundings are larger, and their sum's bound with
     them.
     """
-    energy, x, tail, expected = bounded(name, options)
+    energy, x, tail, expected = bounded(name, options, 300)
     assert_within(run(energy, x, tail), *expected, tight=3e-5)
 
 

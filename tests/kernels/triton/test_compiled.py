@@ -25,7 +25,7 @@ def test_nothing_spills(compiled):
         assert record["local"] == 0, (kernel, architecture)
         if kernel.startswith(("convnet", "fused")):
             assert record["shared"] <= SHARED[architecture] << 10, (kernel, architecture)
-        elif not kernel.startswith("mlp_chain"):
+        elif not kernel.startswith(("mlp_chain", "analytic")):
             assert record["registers"] <= (96 if "strided" in kernel else 80), (kernel, architecture)
             assert record["shared"] <= 4096, (kernel, architecture)
 
@@ -90,6 +90,18 @@ def test_fused_calls(compiled):
             assert record["registers"] <= 96 and record["shared"] <= 8192, (kernel, architecture)
 
 
+def test_dependent_kernels_wait_before_they_read_or_write(compiled):
+    """And let the next kernel start. Others neither wait nor signal."""
+    seen = set()
+    for (kernel, architecture), record in compiled.items():
+        is_dependent = kernel.endswith("-dependent")
+        seen |= {is_dependent}
+        counts = (count(record, "PREEXIT"), count(record, "ACQBULK"))
+        assert counts == ((1, 1) if is_dependent else (0, 0)), (kernel, architecture)
+        assert record["waits_first"] == is_dependent, (kernel, architecture)
+    assert seen == {True, False}
+
+
 # Loads of x and of score, and stores, per thread: 1,024 elements by 128 threads.
 PACKS = {"update-fp32": (4, 2), "update-fp32-captured": (4, 2), "update-fp64": (8, 4), "update-bf16": (2, 1)}
 PACKS |= {"update-fp16": (2, 1), "fill-normal": (0, 2), "fill-uniform": (0, 2)}
@@ -116,4 +128,5 @@ def test_a_launch_compiles_again_for_few_numbers(compiled):
     for (kernel, architecture), record in compiled.items():
         has_rows = "convnet" in kernel or "-of-" in kernel
         wanted = ["d"] if "mlp_chain" in kernel else ["rows"] if has_rows else ["n"]
+        wanted = [] if "analytic" in kernel else wanted
         assert [name for name in record["specialized"] if name != "slope"] == wanted, (kernel, architecture)

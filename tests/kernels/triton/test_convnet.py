@@ -32,7 +32,6 @@ from fastlangevin.kernels.arguments import UpdateArgs
 from fastlangevin.kernels.triton import convnet
 from fastlangevin.kernels.triton.convnet import launches as convnet_launches
 from fastlangevin.kernels.triton.convnet import plan as convnet_plan
-from fastlangevin.kernels.triton.convnet import tune as convnet_tune
 from fastlangevin.network import walk
 from fastlangevin.network.layers import Activation, Conv, Linear
 
@@ -304,7 +303,7 @@ def test_tall_tiles_fill_a_gpu_once_instead_of_twice(monkeypatch):
     shape, results = (1, 16, 16), []
     layers, gradient = whole_tower(shape, (64, 32), (1, 2)), whole_images(8, (8, 8, 32))
     for processors, tall in ((3, False), (4, True), (7, True), (8, False)):
-        monkeypatch.setattr(convnet_launches, "_gpu", lambda device, n=processors: convnet_plan.Gpu(9, n))
+        monkeypatch.setattr(convnet_launches, "gpu_of", lambda device, n=processors: convnet_plan.Gpu(9, n))
         workspace = convnet.pack(*layers, shape, "fp16").workspace(8)
         backward = workspace.launches[2]
         assert (backward.name, backward.constants["M"] == 512) == ("backward", tall)
@@ -314,28 +313,6 @@ def test_tall_tiles_fill_a_gpu_once_instead_of_twice(monkeypatch):
             backward(*workspace.arguments(2, gradient))
             results.append(workspace.activations[0])
     assert results[0].count_nonzero() > 1000 and torch.equal(*results)
-
-
-def test_a_measured_tile_is_used(monkeypatch):
-    """Whatever the tile, the score is the same where sums are exact; and the fastest is kept for the shape."""
-    monkeypatch.setattr(convnet_plan, "TILES", dict(convnet_plan.TILES))
-    monkeypatch.setattr(convnet_tune, "TILES", convnet_plan.TILES)
-    shape = (1, 8, 8)
-    packed = convnet.pack(*whole_tower(shape, (32, 64), (1, 2)), shape, "fp16")
-    x, times = whole_images(2, shape), []
-
-    def time_once(run) -> float:
-        run()
-        times.append(-len(times))
-        return times[-1]
-
-    monkeypatch.setattr(convnet_tune.triton.testing, "do_bench", time_once)
-    before = convnet.score(packed, x)
-    found = convnet_tune.tune(packed, x)
-    launches = packed.workspace(2).launches[1:-1]
-    assert [found[la.key] for la in launches] == [la.tile for la in launches]
-    assert all(la.tile.split == 2 for la in launches)  # the last candidate of each
-    assert torch.equal(convnet.score(packed, x), before)
 
 
 def test_unsupported():

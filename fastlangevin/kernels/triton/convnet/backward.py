@@ -9,6 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .dependent import after_the_last_kernel
 from .parts import is_last_split, sum_of_splits, to_compute
 
 
@@ -47,7 +48,9 @@ def backward_kernel(
     N: tl.constexpr,
     K: tl.constexpr,
     SPLIT: tl.constexpr,
+    PDL: tl.constexpr,
 ):
+    after_the_last_kernel(PDL)
     SIDE: tl.constexpr = KERNEL // STRIDE
     TAPS: tl.constexpr = SIDE * SIDE
     STEPS: tl.constexpr = TAPS * (DEPTH // K) // SPLIT

@@ -10,6 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .dependent import after_the_last_kernel
 from .parts import is_last_split, sum_of_splits, to_compute
 
 
@@ -67,8 +68,10 @@ def first_kernel(
     M: tl.constexpr,
     N: tl.constexpr,
     K: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """The first layer, from the state in its own layout, with all of its few products in one step."""
+    after_the_last_kernel(PDL)
     H: tl.constexpr = STRIDE * HEIGHT
     W: tl.constexpr = STRIDE * WIDTH
     row = tl.program_id(0) * M + tl.arange(0, M)
@@ -110,7 +113,9 @@ def forward_kernel(
     N: tl.constexpr,
     K: tl.constexpr,
     SPLIT: tl.constexpr,
+    PDL: tl.constexpr,
 ):
+    after_the_last_kernel(PDL)
     H: tl.constexpr = STRIDE * HEIGHT
     W: tl.constexpr = STRIDE * WIDTH
     TAPS: tl.constexpr = KERNEL * KERNEL

@@ -11,6 +11,7 @@ import triton.language as tl
 
 from ..noise import normals
 from ..update import NUMBERS, VALUES, clamp, key, scalar
+from .dependent import after_the_last_kernel
 
 
 @triton.jit
@@ -77,7 +78,9 @@ def input_kernel(
     M: tl.constexpr,
     N: tl.constexpr,
     K: tl.constexpr,
+    PDL: tl.constexpr,
 ):
+    after_the_last_kernel(PDL)
     H: tl.constexpr = STRIDE * HEIGHT
     W: tl.constexpr = STRIDE * WIDTH
     PADDED: tl.constexpr = CHANNELS if CHANNELS <= 2 else 4

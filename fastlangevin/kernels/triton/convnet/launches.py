@@ -150,7 +150,7 @@ class Workspace:
         self.batch, self._packed = batch, packed
         device = packed.last.device
         geometries = [layer.geometry for layer in packed.layers]
-        self.launches = plan(geometries, batch, packed.dtype.itemsize, _gpu(device))
+        self.launches = plan(geometries, batch, packed.dtype.itemsize, gpu_of(device))
         self.activations = [
             torch.empty(batch, *g.out, g.channels, dtype=packed.dtype, device=device) for g in geometries
         ]
@@ -242,11 +242,11 @@ def _power_of_two(exponent: Tensor) -> Tensor:
     return ((exponent + 127) << 23).view(torch.float32)
 
 
-def _gpu(device: torch.device) -> Gpu:
+def gpu_of(device: torch.device) -> Gpu:
     """The properties of a GPU; for the interpreter, those of an H100."""
     from .plan import Gpu
 
     if device.type == "cpu":
         return Gpu(9, 132)
     properties = torch.cuda.get_device_properties(device)
-    return Gpu(properties.major, properties.multi_processor_count)
+    return Gpu(properties.major, properties.multi_processor_count, properties.name)

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from . import measured
 from .backward import backward_kernel
 from .forward import first_kernel, forward_kernel
 from .input import input_kernel
+from .measured import Key, Measured, Tile
 
 _KERNELS = {"first": first_kernel, "forward": forward_kernel, "backward": backward_kernel, "input": input_kernel}
 
@@ -35,33 +37,19 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Gpu:
-    """The properties of a GPU that determine the tiles: major compute capability and number of multiprocessors."""
+    """The properties of a GPU that determine the launches: major compute capability, number of multiprocessors, and the
+    name under which it has been measured.
+    """
 
     major: int
     processors: int
+    name: str = ""
 
 
-@dataclass(frozen=True)
-class Tile:
-    """A program's part of a matrix product: rows × columns, in steps of `depth` bytes.
-
-    Attributes:
-        stages: steps whose operands are in shared memory or on their way there.
-        split: at most this number of programs share the steps of a tile if tiles alone would not occupy the GPU.
-    """
-
-    rows: int
-    columns: int
-    depth: int
-    warps: int
-    stages: int
-    split: int = 16
-
-
-# By kernel and major compute capability, or by `Launch.key` for a shape that has been measured (`tune`). Columns and
+# By kernel and major compute capability, for shapes that have not been measured (`tune`). Columns and
 # depth are reduced to divisors of a layer's. The state's 1 to 4 planes are 16 columns, the minimum of the tensor cores.
 # There are few stages because the memory of a multiprocessor that they do not use is L1: docs/performance.md.
-TILES: dict[tuple[object, ...], Tile] = {
+TILES: dict[tuple[str, int], Tile] = {
     ("first", 8): Tile(128, 64, 0, 4, 1),
     ("forward", 8): Tile(128, 128, 64, 8, 4),
     ("backward", 8): Tile(128, 128, 64, 8, 4),
@@ -87,14 +75,14 @@ class Launch:
 
     Attributes:
         name: "first", "forward", "backward" or "input".
-        key, tile: the key of a measured tile in `TILES`, and the selected tile.
+        key, tile: the key of a measured tile, and the selected tile.
         rows: of the matrix product; with four parities, of each.
         locks, partial: the number of int32 locks and of float32 partial sums of the splits of tiles.
         constants, options: of the kernel, and of the compiler.
     """
 
     name: str
-    key: tuple[object, ...]
+    key: Key
     tile: Tile
     rows: int
     grid: tuple[int, int, int]
@@ -143,8 +131,9 @@ def _launch(name: str, layer: Geometry, batch: int, itemsize: int, gpu: Gpu, con
     elif name == "input":
         rows *= layer.stride**2
 
-    key = (name, gpu.major, itemsize, rows, channels, side * side * depth)
-    tile = TILES.get(key) or _tile(name, rows, channels, parities, gpu)
+    key = (name, itemsize, rows, channels, side * side * depth)
+    own = measured.BY_GPU.get(gpu.name, Measured())
+    tile = own.tiles.get(key) or _tile(name, rows, channels, parities, gpu)
     k = first_depth(layer) if name == "first" else math.gcd(tile.depth // itemsize, depth)
     m, n = tile.rows, tile.columns if name == "input" else math.gcd(tile.columns, channels)
     tiles = -(-rows // m) * -(-channels // n) * parities
@@ -154,6 +143,7 @@ def _launch(name: str, layer: Geometry, batch: int, itemsize: int, gpu: Gpu, con
             m, tiles = 2 * m, -(-rows // (2 * m)) * (channels // n) * parities  # each operand is read less often
         split = _split(tiles, side * side * depth // k, tile.split, gpu)
         constants = {**constants, "SPLIT": split}
+    pdl = own.dependent_launch and gpu.major >= 9
     sizes = {"HEIGHT": height, "WIDTH": width, "DEPTH": depth, "CHANNELS": channels, "M": m, "N": n, "K": k}
     locks = tiles if split > 1 else 0
     return Launch(
@@ -164,9 +154,14 @@ def _launch(name: str, layer: Geometry, batch: int, itemsize: int, gpu: Gpu, con
         grid=(-(-rows // m), -(-channels // n), parities * split),
         locks=locks,
         partial=locks * split * m * n,
-        constants={**constants, **sizes, "KERNEL": layer.kernel, "STRIDE": layer.stride},
+        constants={**constants, **sizes, "KERNEL": layer.kernel, "STRIDE": layer.stride, "PDL": pdl},
         # The operations of the update are rounded one by one.
-        options={"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": name != "input"},
+        options={
+            "num_warps": tile.warps,
+            "num_stages": tile.stages,
+            "enable_fp_fusion": name != "input",
+            **({"launch_pdl": True} if pdl else {}),
+        },
     )
 
 
