@@ -71,18 +71,17 @@ def test_saturation_is_measured_on_the_bounds():
 
 def test_samples_that_are_far_out_from_the_start_may_return():
     """As those of a linear log-density, whose chains drift by n_steps · step_size · ∇f until training has turned it."""
-    far, energies = torch.full((4, 3), 11.0), numbers(0.0, 0.0)
-    guard = guard_of()
+    guard, returned, resumed = guard_of(), guard_of(), guard_of()
+    far, near = (guard.watch(*numbers(0.0, 0.0), torch.full((4, 3), x)) for x in (11.0, 0.0))
     for iteration in range(1, 101):
-        guard.look(iteration, *energies, far)
+        guard.look(iteration, far)
     with pytest.raises(fl.TrainingDiverged, match="iteration 101: 100.0% of the samples' values"):
-        guard.look(101, *energies, far)
-    returned, resumed = guard_of(), guard_of()
-    returned.look(1, *energies, far)
-    returned.look(2, *energies, torch.zeros(4, 3))
+        guard.look(101, far)
+    returned.look(1, far)
+    returned.look(2, near)
     resumed._history.load_state_dict(returned._history.state_dict())
     with pytest.raises(fl.TrainingDiverged, match="iteration 3:"):
-        resumed.look(3, *energies, far)
+        resumed.look(3, far)
 
 
 def test_no_limits():
