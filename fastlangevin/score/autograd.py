@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import _engine_run_backward
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..network.inputs import Inputs
 from ..network.target import Target
@@ -72,7 +73,7 @@ class AutogradScore(BoundScore):
 
     def linearize(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor | None]]:
         """One forward and backward, and a second backward for v."""
-        with torch.enable_grad():
+        with torch.enable_grad(), _twice_differentiable():
             x = x.detach().requires_grad_()
             if self.target.kind == "score":
                 score = self._given_score(x.clone())
@@ -92,7 +93,7 @@ class AutogradScore(BoundScore):
 
         One forward and backward; a backward through the result is a second backward.
         """
-        with torch.enable_grad():
+        with torch.enable_grad(), _twice_differentiable():
             if self.target.kind == "score":
                 return self._given_score(x.clone())
             return self._differentiated(x.detach().requires_grad_(), create_graph=True)[1]
@@ -135,6 +136,11 @@ class AutogradScore(BoundScore):
             if buffer is not None and buffer.dtype != dtype:
                 module._buffers[name] = buffer.to(dtype)
         return output
+
+
+def _twice_differentiable() -> contextlib.AbstractContextManager[None]:
+    """Attention is computed by operators that have second derivatives, which its fused kernels lack."""
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 def _gradient(y: Tensor, x: Tensor, v: Tensor, create_graph: bool) -> Tensor | None:

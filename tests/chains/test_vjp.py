@@ -190,3 +190,23 @@ def test_the_gradient_that_comes_in_is_left_unchanged():
     x = fl.Langevin(log_density=net, n_steps=3, bounds=(-0.5, 0.5), seed=1)(x0)
     (gradient,) = torch.autograd.grad(x, x0, v)
     assert (gradient == 0).any() and torch.equal(v, before)
+
+
+@pytest.mark.parametrize("engine", ["auto", "autograd"])
+def test_attention_whose_fused_kernels_have_no_second_derivatives(engine):
+    weight = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def energy(x, attention=torch.nn.functional.scaled_dot_product_attention):
+        return attention(x * weight, x.tanh(), x).flatten(1).sum(1)
+
+    def formula(q, k, v):
+        return (q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1) @ v
+
+    x0 = torch.randn(2, 3, 8, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(4), requires_grad=True)
+    (score,) = torch.autograd.grad(-energy(x0, formula).sum(), x0, create_graph=True)
+    expected = torch.autograd.grad((x0 + 0.5 * score).square().sum(), (x0, weight))
+    sampler = fl.Langevin(energy, n_steps=1, step_size=0.5, noise_std=0.0, seed=SEED, engine=engine)
+    sampler(x0).square().sum().backward()
+    torch.testing.assert_close(x0.grad, expected[0], rtol=1e-9, atol=1e-9)
+    sampler.with_last_step(x0.detach()).square().sum().backward()
+    torch.testing.assert_close(weight.grad, expected[1], rtol=1e-9, atol=1e-9)
