@@ -94,6 +94,13 @@ def _conv(c, h, transposed=False, norm=None):
     return layer if norm is None else norm(layer)
 
 
+def _group_norm(c, h):
+    """torch refuses groups of one value of one chain."""
+    groups = math.gcd(2, h.shape[1])
+    n_values = h[0].numel()
+    return nn.Identity() if n_values == 1 else nn.GroupNorm(groups if n_values > groups else 1, h.shape[1])
+
+
 def _in_place(h):
     out = h.clone()
     out += 0.5 * h
@@ -203,7 +210,7 @@ IMAGES = {
     "spectral conv": lambda c, h: _conv(c, h, norm=parametrizations.spectral_norm),
     "old spectral conv": lambda c, h: _conv(c, h, norm=torch.nn.utils.spectral_norm),
     "transposed conv": lambda c, h: _conv(c, h, transposed=True),
-    "group norm": lambda c, h: nn.GroupNorm(math.gcd(2, h.shape[1]), h.shape[1]),
+    "group norm": _group_norm,
     "instance norm": lambda c, h: (
         nn.InstanceNorm2d(h.shape[1], affine=True) if math.prod(h.shape[2:]) > 1 else nn.Identity()
     ),
