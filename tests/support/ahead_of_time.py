@@ -181,7 +181,7 @@ def inspect(cubin: bytes) -> dict[str, object]:
         file.flush()
         command = [TOOL, "-res-usage", "-sass", file.name]
         code = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    order = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+ )?(ACQBULK|LDG|STG|ATOM|RED)", code, re.M)
+    order = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+ )?(ACQBULK|LDG|STG|ATOM(?!S)|RED(?!UX))", code, re.M)
     numbers = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", code)
     assert numbers is not None, code[:1000]
     registers, stack, local = map(int, numbers.groups())
