@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -127,3 +127,13 @@ def replace_refs(value: Any, new: Callable[[int], Any]) -> Any:
     if isinstance(value, dict):
         return {key: replace_refs(item, new) for key, item in value.items()}
     return value
+
+
+def with_ends(graph: Graph, new: Mapping[int, int]) -> Graph:
+    """With other values, by index, for those that are needed after an evaluation."""
+    return replace(
+        graph,
+        score=new.get(graph.score, graph.score),
+        energies=None if graph.energies is None else new.get(graph.energies, graph.energies),
+        attributes=tuple(replace(a, value=new.get(a.value, a.value)) for a in graph.attributes),
+    )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from .graph import Call, Graph, Ref, Value, replace_refs
+from .graph import Call, Graph, Ref, Value, replace_refs, with_ends
 from .graph_liveness import written_storages
 
 _aten = torch.ops.aten
@@ -57,7 +56,7 @@ def functional(graph: Graph) -> Graph:
         writes = frozenset(map(newest, call.writes))
         results = tuple(r if r is None or r not in call.writes else newest(r) for r in call.results)
         calls.append(dataclasses.replace(call, args=args, kwargs=kwargs, writes=writes, results=results))
-    return _with_ends(dataclasses.replace(graph, values=tuple(values), calls=tuple(calls)), current)
+    return with_ends(dataclasses.replace(graph, values=tuple(values), calls=tuple(calls)), current)
 
 
 def separate_bias(graph: Graph) -> Graph:
@@ -98,7 +97,7 @@ def without_repeated_casts(graph: Graph) -> Graph:
                 same[result] = first
                 continue
         calls.append(call)
-    return _with_ends(dataclasses.replace(graph, calls=tuple(calls)), same)
+    return with_ends(dataclasses.replace(graph, calls=tuple(calls)), same)
 
 
 def reading_activations(graph: Graph) -> Graph:
@@ -125,16 +124,6 @@ def reading_activations(graph: Graph) -> Graph:
             call = dataclasses.replace(call, args=(gradient, Ref(results[x.index]), *rest))
         calls.append(call)
     return dataclasses.replace(graph, calls=tuple(calls))
-
-
-def _with_ends(graph: Graph, new: Mapping[int, int]) -> Graph:
-    """With other values for those that are needed after an evaluation."""
-    return dataclasses.replace(
-        graph,
-        score=new.get(graph.score, graph.score),
-        energies=None if graph.energies is None else new.get(graph.energies, graph.energies),
-        attributes=tuple(dataclasses.replace(a, value=new.get(a.value, a.value)) for a in graph.attributes),
-    )
 
 
 def _add(values: list[Value], like: Value) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .graph import Call, Graph, Ref, Value, refs, replace_refs
+from .graph import Call, Graph, Ref, Value, refs, replace_refs, with_ends
 from .graph_liveness import last_uses, written_storages
 
 _aten = torch.ops.aten
@@ -36,11 +36,7 @@ def without_aliases(graph: Graph) -> Graph:
                 same[call.results[0]] = read
                 continue
         calls.append(dataclasses.replace(call, args=args, kwargs=kwargs, writes=writes))
-    attributes = tuple(dataclasses.replace(a, value=current(a.value)) for a in graph.attributes)
-    energies = None if graph.energies is None else current(graph.energies)
-    return dataclasses.replace(
-        graph, calls=tuple(calls), attributes=attributes, score=current(graph.score), energies=energies
-    )
+    return with_ends(dataclasses.replace(graph, calls=tuple(calls)), same)
 
 
 def allows_any_layout(graph: Graph) -> bool:

@@ -7,7 +7,6 @@ import contextlib
 import copy
 import dataclasses
 import functools
-import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -27,39 +26,27 @@ from ..kernels import triton
 from ..network.inputs import Inputs, make_inputs
 from ..network.target import Target, make_target
 from ..noise import check_seed
-from ..score import check_engine, make_engine
+from ..score import make_engine
 from ..score import precision as precisions
 from ..transfer import with_index
-from ..validation import STATE_DTYPES, check_bounds, check_int, check_shape, unknown
+from ..validation import STATE_DTYPES, check_int, check_shape
 from .call import NOT_OBSERVED, Callback, Observed, at_a_state, check_mask
 from .graph_break import outside_graphs
 from .noise_counter import NoiseCounter, check_step
-from .option import Option
+from .options import NOISE, TARGETS, Options
 from .plan import WHOLE_CHAIN_ENGINES, Plan, make_plan
 from .trace import Trace, record
 
 S = TypeVar("S", bound="Sampler")
 
-_TARGETS = ("energy", "log_density", "score")
-_NOISE = ("seed", "generator")
 
-
-class Sampler(abc.ABC):
+class Sampler(Options, abc.ABC):
     """Base class of samplers: Markov chains on a target density with counter-based noise.
 
     The keyword arguments of a subclass's constructor, other than those of the target, `seed` and `generator`, are its
     options. It defines an `Option` for each of them, `_check_options`, which also checks the options that it adds, and
     `_chain`, which returns its transitions.
     """
-
-    n_steps = Option[int]()
-    bounds = Option["tuple[float, float] | None"]()
-    init = Option[initial.Init]()
-    precision = Option[str]()
-    engine = Option[str]()
-    backend = Option[str]()
-    graph = Option["bool | str"]()
-    unroll = Option["int | None"]()
 
     def __init__(self, target: Target, noise: NoiseCounter, options: Mapping[str, Any]) -> None:
         self.target = target
@@ -291,10 +278,10 @@ class Sampler(abc.ABC):
         Raises:
             TypeError, ValueError: as for the constructor.
         """
-        for name in _NOISE:
+        for name in NOISE:
             if name in options:
                 raise ValueError(f"{name} cannot be replaced, because both samplers share one noise counter")
-        target = {kind: options.pop(kind) for kind in _TARGETS if kind in options}
+        target = {kind: options.pop(kind) for kind in TARGETS if kind in options}
         other = copy.copy(self)
         other._noise = self._noise
         other._pending = PendingChecks()
@@ -306,50 +293,6 @@ class Sampler(abc.ABC):
         elif (other.graph, other.unroll) == (self.graph, self.unroll):
             other._graphs = self._graphs
         return other
-
-    @classmethod
-    def check_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Checks options and returns all options of such a sampler, with defaults for those that are not given.
-
-        It needs no energy.
-
-        Raises:
-            TypeError: an unknown option, or a missing option that has no default.
-            TypeError, ValueError: a value that the constructor does not accept.
-        """
-        defaults = cls._defaults()
-        for name in options:
-            if name not in defaults:
-                raise TypeError(str(unknown(f"an option of {cls.__name__}", name, defaults)))
-        complete = {**defaults, **options}
-        missing = [name for name, value in complete.items() if value is inspect.Parameter.empty]
-        if missing:
-            raise TypeError(f"{cls.__name__} needs {', '.join(missing)}")
-        return cls._check_options(complete)
-
-    @classmethod
-    def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """Checks a complete dict of options and returns it in the form in which it is stored."""
-        check_int("n_steps", options["n_steps"])
-        check_engine(options["engine"])
-        precisions.check(options["precision"])
-        initial.check(options["init"])
-        if options["backend"] != "auto" and options["backend"] not in kernels.BACKENDS:
-            raise unknown("backend", options["backend"], ("auto", *kernels.BACKENDS))
-        if options["graph"] not in (True, False, "auto"):
-            raise unknown("graph", options["graph"], ("True", "False", "auto"))
-        return {
-            **options,
-            "n_steps": check_int("n_steps", options["n_steps"]),
-            "bounds": check_bounds(options["bounds"]),
-            "unroll": None if options["unroll"] is None else check_int("unroll", options["unroll"]),
-        }
-
-    @classmethod
-    @functools.cache
-    def _defaults(cls) -> dict[str, Any]:
-        parameters = inspect.signature(cls).parameters.values()
-        return {p.name: p.default for p in parameters if p.name not in (*_TARGETS, *_NOISE)}
 
     def __repr__(self) -> str:
         function = self.target.module or self.target.function

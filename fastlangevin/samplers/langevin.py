@@ -22,7 +22,7 @@ from ..validation import Bounds, check_grad_clip, unknown
 from .base import Sampler
 from .graph_break import outside_graphs
 from .noise_counter import NoiseCounter
-from .option import Option
+from .options import Option
 
 _STEP_SIZE, _NOISE_STD = 1.0, 0.01  # Nijkamp et al., NeurIPS 2019, Section 3.1
 

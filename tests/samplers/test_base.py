@@ -21,7 +21,7 @@ from fastlangevin.network.target import make_target
 from fastlangevin.noise import Stream
 from fastlangevin.samplers.base import Sampler
 from fastlangevin.samplers.noise_counter import NoiseCounter
-from fastlangevin.samplers.option import Option
+from fastlangevin.samplers.options import Option
 
 
 @dataclass(eq=False, kw_only=True)

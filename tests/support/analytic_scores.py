@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import functools
 import math
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 import fastlangevin as fl
+from fastlangevin.kernels.arguments import ChainArgs
 
 from .chain_reference import OPTIONS, arguments, chain
 from .error_bounds import Roundings, U
@@ -35,6 +37,16 @@ ENERGIES = {
 
 def states(n: int, dimension: int) -> Tensor:
     return torch.randn(n, dimension, generator=torch.Generator().manual_seed(1))
+
+
+def run(kernels: ModuleType, energy: torch.nn.Module, x: Tensor, args: ChainArgs) -> Tensor:
+    """The last states of a chain by the kernels of a backend's `analytic_chain`."""
+    got = x.clone()
+    if isinstance(energy, fl.energies.DoubleWell):
+        kernels.double_well_(energy.barrier, energy.width, got, args)
+    else:
+        kernels.mixture_(energy.constants, energy.means, energy.precisions, got, args)
+    return got
 
 
 @functools.cache

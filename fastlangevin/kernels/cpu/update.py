@@ -26,11 +26,12 @@ def update(x: Tensor, score: Tensor | None, args: UpdateArgs) -> None:
     """The fused update, in place: see `fastlangevin.langevin_update_`."""
     if not _is_compiling() and not _n_dispatch_modes() and _is_dense(x):
         to, at, n = x.data_ptr(), None, x.numel()
-        if score is not None and score.shape == x.shape and _is_dense(score) and not score.is_neg():
+        if score is not None and _is_dense(score):
             at = score.data_ptr()
         step_size, noise_std, seed, step, stream, offset, grad_clip, lo, hi = args
         if (
-            (score is None if at is None else at == to or abs(at - to) >= 4 * n)
+            to
+            and (score is None if not at else at == to or abs(at - to) >= 4 * n)
             and type(step_size) in _NUMBERS
             and type(noise_std) in _NUMBERS
             and type(seed) is type(step) is int
@@ -55,7 +56,8 @@ def update(x: Tensor, score: Tensor | None, args: UpdateArgs) -> None:
 
 
 def _is_dense(x: Tensor) -> bool:
-    return type(x) is Tensor and x.dtype is torch.float32 and x.is_contiguous()
+    """Whether the elements are float32 numbers in memory, one after another: not if it is to be negated when read."""
+    return type(x) is Tensor and x.dtype is torch.float32 and x.is_contiguous() and not x.is_neg()
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from ..operators import written
 from . import whole_chain
 from .device import on
 from .noise import normals
-from .whole_chain import before_the_score, move
+from .whole_chain import before_the_score, limits, move, sizes
 
 MOST_DIMENSIONS = 128  # of a mixture: up to here nothing is spilled (tests/kernels/triton/test_analytic_chain.py)
 GROUPS = 32  # of four elements that a program of a double well has: one a thread
@@ -107,10 +107,9 @@ def mixture_chain_kernel(
     group = offset // 4 + program * (BLOCK * DIMENSION // 4) + tl.arange(0, GROUPS)
     drawn = tl.reshape(tl.where(feature < DIMENSION, SKIP + place, 0), [BLOCK * PADDED])
     seed, step = tl.load(seed_pointer), tl.load(step_pointer)
-    clip, lo, hi = tl.load(limits_pointer), tl.load(limits_pointer + 1), tl.load(limits_pointer + 2)
+    clip, lo, hi = limits(limits_pointer)
     for k in range(n_steps):
-        eta = tl.load(step_sizes_pointer + k).to(tl.float32)
-        sigma = tl.load(noise_stds_pointer + k).to(tl.float32)
+        eta, sigma = sizes(step_sizes_pointer, noise_stds_pointer, k)
         z = x
         if HAS_NOISE:
             some = normals(group, seed, step + k, tl.zeros_like(seed))
@@ -151,10 +150,9 @@ def double_well_chain_kernel(
     per_square = tl.div_rn(1.0, width * width)
     slope = -4.0 * barrier * per_square
     seed, step = tl.load(seed_pointer), tl.load(step_pointer)
-    clip, lo, hi = tl.load(limits_pointer), tl.load(limits_pointer + 1), tl.load(limits_pointer + 2)
+    clip, lo, hi = limits(limits_pointer)
     for k in range(n_steps):
-        eta = tl.load(step_sizes_pointer + k).to(tl.float32)
-        sigma = tl.load(noise_stds_pointer + k).to(tl.float32)
+        eta, sigma = sizes(step_sizes_pointer, noise_stds_pointer, k)
         z = x
         if HAS_NOISE:
             z = normals(group, seed, step + k, tl.zeros_like(seed))

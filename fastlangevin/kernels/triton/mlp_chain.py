@@ -25,7 +25,7 @@ from . import whole_chain
 from .device import on, shared_memory
 from .functions import clamped_exp, sigmoid
 from .noise import normals
-from .whole_chain import before_the_score, move
+from .whole_chain import before_the_score, limits, move, sizes
 
 # Hidden layers by padded width up to which nothing is spilled to local memory, whatever the activation and the GPU: so
 # says the compiled code (tests/kernels/triton/test_mlp_chain.py). Float32 products without tensor cores spill first.
@@ -162,7 +162,7 @@ def mlp_chain_kernel(
     scratch = scratch_pointer + program * passes * 4 * GROUPS
     group = offset // 4 + program * BLOCK * d // 4 + tl.arange(0, GROUPS)
     seed = tl.load(seed_pointer)
-    clip, lo, hi = tl.load(limits_pointer), tl.load(limits_pointer + 1), tl.load(limits_pointer + 2)
+    clip, lo, hi = limits(limits_pointer)
     # Loaded before the steps, they stay in shared memory for all steps.
     rows = tl.arange(0, WIDTH)
     w0 = tl.load(first_pointer + rows[:, None] * INPUTS + feature)
@@ -171,8 +171,7 @@ def mlp_chain_kernel(
     w3 = _weights(weights_pointer, 3, LAYERS, WIDTH) if LAYERS > 3 else w0
     prior, scale = tl.load(prior_pointer), tl.load(scale_pointer)
     for k in range(n_steps):
-        eta = tl.load(step_sizes_pointer + k).to(tl.float32)
-        sigma = tl.load(noise_stds_pointer + k).to(tl.float32)
+        eta, sigma = sizes(step_sizes_pointer, noise_stds_pointer, k)
         z = x
         if HAS_NOISE:
             tl.debug_barrier()  # until all of the last step's noise is read

@@ -18,6 +18,18 @@ from .update import clamp
 
 
 @triton.jit
+def limits(pointer):
+    """grad_clip, lo, hi."""
+    return tl.load(pointer), tl.load(pointer + 1), tl.load(pointer + 2)
+
+
+@triton.jit
+def sizes(step_sizes_pointer, noise_stds_pointer, k):
+    """η and σ of step k."""
+    return tl.load(step_sizes_pointer + k).to(tl.float32), tl.load(noise_stds_pointer + k).to(tl.float32)
+
+
+@triton.jit
 def before_the_score(x, z, sigma, lo, hi, NOISE_FIRST: tl.constexpr):
     if NOISE_FIRST > 0:
         x = tl.fma(sigma, z, x)
@@ -67,12 +79,12 @@ def numbers(x: Tensor, args: ChainArgs) -> Numbers:
     step_sizes, noise_stds = (_on(x, values, torch.float64) for values in (args.step_sizes, args.noise_stds))
     seed, step = _on(x, [args.seed, args.steps[0]], torch.int64)
     clip, lo, hi = args.grad_clip, args.lo, args.hi
-    limits = (
+    of_all = (
         math.inf if clip is None else clip,
         -math.inf if lo is None else lo,
         math.inf if hi is None else hi,
     )
-    return Numbers(step_sizes, noise_stds, seed, step, filled(x, *limits))
+    return Numbers(step_sizes, noise_stds, seed, step, filled(x, *of_all))
 
 
 def parts(args: ChainArgs) -> dict[str, Any]:

@@ -10,22 +10,12 @@ import math
 
 import pytest
 import torch
-from support.analytic_scores import ENERGIES, bounded, mixture, mixture_score, states
+from support.analytic_scores import ENERGIES, bounded, mixture, mixture_score, run, states
 from support.chain_reference import OPTIONS, arguments, chain
 from support.error_bounds import U, assert_within
 
 import fastlangevin as fl
-from fastlangevin.kernels.arguments import ChainArgs
 from fastlangevin.kernels.cpu import analytic_chain
-
-
-def run(energy, x: torch.Tensor, args: ChainArgs) -> torch.Tensor:
-    got = x.clone()
-    if isinstance(energy, fl.energies.DoubleWell):
-        analytic_chain.double_well_(energy.barrier, energy.width, got, args)
-    else:
-        analytic_chain.mixture_(energy.constants, energy.means, energy.precisions, got, args)
-    return got
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -35,19 +25,19 @@ def test_against_float64(capability, name, options):
     them.
     """
     energy, x, tail, expected = bounded(name, options, 300)
-    assert_within(run(energy, x, tail), *expected, tight=3e-5)
+    assert_within(run(analytic_chain, energy, x, tail), *expected, tight=3e-5)
 
 
 @pytest.mark.parametrize("name", ENERGIES)
 def test_neither_threads_nor_batches_matter(capability, threads, name):
     energy, d = ENERGIES[name]()
     x = states(1001, d)
-    whole = run(energy, x, arguments(offset=0))
+    whole = run(analytic_chain, energy, x, arguments(offset=0))
     threads(3)
-    assert torch.equal(run(energy, x, arguments(offset=0)), whole)
+    assert torch.equal(run(analytic_chain, energy, x, arguments(offset=0)), whole)
     threads(1)
     cuts = (0, 1, 3, 300, 701, 1001)
-    parts = [run(energy, x[a:b], arguments(offset=a * d)) for a, b in itertools.pairwise(cuts)]
+    parts = [run(analytic_chain, energy, x[a:b], arguments(offset=a * d)) for a, b in itertools.pairwise(cuts)]
     assert torch.equal(torch.cat(parts), whole)
 
 
@@ -56,7 +46,7 @@ def test_far_from_every_component(capability):
     energy = fl.energies.GaussianMixture([[-1.0, 0.0], [1.0, 0.0]], 0.01)
     x = torch.tensor([[30.0, 0.0], [-30.0, 0.0], [math.nan, 0.0], [math.inf, 0.0], [0.5, 0.0]])
     tail = arguments(step_sizes=[0.005], noise_stds=[0.0], steps=[0])
-    got = run(energy, x, tail)
+    got = run(analytic_chain, energy, x, tail)
     finite = torch.tensor([0, 1, 4])
     expected = chain(functools.partial(mixture_score, energy), x[finite], tail)
     assert_within(got[finite], *expected, tight=1e-5)
@@ -82,9 +72,9 @@ def test_memory_around_the_state_is_unchanged(capability):
 def test_mismatched_arguments():
     energy = mixture(2, 3)
     with pytest.raises(RuntimeError, match=r"means and precisions must be \(components, dimension\)"):
-        run(energy, states(4, 2), arguments())
+        run(analytic_chain, energy, states(4, 2), arguments())
     with pytest.raises(ValueError, match="contiguous and float32"):
-        run(energy, states(4, 3).double(), arguments())
+        run(analytic_chain, energy, states(4, 3).double(), arguments())
 
 
 def test_operators_pass_opcheck():

@@ -71,11 +71,19 @@ def of_a_strided_score():
 
 
 def of_a_lazily_negated_score():
-    score = torch.complex(states(33), states(33, 2)).conj().imag
-    assert score.is_neg() and score.is_contiguous() is False
     negated = torch._neg_view(states(33))
     assert negated.is_neg() and negated.is_contiguous()
     return states(33), negated
+
+
+def of_zeros_without_memory():
+    zeros = torch._efficientzerotensor(33)
+    assert zeros.data_ptr() == 0
+    return states(33), zeros
+
+
+def of_nothing():
+    return states(0), states(0)
 
 
 def of_float64():
@@ -88,14 +96,27 @@ def of_memory_that_overlaps():
 
 
 @pytest.mark.parametrize(
-    "case", [of_strides, of_a_strided_score, of_a_lazily_negated_score, of_float64, of_memory_that_overlaps]
+    "case",
+    [
+        *(of_strides, of_a_strided_score, of_a_lazily_negated_score, of_zeros_without_memory),
+        *(of_nothing, of_float64, of_memory_that_overlaps),
+    ],
+    ids=lambda case: case.__name__,
 )
 def test_other_tensors_take_the_operator(case, operator_calls):
     x, score = case()
     expected = x.clone()
-    torch.ops.fastlangevin.langevin_update_cpu_.default(expected, score.clone().resolve_neg(), *ARGS)
+    torch.ops.fastlangevin.langevin_update_cpu_.default(expected, torch.zeros_like(x) + score, *ARGS)
     cpu.update(x, score, ARGS)
     assert len(operator_calls) == 1 and torch.equal(x, expected)
+
+
+def test_a_lazily_negated_state_is_not_updated_as_if_it_were_not(operator_calls):
+    """torch refuses it for operators that return nothing."""
+    memory = states(33)
+    with pytest.raises(RuntimeError):
+        cpu.update(torch._neg_view(memory), states(33, 2), ARGS)
+    assert len(operator_calls) == 1 and torch.equal(memory, states(33))
 
 
 def test_tensors_as_numbers_take_the_operator(operator_calls):

@@ -11,7 +11,7 @@ import math
 
 import pytest
 import torch
-from support.analytic_scores import ENERGIES, bounded, mixture, states, triton_mixture_score
+from support.analytic_scores import ENERGIES, bounded, mixture, run, states, triton_mixture_score
 from support.chain_reference import OPTIONS, arguments, chain
 from support.error_bounds import assert_within
 from support.instructions import count
@@ -19,7 +19,6 @@ from support.instructions import count
 import fastlangevin as fl
 from fastlangevin.kernels import native
 from fastlangevin.kernels import triton as backend
-from fastlangevin.kernels.arguments import ChainArgs
 from fastlangevin.kernels.cpu import analytic_chain as cpu
 
 if importlib.util.find_spec("triton") is None:
@@ -35,15 +34,6 @@ def kernels():
     from fastlangevin.kernels.triton import analytic_chain
 
     return analytic_chain
-
-
-def run(kernels, energy, x: torch.Tensor, args: ChainArgs) -> torch.Tensor:
-    got = x.clone()
-    if isinstance(energy, fl.energies.DoubleWell):
-        kernels.double_well_(energy.barrier, energy.width, got, args)
-    else:
-        kernels.mixture_(energy.constants, energy.means, energy.precisions, got, args)
-    return got
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

@@ -5,10 +5,11 @@ it has the tiles of `plan`, and no dependent launch.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from ....files import replacing
 
 PATH = Path(__file__).with_name("tiles.json")
 _KEY = ("kernel", "itemsize", "rows", "channels", "products")
@@ -69,9 +70,8 @@ def save(measured: Mapping[str, Measured], path: Path) -> None:
         inside = f"[\n{lines}\n    ]" if tiles else "[]"
         launch = json.dumps(own.dependent_launch)
         entries.append(f'  {json.dumps(name)}: {{\n    "dependent_launch": {launch},\n    "tiles": {inside}\n  }}')
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text("{\n" + ",\n".join(entries) + "\n}\n" if entries else "{}\n")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text("{\n" + ",\n".join(entries) + "\n}\n" if entries else "{}\n")
 
 
 BY_GPU = load()
