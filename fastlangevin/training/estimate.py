@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import time
 
+from ..recipes import small
+
 _TIMED = 3  # iterations, after the first, which also compiles, loads and allocates
 _SLOW = 10.0  # seconds of one or more iterations after which not to wait for another one
 _FEWEST = 20  # iterations for which an estimate is worth a line
 _LONG = 3600.0  # seconds on a CPU from which on to say what is shorter
+_RECIPE = "Small images train in half an hour with --recipe small (in Python: **fastlangevin.recipes.small). "
+_SHORTER = "Fewer --iterations or --steps, or a smaller --batch-size, shorten any run. Ctrl-C stops it and saves"
 
 
 class Estimate:
@@ -15,10 +19,14 @@ class Estimate:
 
     The line comes after the fourth iteration, or earlier if those after the first take 10 seconds. A first iteration
     that takes 10 seconds has a line of its own.
+
+    Args:
+        n_steps: of each iteration's chains. The recipe `small` is named to those who take more steps in all.
     """
 
-    def __init__(self, first: int, last: int, on_cpu: bool) -> None:
+    def __init__(self, first: int, last: int, n_steps: int, on_cpu: bool) -> None:
         self._first, self._last, self._on_cpu = first, last, on_cpu
+        self._is_small = last * n_steps <= small["n_iterations"] * small["sampler"]["n_steps"]
         self._next: int | None = first + 1 if last - first >= _FEWEST else None  # the next iteration to time
         self._started = time.monotonic()
         self._has_hinted = False
@@ -46,11 +54,7 @@ class Estimate:
         line = f"about {duration(each * left)} for the other {left:,} iterations, {each:.2g} s each{condition}"
         if self._on_cpu and each * left > _LONG and not self._has_hinted:
             self._has_hinted = True
-            line += (
-                ": that is long without a GPU. Small images train in half an hour with --recipe small (in Python: "
-                "**fastlangevin.recipes.small); fewer --iterations or --steps, or a smaller --batch-size, shorten any "
-                "run. Ctrl-C stops it and saves"
-            )
+            line += f": that is long without a GPU. {'' if self._is_small else _RECIPE}{_SHORTER}"
         return line
 
 

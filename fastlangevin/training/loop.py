@@ -46,7 +46,7 @@ class TrainingLoop:
         self.log = self._new_log(self.first)
         self.rows = PendingRows(self._show)
         self.graph = IterationGraph(state, guard.watch)
-        self.estimate = Estimate(self.first, self.last, on_cpu=state.device.type == "cpu")
+        self.estimate = Estimate(self.first, self.last, state.sampler.n_steps, on_cpu=state.device.type == "cpu")
 
     def run_to_end(self) -> TrainResult:
         graph = [f"{NOT_CAPTURED}: {why}"] if (why := self.graph.declined) and self.state.device.type == "cuda" else []

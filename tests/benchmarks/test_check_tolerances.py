@@ -79,3 +79,27 @@ def test_the_roundings_of_a_precision_pass(work, exact, precision):
     for fewer in (5, 7):
         coarse = still(work, RoundedNet(net, bits - fewer))
         assert "in float64" in checks.without_noise(coarse, exact, work.x0, precision)
+
+
+@pytest.fixture
+def shifts():
+    """64 chains that all move by 1, in 10 dimensions."""
+    x0 = torch.zeros(64, 10)
+    return x0, torch.nn.functional.normalize(torch.ones(64, 10, dtype=torch.float64), dim=1)
+
+
+def test_few_chains_that_meet_a_kink_do_not_decide(shifts):
+    x0, exact = shifts
+    got = exact + 1e-6
+    got[-8:] += 0.1
+    assert checks.without_noise(got, exact, x0, "fp32") is None
+    got[0] += 0.1
+    assert "56 chains are 0.32 away" in checks.without_noise(got, exact, x0, "fp32")
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan")])
+def test_one_chain_that_is_wrong_is_refused(shifts, wrong):
+    x0, exact = shifts
+    got = exact.clone()
+    got[17] *= wrong
+    assert "the farthest is" in checks.without_noise(got, exact, x0, "fp32")

@@ -8,10 +8,8 @@ from support.training_runs import SMALL
 import fastlangevin as fl
 from fastlangevin.training import estimate
 
-HINT = (
-    " Small images train in half an hour with --recipe small (in Python: **fastlangevin.recipes.small); fewer "
-    "--iterations or --steps, or a smaller --batch-size, shorten any run. Ctrl-C stops it and saves"
-)
+RECIPE = " Small images train in half an hour with --recipe small (in Python: **fastlangevin.recipes.small)."
+HINT = " Fewer --iterations or --steps, or a smaller --batch-size, shorten any run. Ctrl-C stops it and saves"
 
 
 @pytest.fixture
@@ -22,10 +20,10 @@ def clock(monkeypatch):
 
 
 def lines(
-    clock, first: int, last: int, seconds: float, on_cpu: bool = True, of_the_first: float = 9.9
+    clock, first: int, last: int, seconds: float, on_cpu: bool = True, of_the_first: float = 9.9, n_steps: int = 100
 ) -> dict[int, str]:
     """The lines by iteration."""
-    timed, found = estimate.Estimate(first, last, on_cpu), {}
+    timed, found = estimate.Estimate(first, last, n_steps, on_cpu), {}
     clock[0] += 1000.0  # for the first checkpoint and its picture
     timed.begin()
     for iteration in range(first + 1, min(last, first + 30) + 1):
@@ -52,16 +50,24 @@ def test_slow_iterations_are_not_waited_for(clock):
 
 
 def test_no_second_line_after_a_rollback(clock):
-    timed = estimate.Estimate(0, 100, True)
+    timed = estimate.Estimate(0, 100, 100, True)
     assert sum(timed.after(iteration) is not None for _ in range(2) for iteration in range(1, 9)) == 1
 
 
 def test_a_long_training_without_a_gpu(clock):
     (line,) = lines(clock, 0, 70_002, 15.0).values()
     assert line.startswith("about 12 days 4 h for the other 70,000 iterations, 15 s each: that is long without a GPU")
-    assert "--recipe small" in line and "--iterations" in line
+    assert line.endswith(RECIPE + HINT)
     assert "recipe" not in lines(clock, 0, 70_002, 15.0, on_cpu=False)[2]
     assert "recipe" not in lines(clock, 0, 7_004, 0.5)[4]
+
+
+def test_the_recipe_is_not_named_to_those_who_use_it(clock):
+    small = fl.recipes.small
+    n_iterations, n_steps = small["n_iterations"], small["sampler"]["n_steps"]
+    for last, steps in ((n_iterations, n_steps), (n_iterations + 1, n_steps), (n_iterations, n_steps + 1)):
+        (line,) = lines(clock, 0, last, 8.0, n_steps=steps).values()
+        assert line.endswith("." + HINT) and (RECIPE in line) == (last * steps > n_iterations * n_steps)
 
 
 @pytest.mark.parametrize(
