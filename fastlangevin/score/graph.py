@@ -16,7 +16,7 @@ from ..kernels.triton import fused as fused_kernels
 from ..network.dependencies import Dependencies
 from ..network.errors import NotRecognised
 from ..network.graph import Graph
-from ..network.graph_convolutions import with_phases
+from ..network.graph_convolutions import with_fast_convolutions
 from ..network.graph_jacobian import is_piecewise_linear
 from ..network.graph_liveness import outer_storages, written_storages
 from ..network.graph_tracing import dependencies_of, trace_graph, why_impure
@@ -37,7 +37,7 @@ class Recording:
     """
 
     def __init__(self, graph: Graph, device: torch.device) -> None:
-        self.graph = with_phases(graph) if device.type == "cpu" else graph
+        self.graph = with_fast_convolutions(graph) if device.type == "cpu" else graph
         self._unfused = fused_kernels.unsupported(device)
         self.is_piecewise_linear = is_piecewise_linear(graph)
         outer = outer_storages(graph)
