@@ -6,6 +6,7 @@ A captured graph contains both: the addresses of the tensors, and the values. If
 from __future__ import annotations
 
 import contextlib
+import enum
 import functools
 import itertools
 import sys
@@ -118,7 +119,9 @@ class Dependencies:
                 if issubclass(kind, type) and issubclass(value, torch.autograd.Function):
                     self._visit_all(methods_of(value))  # which no code names
         else:
-            if issubclass(kind, PLAIN):
+            if issubclass(kind, enum.Enum):
+                self.constants.append(value)
+            elif issubclass(kind, PLAIN):
                 self.constants += (kind, value)  # an instance of a subclass, which may have attributes
             elif issubclass(kind, _CONTAINERS):
                 self.constants.append((kind, len(value)))

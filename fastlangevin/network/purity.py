@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import builtins
 import contextlib
+import enum
 import functools
 import math
 import sys
@@ -44,6 +45,7 @@ _PURE_BUILTINS = (
 )
 _VALUES = (Tensor, *PLAIN, slice)
 _PURE_PARAMETRIZATIONS = (parametrizations._SpectralNorm, parametrizations._WeightNorm, parametrizations._Orthogonal)
+_CALLABLES = (nn.Module, types.FunctionType, types.MethodType, functools.partial)
 _EXACT = {*PLAIN, bool, list, tuple, dict}
 _LIBRARIES = {*sys.stdlib_module_names, "numpy", "torch"} - {"__main__"}
 _BUILT_IN_DESCRIPTORS = {
@@ -113,7 +115,8 @@ class Purity:
             frame = frame.f_back
 
     def check_callable(self, function: Any) -> None:
-        """Checks a function, a method, or a module and all its submodules, without running them.
+        """Checks a function, method or partial, an object with `__call__`, or a module and all its submodules, without
+        running them.
 
         Raises:
             Impure: the energy may behave differently at another run.
@@ -125,6 +128,10 @@ class Purity:
             self._check_function(function.__func__, function.__self__)
         elif isinstance(function, types.FunctionType):
             self._check_function(function)
+        elif type(function) is functools.partial:
+            self._check_values({"func": function.func, "args": function.args, **function.keywords}, [], None)
+        elif _is_plain_object(function):
+            self._check_implicit(function)
         else:
             raise Impure(f"the energy is {_description(function)}, whose code cannot be checked")
 
@@ -164,7 +171,7 @@ class Purity:
     def _check_implicit(self, owner: Any) -> None:
         """Checks the methods that run without being named, where they are written in Python."""
         for cls in type(owner).__mro__:
-            if cls.__module__.split(".")[0] not in _LIBRARIES:
+            if not _is_library(cls):
                 for name, method in vars(cls).items():
                     if isinstance(method, types.FunctionType) and is_implicit(name):
                         self._check_function(method, owner)
@@ -221,7 +228,7 @@ class Purity:
         for owner in owners:  # grows while attributes are checked
             self._check_attributes(owner, found.attributes, owners, code)
 
-    def _check_values(self, values: Mapping[str, Any], owners: list[Any], code: types.CodeType) -> None:
+    def _check_values(self, values: Mapping[str, Any], owners: list[Any], code: types.CodeType | None) -> None:
         for name, value in values.items():
             if is_a(value, (list, tuple, dict)) and len(value) > _MOST_VALUES:
                 raise Impure(f"{_place(code)} reads {name}, a {type(value).__name__} of {len(value)} values")
@@ -229,7 +236,7 @@ class Purity:
                 self.check_callable(value)
                 if not any(value is owner for owner in owners):
                     owners.append(value)
-            elif is_a(value, (types.FunctionType, types.MethodType)):
+            elif is_a(value, _CALLABLES):
                 self.check_callable(value)
                 if vars(value) and not is_torch(value) and not any(value is owner for owner in owners):
                     owners.append(value)
@@ -243,6 +250,10 @@ class Purity:
                 self._check_object(value, owners)
             elif self._records_all and is_class(value) and issubclass(value, torch.autograd.Function):
                 self._check_autograd_function(value)
+            elif is_a(value, enum.Enum):
+                self._check_enumeration(type(value))
+            elif is_class(value) and issubclass(value, enum.Enum):
+                self._check_enumeration(value)
             elif self._records_all and (
                 any(value is b for b in _REAL_BUILTINS) or (value is setattr and code in self._hooks)
             ):
@@ -255,6 +266,14 @@ class Purity:
             self._with_context.add(method.__code__)
             self._check_function(method)
 
+    def _check_enumeration(self, cls: type[enum.Enum]) -> None:
+        if type(cls) is not enum.EnumMeta:
+            raise Impure(f"{cls.__name__}, an enumeration, is {_description(cls)}, whose code cannot be checked")
+        for member in (m for base in cls.__mro__ if not _is_library(base) for m in vars(base).values()):
+            function = _function_of(member)
+            if is_a(function, types.FunctionType) and function.__module__ != enum.__name__:
+                self._check_function(function)
+
     def _check_object(self, value: Any, owners: list[Any]) -> None:
         """Has the attributes checked that functions read of an instance of a user's class."""
         if type(value) not in _EXACT and not any(value is owner for owner in owners):
@@ -266,13 +285,7 @@ class Purity:
         for name in names:
             # super() may refer to any class of the hierarchy, so all of them are checked
             shared = [vars(cls)[name] for cls in type(owner).__mro__ if name in vars(cls)]
-            for value in [held[name]] if name in held else shared:
-                if is_a(value, (staticmethod, classmethod)):
-                    value = value.__func__
-                elif is_a(value, property):
-                    value = value.fget
-                elif is_a(value, functools.cached_property):
-                    value = value.func
+            for value in map(_function_of, [held[name]] if name in held else shared):
                 if is_a(value, types.FunctionType):
                     self._check_function(value, None if name in held else owner)
                 elif type(value) not in _BUILT_IN_DESCRIPTORS:
@@ -299,6 +312,19 @@ def _function_and_owner(value: Any) -> tuple[Any, Any]:
     if is_a(value, types.MethodType):
         return value.__func__, value.__self__
     return type(value).__call__, value
+
+
+def _function_of(member: Any) -> Any:
+    """The function that stands behind a static or class method or a property; everything else as it is."""
+    if is_a(member, (staticmethod, classmethod)):
+        return member.__func__
+    if is_a(member, property):
+        return member.fget
+    return member.func if is_a(member, functools.cached_property) else member
+
+
+def _is_library(cls: type) -> bool:
+    return cls.__module__.split(".")[0] in _LIBRARIES
 
 
 def _is_plain_object(value: Any) -> bool:
@@ -330,7 +356,10 @@ def _is_harmless(value: Any) -> bool:
     return any(value is b for b in _PURE_BUILTINS)
 
 
-def _place(code: types.CodeType) -> str:
+def _place(code: types.CodeType | None) -> str:
+    """Of a function's code, or of a partial."""
+    if code is None:
+        return "the call of a partial"
     return f"its Python code ({code.co_name}, line {code.co_firstlineno})"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import warnings
 import weakref
@@ -39,8 +40,13 @@ class Target:
 
     @property
     def module(self) -> nn.Module | None:
-        """The module of the function: the function itself, or the module of which it is a method."""
-        owner = self.function if isinstance(self.function, nn.Module) else getattr(self.function, "__self__", None)
+        """The module of the function: the function itself, or the module of which it is a method. Of a partial, that of
+        what it calls.
+        """
+        function = self.function
+        while isinstance(function, functools.partial):
+            function = function.func
+        owner = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
         return owner if isinstance(owner, nn.Module) else None
 
     @property

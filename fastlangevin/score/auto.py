@@ -27,6 +27,7 @@ from .sequential import choose
 _IMPLEMENTATIONS = (*MlpEngine.implementations, *ConvNetEngine.implementations)
 _LIKELY_SIZES = (32, 28, 64, 8, 16, 128)
 _LARGEST_SIZE = 256
+_FEW_CHAINS = 2  # of the states that plans are made for before a call
 _REMEMBERED = 64  # situations
 _AT_ONCE = 4  # recordings that are made when they are first needed
 
@@ -34,7 +35,7 @@ _AT_ONCE = 4  # recordings that are made when they are first needed
 class _Call(NamedTuple):
     """The properties of the last call that plans need."""
 
-    event: tuple[int, ...]
+    shape: tuple[int, ...]
     dtype: torch.dtype
     with_inputs: bool
     engine: str
@@ -58,7 +59,7 @@ class AutoEngine(GraphEngine):
 
     def bind(self, x: Tensor, inputs: Inputs) -> BoundScore:  # type: ignore[override]
         bound, reasons = self._choose(x, inputs)
-        self._last = _Call(tuple(x.shape[1:]), x.dtype, bool(inputs), bound.name, reasons)
+        self._last = _Call(tuple(x.shape), x.dtype, bool(inputs), bound.name, reasons)
         return bound
 
     def explain(self, device: torch.device, event: tuple[int, ...] | None = None) -> tuple[str, list[str]]:
@@ -67,11 +68,13 @@ class AutoEngine(GraphEngine):
         if event is None and last is not None and last.with_inputs:
             return last.engine, [*last.reasons, compiled]
         dtype = torch.float32 if last is None else last.dtype
-        event = last.event if event is None and last is not None else event
+        n_chains = _FEW_CHAINS
+        if event is None and last is not None:
+            n_chains, event = last.shape[0], last.shape[1:]
         x = torch.empty(0, dtype=dtype, device=device)
         if not isinstance(AnalyticEngine.choose(self.target, self.precision, x), str):
             return "analytic", [compiled]
-        name, reasons = self._examine(device, event, dtype)
+        name, reasons = self._examine(device, event, dtype, n_chains)
         return name, [*reasons, compiled]
 
     def _choose(self, x: Tensor, inputs: Inputs) -> tuple[BoundScore, list[str]]:
@@ -133,7 +136,7 @@ class AutoEngine(GraphEngine):
         return implementation(network, self.precision, x), reasons
 
     def _examine(
-        self, device: torch.device, event: tuple[int, ...] | None, dtype: torch.dtype
+        self, device: torch.device, event: tuple[int, ...] | None, dtype: torch.dtype, n_chains: int
     ) -> tuple[str, list[str]]:
         """The engine that recognises the energy for states of shape (B, *event), and the reasons for a plan.
 
@@ -152,7 +155,7 @@ class AutoEngine(GraphEngine):
         else:
             guesses, why = iter([event]), ""
         for guess in guesses:
-            x = torch.zeros((2, *guess), dtype=dtype, device=device)
+            x = torch.zeros((n_chains, *guess), dtype=dtype, device=device)
             try:
                 with torch.no_grad():
                     score = self.recognise(x, Inputs(), self.situation(x, Inputs()))

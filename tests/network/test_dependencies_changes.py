@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+import functools
 from typing import NamedTuple
 
 import pytest
@@ -51,6 +53,18 @@ class Outer(nn.Module):
 class Called(Features):
     def __call__(self, x):
         return super().__call__(x) / self.temperature
+
+
+class Unit(enum.Enum):
+    ONE = 1
+    TWO = 2
+
+
+class Tempered:
+    temperature = 2.0
+
+    def __call__(self, x):
+        return x / self.temperature
 
 
 class Pair(nn.Module):
@@ -128,6 +142,17 @@ def of_a_call():
 def of_a_class():
     prior = Prior()
     return attribute(lambda x: x * prior.weight, Prior, "weight")
+
+
+def of_an_enumeration():
+    net = Features()
+    net.temperature = Unit.ONE
+    return net.energy, lambda patch: patch.setattr(net, "temperature", Unit.TWO)
+
+
+def of_an_object_with_a_call():
+    energy = Tempered()
+    return attribute(functools.partial(energy), energy, "temperature")
 
 
 def of_a_slot():
@@ -212,7 +237,7 @@ def order_of_parameters():
     "case",
     [
         *(of_a_base_class, of_another_method, of_a_method_of_a_part, of_a_call, of_a_class, of_a_slot),
-        *(of_a_torch_layer, of_an_instance, of_a_function),
+        *(of_an_enumeration, of_an_object_with_a_call, of_a_torch_layer, of_an_instance, of_a_function),
         *(global_of_a_method, global_of_a_backward, global_of_an_index, global_of_a_named_tuple),
         *(grouping, kind_of_number, kind_of_layer, kind_of_hook, order_of_parameters),
     ],

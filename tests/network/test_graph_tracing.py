@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+import functools
 import random
 from typing import NamedTuple
 
@@ -95,6 +97,58 @@ class Dotted(dict):
     __getattr__ = dict.__getitem__
 
 
+class Sign(enum.Enum):
+    MINUS = -1.0
+    PLUS = 1.0
+
+
+class NoisySign(enum.Enum):
+    PLUS = 1.0
+
+    @property
+    def weight(self):
+        return random.random()
+
+
+class ComputedMembers(enum.EnumMeta):
+    def __getattr__(cls, name):
+        return random.random()
+
+
+class ComputedSign(enum.Enum, metaclass=ComputedMembers):
+    PLUS = 1.0
+
+
+class Level(enum.IntEnum):
+    ONE = 1
+
+
+class Energy:
+    """Not a module."""
+
+    def __init__(self, sign=1.0):
+        self.sign, self.linear, self.n_calls = sign, nn.Linear(3, 1), 0
+
+    def __call__(self, x):
+        return self.sign * self.linear(x)
+
+
+class Counting(Energy):
+    def __call__(self, x):
+        self.n_calls += 1
+        return super().__call__(x)
+
+
+class Signed(nn.Module):
+    def __init__(self, sign):
+        super().__init__()
+        self.sign = sign
+
+    def forward(self, x):
+        f = (x**2).sum(1)
+        return f if self.sign is Sign.PLUS else -f
+
+
 TABLE, NAMED, CONFIG, NUMBER = Table(), Named(1.0), Config(beta=1.0), Number(1.0)
 
 
@@ -118,6 +172,30 @@ def test_methods_that_run_without_a_call_are_read(energy, method):
 def test_a_dict_whose_items_are_attributes():
     config = Dotted(beta=2.0)
     assert record(lambda x: (x**2).sum(1) * config.beta).energies is not None
+
+
+@pytest.mark.parametrize(
+    "energy",
+    [
+        Energy(),
+        functools.partial(Energy()),
+        functools.partial(lambda energy, x, *, scale: scale * energy(x), Energy(), scale=2.0),
+        Signed(Sign.MINUS),
+        lambda x: x.sum(1) * (2.0 if Level.ONE == 1 else 3.0) * Level.ONE,
+    ],
+    ids=["object", "partial", "partial with an object", "enumeration", "numbers"],
+)
+def test_callables_and_constants(energy):
+    assert record(energy).energies is not None
+
+
+def test_callables_and_constants_whose_code_is_not_pure():
+    counting, reason = Counting(), "writes to n_calls, which is not a local variable"
+    assert why(counting).endswith(reason)
+    assert why(functools.partial(lambda energy, x: energy(x), counting)).endswith(reason)
+    assert counting.n_calls == 0
+    assert why(lambda x: x.sum(1) * NoisySign.PLUS.weight).endswith("draws random numbers with random")
+    assert "ComputedSign, an enumeration, is a ComputedMembers" in why(lambda x: x.sum(1) * ComputedSign.PLUS.value)
 
 
 def test_lists_that_are_changed_by_their_methods():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import math
 import random
@@ -51,6 +52,8 @@ RECOGNISED = {
     "column": lambda x: MODEL(x)[:, 0],
     "closure": (lambda model: lambda x: -model(x))(net()),
     "method": method_owner().energy,
+    "partial": functools.partial(lambda scale, x, *, model: scale * model(x), 2.0, model=net()),
+    "partial of a module": functools.partial(functools.partial(net())),
     "square root": lambda x: MODEL(x) / math.sqrt(2),
     "functional": lambda x: F.linear(F.relu(x.flatten(1)), torch.ones(1, 72)),
     "compiled": torch.compile(net(), backend="eager"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 import random
 
 import pytest
@@ -153,6 +154,14 @@ def one_of_two(x):
     return MODEL(x) * random.choice([1, -1])
 
 
+def with_number(draw, x):
+    return MODEL(x) * draw()
+
+
+class Partial(functools.partial):
+    pass
+
+
 def noisy(x):
     return MODEL(x) * torch.randn(()).item()
 
@@ -290,7 +299,9 @@ DECLINED = {
     "autocast": (with_autocast, "switches gradients or autocast"),
     "no_grad": (without_gradient, "."),
     "branching on a value": (branching, "sum is not a supported operation"),
-    "partial": (functools.partial(MODEL), "a partial"),
+    "partial of a built-in": (functools.partial(operator.mul, 2.0), "reads func, a builtin_function"),
+    "partial with a built-in": (functools.partial(with_number, random.random), r"reads args\[0\], a builtin_function"),
+    "own partial": (Partial(MODEL), "the energy is a Partial"),
     "something else returned": (lambda x: torch.zeros(3), "does not return the result of its last operation"),
     "raises": (lambda x: MODEL(x).nonsense, "raised AttributeError"),
     "print": (lambda x: print(x) or MODEL(x), "reads print"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch import nn
 
 import fastlangevin as fl
+from fastlangevin.network.target import Target
 
 
 def test_auto_selects_the_closed_form():
@@ -87,3 +90,15 @@ def test_numbers_that_are_new_at_each_call_are_not_recorded():
         sampler(x, scale)
         engines.append(sampler.plan.engine)
     assert engines == ["graph"] * 4 + ["autograd"] * 2 + ["graph"] * 2
+
+
+def test_a_plan_after_a_call_is_for_as_many_chains():
+    observed = torch.ones(5, 3)
+    sampler = fl.Langevin(lambda x: (x - observed).square().sum(1).exp(), n_steps=1, seed=1)
+    sampler(torch.zeros(5, 3))
+    assert sampler.plan.engine == "graph"
+
+
+def test_the_device_of_a_partial_is_its_network_s():
+    network = nn.Linear(3, 1).to("meta")
+    assert Target("energy", functools.partial(functools.partial(network))).device() == torch.device("meta")
