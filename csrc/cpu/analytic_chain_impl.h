@@ -51,7 +51,8 @@ int64_t mixture_scratch(const Mixture& p) {
 template <class A, class V>
 void mixture_chain(const Mixture& p, const ChainArgs& args, int64_t first, int64_t n, float* chains, float* scratch) {
   float* const logits = scratch + spread_arrays * p.dimension * mixture_block;
-  run_spread<A, mixture_block>(args, p.dimension, first, n, chains, scratch, [&](const float* x, float* score) {
+  const auto begin = [](int64_t, int64_t) {};
+  run_spread<A, mixture_block>(args, p.dimension, first, n, chains, scratch, begin, [&](const float* x, float* score) {
     for (int64_t c = 0; c < mixture_block; c += V::width) mixture_score<V>(p, x + c, score + c, logits);
   });
 }

@@ -32,13 +32,15 @@ struct MlpLayer {
   float parameters[2];
 };
 
-constexpr int64_t most_hidden_layers = 4;
-
-// log p(x) = last · h(x) - prior / 2 · |x|^2 up to a constant, h the last layer's activations.
+// log p(x) = last · h(x) - prior / 2 · |x|^2 up to a constant, h the last layer's output: its activations or, if it has
+// none, the logarithm of the sum of its exponentials.
 struct Mlp {
   int64_t n_layers, widest;  // widest: of the input and all layers
-  MlpLayer layers[most_hidden_layers];
-  const float* last;
+  const MlpLayer* layers;
+  bool sums_exponentials;  // the last layer has no activation
+  const float* last;       // (n_last)
+  int64_t n_last;          // numbers in h
+  bool last_per_chain;     // last is (chains, n_last)
   float prior;
 };
 
@@ -57,7 +59,7 @@ struct DoubleWell {
 // Each has its result whatever n is. scratch: as many floats as scratch_size says, 64-byte aligned.
 template <class Energy>
 struct ChainKernel {
-  int64_t block;  // chains worked on at a time
+  int64_t block;  // chains that are worth a thread of their own
   int64_t (*scratch_size)(const Energy& energy);
   void (*run)(const Energy& energy, const ChainArgs& args, int64_t first, int64_t n, float* x, float* scratch);
 };

@@ -51,11 +51,11 @@ FL_INLINE void gather(const float* in, int64_t n, int64_t dimension, float* out)
 
 constexpr int64_t spread_arrays = 4;  // of run_spread's scratch, each of dimension * block floats
 
-// Runs n chains, block of them at a time, with x as (dimension, block). evaluate(x, score), likewise. The unused chains
-// of a block that is not full are zeros or what has been there.
-template <class A, int64_t block, class Evaluate>
+// Runs n chains, block of them at a time, with x as (dimension, block): begin(c, m) before the m chains from number c
+// on, evaluate(x, score) at each step. The unused chains of a block that is not full are zeros or what has been there.
+template <class A, int64_t block, class Begin, class Evaluate>
 FL_INLINE void run_spread(const ChainArgs& args, int64_t dimension, int64_t first, int64_t n, float* chains,
-                          float* scratch, const Evaluate& evaluate) {
+                          float* scratch, const Begin& begin, const Evaluate& evaluate) {
   const int64_t size = dimension * block;
   float *const x = scratch, *const score = x + size, *const z = score + size, *const drawn = z + size;
   std::fill(x, x + size, 0.0f);
@@ -63,6 +63,7 @@ FL_INLINE void run_spread(const ChainArgs& args, int64_t dimension, int64_t firs
   for (; n > 0; n -= block, first += block, chains += size) {
     const int64_t m = std::min(n, block);
     const uint64_t index = args.offset + static_cast<uint64_t>(first * dimension);
+    begin(first, m);
     spread<block>(chains, m, dimension, x);
     const auto draw = [&](const NoiseKey& key) {
       fill<A, false>(key, index, m * dimension, drawn);

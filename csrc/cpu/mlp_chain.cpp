@@ -22,14 +22,17 @@ void mlp_chain(const Tensor& x, const std::vector<Tensor>& weights, const std::v
                double prior, const std::vector<double>& step_sizes, const std::vector<double>& noise_stds,
                bool has_noise, int64_t seed, int64_t step, int64_t offset, std::optional<double> grad_clip,
                std::optional<double> lo, std::optional<double> hi, int64_t noise_first) {
-  const size_t n_layers = weights.size();
-  STD_TORCH_CHECK(1 <= n_layers && n_layers <= most_hidden_layers, "mlp_chain_cpu_: 1 to 4 hidden layers");
-  STD_TORCH_CHECK(biases.size() == n_layers && activations.size() == n_layers && parameters.size() == 2 * n_layers,
-                  "mlp_chain_cpu_: a bias, an activation and two parameters a layer");
+  const size_t n_layers = weights.size(), n_activations = activations.size();
+  STD_TORCH_CHECK(n_layers > 0 && biases.size() == n_layers, "mlp_chain_cpu_: a bias a layer, and at least one layer");
+  STD_TORCH_CHECK(
+      (n_activations == n_layers || n_activations + 1 == n_layers) && parameters.size() == 2 * n_activations,
+      "mlp_chain_cpu_: an activation a layer, but maybe the last, and two parameters an activation");
   Mlp mlp{};
   mlp.n_layers = static_cast<int64_t>(n_layers);
+  mlp.sums_exponentials = n_activations < n_layers;
   mlp.last = floats(last, "last");
   mlp.prior = static_cast<float>(prior);
+  std::vector<MlpLayer> layers(n_layers);
   std::vector<std::vector<float>> packed;
   int64_t width = x.size(1);
   mlp.widest = width;
@@ -38,21 +41,29 @@ void mlp_chain(const Tensor& x, const std::vector<Tensor>& weights, const std::v
     STD_TORCH_CHECK(weight.dim() == 2 && weight.size(1) == width, "mlp_chain_cpu_: weights do not follow each other");
     width = weight.size(0);
     STD_TORCH_CHECK(!biases[l] || biases[l]->numel() == width, "mlp_chain_cpu_: a bias is not of its weight's length");
-    const auto kind = static_cast<ActivationKind>(activations[l]);
-    STD_TORCH_CHECK(ActivationKind::leaky_relu <= kind && kind <= last_activation,
-                    "mlp_chain_cpu_: no such activation");
     packed.push_back(panels(weight, false));
     packed.push_back(panels(weight, true));
-    mlp.layers[l] = {weight.size(1),
-                     width,
-                     packed[2 * l].data(),
-                     packed[2 * l + 1].data(),
-                     biases[l] ? floats(*biases[l], "a bias") : nullptr,
-                     kind,
-                     {static_cast<float>(parameters[2 * l]), static_cast<float>(parameters[2 * l + 1])}};
+    MlpLayer& layer = layers[l];
+    layer = {weight.size(1),
+             width,
+             packed[2 * l].data(),
+             packed[2 * l + 1].data(),
+             biases[l] ? floats(*biases[l], "a bias") : nullptr,
+             ActivationKind::leaky_relu,
+             {}};
+    if (l < n_activations) {
+      layer.activation = static_cast<ActivationKind>(activations[l]);
+      STD_TORCH_CHECK(ActivationKind::leaky_relu <= layer.activation && layer.activation <= last_activation,
+                      "mlp_chain_cpu_: no such activation");
+      for (size_t i = 0; i < 2; ++i) layer.parameters[i] = static_cast<float>(parameters[2 * l + i]);
+    }
     mlp.widest = std::max(mlp.widest, width);
   }
-  STD_TORCH_CHECK(last.numel() == width, "mlp_chain_cpu_: last is not of the last layer's width");
+  mlp.layers = layers.data();
+  mlp.n_last = mlp.sums_exponentials ? 1 : width;
+  mlp.last_per_chain = last.dim() == 2;
+  STD_TORCH_CHECK(last.numel() == mlp.n_last * (mlp.last_per_chain ? x.size(0) : 1),
+                  "mlp_chain_cpu_: last is not of the last layer's width, or not of as many chains as x");
   run_chains(kernels().mlp_chain, mlp,
              chain_args(step_sizes, noise_stds, has_noise, seed, step, offset, grad_clip, lo, hi, noise_first), x,
              x.size(0));

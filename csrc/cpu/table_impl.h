@@ -18,7 +18,7 @@ constexpr Kernels make_kernels(const char* name) {
           update<A, BFloat16>,
           update<A, Half>,
           panel_rows(V::width),
-          {MlpShape<V>::block, mlp_scratch<V>, mlp_chain<A, V>},
+          {NarrowBlock<V>::chains, mlp_scratch<V>, mlp_chain<A, V>},
           {mixture_block, mixture_scratch<V>, mixture_chain<A, V>},
           {block, double_well_scratch, double_well_chain<A>}};
 }

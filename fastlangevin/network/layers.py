@@ -71,7 +71,22 @@ class Activation:
         return self.name == "tanh" or (self.slope is not None and self.slope >= 0)
 
 
-Layer = Conv | Linear | AveragePool | Reshape | Activation
+@dataclass(frozen=True)
+class LogSumExp:
+    """log Σ_c exp(h_c) of one chain's vector (C,): (1,) if keepdim, else ()."""
+
+    keepdim: bool
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Of one chain's vector (C,) the element that its entry of index (B,) names: (1,) if keepdim, else ()."""
+
+    index: Tensor
+    keepdim: bool
+
+
+Layer = Conv | Linear | AveragePool | Reshape | Activation | LogSumExp | Gather
 
 # Convolutions, each with the slope below zero of the (leaky) ReLU after it: the input of the convnet kernels.
 ConvTower = Sequence[tuple[Conv, float]]

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from . import quadratic
 from .errors import NotRecognised, WrongShape
-from .layers import AveragePool, Conv, Layer, Linear, Reshape
-from .recorder import Recorder, name_of
+from .layers import AveragePool, Conv, Gather, Layer, Linear, LogSumExp, Reshape
+from .recorder import Recorder, RecordingTensor, is_state, name_of
 
 
 def apply(recorder: Recorder, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -28,8 +28,14 @@ def apply(recorder: Recorder, function: Callable[..., Any], args: tuple[Any, ...
     operation = OPERATIONS.get(function)
     if operation is None:
         raise NotRecognised(f"{name_of(function)} is not a supported operation")
-    if not any(a is recorder.last for a in (args[0], args[-1])):
+    if function in RESHAPES and is_state(args[0]):
+        layer = operation(recorder, *args, **kwargs)
+        return recorder.state((len(args[0]), *layer.event_shape) if isinstance(layer, Reshape) else args[0].shape)
+    taken = next((a for a in (args[0], args[-1]) if recorder.takes(a)), None)
+    if taken is None:
         raise NotRecognised(f"{name_of(function)} is applied to a value that was used before")
+    if is_state(taken):
+        recorder.start(taken)
     return recorder.record(operation(recorder, *args, **kwargs))
 
 
@@ -81,18 +87,18 @@ def _average(
 def _reshape(function: Callable[..., Tensor]) -> Callable[..., Layer | None]:
     """A change of shape that keeps the order of elements and the first dimension, that of the chains."""
 
-    def operation(r: Recorder, *args: Any, **kwargs: Any) -> Layer | None:
+    def operation(r: Recorder, x: Tensor, *args: Any, **kwargs: Any) -> Layer | None:
         if any(isinstance(a, torch.dtype) for a in (*args, *kwargs.values())):
             raise NotRecognised(f"{name_of(function)} reinterprets the elements as another dtype")
-        shape = tuple(function(*args, **kwargs).shape)
-        if not shape or shape[0] != r.shape[0]:
+        before, shape = tuple(x.shape), tuple(function(x, *args, **kwargs).shape)
+        if not shape or shape[0] != before[0]:
             raise WrongShape(
-                f"{name_of(function)} changes shape {r.shape} to {shape}, "
+                f"{name_of(function)} changes shape {before} to {shape}, "
                 "whose first dimension is not that of the chains"
             )
-        if math.prod(shape) != math.prod(r.shape):
-            raise NotRecognised(f"{name_of(function)} selects a part of shape {r.shape}")
-        return None if shape == r.shape else Reshape(shape[1:])
+        if math.prod(shape) != math.prod(before):
+            raise NotRecognised(f"{name_of(function)} selects a part of shape {before}")
+        return None if shape == before else Reshape(shape[1:])
 
     return operation
 
@@ -112,7 +118,41 @@ def _quotient(r: Recorder, a: Any, b: Any) -> float:
     return 1 / _number(r, a, b)
 
 
+def _logsumexp(r: Recorder, input: Tensor, dim: Any, keepdim: bool = False) -> Layer:
+    dims = (dim,) if isinstance(dim, int) else tuple(dim)
+    if input.dim() != 2 or dims not in ((1,), (-1,)):
+        raise NotRecognised(f"logsumexp over dimensions {dims} of shape {tuple(input.shape)}, not over classes (B, C)")
+    return LogSumExp(keepdim)
+
+
+def _gather(r: Recorder, input: Tensor, dim: int, index: Any, *, sparse_grad: bool = False) -> Layer:
+    if input.dim() != 2 or dim not in (1, -1) or not _is_index(r, index, (input.shape[0], 1)):
+        raise NotRecognised("gather takes other than one class for each chain, index (B, 1) of (B, C)")
+    return Gather(index[:, 0], keepdim=True)
+
+
+def _is_index(r: Recorder, index: Any, shape: tuple[int, ...]) -> bool:
+    plain = isinstance(index, Tensor) and not isinstance(index, RecordingTensor)
+    return plain and index.dtype == torch.int64 and tuple(index.shape) == shape and index.device == r.device
+
+
+def _of_each_chain(r: Recorder, x: Tensor, index: Any) -> Layer | None:
+    """The layer of x[arange(B), index], x (B, C), if it is that."""
+    if not isinstance(index, tuple) or len(index) != 2 or x.dim() != 2 or is_state(x):
+        return None
+    n_chains, n_classes = x.shape
+    rows, columns = index
+    if not isinstance(rows, Tensor) or rows.device.type != "cpu" or not _is_index(r, columns, (n_chains,)):
+        return None
+    if not torch.equal(rows, torch.arange(n_chains)):
+        return None
+    return Gather(torch.where(columns < 0, columns + n_classes, columns), keepdim=False)
+
+
 def _index(r: Recorder, x: Tensor, index: Any) -> Layer | None:
+    selected = _of_each_chain(r, x, index)
+    if selected is not None:
+        return selected
     if not all(isinstance(i, (slice, int, type(...))) for i in (index if isinstance(index, tuple) else (index,))):
         raise NotRecognised("the output is indexed by something other than slices and ints")
     return _reshape(Tensor.__getitem__)(r, x, index)
@@ -133,6 +173,15 @@ QUESTIONS = {
     *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "ndim", "layout")),
     *(Tensor.size, Tensor.dim, Tensor.ndimension, Tensor.numel, Tensor.nelement, Tensor.__len__),
     Tensor.is_floating_point,
+}
+# Changes of shape alone, or (for an index, as the case may be) more.
+RESHAPES = {
+    *(
+        getattr(owner, name)
+        for name in ("flatten", "reshape", "squeeze", "unsqueeze", "unflatten")
+        for owner in (Tensor, torch)
+    ),
+    *(Tensor.view, Tensor.contiguous, Tensor.__getitem__),
 }
 # A function's layer, the number by which it multiplies the output, or None if it changes nothing that is recorded.
 OPERATIONS: dict[Any, Callable[..., Layer | float | None]] = {
@@ -157,11 +206,8 @@ OPERATIONS: dict[Any, Callable[..., Layer | float | None]] = {
     **dict.fromkeys(quadratic.QUOTIENTS, _quotient),
     **{f: lambda r, a, b: r.add_square(a, b, 1.0) for f in quadratic.ADDITIONS},
     **{f: lambda r, a, b: r.add_square(a, b, -1.0) for f in quadratic.SUBTRACTIONS},
-    **{
-        f: _reshape(f)
-        for name in ("flatten", "reshape", "squeeze", "unsqueeze", "unflatten")
-        for f in (getattr(Tensor, name), getattr(torch, name))
-    },
-    **{f: _reshape(f) for f in (Tensor.view, Tensor.contiguous)},
+    **dict.fromkeys((torch.logsumexp, Tensor.logsumexp, torch.special.logsumexp), _logsumexp),
+    **dict.fromkeys((torch.gather, Tensor.gather), _gather),
+    **{f: _reshape(f) for f in RESHAPES},
     Tensor.__getitem__: _index,
 }

@@ -16,6 +16,7 @@ QUOTIENTS = (Tensor.div, torch.div, Tensor.__truediv__, Tensor.true_divide)
 NEGATIONS = (Tensor.neg, torch.neg, Tensor.negative, torch.negative)
 SUMS = (Tensor.sum, torch.sum)
 RESHAPES = (Tensor.flatten, torch.flatten, Tensor.reshape, torch.reshape, Tensor.view)
+CHANGES_OF_SHAPE = (*SUMS, *RESHAPES)
 ADDITIONS = (Tensor.add, torch.add, Tensor.__add__, Tensor.__radd__)
 SUBTRACTIONS = (Tensor.sub, torch.sub, Tensor.__sub__, torch.subtract, Tensor.subtract)
 
@@ -28,11 +29,19 @@ class Square:
     summed: bool
 
 
-def square_of(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Square | None:
-    """The square of the state x if the function computes it, else None."""
-    if kwargs or args[0] is not x:
+def square_of(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], is_state: Callable[[object], bool]
+) -> Square | None:
+    """The square of the state if the function computes it, else None.
+
+    Args:
+        is_state: whether a value is the state, in any shape.
+    """
+    if kwargs or not is_state(args[0]):
         return None
-    if function in SQUARES or (function in POWERS and args[1] == 2) or (function in PRODUCTS and args[1] is x):
+    if function in SQUARES or (function in POWERS and args[1] == 2):
+        return Square(1.0, summed=False)
+    if function in PRODUCTS and is_state(args[1]) and args[1].shape == args[0].shape:
         return Square(1.0, summed=False)
     return None
 

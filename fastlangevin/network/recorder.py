@@ -12,15 +12,21 @@ from torch import Tensor
 
 from . import quadratic, walk
 from .errors import NotRecognised, WrongShape
-from .layers import Activation, AveragePool, Conv, Layer, Linear, Reshape
+from .layers import Activation, AveragePool, Conv, Gather, Layer, Linear, LogSumExp, Reshape
 from .purity import Purity
 from .sequential import Sequential
 
 
 class RecordingTensor(Tensor):
-    """A tensor without data: every operation on it goes to its recorder."""
+    """A tensor without data: every operation on it goes to its recorder.
+
+    Attributes:
+        is_state: whether it is the state, in any shape.
+        squared: what it is if it is made of the state's squares.
+    """
 
     recorder: Recorder
+    is_state: bool
     squared: quadratic.Square | None
 
     @classmethod
@@ -50,7 +56,8 @@ class Recorder:
         device: of the chain; the stand-in itself has no data.
         purity: checks the Python code that operations are called from.
         input: the stand-in for the state.
-        last: the result of the last layer, the only value that the next one may be applied to.
+        last: the result of the last layer, the only value that the next one may be applied to; before the first layer
+            the state in any shape.
     """
 
     def __init__(
@@ -62,8 +69,24 @@ class Recorder:
         self.apply = apply
         self._factor, self._quadratic = 1.0, 0.0
         self.purity = Purity(device.type)
-        self.input: Any = self._new(shape)
+        self.input: Any = self.state(shape)
         self.last: Any = self.input
+
+    def state(self, shape: tuple[int, ...]) -> RecordingTensor:
+        """The state in a shape that begins with the number of chains."""
+        result = self._new(shape)
+        result.is_state = True
+        return result
+
+    def takes(self, value: object) -> bool:
+        """Whether the next layer may be applied to a value."""
+        return value is self.last or (is_state(value) and is_state(self.last))
+
+    def start(self, state: RecordingTensor) -> None:
+        """Records that the first layer is applied to the state in the shape of `state`."""
+        if tuple(state.shape) != self.shape:
+            self._append(Reshape(tuple(state.shape[1:])))
+        self.last = state
 
     def record(self, result: Layer | float | None) -> RecordingTensor:
         """Records a layer, a multiplication by a number, or (None) no change, and returns the value after it."""
@@ -92,6 +115,8 @@ class Recorder:
 
     def finish(self, output: object, sign: float) -> Sequential:
         """The recorded layers, times `sign`; `output` must be the result of the last operation."""
+        if self.takes(output) and is_state(output):
+            self.start(output)  # type: ignore[arg-type]
         if output is not self.last:
             raise NotRecognised("the energy does not return the result of its last operation")
         if math.prod(self.shape) != self.shape[0]:
@@ -107,14 +132,15 @@ class Recorder:
         numbers = (a for a in args if isinstance(a, (int, float)) and not isinstance(a, bool))
         number = next(filter(math.isfinite, numbers), None)
         if traced[0].squared is None:
-            found = quadratic.square_of(function, args, kwargs, self.input)
+            found = quadratic.square_of(function, args, kwargs, is_state)
         elif len(traced) == 1:
             found = quadratic.after(function, args, kwargs, traced[0].squared, number)
         else:
             return None
         if found is None:
             return None
-        result = self._new(tuple(function(*args, **kwargs).shape))
+        reshaped = function(*args, **kwargs) if function in quadratic.CHANGES_OF_SHAPE else traced[0]
+        result = self._new(tuple(reshaped.shape))
         result.squared = found
         return result
 
@@ -143,14 +169,20 @@ class Recorder:
             self._shapes.append(_shape_after(layer, before))
         elif isinstance(layer, Reshape):
             self._shapes.append((before[0], *layer.event_shape))
+        elif isinstance(layer, (LogSumExp, Gather)):
+            self._shapes.append((before[0], 1) if layer.keepdim else (before[0],))
         else:
             self._shapes.append(before)
         self._layers.append(layer)
 
     def _new(self, shape: tuple[int, ...]) -> RecordingTensor:
         traced = torch.empty(shape, dtype=self._dtype, device="meta").as_subclass(RecordingTensor)
-        traced.recorder, traced.squared = self, None
+        traced.recorder, traced.is_state, traced.squared = self, False, None
         return traced
+
+
+def is_state(value: object) -> bool:
+    return isinstance(value, RecordingTensor) and value.is_state
 
 
 def _shape_after(layer: Conv | Linear | AveragePool, shape: tuple[int, ...]) -> tuple[int, ...]:

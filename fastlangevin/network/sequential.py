@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .layers import Activation, Layer
+from .layers import Activation, Gather, Layer, LogSumExp
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,19 @@ class Sequential:
     def is_piecewise_linear(self) -> bool:
         """Whether the second derivative is zero wherever it exists."""
         return self.quadratic == 0 and all(
-            layer.slope is not None for layer in self.layers if isinstance(layer, Activation)
+            isinstance(layer, Activation) and layer.slope is not None for layer in self.layers if _is_nonlinear(layer)
         )
+
+    @property
+    def is_over_classes(self) -> bool:
+        """Whether one number per chain is made of numbers per class: by a log-sum-exp, or by the chain's label."""
+        return any(isinstance(layer, (LogSumExp, Gather)) for layer in self.layers)
 
     @functools.cached_property
     def tail(self) -> int:
-        """The index after the last activation. From there on the function is affine and its gradient constant."""
-        return max((i + 1 for i, layer in enumerate(self.layers) if isinstance(layer, Activation)), default=0)
+        """The index after the last nonlinear layer. From there on the function is affine and its gradient constant."""
+        return max((i + 1 for i, layer in enumerate(self.layers) if _is_nonlinear(layer)), default=0)
+
+
+def _is_nonlinear(layer: Layer) -> bool:
+    return isinstance(layer, (Activation, LogSumExp))

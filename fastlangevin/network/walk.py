@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .layers import Activation, AveragePool, Conv, Layer, Linear, Reshape
+from .layers import Activation, AveragePool, Conv, Gather, Layer, Linear, LogSumExp, Reshape
 from .sequential import Sequential
 
 _aten = torch.ops.aten
@@ -28,8 +28,8 @@ def input_gradient(layer: Layer, gradient: Tensor, kept: Tensor) -> Tensor:
     """The gradient with respect to the layer's input, from the one with respect to its output.
 
     Args:
-        kept: for an activation, its output if it `keeps_output`, else its input; for any other layer, a tensor with the
-            shape and layout of its input, whose values are not read.
+        kept: for an activation, its output if it `keeps_output`, else its input; for a log-sum-exp its input; for any
+            other layer, a tensor with the shape and layout of its input, whose values are not read.
     """
     return _BACKWARD[type(layer)](layer, gradient, kept)
 
@@ -44,11 +44,13 @@ def log_density(network: Sequential, x: Tensor) -> Tensor:
 
 
 def last_gradient(network: Sequential, device: torch.device) -> Tensor:
-    """(1, *shape) ∂f/∂h at the last activation's output h, or at the state if there is no activation."""
+    """(1, *shape) ∂f/∂h at the output h of the last nonlinear layer, or at the state if there is none; (B, *shape) if
+    it depends on the chain's label.
+    """
     gradient = torch.full((1, *network.shapes[-1]), network.factor, dtype=network.dtype, device=device)
     affine = zip(network.layers[network.tail :], network.shapes[network.tail : -1], strict=True)
     for layer, shape in reversed(list(affine)):
-        gradient = input_gradient(layer, gradient, gradient.new_empty((1, *shape)))
+        gradient = input_gradient(layer, gradient, gradient.new_empty((len(gradient), *shape)))
     return gradient
 
 
@@ -59,6 +61,16 @@ def _conv(layer: Conv, x: Tensor) -> Tensor:
 def _conv_backward(layer: Conv, gradient: Tensor, like: Tensor) -> Tensor:
     geometry = (layer.stride, layer.padding, layer.dilation, False, (0, 0), layer.groups)
     return _aten.convolution_backward(gradient, like, layer.weight, None, *geometry, (True, False, False))[0]
+
+
+def _gather(layer: Gather, h: Tensor) -> Tensor:
+    found = h.gather(1, layer.index[:, None])
+    return found if layer.keepdim else found[:, 0]
+
+
+def _gather_backward(layer: Gather, gradient: Tensor, like: Tensor) -> Tensor:
+    index = layer.index[:, None]
+    return gradient.new_zeros(len(index), like.shape[1]).scatter_(1, index, gradient.reshape(-1, 1).expand(index.shape))
 
 
 def _pool_arguments(layer: AveragePool) -> tuple[Any, ...]:
@@ -72,6 +84,8 @@ _FORWARD: dict[type[Layer], Callable[[Any, Tensor], Tensor]] = {
     AveragePool: lambda layer, x: _aten.avg_pool2d(x, *_pool_arguments(layer)),
     Reshape: lambda layer, x: x.reshape(len(x), *layer.event_shape),
     Activation: lambda layer, x: _VALUES[layer.name](x, *layer.parameters),
+    LogSumExp: lambda layer, x: x.logsumexp(1, layer.keepdim),
+    Gather: _gather,
 }
 _BACKWARD: dict[type[Layer], Callable[[Any, Tensor, Tensor], Tensor]] = {
     Conv: _conv_backward,
@@ -79,6 +93,8 @@ _BACKWARD: dict[type[Layer], Callable[[Any, Tensor, Tensor], Tensor]] = {
     AveragePool: lambda layer, gradient, like: _aten.avg_pool2d_backward(gradient, like, *_pool_arguments(layer)),
     Reshape: lambda layer, gradient, like: gradient.reshape(len(gradient), *like.shape[1:]),
     Activation: lambda layer, gradient, kept: _DERIVATIVES[layer.name](gradient, kept, *layer.parameters),
+    LogSumExp: lambda layer, gradient, kept: gradient.reshape(-1, 1) * kept.softmax(1),
+    Gather: _gather_backward,
 }
 _VALUES: dict[str, Callable[..., Tensor]] = {
     "leaky_relu": _aten.leaky_relu,

@@ -20,7 +20,7 @@ def as_tower(network: Sequential) -> ConvTower | None:
     other kind of network.
     """
     layers = network.layers[: network.tail]
-    if network.quadratic:
+    if network.quadratic or network.is_over_classes:
         return None
     tower = []
     for conv, activation in zip(layers[::2], layers[1::2], strict=False):

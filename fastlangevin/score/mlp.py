@@ -11,10 +11,14 @@ from ..kernels import native, triton
 from ..kernels.arguments import ChainArgs
 from ..kernels.cpu import mlp_chain
 from ..network import walk
-from ..network.layers import Activation, Linear
+from ..network.layers import Activation, Layer, Linear, LogSumExp, Reshape
 from ..network.sequential import Sequential
 from .sequential import SequentialEngine
 from .torch_ops import TorchOpsScore
+
+# A product of the native kernel has at least 8 chains (16 with AVX-512). For fewer, and layers so wide that the time of
+# reading their weights counts, torch's products are faster: measured in docs/performance.md.
+_FEW_CHAINS, _MANY_WEIGHTS = 8, 2**19
 
 
 class MlpScore(TorchOpsScore):
@@ -25,20 +29,22 @@ class MlpScore(TorchOpsScore):
     def __init__(self, network: Sequential, precision: str, x: Tensor) -> None:
         super().__init__(network, precision, x)
         self._precision = precision
-        # log p = direction · h - ½ prior ‖x‖², h the last hidden layer's activations
-        direction, prior = walk.last_gradient(network, x.device)[0], -2 * network.quadratic
-        self._energy = (network.layers[: network.tail], direction, prior)
+        # log p = direction · h - ½ prior ‖x‖², h the output of the last nonlinear layer
+        direction = walk.last_gradient(network, x.device)
+        last = direction.flatten() if len(direction) == 1 else direction.reshape(len(x), -1)
+        self._energy = (_layers(network), last, -2 * network.quadratic)
 
     def run_chain_(self, x: Tensor, args: ChainArgs) -> bool:
         if x.dtype != torch.float32 or not x.is_contiguous():
             return False
         if x.is_cuda and not isinstance(args.step_sizes[0], Tensor) and torch.cuda.is_current_stream_capturing():
             return False  # the caller's graph cannot copy the numbers from the host
-        self._run_chain_(x, args)
+        self._run_chain_(x.view(len(x), -1) if len(x) else x.flatten(1), args)
         return True
 
     @abstractmethod
-    def _run_chain_(self, x: Tensor, args: ChainArgs) -> None: ...
+    def _run_chain_(self, x: Tensor, args: ChainArgs) -> None:
+        """All steps of x (B, d), in place."""
 
 
 class NativeMlpScore(MlpScore):
@@ -53,8 +59,15 @@ class NativeMlpScore(MlpScore):
             return f"they run on the CPU, not on {x.device.type}"
         if precision != "fp32":
             return f"they compute in fp32, not in {precision}"
-        layers = network.layers[: network.tail]
-        return _not_an_mlp(network, x) or mlp_chain.unsupported(layers, x.shape[1]) or native.load_cpu()
+        why = _not_an_mlp(network, x) or mlp_chain.unsupported(_layers(network), _n_inputs(network))
+        return why or native.load_cpu()
+
+    @staticmethod
+    def slower(network: Sequential, x: Tensor) -> str | None:
+        n_weights = sum(layer.weight.numel() for layer in network.layers if isinstance(layer, Linear))
+        if not 0 < len(x) < _FEW_CHAINS or n_weights <= _MANY_WEIGHTS:
+            return None
+        return f"{len(x)} chains do not fill a block of {_FEW_CHAINS}, and the network has {n_weights} weights"
 
     def _run_chain_(self, x: Tensor, args: ChainArgs) -> None:
         mlp_chain.run_(*self._energy, x, args)
@@ -75,9 +88,11 @@ class TritonMlpScore(MlpScore):
         why = triton.unsupported() or _not_an_mlp(network, x)
         if why is not None:
             return why
+        if network.is_over_classes:
+            return "they support no head over classes"
         from ..kernels.triton import mlp_chain as kernel
 
-        return kernel.unsupported(network.layers[: network.tail], x.shape[1], precision, x.device)
+        return kernel.unsupported(_layers(network), _n_inputs(network), precision, x.device)
 
     def _run_chain_(self, x: Tensor, args: ChainArgs) -> None:
         from ..kernels.triton import mlp_chain as kernel
@@ -92,9 +107,25 @@ class MlpEngine(SequentialEngine):
     implementations = (NativeMlpScore, TritonMlpScore)
 
 
+def _first(network: Sequential) -> int:
+    """The index of the first layer after the state is flattened."""
+    return int(bool(network.layers) and isinstance(network.layers[0], Reshape))
+
+
+def _layers(network: Sequential) -> tuple[Layer, ...]:
+    return network.layers[_first(network) : network.tail]
+
+
+def _n_inputs(network: Sequential) -> int:
+    return network.shapes[_first(network)][0]
+
+
 def _not_an_mlp(network: Sequential, x: Tensor) -> str | None:
-    layers = network.layers[: network.tail]
-    alternating = all(isinstance(la, Activation if i % 2 else Linear) for i, la in enumerate(layers))
-    if x.dim() != 2 or not layers or not alternating or len(layers) % 2:
+    layers, shapes = _layers(network), network.shapes[_first(network) : network.tail]
+    kinds: list[type[Layer]] = [(Linear, Activation)[i % 2] for i in range(len(layers))]
+    if layers and isinstance(layers[-1], LogSumExp):
+        kinds[-1] = LogSumExp
+    alternating = all(isinstance(la, kind) for la, kind in zip(layers, kinds, strict=True))
+    if not layers or not alternating or len(layers) % 2 or any(len(shape) != 1 for shape in shapes):
         return "they support only alternating linear layers and activations, on vectors"
     return None if x.dtype == torch.float32 else f"they need float32 states, got {x.dtype}"

@@ -39,6 +39,13 @@ class SequentialScore(AutogradScore):
         """Why the kernels do not support a network at states like x, or None if they do. May load a library."""
         return None
 
+    @staticmethod
+    def slower(network: Sequential, x: Tensor) -> str | None:
+        """Why other kernels are faster at states like x, or None. It says the same for any number of threads, because
+        results depend on the kernels.
+        """
+        return None
+
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor: ...
 
@@ -70,7 +77,7 @@ class SequentialEngine(ScoreEngine):
     def bind(self, x: Tensor, inputs: Inputs) -> SequentialScore:
         try:
             network = trace(self.target, x.shape, x.dtype, x.device, inputs)
-            implementation, _ = choose(network, self.precision, x, self.implementations)
+            implementation, _ = choose(network, self.precision, x, self.implementations, only_if_fast=False)
             return implementation(network, self.precision, x)
         except NotRecognised as error:
             raise BackendUnavailable(
@@ -79,9 +86,12 @@ class SequentialEngine(ScoreEngine):
 
 
 def choose(
-    network: Sequential, precision: str, x: Tensor, implementations: Implementations
+    network: Sequential, precision: str, x: Tensor, implementations: Implementations, only_if_fast: bool = True
 ) -> tuple[type[SequentialScore], list[str]]:
     """The first implementation that supports a network at states like x, and why those before it are not used.
+
+    Args:
+        only_if_fast: whether to leave out those that say that others are faster.
 
     Raises:
         NotRecognised: no implementation does.
@@ -89,6 +99,8 @@ def choose(
     reasons: list[str] = []
     for implementation in implementations:
         why = implementation.unsupported(network, precision, x)
+        if why is None and only_if_fast:
+            why = implementation.slower(network, x)
         if why is None:
             return implementation, reasons
         reasons.append(f"{implementation.kernels} not used: {why}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..network import walk
-from ..network.layers import Activation, Conv, Layer, Linear, Reshape
+from ..network.layers import Activation, Conv, Layer, Linear, LogSumExp, Reshape
 from ..network.sequential import Sequential
 from .precision import HALF
 from .sequential import SequentialScore
@@ -35,6 +35,10 @@ class TorchOpsScore(SequentialScore):
             last, self._unscale = torch.ldexp(last, -exponent), torch.ldexp(last.new_ones(()), exponent)
         self._last = _channels_last(last.to(self._dtype))
 
+    @staticmethod
+    def unsupported(network: Sequential, precision: str, x: Tensor) -> str | None:
+        return "they support no head over classes" if network.is_over_classes else None
+
     def __call__(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             gradient = self._backward(self._forward(x), len(x))
@@ -54,7 +58,8 @@ class TorchOpsScore(SequentialScore):
             if not isinstance(layer, Activation):
                 after = self._layers[i - 1] if i else None
                 smooth = isinstance(after, Activation) and not after.keeps_output
-                kept.append(kept[-1] if smooth else h)  # has the shape and layout of h, and is kept anyway
+                has_shape = smooth and not isinstance(layer, LogSumExp)  # kept anyway, with the shape and layout of h
+                kept.append(kept[-1] if has_shape else h)
                 if i + 1 < len(self._layers):
                     h = walk.forward(layer, h)
                 overwritable = overwritable or not isinstance(layer, Reshape)

@@ -35,6 +35,7 @@ def method_owner():
     return Owner()
 
 
+WIDE, LABELS = nn.Sequential(*body()[:-1], nn.Linear(64, 5)), torch.tensor([4, 0, 2])
 RECOGNISED = {
     "sequential": net(),
     "nested": nn.Sequential(nn.Sequential(*body()[:2]), nn.Sequential(nn.Sequential(nn.Identity()), *body()[2:])),
@@ -64,6 +65,19 @@ RECOGNISED = {
     "prior first": lambda x: -((x**2).flatten(1).sum(-1) / 2 - MODEL(x)[:, 0]),
     "prior, keepdim": lambda x: 3 * (MODEL(x) + -(x * x).reshape(3, -1).sum(1, keepdim=True) * 0.5),
     "two priors": lambda x: x.square().sum((1, 2, 3)) - (MODEL(x)[:, 0] + 3 * x.square().flatten(1).sum(1)),
+    "prior of a view": lambda x: MODEL(x).squeeze() - 0.5 * (x.flatten(1) ** 2).sum(1),
+    "prior of views": lambda x: (
+        (x.flatten(1) * x.view(3, -1)).sum(1) - F.linear(x.reshape(3, -1), torch.ones(1, 72))[:, 0]
+    ),
+    "the first element's view": lambda x: F.linear(x.view(3, 72).flatten(1), torch.ones(1, 72)).view(-1),
+    "linear after two views": lambda x: F.linear(F.relu(x.view(3, 2, 36).view(3, 72)), torch.ones(1, 72)),
+    "log-sum-exp": lambda x: WIDE(x).logsumexp(1),
+    "log-sum-exp of a classifier": lambda x: -torch.logsumexp(WIDE(x), dim=-1, keepdim=True) / 2,
+    "log-sum-exp of the state": lambda x: x.flatten(1).logsumexp((1,)),
+    "gather": lambda x: WIDE(x).gather(1, LABELS[:, None]),
+    "gather, then squeezed": lambda x: -torch.gather(WIDE(x), -1, LABELS.unsqueeze(1)).squeeze(1),
+    "index by label": lambda x: WIDE(x)[torch.arange(x.size(0)), LABELS],
+    "index from behind": lambda x: WIDE(x)[torch.arange(len(x)), LABELS - 5] + x.square().sum((1, 2, 3)),
     "prior before": lambda x: x.square().flatten(1).sum(1) + MODEL(x)[:, 0],
 }
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from support.activation_bounds import TRITON_MLP
 from support.activations import ACTIVATIONS
+from support.error_bounds import gamma
 from support.fake_capture import FakeCapture
 from support.whole_chains import OPTIONS, assert_chains_are, beside_float64, pair, plain, score_of, states
 from support.whole_numbers import exact_score, whole_
@@ -17,8 +18,9 @@ from torch import nn
 import fastlangevin as fl
 from fastlangevin.chains.cuda_graph import GraphCache
 from fastlangevin.kernels import native, triton
-from fastlangevin.kernels.cpu import whole_chain
+from fastlangevin.kernels.cpu import mlp_chain, whole_chain
 from fastlangevin.network.inputs import Inputs
+from fastlangevin.network.layers import Linear, LogSumExp
 from fastlangevin.score import mlp
 from fastlangevin.score.mlp import NativeMlpScore, TritonMlpScore
 
@@ -71,6 +73,121 @@ def test_the_library_s_network():
     assert whole.plan.engine == "mlp"
     assert_chains_are(score_of(model.net[:-1], prior=1.0), whole, steps, whole.initial((8, 6)))
     assert torch.equal(whole.sample((8, 6), step=9), whole(whole.initial((8, 6), step=9), step=9))
+
+
+def test_more_hidden_layers_than_four():
+    torch.manual_seed(2)
+    layers = [layer for i in range(7) for layer in (nn.Linear(11 if i else 5, 11), nn.SiLU())]
+    net = nn.Sequential(*layers, nn.Linear(11, 1))
+    whole, steps = beside_float64(plain, net, step_size=0.3, noise_std=0.01)
+    assert whole.plan.engine == "mlp"
+    assert_chains_are(score_of(net), whole, steps, states())
+
+
+@pytest.mark.parametrize("flat", [lambda x: x.squeeze(), lambda x: x.view(len(x), -1), nn.Flatten()])
+def test_states_that_are_flattened(flat):
+    net = network()
+    shaped = lambda net: lambda x: net(flat(x)).squeeze(1) - 0.5 * (x.flatten(1) ** 2).sum(1)
+    vectors = lambda net: lambda x: net(x).squeeze(1) - 0.5 * (x**2).sum(1)
+    whole, flattened = (pair(energy(net), engines=("auto",), noise_std=0.1)[0] for energy in (shaped, vectors))
+    assert whole.plan_for("cpu", (11, 5, 1, 1)).engine == "mlp"
+    x0 = states()
+    got = whole(x0.view(11, 5, 1, 1), step=2)
+    assert whole.plan.engine == "mlp" and torch.equal(got.view(11, 5), flattened(x0, step=2))
+
+
+CLASSES, LABELS = 6, torch.tensor([3, 0, 5, 5, 1, 2, 4, 0, 0, 3, 1])
+
+
+def classifier(activation=nn.SiLU):
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Linear(5, 17), activation(), nn.Linear(17, 12), activation(), nn.Linear(12, CLASSES))
+
+
+HEADS = {
+    "classes": (lambda net: lambda x: 2.0 * net(x).logsumexp(1), ()),
+    "label": (lambda net: lambda x, y: 2.0 * net(x).gather(1, y[:, None]), (LABELS,)),
+    "label by index": (lambda net: lambda x, y: 2.0 * net(x)[torch.arange(len(x)), y], (LABELS - CLASSES,)),
+}
+
+
+def score_with_head(net, head):
+    if head == "classes":
+        return score_of([*net, LogSumExp(keepdim=False)], factor=2.0)
+    return score_of([*net[:-1], Linear(net[-1].weight[LABELS], None)], factor=2.0)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("head", HEADS)
+def test_heads_over_classes(head, options):
+    energy, args = HEADS[head]
+    net = classifier()
+    whole, steps = beside_float64(energy, net, **OPTIONS[options])
+    with_args = lambda sampler: WithArguments(sampler, args)
+    assert_chains_are(score_with_head(net, head), with_args(whole), with_args(steps), states())
+    assert whole.plan.engine == "mlp"
+    trace = whole.trace(states(), *args, step=9)
+    assert torch.equal(trace.x[-1], whole(states(), *args, step=9))
+    assert torch.equal(trace.energy[-1], whole.energy(trace.x[-1], *args))
+
+
+class WithArguments:
+    """A sampler that is called with extra arguments."""
+
+    def __init__(self, sampler, args):
+        self._sampler, self._args = sampler, args
+
+    def __getattr__(self, name):
+        return getattr(self._sampler, name)
+
+    def __call__(self, x0, **options):
+        return self._sampler(x0, *self._args, **options)
+
+
+class Bound(nn.Module):
+    """An energy of a network with its extra arguments."""
+
+    def __init__(self, net, energy, args):
+        super().__init__()
+        self.net, self.energy, self.args = net, energy, args
+
+    def forward(self, x):
+        return self.energy(self.net)(x, *self.args)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_single_scores_and_gradients_with_a_head(head):
+    """Of one step from x0, whose Jacobian is at x0 itself: torch's operators on both sides, in the same order."""
+    energy, args = HEADS[head]
+    samplers = pair(energy(classifier()), engines=("mlp", "autograd"), n_steps=1, step_size=0.3, noise_std=0.01)
+    x0, v = states().requires_grad_(), states().flip(0)
+    gradients = [torch.autograd.grad(sampler(x0, *args), x0, v)[0] for sampler in samplers]
+    torch.testing.assert_close(*gradients, rtol=0, atol=gamma(17 * 12 * 4) * 4)
+    assert (gradients[0] - v).abs().max() > 0.003
+    net = whole_(classifier(nn.LeakyReLU))
+    if head != "classes":
+        x, wide = states().mul(2).round(), Bound(net, energy, args)
+        assert torch.equal(pair(energy(net), engines=("mlp",))[0].score(x, *args).double(), exact_score(wide, x))
+
+
+def test_a_label_that_is_no_class():
+    energy, _ = HEADS["label"]
+    for label in (-1, CLASSES):
+        with pytest.raises(RuntimeError, match="out of bounds"):
+            pair(energy(classifier()))[0](states(), torch.full((11,), label))
+
+
+def test_few_chains_of_wide_layers():
+    """The choice depends on nothing that may change from call to call with the same result: not on the threads."""
+    net = nn.Sequential(nn.Linear(3, 1024), nn.SiLU(), nn.Linear(1024, 1024), nn.SiLU(), nn.Linear(1024, 1))
+    auto, explicit = pair(net, engines=("auto", "mlp"), n_steps=1)
+    assert auto.plan.engine == "mlp"
+    auto(states(7, 3))
+    assert auto.plan_for("cpu").engine == "mlp" and auto._score.bind(states(7, 3), Inputs()).name == "convnet"
+    assert auto._score.bind(states(8, 3), Inputs()).name == explicit._score.bind(states(1, 3), Inputs()).name == "mlp"
+    assert auto._score.bind(torch.ones(1, 3), Inputs()).name == "convnet"
+    narrow, _ = pair(network())
+    assert narrow._score.bind(states(1), Inputs()).name == "mlp"
 
 
 def test_batch_splits_give_the_same_bits():
@@ -158,7 +275,7 @@ def test_unsupported_networks():
     for net, words in (
         (nn.Sequential(nn.Linear(5, 1)), "alternating linear layers and activations"),
         (nn.Sequential(nn.Linear(5, 4), nn.LeakyReLU(-0.1), nn.Linear(4, 1)), "activation leaky_relu"),
-        (nn.Sequential(nn.Linear(5, 513), nn.SiLU(), nn.Linear(513, 1)), "513 wide"),
+        (nn.Sequential(nn.Linear(5, 1025), nn.SiLU(), nn.Linear(1025, 1)), "1025 wide"),
         (network().double(), "float64"),
     ):
         with pytest.raises(fl.BackendUnavailable, match=f"engine='mlp' cannot be used for this log_density: .*{words}"):
@@ -220,3 +337,6 @@ def test_long_calls_are_split(monkeypatch):
         torch.ops.fastlangevin.mlp_chain_cpu_, "default", lambda *a: (calls.append(len(a[7])), run(*a))[1]
     )
     assert torch.equal(whole(states(), step=0), expected) and calls == [2, 2, 2, 1]
+    calls.clear()
+    monkeypatch.setattr(mlp_chain, "_PER_UPDATE", 2 * sum(la.weight.numel() for la in network()[:-1:2]) / 10)
+    assert torch.equal(whole(states(), step=0), expected) and calls == [1] * 7  # 10 updates a chain, twice its elements

@@ -16,6 +16,7 @@ from fastlangevin.kernels.arguments import ChainArgs
 
 from .chain_reference import OPTIONS, arguments, chain
 from .error_bounds import Roundings, U
+from .network_bounds import EXPONENTIAL
 from .triton_roundings import EXP
 
 
@@ -67,12 +68,15 @@ def bounded(name: str, options: str, n: int, in_triton: bool = False):
 
 
 def mixture_score(
-    energy: fl.energies.GaussianMixture, r: Roundings, x: Tensor, exponential: float = 5 / 1.5, in_pairs: bool = False
+    energy: fl.energies.GaussianMixture,
+    r: Roundings,
+    x: Tensor,
+    exponential: float = EXPONENTIAL,
+    in_pairs: bool = False,
 ) -> Tensor:
     """Σ_k w_k p_k (μ_k - x) / Σ_k w_k, w_k = e^(l_k - max l), with the roundings of csrc/cpu/analytic_chain_impl.h.
 
-    Weights are e^a for a ≤ 0, and one of them is 1: what counts is their absolute error. The derivative of
-    elu(1.5), 1.5 e^a, is within 2.5 units in the last place of 1 (test_mlp_chain.py), so e^a is within 5u / 1.5.
+    Weights are e^a for a ≤ 0, and one of them is 1: what counts is their absolute error.
 
     Args:
         exponential: the absolute error of e^a in u.

@@ -13,10 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fastlangevin.network import walk
-from fastlangevin.network.layers import Activation
+from fastlangevin.network.layers import Activation, LogSumExp
 
 from . import traced_energies
 from .error_bounds import Roundings, U, gamma
+
+# The absolute error of e^a for a ≤ 0, in u: the derivative of elu(1.5), 1.5 e^a, is within 2.5 units in the last place
+# of 1 (test_mlp_chain.py).
+EXPONENTIAL = 5 / 1.5
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,15 @@ def finest_bit(values: Tensor) -> float:
     return unit
 
 
+def softmax(roundings: Roundings, z: Tensor, factor: float) -> Tensor:
+    """factor · softmax(z) with the roundings of csrc/cpu/mlp_chain_impl.h: e^a, a ≤ 0, within `EXPONENTIAL` u."""
+    e = roundings.relative(z - z.detach().amax(1, keepdim=True)).exp()
+    e = roundings.rounded(e, EXPONENTIAL * U)
+    total = roundings.rounded(e.sum(1), U * e.cumsum(1).abs().sum(1))
+    scale = roundings.relative(factor / total, 1 + (abs(factor) != 1))
+    return roundings.relative(e * scale[:, None])
+
+
 def score(
     roundings: Roundings,
     layers: Sequence[Any],
@@ -148,9 +161,10 @@ def score(
     prior: float = 0.0,
     factor: float = 1.0,
 ) -> Tensor:
-    """The score of factor · layers(x) - prior / 2 · |x|²; the last layer is linear, with one output."""
-    *steps, last = [layer_of(layer) for layer in layers]
-    assert isinstance(last, Affine) and last.weight.dim() == 2 and len(last.weight) == 1
+    """The score of factor · layers(x) - prior / 2 · |x|²; the last layer is linear, with one output for all chains or
+    weights for each, or it is a `LogSumExp`.
+    """
+    *steps, last = [layer if isinstance(layer, LogSumExp) else layer_of(layer) for layer in layers]
     h, kept = x, []
     for layer in steps:
         if isinstance(layer, Elementwise):
@@ -164,7 +178,11 @@ def score(
         else:
             kept.append(h)
             h = arithmetic.sums(roundings, layer, h) if isinstance(layer, Affine) else layer.function(h)
-    g = roundings.relative(factor * last.weight.expand(len(x), -1), abs(factor) != 1)
+    if isinstance(last, LogSumExp):
+        g = softmax(roundings, h, factor)
+    else:
+        assert isinstance(last, Affine) and last.weight.dim() == 2 and len(last.weight) in (1, len(x))
+        g = roundings.relative(factor * last.weight.expand(len(x), -1), abs(factor) != 1)
     for layer, k in zip(reversed(steps), reversed(kept), strict=True):
         if isinstance(layer, Elementwise):
             g = roundings.relative(g * k, 1 + arithmetic.half / U)

@@ -7,33 +7,35 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...network.layers import Activation, Layer, Linear
+from ...network.layers import Activation, Layer, Linear, LogSumExp
 from ..arguments import ActivationArgs, ActivationKind, ChainArgs
 from . import whole_chain
 
-MOST_LAYERS, MOST_INPUTS, MOST_WIDTH = 4, 256, 512
+MOST_INPUTS, MOST_WIDTH = 1024, 1024
+_PER_UPDATE = 4096  # multiply-adds in the time that `whole_chain` counts as that of an update of one element
 
 
 def split(layers: Sequence[Layer]) -> tuple[list[Linear], list[Activation]]:
-    """Splits alternating linear layers and activations into the two."""
+    """Splits alternating linear layers and activations into the two. A log-sum-exp after the last linear layer is left
+    out: there is one activation less then.
+    """
     linears = [layer for layer in layers[::2] if isinstance(layer, Linear)]
     activations = [layer for layer in layers[1::2] if isinstance(layer, Activation)]
-    if len(linears) + len(activations) != len(layers):
+    has_head = len(layers) > 0 and isinstance(layers[-1], LogSumExp)
+    if len(linears) + len(activations) + has_head != len(layers):
         raise ValueError("the layers are not alternating linear layers and activations")
     return linears, activations
 
 
 def unsupported(layers: Sequence[Layer], n_inputs: int) -> str | None:
-    """Why `run_` does not support these hidden layers of an MLP with n_inputs inputs, or None if it does.
+    """Why `run_` does not support these layers of an MLP with n_inputs inputs, or None if it does.
 
     Args:
-        layers: alternating a `Linear` and the `Activation` after it.
+        layers: alternating a `Linear` and the `Activation` after it; instead of the last one a `LogSumExp`.
     """
     n_linears, n_activations = len(layers[::2]), len(layers[1::2])
-    if n_linears != n_activations or not 1 <= n_linears <= MOST_LAYERS:
-        return (
-            f"the network has {n_linears} linear layers and {n_activations} activations, not 1 to {MOST_LAYERS} pairs"
-        )
+    if n_linears != n_activations or not layers:
+        return f"the network has {n_linears} linear layers and {n_activations} activations, not one or more pairs"
     try:
         linears, activations = split(layers)
     except ValueError:
@@ -53,12 +55,12 @@ def unsupported(layers: Sequence[Layer], n_inputs: int) -> str | None:
 
 def run_(
     layers: Sequence[Layer],
-    last: Tensor,  # (I,)
+    last: Tensor,  # (I,), or (B, I) with a row for each chain
     prior: float,
     x: Tensor,  # (B, d), contiguous float32
     args: ChainArgs,
 ) -> None:
-    """All steps of the chains x of log p(x) = last · h(x) - prior / 2 · |x|², with h the last activations; in place.
+    """All steps of the chains x of log p(x) = last · h(x) - prior / 2 · |x|², with h the last layer's output; in place.
 
     The score is computed in float32, with sums in ascending order of the features. See `whole_chain.run_`.
 
@@ -75,7 +77,8 @@ def run_(
         last.detach().contiguous(),
         prior,
     )
-    whole_chain.run_("mlp_chain_cpu_", x, energy, args)
+    multiply_adds = 2 * sum(linear.weight.numel() for linear in linears)
+    whole_chain.run_("mlp_chain_cpu_", x, energy, args, multiply_adds / _PER_UPDATE)
 
 
 def activation_args(activation: Activation) -> ActivationArgs:

@@ -19,6 +19,7 @@ def run_(
     x: Tensor,  # (B, d), contiguous float32
     energy: Sequence[object],
     args: ChainArgs,
+    updates_per_chain: float = 0.0,
 ) -> None:
     """Runs an operator of `schemas` on x, in place.
 
@@ -29,6 +30,8 @@ def run_(
         operator: its name.
         energy: its arguments between the state and those of the chain.
         args: with Python numbers.
+        updates_per_chain: what the score of a chain takes, in times of the update of one element, if it is more than
+            the chain has elements.
     """
     why = native.load_cpu()
     if why:
@@ -41,7 +44,7 @@ def run_(
     if not steps or not len(x):
         return
     call = getattr(torch.ops.fastlangevin, operator).default
-    n_steps = max(1, _MOST_UPDATES // max(1, x.numel()))
+    n_steps = max(1, int(_MOST_UPDATES / max(x.numel(), len(x) * updates_per_chain, 1)))
     for k in range(0, len(steps), n_steps):  # Python handles signals between calls
         eta, sigma = list(step_sizes[k : k + n_steps]), list(noise_stds[k : k + n_steps])
         call(x, *energy, eta, sigma, has_noise, seed, int(steps[k]), *tail, int(args.order))

@@ -24,10 +24,11 @@ import fastlangevin as fl
 from fastlangevin.kernels import build, native
 from fastlangevin.kernels.arguments import UpdateArgs
 from fastlangevin.kernels.cpu import mlp_chain
-from fastlangevin.network.layers import Activation, Linear
+from fastlangevin.network.layers import Activation, Linear, LogSumExp
 
 ROOT = Path(__file__).parents[3]
 NETS = [(1, 1), (2, 3, 17), (3, 64, 65), (5, 200, 3), (2, 512, 1, 3), (128, 65, 33, 17, 9), (256, 8)]
+DEEP, WIDE = (4, *[11] * 9), [(1024, 8), (2, 1024, 3), (900, 300, 5)]
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -45,7 +46,7 @@ def bounded(widths, activation):
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("widths", NETS, ids=str)
+@pytest.mark.parametrize("widths", [*NETS, DEEP], ids=str)
 def test_score_against_float64(capability, widths, activation):
     """Sums run in ascending order, so that the running error bound holds for them; those of the activations are tested
     below. What each rounding does to the score is its exact derivative.
@@ -54,7 +55,7 @@ def test_score_against_float64(capability, widths, activation):
     assert_within(net.run(x, arguments(**ONE_STEP)), *expected, tight=4e-4)
 
 
-@pytest.mark.parametrize("widths", NETS, ids=str)
+@pytest.mark.parametrize("widths", NETS + WIDE, ids=str)
 def test_sums_of_whole_numbers_are_exact(capability, widths):
     """Small whole weights and states, and a slope that is a power of two: whatever the order of a sum, float32 makes no
     error. No product may be missing, or in another's place.
@@ -68,6 +69,33 @@ def test_sums_of_whole_numbers_are_exact(capability, widths):
     expected = x.double() + score(Roundings(), layers, x.double(), Exact())
     assert torch.equal(net.run(x, arguments(**ONE_STEP)).double(), expected)
     assert (expected != x).double().mean() > 0.5
+
+
+@functools.cache
+def bounded_with_head(widths, n_classes, n_labelled):
+    net = Net(widths, SILU, prior=0.5, gain=1.0, n_classes=n_classes, n_labelled=n_labelled)
+    x = states(37, widths[0])
+    return net, x, net.chain(x, arguments())
+
+
+@pytest.mark.parametrize(
+    ("widths", "n_classes", "n_labelled"),
+    [((3,), 29, None), ((5, 20, 9), 7, None), ((2, 40), 1, None), ((5, 20, 9), 0, 37), ((3, 1), 0, 37)],
+    ids=str,
+)
+def test_heads_against_float64(capability, widths, n_classes, n_labelled):
+    net, x, expected = bounded_with_head(widths, n_classes, n_labelled)
+    assert_within(net.run(x, arguments()), *expected, tight=1e-5)
+
+
+def test_logits_far_from_zero(capability):
+    """A class that is e^-200 less likely counts nothing, and one beyond e^88 is no infinity."""
+    logits = Linear(torch.eye(3), torch.tensor([150.0, -50.0, 150.0]))
+    x, got = states(9, 3), states(9, 3)
+    mlp_chain.run_([logits, LogSumExp(False)], torch.ones(1), 0.0, got, arguments(**ONE_STEP))
+    p = (x.double() + logits.bias.double()).softmax(1)
+    bound = 8 * U * (x.double().abs() + p) + (x.double() + logits.bias.double()).abs().amax() * 4 * U
+    assert_within(got, x.double() + p, bound, tight=1e-4)
 
 
 @functools.cache
@@ -133,9 +161,11 @@ def test_noise_and_update_match_the_contract_bit_for_bit(capability, dimension, 
     assert not torch.equal(got, x)
 
 
-@pytest.mark.parametrize("widths", [(2, 64, 64), (3, 17), (128, 33, 40)], ids=str)
-def test_neither_threads_nor_batches_matter(capability, threads, widths):
-    net, d = Net(widths, SILU), widths[0]
+@pytest.mark.parametrize("head", [{}, {"n_classes": 5}, {"n_labelled": 131}], ids=str)
+@pytest.mark.parametrize("widths", [(2, 64, 64), (3, 17), (128, 33, 40), (400, 5)], ids=str)
+def test_neither_threads_nor_batches_matter(capability, threads, widths, head):
+    net, d = Net(widths, SILU, **head), widths[0]
+    last = net.last
     x = states(131, d)
     whole = net.run(x, arguments(offset=0))
     for n in (2, 5):
@@ -145,6 +175,7 @@ def test_neither_threads_nor_batches_matter(capability, threads, widths):
     for cuts in ((1, 2, 3, 131), (31, 64, 129, 131), (50, 131)):
         parts, first = [], 0
         for end in cuts:
+            net.last = last[first:end] if "n_labelled" in head else last
             parts.append(net.run(x[first:end], arguments(offset=first * d)))
             first = end
         assert same_bits(torch.cat(parts), whole)
@@ -181,8 +212,8 @@ def test_avx2_and_avx512_agree_bit_for_bit():
 
 def test_a_chain_that_is_not_finite_does_not_affect_others(capability):
     x = states(40, 2)
-    for _, activation in ACTIVATIONS.values():
-        net = Net((2, 9, 5), activation)
+    nets = [Net((2, 9, 5), activation) for _, activation in ACTIVATIONS.values()]
+    for net in (*nets, Net((2, 9), SILU, n_classes=4), Net((2, 9), SILU, n_labelled=40)):
         expected = net.run(x, arguments())
         for value in (math.nan, math.inf, -math.inf):
             broken = x.clone()
@@ -221,9 +252,11 @@ def test_nothing_to_do():
 def test_operator_passes_opcheck():
     net = Net((3, 5), SILU)
     step_sizes, noise_stds, has_noise, seed, steps, offset, *limits = arguments()
-    energy = ([net.layers[0].weight], [None], [1], [0.0, 0.0], net.last, 0.5)
+    hidden = ([net.layers[0].weight], [None], [1], [0.0, 0.0])
+    classes = ([net.layers[0].weight], [None], [], [], torch.ones(1), 0.0)
     numbers = (step_sizes, noise_stds, has_noise, seed, steps[0], offset, *limits[:-1], 0)
-    torch.library.opcheck(torch.ops.fastlangevin.mlp_chain_cpu_.default, (states(4, 3), *energy, *numbers))
+    for energy in ((*hidden, net.last, 0.5), (*hidden, torch.ones(4, 5), 0.5), classes):
+        torch.library.opcheck(torch.ops.fastlangevin.mlp_chain_cpu_.default, (states(4, 3), *energy, *numbers))
 
 
 @pytest.mark.parametrize(
@@ -231,10 +264,12 @@ def test_operator_passes_opcheck():
     [
         ([], 3, "0 linear layers"),
         (Net((3, 4), SILU).layers[:1], 3, "1 linear layers and 0 activations"),
-        (Net((3, 4, 4, 4, 4, 4), SILU).layers, 3, "5 linear layers"),
         (Net((3, 4), SILU).layers[::-1], 3, "not alternating linear layers and activations"),
-        (Net((257, 4), SILU).layers, 257, "257 inputs"),
-        (Net((3, 513), SILU).layers, 3, "513 wide"),
+        ([LogSumExp(False)], 3, "1 linear layers and 0 activations"),
+        ([LogSumExp(False), *Net((3, 4), SILU).layers, SILU], 3, "not alternating linear layers and activations"),
+        (Net((1025, 4), SILU).layers, 1025, "1025 inputs"),
+        (Net((3, 1025), SILU).layers, 3, "1025 wide"),
+        (Net((3, 4), SILU, n_classes=1025).layers, 3, "1025 wide"),
         ([Linear(torch.zeros(4, 3, dtype=torch.float64), None), SILU], 3, "float64"),
         (Net((3, 4), Activation("leaky_relu", (-0.1,))).layers, 3, "leaky_relu"),
         (Net((3, 4), Activation("elu", (-1.0,))).layers, 3, "elu"),
@@ -256,6 +291,8 @@ def test_mismatched_arguments():
         mlp_chain.run_(net.layers, net.last, 0.0, states(4, 2), arguments())
     with pytest.raises(RuntimeError, match="last is not of the last layer's width"):
         mlp_chain.run_(net.layers, net.last[:4].contiguous(), 0.0, x, arguments())
+    with pytest.raises(RuntimeError, match="or not of as many chains as x"):
+        mlp_chain.run_(net.layers, net.last.expand(3, 5).contiguous(), 0.0, x, arguments())
 
 
 FLAGS = {"portable": (), "avx2": build._AVX2, "avx512": build._AVX512}
