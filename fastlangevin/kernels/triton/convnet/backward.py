@@ -14,7 +14,7 @@ from .parts import is_last_split, sum_of_splits, to_compute
 
 
 @triton.jit
-def _deactivate(acc, pixel, inside, first_column, mask_pointer, y_pointer, slope, CHANNELS: tl.constexpr):
+def deactivate(acc, pixel, inside, first_column, mask_pointer, y_pointer, slope, CHANNELS: tl.constexpr):
     M: tl.constexpr = acc.shape[0]
     N: tl.constexpr = acc.shape[1]
     column = first_column + tl.arange(0, N)
@@ -86,10 +86,10 @@ def backward_kernel(
     out_y, out_x = STRIDE * y + (STRIDE - 1) * py, STRIDE * x + (STRIDE - 1) * px
     pixel = (image * (STRIDE * HEIGHT) + out_y) * (STRIDE * WIDTH) + out_x
     if SPLIT == 1:
-        _deactivate(acc, pixel, row < rows, tl.program_id(1) * N, mask_pointer, y_pointer, slope, CHANNELS)
+        deactivate(acc, pixel, row < rows, tl.program_id(1) * N, mask_pointer, y_pointer, slope, CHANNELS)
     else:
         tile = (tl.program_id(2) // SPLIT * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(0)
         tile += tl.program_id(0)
         if is_last_split(acc, partial_pointer, lock_pointer, tile, split, SPLIT, M, N):
             acc = sum_of_splits(partial_pointer, tile, SPLIT, M, N)
-            _deactivate(acc, pixel, row < rows, tl.program_id(1) * N, mask_pointer, y_pointer, slope, CHANNELS)
+            deactivate(acc, pixel, row < rows, tl.program_id(1) * N, mask_pointer, y_pointer, slope, CHANNELS)
