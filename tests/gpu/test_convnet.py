@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -143,3 +145,21 @@ def test_one_kernel_between_steps_gives_the_same_bits(monkeypatch, graph, depend
         results.append(sampler(x0))
         sampler.check()
     assert all(torch.equal(result, results[0]) for result in results[1:])
+
+
+def test_weights_through_descriptors_give_the_same_bits(monkeypatch):
+    from fastlangevin.kernels.triton.convnet import measured
+
+    properties = torch.cuda.get_device_properties(0)
+    if properties.major not in (9, 10):
+        pytest.skip("tensor descriptors are used on 9.0 and 10.0")
+    for precision in ("fp16", "bf16", "tf32"):
+        _, convnet, packed = paper(precision)
+        x = torch.rand(16, *SHAPE, device=DEVICE) * 2 - 1
+        expected = convnet.score(packed, x)
+        products = [la for la in packed.workspace(16).launches if la.name in ("forward", "backward")]
+        choices = {la.key: dataclasses.replace(la.choice, descriptor=True) for la in products}
+        monkeypatch.setitem(measured.BY_GPU, properties.name, measured.Measured(choices=choices))
+        packed.forget_workspace()
+        assert torch.equal(convnet.score(packed, x), expected)
+        monkeypatch.delitem(measured.BY_GPU, properties.name)

@@ -1,8 +1,8 @@
 """Compiles Triton kernels for GPUs that need not be here: `python tests/support/ahead_of_time.py [--all]` prints, as
 JSON, one record a kernel and architecture: registers, bytes of local memory and shared memory, the machine's
 instructions, the order of barriers and of loads and stores of 16 bits, whether copies of 16 bytes go through L1 where
-they are asked to, and the numbers among its arguments for whose values a launch compiles again (for 1, and for
-multiples of 16).
+they are asked to, the number of copies through tensor descriptors, and the numbers among its arguments for whose values
+a launch compiles again (for 1, and for multiples of 16).
 
 With `--all`, every kernel in its variants for every architecture, in minutes; without, each kernel for one of them at
 least, and those that need most for several. A script of its own because the tests run Triton's interpreter, and a
@@ -12,6 +12,7 @@ process has either that or the compiler.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import json
 import re
 import subprocess
@@ -53,6 +54,9 @@ def sources(architecture: int, everything: bool):
             yield from between_sources("fp16", architecture, dependent=True)
             yield from convnet_sources("fp16", architecture, dependent=True)
             yield from convnet_sources("fp16", architecture, dependent=True, cudnn=True)
+        if architecture in (90, 100):
+            for precision in ("fp16", "bf16", "tf32"):
+                yield from convnet_sources(precision, architecture, descriptor=True)
         return
     yield from fused_sources.sources("fp16", fused_sources.NARROWEST[architecture])
     yield from between_sources("fp16", architecture, tune.BETWEEN[-1:])
@@ -69,10 +73,13 @@ def sources(architecture: int, everything: bool):
         yield from convnet_sources("fp16", architecture)
         yield from convnet_sources("bf16", architecture, ("forward-4x4",))
         yield from convnet_sources("fp16", architecture, ("forward-4x4",), dependent=True)
+        yield from convnet_sources("fp16", architecture, ("forward-4x4", "backward-16x16"), descriptor=True)
         yield from convnet_sources("tf32", architecture, ("first-32x32", "backward-4x4", "input-32x32"))
     else:
         largest = ("forward-4x4", "backward-16x16", "input-32x32")
         yield from convnet_sources("fp16", architecture, largest if architecture in (80, 100) else largest[1:2])
+    if architecture == 100:
+        yield from convnet_sources("fp16", architecture, ("backward-4x4",), descriptor=True)
 
 
 def update_sources():
@@ -98,19 +105,26 @@ def update_sources():
 
 
 def convnet_sources(
-    precision: str, architecture: int, only: tuple[str, ...] = (), dependent: bool = False, cudnn: bool = False
+    precision: str,
+    architecture: int,
+    only: tuple[str, ...] = (),
+    dependent: bool = False,
+    cudnn: bool = False,
+    descriptor: bool = False,
 ):
     """The kernels of the paper's network, n_f = 64, for 64 images of 32×32, named by the smaller images; or only those
-    that follow cuDNN where it computes all products.
+    that follow cuDNN where it computes all products; or products whose weights come through tensor descriptors.
     """
     sizes = ((3, 32, 64, 1), (64, 32, 128, 2), (128, 16, 256, 2), (256, 8, 512, 2))
     layers = [Geometry(planes, size, size, channels, stride) for planes, size, channels, stride in sizes]
     itemsize = 4 if precision == "tf32" else 2
     gpu = Gpu(architecture // 10, 132, "compiled")
     own = measured.BY_GPU["compiled"] = measured.Measured(dependent_launch=dependent)
+    products = {la.key: la.choice for la in plan(layers, 64, itemsize, gpu) if la.name in ("forward", "backward")}
     if cudnn:
-        products = [la.key for la in plan(layers, 64, itemsize, gpu) if la.name in ("forward", "backward")]
         own.choices = dict.fromkeys(products, measured.CUDNN)
+    elif descriptor:
+        own.choices = {key: dataclasses.replace(tile, descriptor=True) for key, tile in products.items()}
     compute = {"fp16": "*fp16", "bf16": "*bf16", "tf32": "*fp32"}[precision]
     parts = dict.fromkeys(("UPDATE", "HAS_NOISE", "HAS_CLIP", "HAS_BOUNDS", "ON_DEVICE", "WHOLE_GROUPS"), True)
     for launch, layer in zip(plan(layers, 64, itemsize, gpu), [*layers, *reversed(layers)], strict=True):
@@ -124,7 +138,13 @@ def convnet_sources(
         name = f"{launch.name}-{layer.out[0]}x{layer.out[1]}"
         if cudnn != (launch.choice == measured.CUDNN) or (only and name not in only):
             continue
+        if descriptor:
+            if launch.key not in products:
+                continue
+            sizes = f"{constants['N']}, {constants['K']}"
+            pointers["w_pointer"] = f"tensordesc<{compute[1:]}[{sizes}]>"
         name = f"{'pass' if cudnn else 'convnet'}-{precision}-{name}{'-dependent' if dependent else ''}"
+        name += "-descriptor" if descriptor else ""
         yield name, source(launch.kernel, pointers, constants), launch.options
 
 
@@ -234,6 +254,7 @@ def main() -> None:
             compiled = triton.compile(kernel, target=GPUTarget("cuda", architecture, 32), options=options)
             record = {"kernel": name, "architecture": architecture, "shared": compiled.metadata.shared}
             record |= {"through_l1": through_l1, "warps": options["num_warps"]}
+            record["by_descriptor"] = compiled.asm["ptx"].count("cp.async.bulk.tensor")
             record["specialized"] = [
                 p.name for p in kernel.fn.params if not (p.is_constexpr or p.do_not_specialize or "pointer" in p.name)
             ]

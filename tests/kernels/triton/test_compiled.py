@@ -51,6 +51,17 @@ def test_which_triton_copies_through_l1(compiled):
     assert {record["through_l1"] for record in compiled.values()} == {version >= (3, 9)}
 
 
+def test_weights_come_through_descriptors(compiled):
+    """Where they are told to, by the tensor memory accelerator; images do not."""
+    seen = set()
+    for (kernel, architecture), record in compiled.items():
+        is_so = kernel.endswith("-descriptor")
+        seen |= {architecture} if is_so else set()
+        assert (record["by_descriptor"] > 0) == (count(record, "UTMALDG") > 0) == is_so, (kernel, architecture)
+        assert not is_so or copies(record), (kernel, architecture)
+    assert seen == {90, 100}
+
+
 def test_convnets_copy_images_through_l1(compiled):
     """What several taps see is kept in L1, weights pass it by."""
     if not all(record["through_l1"] for record in compiled.values()):
@@ -58,6 +69,9 @@ def test_convnets_copy_images_through_l1(compiled):
     for (kernel, architecture), record in compiled.items():
         if "-forward-" in kernel or "-backward-" in kernel:
             past = sum(n for name, n in copies(record).items() if "BYPASS" in name)
+            if kernel.endswith("-descriptor"):
+                assert past == 0, (kernel, architecture)
+                continue
             assert past >= 4 and sum(copies(record).values()) - past >= past, (kernel, architecture)
 
 

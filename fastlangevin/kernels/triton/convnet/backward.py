@@ -31,7 +31,7 @@ def deactivate(acc, pixel, inside, first_column, mask_pointer, y_pointer, slope,
 @triton.jit
 def backward_kernel(
     g_pointer,  # (B, HEIGHT, WIDTH, DEPTH)
-    w_pointer,  # (CHANNELS, KERNEL, KERNEL, DEPTH)
+    w_pointer,  # (CHANNELS, KERNEL, KERNEL, DEPTH); with DESCRIPTOR a tensor descriptor of (CHANNELS, KERNEL² DEPTH)
     mask_pointer,  # (B, STRIDE * HEIGHT, STRIDE * WIDTH, CHANNELS / 32) int32
     y_pointer,  # (B, STRIDE * HEIGHT, STRIDE * WIDTH, CHANNELS)
     partial_pointer,
@@ -48,6 +48,7 @@ def backward_kernel(
     N: tl.constexpr,
     K: tl.constexpr,
     SPLIT: tl.constexpr,
+    DESCRIPTOR: tl.constexpr,
     PDL: tl.constexpr,
 ):
     after_the_last_kernel(PDL)
@@ -81,7 +82,10 @@ def backward_kernel(
             other=0.0,
             cache_modifier=".ca",
         )
-        b = tl.load(w_pointer + (tap * DEPTH + channel) + weights)
+        if DESCRIPTOR:
+            b = w_pointer.load([tl.program_id(1) * N, tap * DEPTH + channel]).T
+        else:
+            b = tl.load(w_pointer + (tap * DEPTH + channel) + weights)
         acc = tl.dot(a, b, acc, input_precision="tf32")
     out_y, out_x = STRIDE * y + (STRIDE - 1) * py, STRIDE * x + (STRIDE - 1) * px
     pixel = (image * (STRIDE * HEIGHT) + out_y) * (STRIDE * WIDTH) + out_x

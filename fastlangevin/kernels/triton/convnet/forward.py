@@ -113,7 +113,7 @@ def first_kernel(
 @triton.jit
 def forward_kernel(
     x_pointer,  # (B, STRIDE * HEIGHT, STRIDE * WIDTH, DEPTH)
-    w_pointer,  # (CHANNELS, KERNEL, KERNEL, DEPTH)
+    w_pointer,  # (CHANNELS, KERNEL, KERNEL, DEPTH); with DESCRIPTOR a tensor descriptor of (CHANNELS, KERNEL² DEPTH)
     bias_pointer,
     y_pointer,
     mask_pointer,
@@ -133,6 +133,7 @@ def forward_kernel(
     N: tl.constexpr,
     K: tl.constexpr,
     SPLIT: tl.constexpr,
+    DESCRIPTOR: tl.constexpr,
     PDL: tl.constexpr,
 ):
     after_the_last_kernel(PDL)
@@ -163,7 +164,10 @@ def forward_kernel(
         a = tl.load(
             x_pointer + ((r * W + s) * DEPTH + channel) + inputs, mask=inside[:, None], other=0.0, cache_modifier=".ca"
         )
-        b = tl.load(w_pointer + ((r * KERNEL + s) * DEPTH + channel) + weights)
+        if DESCRIPTOR:
+            b = w_pointer.load([tl.program_id(1) * N, (r * KERNEL + s) * DEPTH + channel]).T
+        else:
+            b = tl.load(w_pointer + ((r * KERNEL + s) * DEPTH + channel) + weights)
         acc = tl.dot(a, b, acc, input_precision="tf32")
     tensors = (bias_pointer, y_pointer, mask_pointer, last_pointer)
     if SPLIT == 1:

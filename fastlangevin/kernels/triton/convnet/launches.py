@@ -17,7 +17,7 @@ from .. import unsupported as triton_unsupported
 from . import cudnn
 
 if TYPE_CHECKING:
-    from .plan import Geometry, Gpu
+    from .plan import Geometry, Gpu, Launch
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32}
 _NO_UPDATE = UpdateArgs(None, None, 0, 0, 0, 0, None, None, None)
@@ -181,7 +181,7 @@ class Workspace:
             if launch.name == "activate":
                 return (*out, rows, layer.slope)
             a, splits = (x, ()) if i == 0 else (self.activations[i - 1], shared)
-            return (a, layer.forward, *out, *splits, rows, layer.slope)
+            return (a, self._weights(launch, layer.forward), *out, *splits, rows, layer.slope)
         j = 2 * n - 1 - i
         layer, gradient = layers[j], self.activations[j]
         if j == 0:
@@ -189,7 +189,8 @@ class Workspace:
         before = (self.masks[j - 1], self.activations[j - 1])
         if launch.name == "deactivate":
             return (*before, rows, layers[j - 1].slope)
-        return (gradient, layer.backward, *before, *shared, rows, layers[j - 1].slope)
+        weights = self._weights(launch, layer.backward)
+        return (gradient, weights, *before, *shared, rows, layers[j - 1].slope)
 
     def run(self, i: int, x: Tensor) -> None:
         """Launch i of all but the last."""
@@ -241,6 +242,14 @@ class Workspace:
             WHOLE_GROUPS=args.offset % 4 == 0 and x.shape[-1] % 4 == 0,
             NOISE_FIRST=int(order),
         )
+
+    def _weights(self, launch: Launch, weights: Tensor) -> object:
+        """As the kernel reads them: by pointer, or through a tensor descriptor of a tile's part."""
+        if not launch.constants.get("DESCRIPTOR"):
+            return weights
+        from triton.tools.tensor_descriptor import TensorDescriptor
+
+        return TensorDescriptor.from_tensor(weights.flatten(1), [launch.constants["N"], launch.constants["K"]])
 
     def _input(
         self, x: Tensor, out: Tensor, numbers: tuple[object, ...], parts: dict[str, bool], whole_groups: bool = True

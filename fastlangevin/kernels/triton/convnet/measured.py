@@ -27,6 +27,7 @@ class Tile:
         stages: steps whose operands are in shared memory or on their way there.
         split: at most this number of programs share the steps of a tile if tiles alone would not occupy the GPU;
             "between" steps, the number that share an image.
+        descriptor: whether weights are copied by the tensor memory accelerator (TMA) of 9.0 and 10.0.
     """
 
     rows: int
@@ -35,6 +36,7 @@ class Tile:
     warps: int
     stages: int
     split: int = 16
+    descriptor: bool = False
 
 
 CUDNN: Final = "cudnn"  # cuDNN's convolution and a pass over its sums, of "forward" and "backward"

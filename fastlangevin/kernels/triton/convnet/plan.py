@@ -76,6 +76,8 @@ TILES: dict[tuple[str, int], Tile] = {
 # For layers of as many columns, where its programs are at most one for each multiprocessor and those of the tile above
 # are more: a second wave would start when the first ends, with nothing to overlap it.
 TALL: dict[tuple[str, int], Tile] = {("backward", 9): Tile(512, 64, 64, 8, 4)}
+# Major compute capabilities where weights may come through tensor descriptors: for 12.0 Triton 3.6 takes local memory.
+DESCRIPTORS = (9, 10)
 _SHORTEST_SPLIT = 4  # steps
 _PASS = Tile(64, 64, 0, 4, 1)  # of a pass over sums
 
@@ -193,7 +195,7 @@ def _launch(name: str, layer: Geometry, batch: int, itemsize: int, gpu: Gpu, con
         if 2 * n <= tile.columns and tiles >= 2 * gpu.processors:
             m, tiles = 2 * m, -(-rows // (2 * m)) * (channels // n) * parities  # each operand is read less often
         split = _split(tiles, side * side * depth // k, tile.split, gpu)
-        constants = {**constants, "SPLIT": split}
+        constants = {**constants, "SPLIT": split, "DESCRIPTOR": tile.descriptor and gpu.major in DESCRIPTORS}
     sizes = {"HEIGHT": height, "WIDTH": width, "DEPTH": depth, "CHANNELS": channels, "M": m, "N": n, "K": k}
     locks = tiles if split > 1 else 0
     return Launch(

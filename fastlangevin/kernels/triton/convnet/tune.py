@@ -16,7 +16,7 @@ from ...arguments import ChainArgs, UpdateArgs
 from . import measured
 from .launches import Packed, gpu_of
 from .measured import CUDNN, Choice, Key, Measured, Tile
-from .plan import between_key
+from .plan import DESCRIPTORS, between_key
 from .steps import run_chain_, step_
 
 _SHAPES = (  # rows, columns, warps
@@ -44,7 +44,7 @@ def tune(packed: Packed, x: Tensor) -> Measured:
         packed.forget_workspace()
         launches = packed.workspace(len(x)).launches
         tile = next(la.choice for la in launches if la.key == key and isinstance(la.choice, Tile))
-        for candidates in (_shapes, _depths, _splits):
+        for candidates in (_shapes, _depths, _splits, *((_descriptors,) if gpu.major in DESCRIPTORS else ())):
             times = {each: _time(packed, x, own, key, each) for each in (tile, *candidates(tile))}
             tile = min(times, key=times.__getitem__)
         faster = _time(packed, x, own, key, CUDNN) < times[tile]
@@ -93,6 +93,11 @@ def _depths(tile: Tile) -> Iterator[Tile]:
 def _splits(tile: Tile) -> Iterator[Tile]:
     for split in _SPLITS:
         yield replace(tile, split=split)
+
+
+def _descriptors(tile: Tile) -> Iterator[Tile]:
+    for stages in _STAGES:
+        yield replace(tile, descriptor=True, stages=stages)
 
 
 def _time(packed: Packed, x: Tensor, own: Measured, key: Key, choice: Choice) -> float:
