@@ -1,5 +1,5 @@
-"""Measures the tiles of `fl.models.ConvNet` on the current GPU, in minutes, and writes them to the file that the
-package reads (`fastlangevin/kernels/triton/convnet/tiles.json`):
+"""Measures the tiles of `fl.models.ConvNet`, and what can take their place, on the current GPU, in minutes, and writes
+what is fastest to the file that the package reads (`fastlangevin/kernels/triton/convnet/tiles.json`):
 
     python scripts/tune_convnet.py [--features 64] [--image-size 32] [--batch 64] [--precision fp16]
 """
@@ -14,6 +14,7 @@ import torch
 import fastlangevin as fl
 from fastlangevin.network.inputs import Inputs
 from fastlangevin.score.convnet import ConvNetEngine, TritonConvNetScore
+from fastlangevin.score.precision import Running
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,11 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
     if not isinstance(score, TritonConvNetScore):
         print(f"nothing measured: this network computes with {score.kernels}", file=sys.stderr)
         return 2
-    with torch.no_grad():
+    with torch.no_grad(), Running(options.precision, x.device):  # as chains: cuDNN may have to compute in TF32
         found = tune.tune(score._packed, x)
     measured.save(measured.BY_GPU, measured.PATH)
-    for key, tile in found.tiles.items():
-        print(*key, tile)
+    for key, choice in found.choices.items():
+        print(*key, choice)
     print(f"dependent launch: {found.dependent_launch}; written: {measured.PATH}")
     return 0
 

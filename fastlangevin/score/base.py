@@ -85,7 +85,7 @@ class BoundScore(ABC):
         return False
 
     def run_chain_(self, x: Tensor, args: ChainArgs) -> bool:
-        """Does all steps of a chain in place and returns True, if one kernel runs them. Otherwise returns False and
-        does nothing.
+        """Does all steps of a chain in place and returns True, if kernels of the score run them as a whole. Otherwise
+        returns False and does nothing.
         """
         return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..kernels.arguments import UpdateArgs
+from ..kernels.arguments import ChainArgs, UpdateArgs
 from ..kernels.cpu import convnet as convnet_cpu
 from ..kernels.triton import convnet as convnet_triton
 from ..network import walk
@@ -81,6 +81,11 @@ class TritonConvNetScore(SequentialScore):
             return False
         convnet_triton.step_(self._packed, x, args)
         return True
+
+    def run_chain_(self, x: Tensor, args: ChainArgs) -> bool:
+        if x.dtype != torch.float32 or not x.is_contiguous():
+            return False
+        return convnet_triton.run_chain_(self._packed, x, args)
 
 
 class ConvNetEngine(SequentialEngine):

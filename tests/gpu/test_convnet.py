@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -101,3 +103,63 @@ def test_dependent_launches_give_the_same_bits(monkeypatch, graph):
         results.append(sampler(x0))
         sampler.check()
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize(("precision", "cosine"), [("fp16", 0.999), ("tf32", 0.999), ("bf16", 0.99)])
+def test_products_by_cudnn(monkeypatch, precision, cosine):
+    from fastlangevin.kernels.triton.convnet import measured
+    from fastlangevin.score.precision import Running
+
+    network, convnet, packed = paper(precision)
+    own = measured.Measured()
+    monkeypatch.setitem(measured.BY_GPU, torch.cuda.get_device_properties(0).name, own)
+    x = torch.rand(16, *SHAPE, device=DEVICE) * 2 - 1
+    keys = [launch.key for launch in packed.workspace(16).launches if launch.name in ("forward", "backward")]
+    own.choices = dict.fromkeys(keys, measured.CUDNN)
+    packed.forget_workspace()
+    with Running(precision, DEVICE):
+        score = convnet.score(packed, x)
+        assert len(keys) == 6 and all(torch.equal(convnet.score(packed, x), score) for _ in range(20))
+    wide = x.double().requires_grad_()
+    (expected,) = torch.autograd.grad(network.double()(wide).sum(), wide)
+    assert torch.cosine_similarity(score.double().flatten(), expected.flatten(), 0) > cosine
+    assert 0.97 < score.norm() / expected.norm() < 1.03
+
+
+@pytest.mark.parametrize("dependent", [False, True])
+@pytest.mark.parametrize("graph", [False, True])
+def test_one_kernel_between_steps_gives_the_same_bits(monkeypatch, graph, dependent):
+    from fastlangevin.kernels.triton.convnet import measured, plan, tune
+
+    properties = torch.cuda.get_device_properties(0)
+    if dependent and properties.major < 9:
+        pytest.skip("dependent launch needs compute capability 9.0")
+    net = fl.models.ConvNet(32, 3, 64).cuda()
+    x0 = torch.rand(16, 3, 32, 32, device="cuda")
+    key = plan.between_key(plan.Geometry(3, 32, 32, 64, 1), 16, 2)
+    tiles = [measured.Tile(rows, 64, 64, warps, 3, bands) for rows, warps in tune.BETWEEN for bands in (1, 3, 8)]
+    results = []
+    for choices in ({}, *({key: tile} for tile in tiles)):
+        monkeypatch.setitem(measured.BY_GPU, properties.name, measured.Measured(dependent, choices))
+        sampler = fl.Langevin(log_density=net, precision="fp16", n_steps=20, graph=graph, bounds=(0, 1), seed=1)
+        results.append(sampler(x0))
+        sampler.check()
+    assert all(torch.equal(result, results[0]) for result in results[1:])
+
+
+def test_weights_through_descriptors_give_the_same_bits(monkeypatch):
+    from fastlangevin.kernels.triton.convnet import measured
+
+    properties = torch.cuda.get_device_properties(0)
+    if properties.major not in (9, 10):
+        pytest.skip("tensor descriptors are used on 9.0 and 10.0")
+    for precision in ("fp16", "bf16", "tf32"):
+        _, convnet, packed = paper(precision)
+        x = torch.rand(16, *SHAPE, device=DEVICE) * 2 - 1
+        expected = convnet.score(packed, x)
+        products = [la for la in packed.workspace(16).launches if la.name in ("forward", "backward")]
+        choices = {la.key: dataclasses.replace(la.choice, descriptor=True) for la in products}
+        monkeypatch.setitem(measured.BY_GPU, properties.name, measured.Measured(choices=choices))
+        packed.forget_workspace()
+        assert torch.equal(convnet.score(packed, x), expected)
+        monkeypatch.delitem(measured.BY_GPU, properties.name)

@@ -1,7 +1,8 @@
 """Compiles Triton kernels for GPUs that need not be here: `python tests/support/ahead_of_time.py [--all]` prints, as
 JSON, one record a kernel and architecture: registers, bytes of local memory and shared memory, the machine's
-instructions, whether copies of 16 bytes go through L1 where they are asked to, and the numbers among its arguments for
-whose values a launch compiles again (for 1, and for multiples of 16).
+instructions, the order of barriers and of loads and stores of 16 bits, whether copies of 16 bytes go through L1 where
+they are asked to, the number of copies through tensor descriptors, and the numbers among its arguments for whose values
+a launch compiles again (for 1, and for multiples of 16).
 
 With `--all`, every kernel in its variants for every architecture, in minutes; without, each kernel for one of them at
 least, and those that need most for several. A script of its own because the tests run Triton's interpreter, and a
@@ -11,6 +12,7 @@ process has either that or the compiler.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import json
 import re
 import subprocess
@@ -26,8 +28,8 @@ from triton_source import source
 
 from fastlangevin.kernels.arguments import ActivationKind
 from fastlangevin.kernels.triton import analytic_chain, mlp_chain, update
-from fastlangevin.kernels.triton.convnet import measured
-from fastlangevin.kernels.triton.convnet.plan import Geometry, Gpu, plan
+from fastlangevin.kernels.triton.convnet import measured, tune
+from fastlangevin.kernels.triton.convnet.plan import Geometry, Gpu, between_key, plan, plan_between
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 TOOL = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -44,15 +46,24 @@ def sources(architecture: int, everything: bool):
         yield from analytic_sources()
         for precision in ("fp16", "bf16", "tf32"):
             yield from convnet_sources(precision, architecture)
+            yield from convnet_sources(precision, architecture, cudnn=True)
         for precision in ("fp16", "bf16", "fp32"):
             yield from fused_sources.sources(precision)
+            yield from between_sources(precision, architecture)
         if architecture >= 90:
+            yield from between_sources("fp16", architecture, dependent=True)
             yield from convnet_sources("fp16", architecture, dependent=True)
+            yield from convnet_sources("fp16", architecture, dependent=True, cudnn=True)
+        if architecture in (90, 100):
+            for precision in ("fp16", "bf16", "tf32"):
+                yield from convnet_sources(precision, architecture, descriptor=True)
         return
     yield from fused_sources.sources("fp16", fused_sources.NARROWEST[architecture])
+    yield from between_sources("fp16", architecture, tune.BETWEEN[-1:])
     if architecture in (80, 90, 100):
         yield from update_sources()
         yield chain_source("fp16", 128, 2)
+        yield from convnet_sources("fp16", architecture, ("activate-4x4", "activate-8x8", "deactivate-8x8"), cudnn=True)
     if architecture == 90:
         yield chain_source("fp32", 32, 4)
         yield chain_source("bf16", 128, 2)
@@ -62,10 +73,13 @@ def sources(architecture: int, everything: bool):
         yield from convnet_sources("fp16", architecture)
         yield from convnet_sources("bf16", architecture, ("forward-4x4",))
         yield from convnet_sources("fp16", architecture, ("forward-4x4",), dependent=True)
+        yield from convnet_sources("fp16", architecture, ("forward-4x4", "backward-16x16"), descriptor=True)
         yield from convnet_sources("tf32", architecture, ("first-32x32", "backward-4x4", "input-32x32"))
     else:
         largest = ("forward-4x4", "backward-16x16", "input-32x32")
         yield from convnet_sources("fp16", architecture, largest if architecture in (80, 100) else largest[1:2])
+    if architecture == 100:
+        yield from convnet_sources("fp16", architecture, ("backward-4x4",), descriptor=True)
 
 
 def update_sources():
@@ -90,26 +104,66 @@ def update_sources():
         yield f"fill-{name}", source(update.fill_kernel, {"out_pointer": "*fp32"}, constants), options
 
 
-def convnet_sources(precision: str, architecture: int, only: tuple[str, ...] = (), dependent: bool = False):
-    """The kernels of the paper's network, n_f = 64, for 64 images of 32×32; named by the smaller images."""
-    measured.BY_GPU["dependent"] = measured.Measured(dependent_launch=True)
-    gpu = Gpu(architecture // 10, 132, "dependent" if dependent else "")
+def convnet_sources(
+    precision: str,
+    architecture: int,
+    only: tuple[str, ...] = (),
+    dependent: bool = False,
+    cudnn: bool = False,
+    descriptor: bool = False,
+):
+    """The kernels of the paper's network, n_f = 64, for 64 images of 32×32, named by the smaller images; or only those
+    that follow cuDNN where it computes all products; or products whose weights come through tensor descriptors.
+    """
     sizes = ((3, 32, 64, 1), (64, 32, 128, 2), (128, 16, 256, 2), (256, 8, 512, 2))
     layers = [Geometry(planes, size, size, channels, stride) for planes, size, channels, stride in sizes]
+    itemsize = 4 if precision == "tf32" else 2
+    gpu = Gpu(architecture // 10, 132, "compiled")
+    own = measured.BY_GPU["compiled"] = measured.Measured(dependent_launch=dependent)
+    products = {la.key: la.choice for la in plan(layers, 64, itemsize, gpu) if la.name in ("forward", "backward")}
+    if cudnn:
+        own.choices = dict.fromkeys(products, measured.CUDNN)
+    elif descriptor:
+        own.choices = {key: dataclasses.replace(tile, descriptor=True) for key, tile in products.items()}
     compute = {"fp16": "*fp16", "bf16": "*bf16", "tf32": "*fp32"}[precision]
     parts = dict.fromkeys(("UPDATE", "HAS_NOISE", "HAS_CLIP", "HAS_BOUNDS", "ON_DEVICE", "WHOLE_GROUPS"), True)
-    for launch in plan(layers, 64, 4 if precision == "tf32" else 2, gpu):
-        pointers = dict.fromkeys(("x_pointer", "w_pointer", "y_pointer", "g_pointer"), compute)
+    for launch, layer in zip(plan(layers, 64, itemsize, gpu), [*layers, *reversed(layers)], strict=True):
+        pointers = dict.fromkeys(("x_pointer", "w_pointer", "y_pointer", "g_pointer", "sums_pointer"), compute)
         pointers |= {"bias_pointer": "*fp32", "partial_pointer": "*fp32", "lock_pointer": "*i32"}
-        pointers |= {"unscale_pointer": "*fp32", **NUMBERS}
+        pointers |= {"unscale_pointer": "*fp32", "out_pointer": "*fp32", **NUMBERS}
         if launch.name in ("first", "input"):
             pointers["x_pointer"] = "*fp32"
         pointers |= {"last_pointer": "*fp32"} if launch.constants.get("LAST") else {"mask_pointer": "*i32"}
         constants = launch.constants | (parts if launch.name == "input" else {})
-        name = f"{launch.name}-{launch.constants['HEIGHT']}x{launch.constants['WIDTH']}"
-        if not only or name in only:
-            name += "-dependent" if dependent else ""
-            yield f"convnet-{precision}-{name}", source(launch.kernel, pointers, constants), launch.options
+        name = f"{launch.name}-{layer.out[0]}x{layer.out[1]}"
+        if cudnn != (launch.choice == measured.CUDNN) or (only and name not in only):
+            continue
+        if descriptor:
+            if launch.key not in products:
+                continue
+            sizes = f"{constants['N']}, {constants['K']}"
+            pointers["w_pointer"] = f"tensordesc<{compute[1:]}[{sizes}]>"
+        name = f"{'pass' if cudnn else 'convnet'}-{precision}-{name}{'-dependent' if dependent else ''}"
+        name += "-descriptor" if descriptor else ""
+        yield name, source(launch.kernel, pointers, constants), launch.options
+
+
+def between_sources(precision: str, architecture: int, shapes=tune.BETWEEN, dependent: bool = False):
+    """The kernel between two steps of the paper's network, for its rows and warps that are tuned, in two bands."""
+    layers, itemsize = [Geometry(3, 32, 32, 64, 1), Geometry(64, 32, 32, 128, 2)], 4 if precision == "tf32" else 2
+    compute = {"fp16": "*fp16", "bf16": "*bf16", "tf32": "*fp32"}[precision]
+    pointers = dict.fromkeys(("g_pointer", "backward_pointer", "forward_pointer", "y_pointer", "band_pointer"), compute)
+    pointers |= dict.fromkeys(("x_pointer", "out_pointer", "bias_pointer", "unscale_pointer"), "*fp32")
+    pointers |= {"mask_pointer": "*i32", **NUMBERS}
+    parts = dict.fromkeys(("HAS_NOISE", "HAS_CLIP", "HAS_BOUNDS", "ON_DEVICE", "WHOLE_GROUPS"), True)
+    for rows, warps in shapes:
+        tile = measured.Tile(rows, 64, 64, warps, 3, split=2)
+        choices = {between_key(layers[0], 64, itemsize): tile}
+        measured.BY_GPU["between"] = measured.Measured(dependent, choices)
+        launch = plan_between(layers, 64, itemsize, Gpu(architecture // 10, 132, "between"))
+        name = f"between-{precision}-{rows}x{warps}{'-dependent' if dependent else ''}"
+        kernel = source(launch.kernel, pointers, launch.constants | parts | {"NOISE_FIRST": 0})
+        yield name, kernel, launch.options
 
 
 def chain_sources():
@@ -187,7 +241,9 @@ def inspect(cubin: bytes) -> dict[str, object]:
     registers, stack, local = map(int, numbers.groups())
     instructions = collections.Counter(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+ )?([A-Z][\w.]+)", code, re.M))
     waits_first = order[:1] == ["ACQBULK"]
-    return {"registers": registers, "local": stack + local, "instructions": instructions, "waits_first": waits_first}
+    band = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+ )?(BAR|STG(?=\S*\.U16)|LDG(?=\S*\.U16))", code, re.M)
+    found = {"registers": registers, "local": stack + local, "instructions": instructions, "waits_first": waits_first}
+    return found | {"halves": re.sub(r"(\w+)( \1)+", r"\1", " ".join(band))}
 
 
 def main() -> None:
@@ -198,6 +254,7 @@ def main() -> None:
             compiled = triton.compile(kernel, target=GPUTarget("cuda", architecture, 32), options=options)
             record = {"kernel": name, "architecture": architecture, "shared": compiled.metadata.shared}
             record |= {"through_l1": through_l1, "warps": options["num_warps"]}
+            record["by_descriptor"] = compiled.asm["ptx"].count("cp.async.bulk.tensor")
             record["specialized"] = [
                 p.name for p in kernel.fn.params if not (p.is_constexpr or p.do_not_specialize or "pointer" in p.name)
             ]

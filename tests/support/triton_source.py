@@ -16,7 +16,7 @@ def source(kernel, pointers: dict[str, str | tuple[str, ...]], constants: dict[s
             attributes |= {(i, k): [["tt.divisibility", 16]] for k in range(len(pointers[name]))}
         elif name in pointers:
             signature[name] = pointers[name]
-            if not kernel.params[i].do_not_specialize_on_alignment:
+            if pointers[name][0] == "*" and not kernel.params[i].do_not_specialize_on_alignment:
                 attributes[(i,)] = [["tt.divisibility", 16]]
         elif name in constants or name.endswith("_pointer"):
             signature[name], values[(i,)] = "constexpr", constants.get(name)

@@ -23,9 +23,9 @@ def test_nothing_spills(compiled):
     assert {architecture for _, architecture in compiled} == set(SHARED)
     for (kernel, architecture), record in compiled.items():
         assert record["local"] == 0, (kernel, architecture)
-        if kernel.startswith(("convnet", "fused")):
+        if kernel.startswith(("convnet", "fused", "between")):
             assert record["shared"] <= SHARED[architecture] << 10, (kernel, architecture)
-        elif not kernel.startswith(("mlp_chain", "analytic")):
+        elif not kernel.startswith(("mlp_chain", "analytic", "pass")):
             assert record["registers"] <= (96 if "strided" in kernel else 80), (kernel, architecture)
             assert record["shared"] <= 4096, (kernel, architecture)
 
@@ -51,6 +51,17 @@ def test_which_triton_copies_through_l1(compiled):
     assert {record["through_l1"] for record in compiled.values()} == {version >= (3, 9)}
 
 
+def test_weights_come_through_descriptors(compiled):
+    """Where they are told to, by the tensor memory accelerator; images do not."""
+    seen = set()
+    for (kernel, architecture), record in compiled.items():
+        is_so = kernel.endswith("-descriptor")
+        seen |= {architecture} if is_so else set()
+        assert (record["by_descriptor"] > 0) == (count(record, "UTMALDG") > 0) == is_so, (kernel, architecture)
+        assert not is_so or copies(record), (kernel, architecture)
+    assert seen == {90, 100}
+
+
 def test_convnets_copy_images_through_l1(compiled):
     """What several taps see is kept in L1, weights pass it by."""
     if not all(record["through_l1"] for record in compiled.values()):
@@ -58,6 +69,9 @@ def test_convnets_copy_images_through_l1(compiled):
     for (kernel, architecture), record in compiled.items():
         if "-forward-" in kernel or "-backward-" in kernel:
             past = sum(n for name, n in copies(record).items() if "BYPASS" in name)
+            if kernel.endswith("-descriptor"):
+                assert past == 0, (kernel, architecture)
+                continue
             assert past >= 4 and sum(copies(record).values()) - past >= past, (kernel, architecture)
 
 
@@ -88,6 +102,29 @@ def test_fused_calls(compiled):
         else:
             assert count(record, "LDG") == count(record, "LDG.E.128") > 0, (kernel, architecture)
             assert record["registers"] <= 96 and record["shared"] <= 8192, (kernel, architecture)
+
+
+def test_between_steps(compiled):
+    """Products are the tensor cores', and all threads have written the band before one reads it."""
+    between = {key: record for key, record in compiled.items() if key[0].startswith("between")}
+    assert {architecture for _, architecture in between} == set(SHARED)
+    for (kernel, architecture), record in between.items():
+        assert count(record, PRODUCTS[architecture]) >= 2, (kernel, architecture)
+        assert record["shared"] <= 80 << 10 and record["registers"] <= 255, (kernel, architecture)
+        if "tf32" not in kernel:
+            stores, loads = (record["halves"].split().index(name) for name in ("STG", "LDG"))
+            assert "BAR" in record["halves"].split()[stores:loads], (kernel, architecture)
+
+
+def test_passes_over_cudnn_s_sums(compiled):
+    """Are limited by memory: 16 bytes at a time, and at least four programs a multiprocessor."""
+    passes = {key: record for key, record in compiled.items() if key[0].startswith("pass")}
+    assert {architecture for _, architecture in passes} >= {80, 90, 100}
+    for (kernel, architecture), record in passes.items():
+        n_tensors = 64 * 64 * (4 if "tf32" in kernel else 2) / 16 / 128
+        assert count(record, "LDG.E.128") >= n_tensors, (kernel, architecture)
+        assert count(record, "STG.E.128") == n_tensors, (kernel, architecture)
+        assert 65_536 // (32 * 4 * record["registers"]) >= 4, (kernel, architecture)
 
 
 def test_dependent_kernels_wait_before_they_read_or_write(compiled):
@@ -126,7 +163,7 @@ def test_instructions_per_element(compiled):
 def test_a_launch_compiles_again_for_few_numbers(compiled):
     """Not for sizes, strides, offsets and steps: each would multiply the variants by three. Floats are of no class."""
     for (kernel, architecture), record in compiled.items():
-        has_rows = "convnet" in kernel or "-of-" in kernel
+        has_rows = "convnet" in kernel or "pass" in kernel or "-of-" in kernel
         wanted = ["d"] if "mlp_chain" in kernel else ["rows"] if has_rows else ["n"]
-        wanted = [] if "analytic" in kernel else wanted
+        wanted = [] if "analytic" in kernel or "between" in kernel else wanted
         assert [name for name in record["specialized"] if name != "slope"] == wanted, (kernel, architecture)

@@ -351,9 +351,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import make_backend
 from triton.runtime.jit import create_function_from_signature
 from fastlangevin.kernels.triton import update
-from fastlangevin.kernels.triton.convnet import input as convnet_input
+from fastlangevin.kernels.triton.convnet import between, input as convnet_input
 backend = make_backend(GPUTarget("cuda", 90, 32))
-for kernel in (convnet_input.input_kernel, update.update_kernel, update.fill_kernel):
+for kernel in (convnet_input.input_kernel, between.between_kernel, update.update_kernel, update.fill_kernel):
     bind = create_function_from_signature(kernel.signature, kernel.params, backend)
     values = [name for name in update.VALUES if name in kernel.arg_names]
     variants = {str(bind(**dict.fromkeys(kernel.arg_names, 7) | dict.fromkeys(values, v))[1]) for v in (1, 3, 16)}
@@ -361,4 +361,4 @@ for kernel in (convnet_input.input_kernel, update.update_kernel, update.fill_ker
 """
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert done.stdout.split() == ["9", "1", "10", "1", "4", "1"], done.stdout + done.stderr[-2000:]
+    assert done.stdout.split() == ["9", "1", "9", "1", "10", "1", "4", "1"], done.stdout + done.stderr[-2000:]

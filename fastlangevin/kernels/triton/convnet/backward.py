@@ -14,7 +14,7 @@ from .parts import is_last_split, sum_of_splits, to_compute
 
 
 @triton.jit
-def _deactivate(acc, pixel, inside, first_column, mask_pointer, y_pointer, slope, CHANNELS: tl.constexpr):
+def deactivate(acc, pixel, inside, first_column, mask_pointer, y_pointer, slope, CHANNELS: tl.constexpr):
     M: tl.constexpr = acc.shape[0]
     N: tl.constexpr = acc.shape[1]
     column = first_column + tl.arange(0, N)
@@ -31,7 +31,7 @@ def _deactivate(acc, pixel, inside, first_column, mask_pointer, y_pointer, slope
 @triton.jit
 def backward_kernel(
     g_pointer,  # (B, HEIGHT, WIDTH, DEPTH)
-    w_pointer,  # (CHANNELS, KERNEL, KERNEL, DEPTH)
+    w_pointer,  # (CHANNELS, KERNEL, KERNEL, DEPTH); with DESCRIPTOR a tensor descriptor of (CHANNELS, KERNEL² DEPTH)
     mask_pointer,  # (B, STRIDE * HEIGHT, STRIDE * WIDTH, CHANNELS / 32) int32
     y_pointer,  # (B, STRIDE * HEIGHT, STRIDE * WIDTH, CHANNELS)
     partial_pointer,
@@ -48,6 +48,7 @@ def backward_kernel(
     N: tl.constexpr,
     K: tl.constexpr,
     SPLIT: tl.constexpr,
+    DESCRIPTOR: tl.constexpr,
     PDL: tl.constexpr,
 ):
     after_the_last_kernel(PDL)
@@ -81,15 +82,18 @@ def backward_kernel(
             other=0.0,
             cache_modifier=".ca",
         )
-        b = tl.load(w_pointer + (tap * DEPTH + channel) + weights)
+        if DESCRIPTOR:
+            b = w_pointer.load([tl.program_id(1) * N, tap * DEPTH + channel]).T
+        else:
+            b = tl.load(w_pointer + (tap * DEPTH + channel) + weights)
         acc = tl.dot(a, b, acc, input_precision="tf32")
     out_y, out_x = STRIDE * y + (STRIDE - 1) * py, STRIDE * x + (STRIDE - 1) * px
     pixel = (image * (STRIDE * HEIGHT) + out_y) * (STRIDE * WIDTH) + out_x
     if SPLIT == 1:
-        _deactivate(acc, pixel, row < rows, tl.program_id(1) * N, mask_pointer, y_pointer, slope, CHANNELS)
+        deactivate(acc, pixel, row < rows, tl.program_id(1) * N, mask_pointer, y_pointer, slope, CHANNELS)
     else:
         tile = (tl.program_id(2) // SPLIT * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(0)
         tile += tl.program_id(0)
         if is_last_split(acc, partial_pointer, lock_pointer, tile, split, SPLIT, M, N):
             acc = sum_of_splits(partial_pointer, tile, SPLIT, M, N)
-            _deactivate(acc, pixel, row < rows, tl.program_id(1) * N, mask_pointer, y_pointer, slope, CHANNELS)
+            deactivate(acc, pixel, row < rows, tl.program_id(1) * N, mask_pointer, y_pointer, slope, CHANNELS)

@@ -15,10 +15,10 @@ from .parts import is_last_split, sum_of_splits, to_compute
 
 
 @triton.jit
-def _activate(
+def activate(
     acc,
     row,
-    rows,
+    inside,
     first_column,
     bias_pointer,
     y_pointer,
@@ -34,7 +34,6 @@ def _activate(
     column = first_column + tl.arange(0, N)
     acc += tl.load(bias_pointer + column)[None, :]
     positive = acc > 0
-    inside = (row < rows)[:, None]
     if LAST:
         last = tl.load(last_pointer + (row % PIXELS)[:, None] * CHANNELS + column[None, :])
         y = tl.where(positive, last, last * slope)
@@ -43,9 +42,37 @@ def _activate(
         bits = tl.reshape(positive.to(tl.int32), [M, N // 32, 32]) << tl.arange(0, 32)[None, None, :]
         word = first_column // 32 + tl.arange(0, N // 32)
         mask_at = row.to(tl.int64)[:, None] * (CHANNELS // 32) + word[None, :]
-        tl.store(mask_pointer + mask_at, tl.xor_sum(bits, 2), mask=inside)
+        tl.store(mask_pointer + mask_at, tl.xor_sum(bits, 2), mask=inside[:, None])
     y_at = row.to(tl.int64)[:, None] * CHANNELS + column[None, :]
-    tl.store(y_pointer + y_at, to_compute(y, y_pointer.dtype.element_ty), mask=inside)
+    tl.store(y_pointer + y_at, to_compute(y, y_pointer.dtype.element_ty), mask=inside[:, None])
+
+
+@triton.jit
+def first_sums(
+    x_pointer,  # planes of PLANE_SIZE elements, rows of W
+    w_pointer,
+    origin,  # (M,) the place in memory of the pixel at (top, left), in plane 0
+    top,
+    left,
+    inside,
+    first_column,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    PLANE_SIZE: tl.constexpr,
+    DEPTH: tl.constexpr,
+    KERNEL: tl.constexpr,
+    N: tl.constexpr,
+    K: tl.constexpr,
+):
+    """The first layer's sums at M pixels whose windows begin at (top, left) of an image, for N channels: (M, N)."""
+    k = tl.arange(0, K)
+    plane, r, s = k // (KERNEL * KERNEL), k // KERNEL % KERNEL, k % KERNEL
+    y, x = top[:, None] + r[None, :], left[:, None] + s[None, :]
+    inside = inside[:, None] & (plane < DEPTH)[None, :] & (y >= 0) & (y < H) & (x >= 0) & (x < W)
+    at = origin[:, None] + (plane * PLANE_SIZE + r * W + s)[None, :]
+    a = to_compute(tl.load(x_pointer + at, mask=inside, other=0.0), w_pointer.dtype.element_ty)
+    b = tl.load(w_pointer + (first_column + tl.arange(0, N))[None, :] * K + k[:, None])
+    return tl.dot(a, b, input_precision="tf32")
 
 
 @triton.jit
@@ -75,25 +102,18 @@ def first_kernel(
     H: tl.constexpr = STRIDE * HEIGHT
     W: tl.constexpr = STRIDE * WIDTH
     row = tl.program_id(0) * M + tl.arange(0, M)
-    column = tl.program_id(1) * N + tl.arange(0, N)
-    k = tl.arange(0, K)
-    plane = k // (KERNEL * KERNEL)
-    image = row // (HEIGHT * WIDTH)
-    y = (row // WIDTH % HEIGHT * STRIDE - 1)[:, None] + (k // KERNEL % KERNEL)[None, :]
-    x = (row % WIDTH * STRIDE - 1)[:, None] + (k % KERNEL)[None, :]
-    inside = (row < rows)[:, None] & (plane < DEPTH)[None, :] & (y >= 0) & (y < H) & (x >= 0) & (x < W)
-    at = image.to(tl.int64)[:, None] * (DEPTH * H * W) + (plane * (H * W))[None, :] + y * W + x
-    a = to_compute(tl.load(x_pointer + at, mask=inside, other=0.0), w_pointer.dtype.element_ty)
-    b = tl.load(w_pointer + column[None, :] * K + k[:, None])
-    acc = tl.dot(a, b, input_precision="tf32")
+    top, left = row // WIDTH % HEIGHT * STRIDE - 1, row % WIDTH * STRIDE - 1
+    origin = (row // (HEIGHT * WIDTH)).to(tl.int64) * (DEPTH * H * W) + top * W + left
+    first_column, inside = tl.program_id(1) * N, row < rows
+    acc = first_sums(x_pointer, w_pointer, origin, top, left, inside, first_column, H, W, H * W, DEPTH, KERNEL, N, K)
     tensors = (bias_pointer, y_pointer, mask_pointer, last_pointer)
-    _activate(acc, row, rows, tl.program_id(1) * N, *tensors, slope, HEIGHT * WIDTH, CHANNELS, LAST)
+    activate(acc, row, inside, first_column, *tensors, slope, HEIGHT * WIDTH, CHANNELS, LAST)
 
 
 @triton.jit
 def forward_kernel(
     x_pointer,  # (B, STRIDE * HEIGHT, STRIDE * WIDTH, DEPTH)
-    w_pointer,  # (CHANNELS, KERNEL, KERNEL, DEPTH)
+    w_pointer,  # (CHANNELS, KERNEL, KERNEL, DEPTH); with DESCRIPTOR a tensor descriptor of (CHANNELS, KERNEL² DEPTH)
     bias_pointer,
     y_pointer,
     mask_pointer,
@@ -113,6 +133,7 @@ def forward_kernel(
     N: tl.constexpr,
     K: tl.constexpr,
     SPLIT: tl.constexpr,
+    DESCRIPTOR: tl.constexpr,
     PDL: tl.constexpr,
 ):
     after_the_last_kernel(PDL)
@@ -143,13 +164,16 @@ def forward_kernel(
         a = tl.load(
             x_pointer + ((r * W + s) * DEPTH + channel) + inputs, mask=inside[:, None], other=0.0, cache_modifier=".ca"
         )
-        b = tl.load(w_pointer + ((r * KERNEL + s) * DEPTH + channel) + weights)
+        if DESCRIPTOR:
+            b = w_pointer.load([tl.program_id(1) * N, (r * KERNEL + s) * DEPTH + channel]).T
+        else:
+            b = tl.load(w_pointer + ((r * KERNEL + s) * DEPTH + channel) + weights)
         acc = tl.dot(a, b, acc, input_precision="tf32")
     tensors = (bias_pointer, y_pointer, mask_pointer, last_pointer)
     if SPLIT == 1:
-        _activate(acc, row, rows, tl.program_id(1) * N, *tensors, slope, HEIGHT * WIDTH, CHANNELS, LAST)
+        activate(acc, row, row < rows, tl.program_id(1) * N, *tensors, slope, HEIGHT * WIDTH, CHANNELS, LAST)
     else:
         tile = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
         if is_last_split(acc, partial_pointer, lock_pointer, tile, split, SPLIT, M, N):
             acc = sum_of_splits(partial_pointer, tile, SPLIT, M, N)
-            _activate(acc, row, rows, tl.program_id(1) * N, *tensors, slope, HEIGHT * WIDTH, CHANNELS, LAST)
+            activate(acc, row, row < rows, tl.program_id(1) * N, *tensors, slope, HEIGHT * WIDTH, CHANNELS, LAST)

@@ -1,4 +1,4 @@
-"""Packs a convnet's weights, and launches its kernels in order."""
+"""Packs a convnet's weights, and launches its kernels."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from ....network.layers import ConvTower
-from ...arguments import UpdateArgs
+from ...arguments import NoiseFirst, UpdateArgs
 from .. import DEVICE
 from .. import unsupported as triton_unsupported
+from . import cudnn
 
 if TYPE_CHECKING:
-    from .plan import Geometry, Gpu
+    from .plan import Geometry, Gpu, Launch
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32}
 _NO_UPDATE = UpdateArgs(None, None, 0, 0, 0, 0, None, None, None)
@@ -142,15 +143,17 @@ class Workspace:
         activations: of each layer (B, H, W, C); of the last layer, and of all in the backward pass, the gradient.
         masks: of each layer but the last (B, H, W, C / 32) int32.
         launches: the score's kernels in order.
+        between: the kernel in place of the last of a step and the first of the next one; None: these are apart.
     """
 
     def __init__(self, packed: Packed, batch: int) -> None:
-        from .plan import plan
+        from .plan import plan, plan_between
 
         self.batch, self._packed = batch, packed
         device = packed.last.device
         geometries = [layer.geometry for layer in packed.layers]
-        self.launches = plan(geometries, batch, packed.dtype.itemsize, gpu_of(device))
+        planned = (geometries, batch, packed.dtype.itemsize, gpu_of(device))
+        self.launches, self.between = plan(*planned), plan_between(*planned)
         self.activations = [
             torch.empty(batch, *g.out, g.channels, dtype=packed.dtype, device=device) for g in geometries
         ]
@@ -159,74 +162,109 @@ class Workspace:
         ]
         self.locks = torch.zeros(max(la.locks for la in self.launches), dtype=torch.int32, device=device)
         self.partial = torch.empty(max(la.partial for la in self.launches), device=device)
+        if self.between is not None:
+            self.other_state = torch.empty(batch, *packed.x_shape, device=device)
+            self._other_activations = torch.empty_like(self.activations[0])
+            self._bands = torch.empty(self.between.band, dtype=packed.dtype, device=device)
 
     def arguments(self, i: int, x: Tensor) -> tuple[object, ...]:
-        """The arguments of launch i; of the last launch, those before the update's numbers."""
+        """The arguments of launch i after cuDNN's sums, if it needs them; of the last launch, those before the update's
+        numbers.
+        """
         layers, n = self._packed.layers, len(self._packed.layers)
-        shared, rows = (self.partial, self.locks), self.launches[i].rows
+        launch = self.launches[i]
+        shared, rows = (self.partial, self.locks), launch.rows
         if i < n:
             layer = layers[i]
             mask, last = (self.masks[i], None) if i < n - 1 else (None, self._packed.last)
+            out = (layer.bias, self.activations[i], mask, last)
+            if launch.name == "activate":
+                return (*out, rows, layer.slope)
             a, splits = (x, ()) if i == 0 else (self.activations[i - 1], shared)
-            tensors = (a, layer.forward, layer.bias, self.activations[i], mask, last, *splits)
-            return (*tensors, rows, layer.slope)
+            return (a, self._weights(launch, layer.forward), *out, *splits, rows, layer.slope)
         j = 2 * n - 1 - i
         layer, gradient = layers[j], self.activations[j]
         if j == 0:
-            return (gradient, layer.backward, self._packed.unscale, x, rows)
+            return (gradient, layer.backward, self._packed.unscale, x)
         before = (self.masks[j - 1], self.activations[j - 1])
-        return (gradient, layer.backward, *before, *shared, rows, layers[j - 1].slope)
+        if launch.name == "deactivate":
+            return (*before, rows, layers[j - 1].slope)
+        weights = self._weights(launch, layer.backward)
+        return (gradient, weights, *before, *shared, rows, layers[j - 1].slope)
 
-    def backpropagate(self, x: Tensor) -> None:
-        """Runs all kernels but the last: computes the gradient at the first layer from the state."""
-        for i, launch in enumerate(self.launches[:-1]):
-            launch(*self.arguments(i, x))
+    def run(self, i: int, x: Tensor) -> None:
+        """Launch i of all but the last."""
+        launch, arguments = self.launches[i], self.arguments(i, x)
+        if launch.name in ("activate", "deactivate"):
+            arguments = (self._cudnn_sums(i), *arguments)
+        launch(*arguments)
 
+    def backpropagate(self, x: Tensor, start: int = 0) -> None:
+        """Runs all kernels but the last: computes the gradient at the first layer from the state.
 
-def score(packed: Packed, x: Tensor) -> Tensor:
-    """The gradient with respect to x: (B, C, H, W), contiguous float32, as x must be."""
-    from ..device import on
-    from ..update import kernel_arguments
+        Args:
+            start: 1 if the first kernel has run.
+        """
+        for i in range(start, len(self.launches) - 1):
+            self.run(i, x)
 
-    out = torch.empty_like(_checked(packed, x))
-    if len(x):
-        with on(x.device):
-            workspace = packed.workspace(len(x))
-            workspace.backpropagate(x)
-            none, parts = kernel_arguments(_NO_UPDATE)
-            _input(workspace, out, (*none, 0, 0), parts | {"UPDATE": False})
-    return out
+    def score(self, x: Tensor, out: Tensor) -> None:
+        """The score from the gradient at the first layer."""
+        from ..update import kernel_arguments
 
+        none, parts = kernel_arguments(_NO_UPDATE)
+        self._input(x, out, (*none, 0, 0), parts | {"UPDATE": False})
 
-def step_(packed: Packed, x: Tensor, args: UpdateArgs) -> None:
-    """One Langevin step of x in place, bit for bit the same as `score` followed by `Backend.update`.
+    def update(self, x: Tensor, out: Tensor, args: UpdateArgs) -> None:
+        """The next state from the gradient at the first layer; `out` may be x."""
+        from ..update import kernel_arguments
 
-    The first four of `args` are either Python numbers or tensors.
-    """
-    from ..device import on
-    from ..update import kernel_arguments
+        numbers, parts = kernel_arguments(args)
+        self._input(x, out, (*numbers, args.stream, args.offset), parts | {"UPDATE": True}, args.offset % 4 == 0)
 
-    _checked(packed, x)
-    if len(x):
-        with on(x.device):
-            workspace = packed.workspace(len(x))
-            workspace.backpropagate(x)
-            numbers, parts = kernel_arguments(args)
-            _input(workspace, x, (*numbers, args.stream, args.offset), parts | {"UPDATE": True}, args.offset % 4 == 0)
-        torch.autograd.graph.increment_version(x)
+    def update_and_run_first(self, x: Tensor, out: Tensor, args: UpdateArgs, order: NoiseFirst) -> None:
+        """The next state from the gradient at the first layer, to another tensor than x, and the first layer there.
 
+        Args:
+            order: of the update; unless `NoiseFirst.no`, noise level and noise step are those of the next step.
+        """
+        from ..update import kernel_arguments
 
-def _input(
-    workspace: Workspace, x: Tensor, numbers: tuple[object, ...], parts: dict[str, bool], whole_groups: bool = True
-) -> None:
-    launch = workspace.launches[-1]
-    launch(*workspace.arguments(len(workspace.launches) - 1, x), *numbers, **parts, WHOLE_GROUPS=whole_groups)
+        assert self.between is not None
+        layer, (numbers, parts) = self._packed.layers[0], kernel_arguments(args)
+        gradient, self.activations[0] = self.activations[0], self._other_activations
+        self._other_activations = gradient
+        self.between(
+            *(gradient, layer.backward, self._packed.unscale, x, out),
+            *(layer.forward, layer.bias, self.activations[0], self.masks[0], self._bands, layer.slope),
+            *(*numbers, args.stream, args.offset),
+            **parts,
+            WHOLE_GROUPS=args.offset % 4 == 0 and x.shape[-1] % 4 == 0,
+            NOISE_FIRST=int(order),
+        )
 
+    def _weights(self, launch: Launch, weights: Tensor) -> object:
+        """As the kernel reads them: by pointer, or through a tensor descriptor of a tile's part."""
+        if not launch.constants.get("DESCRIPTOR"):
+            return weights
+        from triton.tools.tensor_descriptor import TensorDescriptor
 
-def _checked(packed: Packed, x: Tensor) -> Tensor:
-    if tuple(x.shape[1:]) != packed.x_shape or x.dtype != torch.float32 or not x.is_contiguous():
-        raise ValueError(f"x must be contiguous float32 of shape (B, {', '.join(map(str, packed.x_shape))})")
-    return x
+        return TensorDescriptor.from_tensor(weights.flatten(1), [launch.constants["N"], launch.constants["K"]])
+
+    def _input(
+        self, x: Tensor, out: Tensor, numbers: tuple[object, ...], parts: dict[str, bool], whole_groups: bool = True
+    ) -> None:
+        launch, arguments = self.launches[-1], self.arguments(len(self.launches) - 1, x)
+        launch(*arguments, out, launch.rows, *numbers, **parts, WHOLE_GROUPS=whole_groups)
+
+    def _cudnn_sums(self, i: int) -> Tensor:
+        n = len(self._packed.layers)
+        if i < n:
+            layer = self._packed.layers[i]
+            return cudnn.convolution(self.activations[i - 1], layer.forward, layer.geometry.stride)
+        j = 2 * n - 1 - i
+        layer, gradient, like = self._packed.layers[j], self.activations[j], self.activations[j - 1]
+        return cudnn.input_gradient(gradient, like, layer.forward, layer.geometry.stride)
 
 
 def _to_compute(weight: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,5 +1,5 @@
-"""What `tune` has measured, by the name of a GPU: in `tiles.json`, which is part of the package. A GPU that is not in
-it has the tiles of `plan`, and no dependent launch.
+"""What `tune` has measured, by the name of a GPU: in `tiles.json`, which is part of the package. What is not in it, of
+another GPU, layer or batch, has the kernels of this package with the tiles of `plan`, and no dependent launch.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Final, Literal
 
 from ....files import replacing
 
@@ -24,7 +25,9 @@ class Tile:
 
     Attributes:
         stages: steps whose operands are in shared memory or on their way there.
-        split: at most this number of programs share the steps of a tile if tiles alone would not occupy the GPU.
+        split: at most this number of programs share the steps of a tile if tiles alone would not occupy the GPU;
+            "between" steps, the number that share an image.
+        descriptor: whether weights are copied by the tensor memory accelerator (TMA) of 9.0 and 10.0.
     """
 
     rows: int
@@ -33,14 +36,19 @@ class Tile:
     warps: int
     stages: int
     split: int = 16
+    descriptor: bool = False
+
+
+CUDNN: Final = "cudnn"  # cuDNN's convolution and a pass over its sums, of "forward" and "backward"
+Choice = Tile | Literal["cudnn"]
 
 
 @dataclass
 class Measured:
-    """Of one GPU: the fastest tiles, and whether a step is faster with dependent launches."""
+    """Of one GPU: the fastest way to compute each product, and whether a step is faster with dependent launches."""
 
     dependent_launch: bool = False
-    tiles: dict[Key, Tile] = field(default_factory=dict)
+    choices: dict[Key, Choice] = field(default_factory=dict)
 
 
 def load(path: Path = PATH) -> dict[str, Measured]:
@@ -50,26 +58,31 @@ def load(path: Path = PATH) -> dict[str, Measured]:
         ValueError, KeyError, TypeError: the file is not one of `save`.
     """
     return {
-        name: Measured(
-            stored["dependent_launch"],
-            {tuple(each[part] for part in _KEY): Tile(**each["tile"]) for each in stored["tiles"]},
-        )
+        name: Measured(stored["dependent_launch"], dict(map(_read, stored["choices"])))
         for name, stored in json.loads(path.read_text()).items()
     }
 
 
+def _read(stored: dict[str, Any]) -> tuple[Key, Choice]:
+    kernel, itemsize, rows, channels, products = (stored[part] for part in _KEY)
+    choice = stored["choice"]
+    if choice == CUDNN and kernel not in ("forward", "backward"):
+        raise ValueError(f"cuDNN does not compute {kernel!r}")
+    return (kernel, itemsize, rows, channels, products), CUDNN if choice == CUDNN else Tile(**choice)
+
+
 def save(measured: Mapping[str, Measured], path: Path) -> None:
-    """Writes atomically, one tile a line."""
+    """Writes atomically, one product a line."""
     entries = []
     for name, own in sorted(measured.items()):
-        tiles = [
-            json.dumps({**dict(zip(_KEY, key, strict=True)), "tile": asdict(tile)})
-            for key, tile in sorted(own.tiles.items())
+        choices = [
+            json.dumps({**dict(zip(_KEY, key, strict=True)), "choice": choice if choice == CUDNN else asdict(choice)})
+            for key, choice in sorted(own.choices.items())
         ]
-        lines = ",\n".join(f"      {tile}" for tile in tiles)
-        inside = f"[\n{lines}\n    ]" if tiles else "[]"
+        lines = ",\n".join(f"      {choice}" for choice in choices)
+        inside = f"[\n{lines}\n    ]" if choices else "[]"
         launch = json.dumps(own.dependent_launch)
-        entries.append(f'  {json.dumps(name)}: {{\n    "dependent_launch": {launch},\n    "tiles": {inside}\n  }}')
+        entries.append(f'  {json.dumps(name)}: {{\n    "dependent_launch": {launch},\n    "choices": {inside}\n  }}')
     with replacing(path) as temporary:
         temporary.write_text("{\n" + ",\n".join(entries) + "\n}\n" if entries else "{}\n")
 

@@ -9,11 +9,21 @@ from typing import Any
 
 from . import measured
 from .backward import backward_kernel
+from .between import between_kernel
 from .forward import first_kernel, forward_kernel
 from .input import input_kernel
-from .measured import Key, Measured, Tile
+from .measured import CUDNN, Choice, Key, Measured, Tile
+from .pointwise import activate_kernel, deactivate_kernel
 
-_KERNELS = {"first": first_kernel, "forward": forward_kernel, "backward": backward_kernel, "input": input_kernel}
+_KERNELS = {
+    "first": first_kernel,
+    "forward": forward_kernel,
+    "backward": backward_kernel,
+    "input": input_kernel,
+    "between": between_kernel,
+    "activate": activate_kernel,
+    "deactivate": deactivate_kernel,
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,10 @@ TILES: dict[tuple[str, int], Tile] = {
 # For layers of as many columns, where its programs are at most one for each multiprocessor and those of the tile above
 # are more: a second wave would start when the first ends, with nothing to overlap it.
 TALL: dict[tuple[str, int], Tile] = {("backward", 9): Tile(512, 64, 64, 8, 4)}
+# Major compute capabilities where weights may come through tensor descriptors: for 12.0 Triton 3.6 takes local memory.
+DESCRIPTORS = (9, 10)
 _SHORTEST_SPLIT = 4  # steps
+_PASS = Tile(64, 64, 0, 4, 1)  # of a pass over sums
 
 
 @dataclass(frozen=True)
@@ -74,22 +87,25 @@ class Launch:
     """The launch of a kernel, without its tensors.
 
     Attributes:
-        name: "first", "forward", "backward" or "input".
-        key, tile: the key of a measured tile, and the selected tile.
-        rows: of the matrix product; with four parities, of each.
+        name: "first", "forward", "backward" or "input"; where cuDNN computes the product of a "forward" or "backward",
+            "activate" or "deactivate", which follows it; "between", in place of an "input" and the next "first".
+        key, choice: the key of what has been measured, and what is selected.
+        rows: of the matrix product; with four parities, of each. Of a pass over sums, all.
         locks, partial: the number of int32 locks and of float32 partial sums of the splits of tiles.
+        band: the number of elements that all programs of "between" keep for themselves.
         constants, options: of the kernel, and of the compiler.
     """
 
     name: str
     key: Key
-    tile: Tile
+    choice: Choice
     rows: int
     grid: tuple[int, int, int]
     locks: int
     partial: int
     constants: dict[str, object]
     options: dict[str, object]
+    band: int = 0
 
     @property
     def kernel(self) -> Any:
@@ -115,6 +131,40 @@ def plan(layers: Sequence[Geometry], batch: int, itemsize: int, gpu: Gpu) -> lis
     return [*forward, *backward, _launch("input", layers[0], batch, itemsize, gpu, {})]
 
 
+def plan_between(layers: Sequence[Geometry], batch: int, itemsize: int, gpu: Gpu) -> Launch | None:
+    """The launch between two steps of a chain, or None if the last kernel of a step and the first of the next one are
+    apart: unless the one for both has been measured to be faster on this GPU.
+    """
+    layer, own = layers[0], measured.BY_GPU.get(gpu.name, Measured())
+    tile = own.choices.get(between_key(layer, batch, itemsize))
+    if not isinstance(tile, Tile) or len(layers) < 2:
+        return None
+    height, width = layer.out
+    rows = -(-height // tile.split)
+    bands = -(-height // rows)
+    pdl = own.dependent_launch and gpu.major >= 9
+    sizes = {"HEIGHT": height, "WIDTH": width, "CHANNELS": layer.channels, "PLANES": layer.planes}
+    sizes |= {"KERNEL": layer.kernel, "STRIDE": layer.stride, "ROWS": rows, "PRODUCTS": first_depth(layer)}
+    sizes |= {"M": tile.rows, "N": math.gcd(tile.columns, layer.channels)}
+    return Launch(
+        name="between",
+        key=between_key(layer, batch, itemsize),
+        choice=tile,
+        rows=batch * layer.height * layer.width,
+        grid=(bands, batch, 1),
+        locks=0,
+        partial=0,
+        constants={**sizes, "K": math.gcd(tile.depth // itemsize, layer.channels), "PDL": pdl},
+        options=_options(tile, pdl, fusion=False),
+        band=bands * batch * layer.planes * (layer.stride * rows + 2) * layer.width,
+    )
+
+
+def between_key(layer: Geometry, batch: int, itemsize: int) -> Key:
+    """That of the input gradient."""
+    return ("between", itemsize, batch * layer.height * layer.width, layer.planes, layer.kernel**2 * layer.channels)
+
+
 def first_depth(layer: Geometry) -> int:
     """The number of products per output of the first layer, padded for the tensor cores."""
     return max(16, 1 << (layer.planes * layer.kernel**2 - 1).bit_length())
@@ -133,7 +183,10 @@ def _launch(name: str, layer: Geometry, batch: int, itemsize: int, gpu: Gpu, con
 
     key = (name, itemsize, rows, channels, side * side * depth)
     own = measured.BY_GPU.get(gpu.name, Measured())
-    tile = own.tiles.get(key) or _tile(name, rows, channels, parities, gpu)
+    pdl = own.dependent_launch and gpu.major >= 9
+    tile = own.choices.get(key) or _tile(name, rows, channels, parities, gpu)
+    if tile == CUDNN:
+        return _after_cudnn(name, key, height * width, rows * parities, channels, pdl, constants)
     k = first_depth(layer) if name == "first" else math.gcd(tile.depth // itemsize, depth)
     m, n = tile.rows, tile.columns if name == "input" else math.gcd(tile.columns, channels)
     tiles = -(-rows // m) * -(-channels // n) * parities
@@ -142,27 +195,50 @@ def _launch(name: str, layer: Geometry, batch: int, itemsize: int, gpu: Gpu, con
         if 2 * n <= tile.columns and tiles >= 2 * gpu.processors:
             m, tiles = 2 * m, -(-rows // (2 * m)) * (channels // n) * parities  # each operand is read less often
         split = _split(tiles, side * side * depth // k, tile.split, gpu)
-        constants = {**constants, "SPLIT": split}
-    pdl = own.dependent_launch and gpu.major >= 9
+        constants = {**constants, "SPLIT": split, "DESCRIPTOR": tile.descriptor and gpu.major in DESCRIPTORS}
     sizes = {"HEIGHT": height, "WIDTH": width, "DEPTH": depth, "CHANNELS": channels, "M": m, "N": n, "K": k}
     locks = tiles if split > 1 else 0
     return Launch(
         name=name,
         key=key,
-        tile=tile,
+        choice=tile,
         rows=rows,
         grid=(-(-rows // m), -(-channels // n), parities * split),
         locks=locks,
         partial=locks * split * m * n,
         constants={**constants, **sizes, "KERNEL": layer.kernel, "STRIDE": layer.stride, "PDL": pdl},
         # The operations of the update are rounded one by one.
-        options={
-            "num_warps": tile.warps,
-            "num_stages": tile.stages,
-            "enable_fp_fusion": name != "input",
-            **({"launch_pdl": True} if pdl else {}),
-        },
+        options=_options(tile, pdl, name != "input"),
     )
+
+
+def _after_cudnn(
+    name: str, key: Key, pixels: int, rows: int, channels: int, pdl: bool, constants: dict[str, object]
+) -> Launch:
+    """The pass over cuDNN's sums of all pixels."""
+    m, n = _PASS.rows, math.gcd(_PASS.columns, channels)
+    if name == "forward":
+        constants = {**constants, "PIXELS": pixels}
+    return Launch(
+        name={"forward": "activate", "backward": "deactivate"}[name],
+        key=key,
+        choice=CUDNN,
+        rows=rows,
+        grid=(-(-rows // m), channels // n, 1),
+        locks=0,
+        partial=0,
+        constants={**constants, "CHANNELS": channels, "M": m, "N": n, "PDL": pdl},
+        options=_options(_PASS, pdl),
+    )
+
+
+def _options(tile: Tile, pdl: bool, fusion: bool = True) -> dict[str, object]:
+    return {
+        "num_warps": tile.warps,
+        "num_stages": tile.stages,
+        "enable_fp_fusion": fusion,
+        **({"launch_pdl": True} if pdl else {}),
+    }
 
 
 def _tile(name: str, rows: int, channels: int, parities: int, gpu: Gpu) -> Tile:
