@@ -13,15 +13,17 @@ namespace {
 
 constexpr int64_t block = 1024;  // elements whose noise stays in the L1 cache
 
-// n_chunks chunks of 4 * A::width deviates each, from a whole group on. The words of all come first: two short loops
-// let the processor overlap more of their iterations than one long one.
-template <class A, bool is_uniform, int n_chunks>
-FL_INLINE void fill_chunks(const NoiseKey& key, uint64_t group, float* out) {
-  typename A::u32 r[n_chunks][4];
+constexpr int64_t most_chunks = 8;
+
+// n_chunks chunks of 4 * A::width deviates each, at most most_chunks, from a whole group on. The words of all come
+// first: two short loops let the processor overlap more of their iterations than one long one.
+template <class A, bool is_uniform>
+FL_INLINE void fill_chunks(const NoiseKey& key, uint64_t group, int64_t n_chunks, float* out) {
+  typename A::u32 r[most_chunks][4];
 #pragma GCC unroll 1
-  for (int i = 0; i < n_chunks; ++i) noise_words<A>(key, group + static_cast<uint64_t>(i) * A::width, r[i]);
+  for (int64_t i = 0; i < n_chunks; ++i) noise_words<A>(key, group + static_cast<uint64_t>(i) * A::width, r[i]);
 #pragma GCC unroll 1
-  for (int i = 0; i < n_chunks; ++i) {
+  for (int64_t i = 0; i < n_chunks; ++i) {
     typename A::f32 z[4];
     if constexpr (is_uniform) {
       uniforms<A>(r[i], z);
@@ -35,16 +37,16 @@ FL_INLINE void fill_chunks(const NoiseKey& key, uint64_t group, float* out) {
 template <class A, bool is_uniform>
 void fill(const NoiseKey& key, uint64_t index, int64_t n, float* out) {
   constexpr int64_t chunk = 4 * A::width;
-  constexpr int several = 4;
   while (n > 0) {
     const int64_t lane = static_cast<int64_t>(index % 4);
     int64_t m;
-    if (lane == 0 && n >= several * chunk) {
-      m = several * chunk;
-      fill_chunks<A, is_uniform, several>(key, index / 4, out);
+    if (lane == 0 && n >= chunk) {
+      const int64_t n_chunks = std::min(n / chunk, most_chunks);
+      m = n_chunks * chunk;
+      fill_chunks<A, is_uniform>(key, index / 4, n_chunks, out);
     } else {
       float part[chunk];
-      fill_chunks<A, is_uniform, 1>(key, index / 4, part);
+      fill_chunks<A, is_uniform>(key, index / 4, 1, part);
       m = std::min(n, chunk - lane);
       std::copy(part + lane, part + lane + m, out);
     }

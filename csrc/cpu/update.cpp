@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <optional>
 #include <vector>
@@ -183,24 +184,33 @@ void update_tensors(const Tensor& x, const std::optional<Tensor>& score, const s
 
 }  // namespace
 
-// Of n contiguous float32 elements. score may be null; noise_std NaN: no noise; limits: infinities where there is none.
+// The arguments of fastlangevin_update, as kernels/cpu/update.py packs them: one conversion instead of twelve.
+struct PackedUpdate {
+  float* x;
+  const float* score;           // may be null
+  int64_t n;                    // contiguous float32 elements
+  double step_size, noise_std;  // NaN: no noise
+  uint64_t seed;
+  int64_t step, stream, offset;
+  double grad_clip, lo, hi;  // infinities where there is no such limit
+};
+static_assert(sizeof(PackedUpdate) == 12 * 8, "no padding");
+
 // Called through ctypes by kernels/cpu/update.py.
-extern "C" __attribute__((visibility("default"))) void fastlangevin_update(float* x, const float* score, int64_t n,
-                                                                           double step_size, double noise_std,
-                                                                           int64_t seed, int64_t step, int64_t stream,
-                                                                           int64_t offset, double grad_clip, double lo,
-                                                                           double hi) {
+extern "C" __attribute__((visibility("default"))) void fastlangevin_update(const char* packed) {
+  PackedUpdate p;
+  std::memcpy(&p, packed, sizeof p);
   UpdateArgs args{};
-  args.key = {static_cast<uint64_t>(seed), static_cast<uint32_t>(step), static_cast<uint32_t>(stream)};
-  args.step_size = step_size;
-  args.has_noise = !std::isnan(noise_std);
-  args.noise_std = args.has_noise ? noise_std : 0.0;
-  args.grad_clip = grad_clip;
-  args.lo = lo;
-  args.hi = hi;
-  args.has_score = score != nullptr;
-  args.has_limits = grad_clip < infinity || lo > -infinity || hi < infinity;
-  run_dense(args, kernels().update_float, static_cast<uint64_t>(offset), n, score, x);
+  args.key = {p.seed, static_cast<uint32_t>(p.step), static_cast<uint32_t>(p.stream)};
+  args.step_size = p.step_size;
+  args.has_noise = !std::isnan(p.noise_std);
+  args.noise_std = args.has_noise ? p.noise_std : 0.0;
+  args.grad_clip = p.grad_clip;
+  args.lo = p.lo;
+  args.hi = p.hi;
+  args.has_score = p.score != nullptr;
+  args.has_limits = p.grad_clip < infinity || p.lo > -infinity || p.hi < infinity;
+  run_dense(args, kernels().update_float, static_cast<uint64_t>(p.offset), p.n, p.score, p.x);
 }
 
 }  // namespace fastlangevin

@@ -63,7 +63,10 @@ def select(name: str | None, device: torch.device) -> Backend:
         BackendUnavailable: the requested backend does not support `device`; the message gives the reason.
     """
     if name in (None, "auto"):
-        return next(b for b in BACKENDS.values() if b.unsupported(device) is None)
+        kind = device.type
+        for backend in BACKENDS.values():  # "reference" at the latest
+            if (backend.device == kind or backend.device is None) and backend.load() is None:
+                return backend
     if name not in BACKENDS:
         raise unknown("backend", name, ("auto", *BACKENDS))
     why = BACKENDS[name].unsupported(device)

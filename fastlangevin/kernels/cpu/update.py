@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import struct
 from collections.abc import Callable
 from math import inf, nan
 
@@ -18,6 +19,8 @@ from ..operators import Operators, written
 
 operators = Operators("cpu")
 _NUMBERS = (float, int, type(None))
+_pack = struct.Struct("=3q2dQ3q3d").pack  # `PackedUpdate` of csrc/cpu/update.cpp
+_ALL_BITS = 2**64 - 1
 _is_compiling = torch.compiler.is_compiling
 _n_dispatch_modes = torch._C._len_torch_dispatch_stack
 
@@ -25,7 +28,7 @@ _n_dispatch_modes = torch._C._len_torch_dispatch_stack
 def update(x: Tensor, score: Tensor | None, args: UpdateArgs) -> None:
     """The fused update, in place: see `fastlangevin.langevin_update_`."""
     if not _is_compiling() and not _n_dispatch_modes() and _is_dense(x):
-        to, at, n = x.data_ptr(), None, x.numel()
+        to, at, n = x.data_ptr(), 0, x.numel()
         if score is not None and _is_dense(score):
             at = score.data_ptr()
         step_size, noise_std, seed, step, stream, offset, grad_clip, lo, hi = args
@@ -36,13 +39,13 @@ def update(x: Tensor, score: Tensor | None, args: UpdateArgs) -> None:
             and type(noise_std) in _NUMBERS
             and type(seed) is type(step) is int
         ):
-            _function()(
+            packed = _pack(
                 to,
                 at,
                 n,
                 step_size or 0.0,
                 nan if noise_std is None else noise_std,
-                seed,
+                seed & _ALL_BITS,
                 step,
                 stream,
                 offset,
@@ -50,6 +53,7 @@ def update(x: Tensor, score: Tensor | None, args: UpdateArgs) -> None:
                 -inf if lo is None else lo,
                 inf if hi is None else hi,
             )
+            _function()(packed)
             written(x)
             return
     operators.update(x, score, args)
@@ -63,7 +67,5 @@ def _is_dense(x: Tensor) -> bool:
 @functools.cache
 def _function() -> Callable[..., None]:
     function = native.cpu_library().fastlangevin_update
-    real, whole = ctypes.c_double, ctypes.c_int64
-    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, whole, real, real, *[whole] * 4, *[real] * 3]
-    function.restype = None
+    function.argtypes, function.restype = [ctypes.c_char_p], None
     return function
