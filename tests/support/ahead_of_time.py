@@ -47,9 +47,9 @@ def sources(architecture: int, everything: bool):
         for precision in ("fp16", "bf16", "tf32"):
             yield from convnet_sources(precision, architecture)
             yield from convnet_sources(precision, architecture, cudnn=True)
+            yield from between_sources(precision, architecture)
         for precision in ("fp16", "bf16", "fp32"):
             yield from fused_sources.sources(precision)
-            yield from between_sources(precision, architecture)
         if architecture >= 90:
             yield from between_sources("fp16", architecture, dependent=True)
             yield from convnet_sources("fp16", architecture, dependent=True)
