@@ -6,6 +6,7 @@
 
 #include "convnet.h"
 #include "kernels.h"
+#include "program.h"
 
 namespace fastlangevin {
 namespace {
@@ -51,6 +52,11 @@ Convnet convnet() {
     return {convnet_avx512, has_avx512_bf16() ? convnet_avx512_bf16 : nullptr};
   }
   return {k == &avx2_kernels ? convnet_avx2 : convnet_portable, nullptr};
+}
+
+const ProgramKernels& program_kernels() {
+  const Kernels* const k = &kernels();
+  return k == &avx512_kernels ? avx512_program : k == &avx2_kernels ? avx2_program : portable_program;
 }
 
 }  // namespace fastlangevin

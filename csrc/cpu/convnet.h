@@ -2,23 +2,14 @@
 // pixels. Its plan is made in convnet_plan.cpp, its kernels in convnet_impl.h.
 //
 // Pixels lie channels-last. A word is what the kernels multiply at a time: one float32 channel, or two of bfloat16.
-// Packed weights are padded with zeros to whole panels of output channels.
+// Words a pixel, but for the image's, are a multiple of `panel`.
 #pragma once
 
 #include <cstdint>
 
-#include "../noise.h"
+#include "products.h"
 
 namespace fastlangevin {
-
-constexpr int64_t panel = 16;     // words a pixel, but for the image's, are a multiple of it
-constexpr int64_t max_tile = 64;  // output channels whose weights lie together
-
-// Along one axis: output i reads the inputs [first + i * step, … + window), those outside [0, extent) being zero, and
-// lies at out_first + i * out_step.
-struct Axis {
-  int64_t count, first, step, window, extent, out_first, out_step;
-};
 
 enum class Finish {
   activate,  // the output is the activation of the sum
@@ -48,8 +39,7 @@ struct Tower {
 // The output channels from a channel on whose weights lie together: (window y, window x, input word, channel).
 FL_INLINE int64_t tile_width(const Stage& stage, int64_t channel) {
   if (stage.finish == Finish::score) return 1;
-  const int64_t left = stage.out_channels - channel;
-  return left >= max_tile ? max_tile : left >= 32 ? 32 : 16;
+  return tile_of(stage.out_channels - channel);
 }
 
 // The scores of n contiguous images. scratch: n * sample_words words.

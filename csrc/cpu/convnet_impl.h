@@ -1,99 +1,24 @@
 // The convnet's kernel over an arithmetic A. Internal linkage throughout, as in kernels_impl.h.
 //
-// Each output is one chain of multiply-adds in the order of its window, whatever else is computed beside it: a sample's
-// score does not depend on its batch.
+// A sample's score does not depend on its batch: each output is a sum of its own (products_impl.h).
 #pragma once
 
 #include <algorithm>
 
 #include "convnet.h"
+#include "products_impl.h"
 #include "small_floats.h"
 
 namespace fastlangevin {
 namespace {
 
-// The part of a window that lies inside the input.
-struct Clip {
-  int64_t from, n;
-
-  bool operator==(const Clip& other) const { return from == other.from && n == other.n; }
-};
-
-FL_INLINE Clip clip(const Axis& axis, int64_t i) {
-  const int64_t start = axis.first + i * axis.step;
-  const int64_t from = std::max<int64_t>(0, -start), to = std::min(axis.window, axis.extent - start);
-  return to > from ? Clip{from, to - from} : Clip{0, 0};
-}
-
-// The end of the outputs from i on whose windows are clipped as that of i.
-FL_INLINE int64_t clip_end(const Axis& axis, int64_t i) {
-  const Clip c = clip(axis, i);
-  while (++i < axis.count && clip(axis, i) == c) {
-  }
-  return i;
-}
-
 // What the rows of a block share: n_runs runs of `run` words, run_pitch apart in the input.
 struct Runs {
-  int64_t n_runs, run, run_pitch, weights_pitch, tile;
+  int64_t n_runs, run, run_pitch, weights_pitch, tile, columns;
+
+  FL_INLINE int64_t in_at(int64_t r) const { return r * run_pitch; }
+  FL_INLINE int64_t weights_at(int64_t r) const { return r * weights_pitch; }
 };
-
-template <class A, int rows, int vectors>
-__attribute__((noinline)) void multiply_block(const Runs& runs, const typename A::word* const* in,
-                                              const typename A::word* weights, const float* start, float* sums) {
-  using word = typename A::word;
-  typename A::f32 sum[rows][vectors];
-  FL_UNROLL
-  for (int m = 0; m < rows; ++m) {
-    FL_UNROLL
-    for (int v = 0; v < vectors; ++v) sum[m][v] = A::load(start + v * A::width);
-  }
-  const int64_t tile = runs.tile, run = runs.run;
-  for (int64_t r = 0; r < runs.n_runs; ++r) {
-    const word* p[rows];
-    FL_UNROLL
-    for (int m = 0; m < rows; ++m) p[m] = in[m] + r * runs.run_pitch;
-    const word* w = weights + r * runs.weights_pitch;
-    for (int64_t k = 0; k < run; ++k, w += tile) {
-      typename A::words b[vectors];
-      FL_UNROLL
-      for (int v = 0; v < vectors; ++v) b[v] = A::load_words(w + v * A::width);
-      FL_UNROLL
-      for (int m = 0; m < rows; ++m) {
-        const typename A::words a = A::broadcast_word(p[m] + k);
-        FL_UNROLL
-        for (int v = 0; v < vectors; ++v) sum[m][v] = A::multiply_add(a, b[v], sum[m][v]);
-      }
-    }
-  }
-  FL_UNROLL
-  for (int m = 0; m < rows; ++m) {
-    FL_UNROLL
-    for (int v = 0; v < vectors; ++v) A::store(sums + m * max_tile + v * A::width, sum[m][v]);
-  }
-}
-
-template <class A, int vectors, int rows = A::rows>
-FL_INLINE void multiply_rows(int64_t n_rows, const Runs& runs, const typename A::word* const* in,
-                             const typename A::word* weights, const float* start, float* sums) {
-  if constexpr (rows > 1) {
-    if (n_rows < rows) return multiply_rows<A, vectors, rows - 1>(n_rows, runs, in, weights, start, sums);
-  }
-  multiply_block<A, rows, vectors>(runs, in, weights, start, sums);
-}
-
-// sums[m][0, tile) = start + the products of row m's runs with the weights.
-template <class A, int vectors = A::vectors>
-FL_INLINE void multiply(int64_t n_rows, const Runs& runs, const typename A::word* const* in,
-                        const typename A::word* weights, const float* start, float* sums) {
-  constexpr int64_t step = vectors * A::width;
-  if constexpr (step > panel) {
-    if (runs.tile < step) return multiply<A, vectors / 2>(n_rows, runs, in, weights, start, sums);
-  }
-  for (int64_t c = 0; c < runs.tile; c += step) {
-    multiply_rows<A, vectors>(n_rows, runs, in, weights + c, start + c, sums + c);
-  }
-}
 
 // The sum of one output channel, over lanes that each add up every A::width-th word.
 template <class A, int rows>
@@ -175,17 +100,15 @@ FL_INLINE void run_block(const Tower& tower, const Stage& stage, const Tile<A>& 
   }
 }
 
-// Outputs whose windows are clipped alike.
-struct Patch {
-  int64_t y0, y1, x0, x1;
-  Clip y, x;
-};
-
 template <class A>
 FL_INLINE void run_patch(const Tower& tower, const Stage& stage, const Tile<A>& tile, const Patch& patch,
                          int64_t n_samples) {
-  const Runs runs{patch.y.n, patch.x.n * stage.in_words, stage.in_width * stage.in_words,
-                  stage.x.window * stage.in_words * tile.width, tile.width};
+  const Runs runs{patch.y.n,
+                  patch.x.n * stage.in_words,
+                  stage.in_width * stage.in_words,
+                  stage.x.window * stage.in_words * tile.width,
+                  tile.width,
+                  tile.width};
   const typename A::word* const weights =
       tile.weights + (patch.y.from * stage.x.window + patch.x.from) * stage.in_words * tile.width;
   // The rows in the order y, x, sample, in blocks whose numbers of rows differ by one at most.
@@ -218,13 +141,7 @@ FL_INLINE void run_patch(const Tower& tower, const Stage& stage, const Tile<A>& 
 
 template <class A>
 void run_tile(const Tower& tower, const Stage& stage, const Tile<A>& tile, int64_t n_samples) {
-  for (int64_t y0 = 0, y1; y0 < stage.y.count; y0 = y1) {
-    y1 = clip_end(stage.y, y0);
-    for (int64_t x0 = 0, x1; x0 < stage.x.count; x0 = x1) {
-      x1 = clip_end(stage.x, x0);
-      run_patch<A>(tower, stage, tile, {y0, y1, x0, x1, clip(stage.y, y0), clip(stage.x, x0)}, n_samples);
-    }
-  }
+  each_patch(stage.y, stage.x, [&](const Patch& patch) { run_patch<A>(tower, stage, tile, patch, n_samples); });
 }
 
 template <class A>

@@ -88,6 +88,10 @@ CPU = Library(
         ("cpu/convnet_avx2.cpp", _AVX2),
         ("cpu/convnet_avx512.cpp", _AVX512),
         ("cpu/convnet_avx512_bf16.cpp", _AVX512_BF16),
+        ("cpu/program.cpp", ()),
+        ("cpu/program_portable.cpp", ()),
+        ("cpu/program_avx2.cpp", _AVX2),
+        ("cpu/program_avx512.cpp", _AVX512),
     ),
 )
 CUDA = Library("cuda", (("cuda/update.cu", ()), ("cuda/noise.cu", ())))

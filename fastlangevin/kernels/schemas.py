@@ -19,6 +19,7 @@ _CHAINS = {
     "float prior",
     "mixture_chain_cpu_": "Tensor constants, Tensor means, Tensor precisions",
     "double_well_chain_cpu_": "float barrier, float width",
+    "program_chain_cpu_": "Tensor code, Tensor shared, Tensor per_sample",
 }
 
 
@@ -73,3 +74,6 @@ _define(
 )
 _define("convnet_score_cpu(Tensor x, Tensor packed, int[] geometry, float[] slopes, bool bfloat16) -> Tensor")
 torch.library.register_fake("fastlangevin::convnet_score_cpu", _fake_score, lib=LIBRARY)
+
+_define("program_score_cpu(Tensor x, Tensor code, Tensor shared, Tensor per_sample) -> Tensor")
+torch.library.register_fake("fastlangevin::program_score_cpu", _fake_score, lib=LIBRARY)

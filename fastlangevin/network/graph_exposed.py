@@ -21,6 +21,8 @@ _FUNCTIONAL: dict[Any, Any] = {
     _aten.leaky_relu_.default: _aten.leaky_relu.default,
     _aten.silu_.default: _aten.silu.default,
     _aten.sigmoid_.default: _aten.sigmoid.default,
+    _aten.masked_fill_.Scalar: _aten.masked_fill.Scalar,
+    _aten.logical_and_.default: _aten.logical_and.default,
 }
 
 
@@ -49,7 +51,7 @@ def functional(graph: Graph) -> Graph:
         if operator is not None and written in made and sharing[values[written].storage] == 1:
             others = [values[a.index] for a in args[1:] if isinstance(a, Ref)]
             shape, dtype = values[written].shape, values[written].dtype
-            if all(v.dtype == dtype and torch.broadcast_shapes(v.shape, shape) == shape for v in others):
+            if all(v.dtype in (dtype, torch.bool) and torch.broadcast_shapes(v.shape, shape) == shape for v in others):
                 current[written] = _add(values, values[written])
                 calls.append(Call(operator, args, kwargs, (current[written],), is_single=True))
                 continue

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from ..errors import BackendUnavailable
+from ..kernels.arguments import ChainArgs
+from ..kernels.cpu import program as native_kernels
 from ..kernels.triton import fused as fused_kernels
 from ..network.dependencies import Dependencies
 from ..network.errors import NotRecognised
@@ -25,6 +27,7 @@ from ..network.target import Target
 from .autograd import AutogradScore
 from .base import ScoreEngine
 from .graph_program import Program
+from .native_graph import NativeGraph, native_graph
 
 _KEPT = 16  # recordings per engine
 
@@ -55,9 +58,23 @@ class Recording:
     def score(self) -> Program:
         return Program(self.graph, with_energies=False, fuses=self._unfused is None)
 
-    @property
-    def fusion(self) -> str:
-        """For a plan: which operators are fused, or why none are."""
+    @functools.cached_property
+    def _native(self) -> NativeGraph | str:
+        return native_graph(self.graph)
+
+    def native(self, precision: str) -> NativeGraph | str:
+        """The score as a native program, or why there is none."""
+        if self._unfused is None:
+            return "operators are fused"
+        return self._native if precision == "fp32" else f"native programs compute in fp32, not in {precision}"
+
+    def fusion(self, precision: str) -> str:
+        """For a plan: which operators are computed together, or why none are."""
+        native = self.native(precision)
+        if isinstance(native, NativeGraph):
+            return f"the graph engine computes with a native program: {native.program.n_instructions} instructions"
+        if self.graph.values[self.graph.state].device.type == "cpu" and self._unfused is not None:
+            return f"the graph engine computes with torch's operators, not with a native program: {native}"
         unfused = self._unfused
         return self.score.fusion if unfused is None else f"the graph engine's operators are not fused: {unfused}"
 
@@ -84,7 +101,7 @@ class GraphScore(AutogradScore):
     Weights are read, and what depends on them alone is computed, once per call.
 
     Attributes:
-        fusion: for a plan, a sentence on the operators that are fused.
+        fusion: for a plan, a sentence on the operators that are computed together.
     """
 
     name = "graph"
@@ -99,9 +116,12 @@ class GraphScore(AutogradScore):
     ) -> None:
         super().__init__(target, precision, inputs)
         self._recording, self._dependencies = recording, dependencies
-        self.is_piecewise_linear, self.fusion = recording.is_piecewise_linear, recording.fusion
+        self.is_piecewise_linear, self.fusion = recording.is_piecewise_linear, recording.fusion(precision)
         with torch.no_grad():
-            self._step: Callable[[Tensor], Tensor] = self._bound(recording.score)
+            self._step = self._bound_step()
+
+    def _bound_step(self) -> Callable[[Tensor], Tensor]:
+        return self._bound(self._recording.score)
 
     def __call__(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -126,6 +146,28 @@ class GraphScore(AutogradScore):
     def _bound(self, program: Program) -> Callable[[Tensor], Any]:
         tensors = [t.detach() for t in self._dependencies.tensors]
         return program.bind(tensors, self._dependencies.modules)
+
+
+class NativeGraphScore(GraphScore):
+    """The score by a native program, which also runs whole chains. Energies are computed by torch's operators."""
+
+    updates_with = "cpu"
+
+    def _bound_step(self) -> Callable[[Tensor], Tensor]:
+        native = self._recording.native(self.precision)
+        assert isinstance(native, NativeGraph)
+        tensors = [t.detach() for t in self._dependencies.tensors]
+        self._program = native.bind(tensors, self._dependencies.modules)
+        return lambda x: native_kernels.score(self._program, x.contiguous())
+
+    def energy_and_score(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        return super().energy_and_score(x)[0], self(x)
+
+    def run_chain_(self, x: Tensor, args: ChainArgs) -> bool:
+        if not x.is_contiguous() or x.is_neg():
+            return False
+        native_kernels.run_(self._program, x, args)
+        return True
 
 
 class GraphEngine(ScoreEngine):
@@ -194,7 +236,9 @@ class GraphEngine(ScoreEngine):
                 self._recordings.move_to_end(situation.key)
         if isinstance(found, str):
             raise NotRecognised(found)
-        return GraphScore(self.target, self.precision, inputs, found, situation.dependencies)
+        is_native = isinstance(found.native(self.precision), NativeGraph)
+        score = NativeGraphScore if is_native else GraphScore
+        return score(self.target, self.precision, inputs, found, situation.dependencies)
 
     def _record(self, x: Tensor, inputs: Inputs, dependencies: Dependencies) -> Recording:
         if x.numel() == 0:

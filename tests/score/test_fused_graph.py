@@ -12,6 +12,7 @@ if importlib.util.find_spec("triton") is None or torch.cuda.is_available():
     pytest.skip("needs Triton's interpreter", allow_module_level=True)
 
 import fastlangevin as fl
+from fastlangevin.kernels import native
 from fastlangevin.kernels.triton import fused
 from fastlangevin.kernels.triton.fused.plan import supports
 
@@ -87,8 +88,11 @@ def test_plans_say_what_is_not_fused(monkeypatch):
     rows.score(torch.ones(3, 4))
     assert "the graph engine's operators are not fused: its images are not channels last" in rows.plan.reasons
     monkeypatch.undo()
-    for engine in ("graph", "auto"):
-        sampler = fl.Langevin(lambda x: energy(x, args[0]), engine=engine, **OPTIONS)
-        sampler.score(x)
-        reason = "the graph engine's operators are not fused: their kernels run on GPUs, not on cpu"
-        assert reason in sampler.plan.reasons
+    for precision, reason in (
+        ("fp32", "the graph engine computes with a native program: "),
+        ("bf16", "with torch's operators, not with a native program: native programs compute in fp32, not in bf16"),
+    ):
+        for engine in ("graph", "auto"):
+            sampler = fl.Langevin(lambda x: energy(x, args[0]), engine=engine, precision=precision, **OPTIONS)
+            sampler.score(x)
+            assert native.load_cpu() or any(reason in r for r in sampler.plan.reasons)

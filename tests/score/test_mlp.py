@@ -18,7 +18,7 @@ from torch import nn
 import fastlangevin as fl
 from fastlangevin.chains.cuda_graph import GraphCache
 from fastlangevin.kernels import native, triton
-from fastlangevin.kernels.cpu import mlp_chain, whole_chain
+from fastlangevin.kernels.cpu import whole_chain
 from fastlangevin.network.inputs import Inputs
 from fastlangevin.network.layers import Linear, LogSumExp
 from fastlangevin.score import mlp
@@ -338,5 +338,6 @@ def test_long_calls_are_split(monkeypatch):
     )
     assert torch.equal(whole(states(), step=0), expected) and calls == [2, 2, 2, 1]
     calls.clear()
-    monkeypatch.setattr(mlp_chain, "_PER_UPDATE", 2 * sum(la.weight.numel() for la in network()[:-1:2]) / 10)
-    assert torch.equal(whole(states(), step=0), expected) and calls == [1] * 7  # 10 updates a chain, twice its elements
+    of_a_step = len(states()) * 2 * sum(layer.weight.numel() for layer in network()[:-1:2])
+    monkeypatch.setattr(whole_chain, "_MOST_MULTIPLY_ADDS", 2 * of_a_step - 1)
+    assert torch.equal(whole(states(), step=0), expected) and calls == [1] * 7

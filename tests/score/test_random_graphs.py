@@ -8,12 +8,18 @@ from __future__ import annotations
 import copy
 import os
 
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.perturbed import assert_within_bound, exact_and_bound
 from support.random_energies import RandomEnergy
 
 import fastlangevin as fl
+from fastlangevin.kernels import native
+from fastlangevin.network.inputs import Inputs
+from fastlangevin.network.target import Target
+from fastlangevin.score.graph import GraphEngine, NativeGraphScore
 
 N_GRAPHS = int(os.environ.get("RANDOM_GRAPHS", "300"))
 OPTIONS = {"n_steps": 2, "step_size": 0.01, "noise_std": 0.01, "seed": 1}
@@ -66,3 +72,33 @@ def compare(seed, n_operations, train, labels, n_chains):
 )
 def test_random_graphs(seed, n_operations, train, labels, n_chains):
     compare(seed, n_operations, train, labels, n_chains)
+
+
+def compare_native(seed, n_operations, labels, n_chains):
+    energy = RandomEnergy(seed, n_operations).eval()
+    torch.manual_seed(seed)
+    x = torch.randn(n_chains, *energy.event)
+    args = (torch.rand(n_chains),) if labels else ()
+    twin = copy.deepcopy(energy).double()
+    score = GraphEngine(Target("energy", energy), "fp32").bind(x, Inputs(args))
+    if not isinstance(score, NativeGraphScore):
+        return
+    start, doubles = x.double().requires_grad_(), [a.double() for a in args]
+    expected = exact_and_bound(lambda: -torch.autograd.grad(twin(start, *doubles).reshape(n_chains).sum(), start)[0])
+    assert_within_bound(score(x), *expected)
+    sampler = fl.Langevin(energy, engine="graph", **OPTIONS)
+    chain = sampler(x, *args, step=0)
+    assert torch.equal(sampler.trace(x, *args, every=1, step=0).x[-1], chain)
+
+
+@settings(max_examples=N_GRAPHS // 2, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    seed=st.integers(0, 2**31),
+    n_operations=st.integers(0, 12),
+    labels=st.booleans(),
+    n_chains=st.sampled_from((1, 2, 5)),
+)
+@pytest.mark.skipif(native.load_cpu() is not None, reason="no cpu kernels here")
+def test_random_native_programs(seed, n_operations, labels, n_chains):
+    """In float32, against float64 autograd; whole chains have the bits of single steps."""
+    compare_native(seed, n_operations, labels, n_chains)

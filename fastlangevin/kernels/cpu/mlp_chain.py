@@ -12,7 +12,6 @@ from ..arguments import ActivationArgs, ActivationKind, ChainArgs
 from . import whole_chain
 
 MOST_INPUTS, MOST_WIDTH = 1024, 1024
-_PER_UPDATE = 4096  # multiply-adds in the time that `whole_chain` counts as that of an update of one element
 
 
 def split(layers: Sequence[Layer]) -> tuple[list[Linear], list[Activation]]:
@@ -78,7 +77,7 @@ def run_(
         prior,
     )
     multiply_adds = 2 * sum(linear.weight.numel() for linear in linears)
-    whole_chain.run_("mlp_chain_cpu_", x, energy, args, multiply_adds / _PER_UPDATE)
+    whole_chain.run_("mlp_chain_cpu_", x, energy, args, multiply_adds)
 
 
 def activation_args(activation: Activation) -> ActivationArgs:

@@ -12,6 +12,7 @@ from ..arguments import ChainArgs
 from ..operators import written
 
 _MOST_UPDATES = 2**24  # of single elements in one call: about one second
+_MOST_MULTIPLY_ADDS = 2**33  # in one call: some tenths of a second
 
 
 def run_(
@@ -19,7 +20,7 @@ def run_(
     x: Tensor,  # (B, d), contiguous float32
     energy: Sequence[object],
     args: ChainArgs,
-    updates_per_chain: float = 0.0,
+    multiply_adds: int = 0,
 ) -> None:
     """Runs an operator of `schemas` on x, in place.
 
@@ -30,8 +31,7 @@ def run_(
         operator: its name.
         energy: its arguments between the state and those of the chain.
         args: with Python numbers.
-        updates_per_chain: what the score of a chain takes, in times of the update of one element, if it is more than
-            the chain has elements.
+        multiply_adds: of a step of one chain, where the score costs more than the update.
     """
     why = native.load_cpu()
     if why:
@@ -44,7 +44,8 @@ def run_(
     if not steps or not len(x):
         return
     call = getattr(torch.ops.fastlangevin, operator).default
-    n_steps = max(1, int(_MOST_UPDATES / max(x.numel(), len(x) * updates_per_chain, 1)))
+    most = min(_MOST_UPDATES // max(1, x.numel()), _MOST_MULTIPLY_ADDS // max(1, multiply_adds * len(x)))
+    n_steps = max(1, most)
     for k in range(0, len(steps), n_steps):  # Python handles signals between calls
         eta, sigma = list(step_sizes[k : k + n_steps]), list(noise_stds[k : k + n_steps])
         call(x, *energy, eta, sigma, has_noise, seed, int(steps[k]), *tail, int(args.order))

@@ -1,0 +1,87 @@
+// program_score_cpu and program_chain_cpu_: scores, and all steps of chains, by a native program.
+#include "program.h"
+
+#include "chain_operator.h"
+
+namespace fastlangevin {
+namespace {
+
+constexpr int64_t cached_words = 1 << 17;  // scratch memory of the samples computed together
+
+// The tensors of a program, checked against its code.
+Program make_program(const Tensor& code, const Tensor& shared, const Tensor& per_sample, int64_t n_samples) {
+  STD_TORCH_CHECK(code.is_contiguous() && code.scalar_type() == torch::headeronly::ScalarType::Long &&
+                      code.numel() * sizeof(int64_t) >= sizeof(ProgramCode),
+                  "code must be contiguous int64");
+  const auto* const program = static_cast<const ProgramCode*>(code.const_data_ptr());
+  STD_TORCH_CHECK(program->vector_tail == vector_tail, "the code was not written for these kernels");
+  STD_TORCH_CHECK(shared.numel() >= program->shared_words + vector_tail, "shared is too short for the code");
+  STD_TORCH_CHECK(per_sample.numel() >= n_samples * program->per_sample_words + vector_tail,
+                  "per_sample is too short for the code and the batch");
+  return {program, floats(shared, "shared"), floats(per_sample, "per_sample"), 0};
+}
+
+// run(first, n, scratch) for blocks of samples, spread over torch's threads. state_words: of scratch memory a sample,
+// besides the program's.
+template <class Run>
+void each_block(const Program& program, int64_t n_samples, int64_t state_words, const Run& run) {
+  constexpr std::align_val_t line{64};
+  const auto release = [](float* memory) { ::operator delete(memory, line); };
+  const ProgramCode& code = *program.code;
+  const int64_t words = code.sample_words + state_words;
+  torch::stable::parallel_for(0, n_samples, 1, [&](int64_t begin, int64_t end) {
+    const int64_t most = std::max(code.samples_at_once, cached_words / words);
+    const int64_t n_blocks = (end - begin + most - 1) / most, widest = (end - begin + n_blocks - 1) / n_blocks;
+    const size_t bytes = sizeof(float) * static_cast<size_t>(widest * words + code.extra_words + 2 * vector_tail);
+    const std::unique_ptr<float, decltype(release)> scratch(static_cast<float*>(::operator new(bytes, line)), release);
+    for (int64_t i = begin; i < end; i += widest) run(i, std::min(widest, end - i), scratch.get());
+  });
+}
+
+void check_state(const Tensor& x, const Program& program) {
+  floats(x, "x");
+  STD_TORCH_CHECK(x.numel() == x.size(0) * program.code->n_state, "x is not of the states that the code is for");
+}
+
+Tensor score(const Tensor& x, const Tensor& code, const Tensor& shared, const Tensor& per_sample) {
+  const int64_t n_samples = x.size(0);
+  const Program program = make_program(code, shared, per_sample, n_samples);
+  check_state(x, program);
+  Tensor out = torch::stable::empty_like(x);
+  const float* const from = floats(x, "x");
+  float* const to = static_cast<float*>(out.mutable_data_ptr());
+  const int64_t size = program.code->n_state;
+  each_block(program, n_samples, 0, [&](int64_t first, int64_t n, float* scratch) {
+    Program part = program;
+    part.first = first;
+    program_kernels().score(part, n, from + first * size, to + first * size, scratch);
+  });
+  return out;
+}
+
+void chain(const Tensor& x, const Tensor& code, const Tensor& shared, const Tensor& per_sample,
+           const std::vector<double>& step_sizes, const std::vector<double>& noise_stds, bool has_noise, int64_t seed,
+           int64_t step, int64_t offset, std::optional<double> grad_clip, std::optional<double> lo,
+           std::optional<double> hi, int64_t noise_first) {
+  const int64_t n_samples = x.size(0);
+  const Program program = make_program(code, shared, per_sample, n_samples);
+  check_state(x, program);
+  const ChainArgs args =
+      chain_args(step_sizes, noise_stds, has_noise, seed, step, offset, grad_clip, lo, hi, noise_first);
+  float* const states = static_cast<float*>(x.mutable_data_ptr());
+  const int64_t size = program.code->n_state;
+  each_block(program, n_samples, 2 * size, [&](int64_t first, int64_t n, float* scratch) {
+    Program part = program;
+    part.first = first;
+    program_kernels().chain(part, args, args.offset + static_cast<uint64_t>(first * size), n, states + first * size,
+                            scratch);
+  });
+}
+
+}  // namespace
+}  // namespace fastlangevin
+
+STABLE_TORCH_LIBRARY_IMPL(fastlangevin, CPU, m) {
+  m.impl("program_score_cpu", TORCH_BOX(&fastlangevin::score));
+  m.impl("program_chain_cpu_", TORCH_BOX(&fastlangevin::chain));
+}

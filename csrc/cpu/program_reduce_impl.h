@@ -1,0 +1,153 @@
+// Sums and maxima over dimensions of a sample's numbers.
+//
+// A sum is made of float32 sums of at most 64 numbers, which are added in float64: its rounding error does not grow
+// with its length.
+#pragma once
+
+#include "program_places_impl.h"
+#include "vectors.h"
+
+namespace fastlangevin {
+namespace {
+
+constexpr int64_t sum_run = 64, most_lanes = 64;
+
+struct SumReduction {
+  double start = 0.0;
+  template <class T>
+  FL_INLINE T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+
+struct MaxReduction {
+  double start = -INFINITY;
+  template <class T>
+  FL_INLINE T operator()(T a, T b) const {
+    return a == a ? (b > a ? b : (b == b ? a : b)) : a;
+  }
+};
+
+// The offsets of all combinations of some dimensions, in order.
+class Offsets {
+ public:
+  Offsets(const int64_t* sizes, const int64_t* strides, int64_t n_dims)
+      : sizes_(sizes), strides_(strides), n_(n_dims) {}
+
+  int64_t count() const {
+    int64_t n = 1;
+    for (int64_t d = 0; d < n_; ++d) n *= sizes_[d];
+    return n;
+  }
+  int64_t offset() const { return offset_; }
+  void advance() {
+    for (int64_t d = n_; d-- > 0;) {
+      offset_ += strides_[d];
+      if (++index_[d] < sizes_[d]) return;
+      offset_ -= sizes_[d] * strides_[d];
+      index_[d] = 0;
+    }
+  }
+
+ private:
+  const int64_t *sizes_, *strides_;
+  int64_t n_, index_[most_dims] = {}, offset_ = 0;
+};
+
+// result[c] over all reduced elements, for `lanes` neighbours c that lie together.
+template <class V, class R>
+FL_INLINE void reduce_lanes(const R& reduce, const float* in, const ReduceCode& code, int64_t lanes, double* result) {
+  constexpr int64_t width = V::width;
+  const int64_t kept = code.n_kept;
+  Offsets reduced(code.in.sizes + kept, code.in.strides + kept, code.in.n_dims - kept);
+  const int64_t count = reduced.count(), whole = lanes - lanes % width;
+  std::fill(result, result + lanes, reduce.start);
+  alignas(64) float part[most_lanes];
+  for (int64_t done = 0; done < count;) {
+    const int64_t m = std::min(sum_run, count - done);
+    std::fill(part, part + most_lanes, static_cast<float>(reduce.start));
+    for (int64_t i = 0; i < m; ++i, reduced.advance()) {
+      const float* const from = in + reduced.offset();
+      for (int64_t c = 0; c < whole; c += width) {
+        store_any<V>(part + c, reduce(load_any<V>(part + c), load_any<V>(from + c)));
+      }
+      for (int64_t c = whole; c < lanes; ++c) part[c] = reduce(part[c], from[c]);
+    }
+    for (int64_t c = 0; c < lanes; ++c) result[c] = reduce(result[c], static_cast<double>(part[c]));
+    done += m;
+  }
+}
+
+// Over all reduced elements, the last of whose dimensions lies together.
+template <class V, class R>
+FL_INLINE double reduce_run(const R& reduce, const float* in, const ReduceCode& code) {
+  constexpr int64_t width = V::width;
+  const int64_t kept = code.n_kept, last = code.in.n_dims - 1, length = code.in.sizes[last];
+  Offsets reduced(code.in.sizes + kept, code.in.strides + kept, last - kept);
+  double result = reduce.start;
+  alignas(64) float lanes[width];
+  for (int64_t r = reduced.count(); r > 0; --r, reduced.advance()) {
+    const float* const from = in + reduced.offset();
+    const int64_t whole = length - length % width;
+    for (int64_t done = 0; done < whole;) {
+      const int64_t end = std::min(whole, done + sum_run * width);
+      typename V::f32 part = load_any<V>(from + done);
+      for (done += width; done < end; done += width) part = reduce(part, load_any<V>(from + done));
+      store_any<V>(lanes, part);
+      for (int64_t i = 0; i < width; ++i) result = reduce(result, static_cast<double>(lanes[i]));
+    }
+    for (int64_t i = whole; i < length; ++i) result = reduce(result, static_cast<double>(from[i]));
+  }
+  return result;
+}
+
+template <class V, class R>
+FL_INLINE double reduce_any(const R& reduce, const float* in, const ReduceCode& code) {
+  const int64_t kept = code.n_kept;
+  Offsets reduced(code.in.sizes + kept, code.in.strides + kept, code.in.n_dims - kept);
+  double result = reduce.start;
+  for (int64_t r = reduced.count(); r > 0; --r, reduced.advance()) {
+    result = reduce(result, static_cast<double>(in[reduced.offset()]));
+  }
+  return result;
+}
+
+template <class V, class R>
+void run_reduction(const R& reduce, const ReduceCode& code, const Samples& samples) {
+  const int64_t kept = code.n_kept, n_dims = code.in.n_dims;
+  const bool lanes_lie = kept > 0 && code.in.strides[kept - 1] == 1 && code.out.strides[kept - 1] == 1;
+  const bool run_lies = n_dims > kept && code.in.strides[n_dims - 1] == 1;
+  const int64_t rows = lanes_lie ? kept - 1 : kept;
+  double results[most_lanes];
+  for (int64_t s = 0; s < samples.n; ++s) {
+    const float* const in = samples.at(code.in.place, s);
+    float* const out = samples.out(code.out.place, s);
+    Offsets from(code.in.sizes, code.in.strides, rows), to(code.out.sizes, code.out.strides, rows);
+    for (int64_t r = from.count(); r > 0; --r, from.advance(), to.advance()) {
+      if (lanes_lie) {
+        const int64_t size = code.in.sizes[kept - 1];
+        for (int64_t c = 0; c < size; c += most_lanes) {
+          const int64_t lanes = std::min(most_lanes, size - c);
+          reduce_lanes<V>(reduce, in + from.offset() + c, code, lanes, results);
+          for (int64_t i = 0; i < lanes; ++i) out[to.offset() + c + i] = static_cast<float>(results[i] * code.scale);
+        }
+      } else {
+        const float* const at = in + from.offset();
+        const double result = run_lies ? reduce_run<V>(reduce, at, code) : reduce_any<V>(reduce, at, code);
+        out[to.offset()] = static_cast<float>(result * code.scale);
+      }
+    }
+  }
+}
+
+template <class V>
+void run_reduce(const ReduceCode& code, const Samples& samples) {
+  if (code.kind == Reduction::sum) {
+    run_reduction<V>(SumReduction{}, code, samples);
+  } else {
+    run_reduction<V>(MaxReduction{}, code, samples);
+  }
+}
+
+}  // namespace
+}  // namespace fastlangevin

@@ -1,0 +1,69 @@
+"""Native programs on the CPU: scores, and whole chains, of recorded energies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...network.native.program import VECTOR_TAIL, NativeProgram
+from .. import native
+from ..arguments import ChainArgs
+from . import whole_chain
+
+
+def unsupported() -> str | None:
+    """Why programs cannot run, or None if they can. May compile or load the native library."""
+    return native.load_cpu()
+
+
+def widest_tile() -> int:
+    """Output channels that the kernels of the instruction set in force compute at a time. Others give the same bits."""
+    return 64 if native.cpu_capability() == "avx512" else 16
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A program with its constants.
+
+    Attributes:
+        code, shared, per_sample: tensors that the kernels read.
+        multiply_adds: of a step of a sample.
+    """
+
+    code: Tensor
+    shared: Tensor
+    per_sample: Tensor
+    multiply_adds: int
+
+
+def bind(program: NativeProgram, n_samples: int, value: Callable[[int], Tensor]) -> Bound:
+    """Computes what is constant; call it again when weights have changed.
+
+    Args:
+        value: of each fixed value of the graph, by index.
+    """
+    code = program.code
+    shared = torch.zeros(program.shared_words + VECTOR_TAIL)
+    per_sample = torch.zeros(n_samples * program.per_sample_words + VECTOR_TAIL)
+    rows = per_sample[: n_samples * program.per_sample_words].view(n_samples, program.per_sample_words)
+    for constant, place in program.constants:
+        made = constant.make(*(value(v) for v in constant.values))
+        if constant.is_per_sample:
+            rows[:, place : place + constant.size] = made.reshape(n_samples, constant.size)
+        else:
+            shared[place : place + constant.size] = made.reshape(-1)
+    return Bound(code, shared, per_sample, program.multiply_adds)
+
+
+def score(program: Bound, x: Tensor) -> Tensor:
+    """The scores at x, (B, *event) contiguous float32: a new tensor. Each depends on its sample alone."""
+    return torch.ops.fastlangevin.program_score_cpu.default(x, program.code, program.shared, program.per_sample)
+
+
+def run_(program: Bound, x: Tensor, args: ChainArgs) -> None:
+    """All steps of the chains x, (B, *event) contiguous float32, in place. See `whole_chain.run_`."""
+    tensors = (program.code, program.shared, program.per_sample)
+    whole_chain.run_("program_chain_cpu_", x.view(len(x), -1), tensors, args, program.multiply_adds)

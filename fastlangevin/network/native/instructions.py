@@ -1,0 +1,254 @@
+"""The instructions of native programs, and their code as integers: the structs of csrc/cpu/program.h."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .values import Base, Shape, View, dense_strides
+
+MOST_DIMS, MOST_VALUES, MOST_WINDOW = 8, 64, 1024
+_POINTWISE, _PRODUCT, _MULTIPLY, _WINDOW, _REDUCE = range(5)
+
+Locate = Callable[[Base], tuple[int, int]]  # the space and the offset of a buffer or a constant
+
+
+class Axis(NamedTuple):
+    """`Axis` of csrc/cpu/products.h."""
+
+    n: int
+    first: int
+    step: int
+    window: int
+    extent: int
+    out_first: int = 0
+    out_step: int = 1
+    dilation: int = 1
+
+
+ONE = Axis(1, 0, 1, 1, 1)
+
+
+def patches(axis: Axis) -> list[int]:
+    """How many outputs in turn have windows that are clipped alike."""
+
+    def clip(i: int) -> tuple[int, int]:
+        start = axis.first + i * axis.step
+        inside = [t for t in range(axis.window) if 0 <= start + t * axis.dilation < axis.extent]
+        return (inside[0], len(inside)) if inside else (0, 0)
+
+    return [len(list(group)) for _, group in itertools.groupby(range(axis.n), clip)]
+
+
+@dataclass(frozen=True)
+class Step:
+    op: int
+    operands: tuple[int, ...]
+    to: int
+    number: float
+    other: float
+
+
+@dataclass(frozen=True)
+class Pointwise:
+    """Steps for each element of a shape, whose operands and outputs are views of it."""
+
+    shape: Shape
+    operands: tuple[View, ...]
+    outputs: tuple[View, ...]
+    n_slots: int
+    steps: tuple[Step, ...]
+
+    @property
+    def reads(self) -> list[Base]:
+        return [v.base for v in self.operands]
+
+    def overwritable(self) -> dict[Base, list[Base]]:
+        """For each output that is a whole buffer, the operands that it may overwrite: of the same elements in the same
+        order, and not read by later steps.
+        """
+        n, found = len(self.operands), dict[Base, list[Base]]()
+        for place, view in enumerate(self.outputs, n):
+            last = max(i for i, s in enumerate(self.steps) if s.to == place)
+            later = {o for s in self.steps[last + 1 :] for o in s.operands}
+            found[view.base] = [
+                v.base
+                for i, v in enumerate(self.operands)
+                if i not in later
+                and view.is_whole
+                and v.is_whole
+                and v.strides == view.strides
+                and sum(o.base is v.base for o in self.operands) == 1
+            ]
+        return found
+
+    @property
+    def writes(self) -> list[Base]:
+        return [v.base for v in self.outputs]
+
+    def code(self, locate: Locate) -> list[int]:
+        dense = dense_strides(self.shape)
+        body = [math.prod(self.shape), len(self.operands), len(self.outputs), self.n_slots, len(self.steps)]
+        for views, are_outputs in ((self.operands, False), (self.outputs, True)):
+            for view in views:
+                is_dense = all(a == b for a, b, n in zip(view.strides, dense, self.shape, strict=True) if n > 1)
+                body.append(int(is_dense and (view.is_whole or not are_outputs)))
+                body += _strided(view, locate)
+        for step in self.steps:
+            a, b, c = (*step.operands, 0, 0, 0)[:3]
+            body += [step.op, a, b, c, step.to, _bits(step.number), _bits(step.other)]
+        return [_POINTWISE, len(body), *body]
+
+
+@dataclass(frozen=True)
+class Product:
+    """Sums over windows of pixels times weights, for images (height, width, channels) whose channels lie together.
+
+    Attributes:
+        tile: output channels whose weights lie together, at most.
+    """
+
+    image: View
+    result: View
+    weights: Base
+    start: Base
+    y: Axis
+    x: Axis
+    tile: int
+
+    @property
+    def reads(self) -> list[Base]:
+        return [self.image.base, self.weights, self.start]
+
+    @property
+    def writes(self) -> list[Base]:
+        return [self.result.base]
+
+    @property
+    def multiply_adds(self) -> int:
+        """With those of padding that the kernels skip."""
+        taps = self.y.n * self.y.window * self.x.n * self.x.window
+        return taps * self.image.shape[2] * self.result.shape[2]
+
+    def code(self, locate: Locate) -> list[int]:
+        (in_y, in_x, _), (out_y, out_x, _) = self.image.strides, self.result.strides
+        body = [*_place(self.image, locate), *_place(self.result, locate)]
+        body += [locate(self.weights)[1], locate(self.start)[1], self.tile, *self.y, *self.x]
+        body += [in_y, in_x, self.image.shape[2], out_y, out_x, self.result.shape[2]]
+        return [_PRODUCT, len(body), *body]
+
+
+@dataclass(frozen=True)
+class Multiply:
+    """Products of the matrices (n, rows, inner) and (n, inner, columns) of a sample."""
+
+    a: View
+    b: View
+    result: View
+
+    @property
+    def reads(self) -> list[Base]:
+        return [self.a.base, self.b.base]
+
+    @property
+    def writes(self) -> list[Base]:
+        return [self.result.base]
+
+    @property
+    def multiply_adds(self) -> int:
+        return math.prod(self.a.shape) * self.b.shape[2]
+
+    @property
+    def extra(self) -> int:
+        """Numbers of scratch memory for the weights of a tile."""
+        return self.a.shape[2] * 64
+
+    def code(self, locate: Locate) -> list[int]:
+        n, rows, inner = self.a.shape
+        body = [*_place(self.a, locate), *_place(self.b, locate), *_place(self.result, locate)]
+        body += [n, rows, inner, self.b.shape[2], *self.a.strides[:2], *self.b.strides, *self.result.strides[:2]]
+        return [_MULTIPLY, len(body), *body]
+
+
+@dataclass(frozen=True)
+class WindowSum:
+    """Scaled sums over windows of pixels, for images (height, width, channels) whose channels lie together."""
+
+    image: View
+    result: View
+    y: Axis
+    x: Axis
+    scale: float
+
+    @property
+    def reads(self) -> list[Base]:
+        return [self.image.base]
+
+    @property
+    def writes(self) -> list[Base]:
+        return [self.result.base]
+
+    def code(self, locate: Locate) -> list[int]:
+        body = [*_place(self.image, locate), *_place(self.result, locate), *self.y, *self.x]
+        body += [*self.image.strides[:2], *self.result.strides[:2], self.image.shape[2], _bits(self.scale)]
+        return [_WINDOW, len(body), *body]
+
+
+@dataclass(frozen=True)
+class Reduce:
+    """Scaled sums, or maxima, over the last dimensions of `source`, of which `result` has the others."""
+
+    source: View
+    result: View
+    is_max: bool
+    scale: float
+
+    @property
+    def reads(self) -> list[Base]:
+        return [self.source.base]
+
+    @property
+    def writes(self) -> list[Base]:
+        return [self.result.base]
+
+    def code(self, locate: Locate) -> list[int]:
+        n_kept = len(self.result.shape)
+        body = [int(self.is_max), _bits(self.scale), n_kept]
+        body += [*_strided(self.source, locate, False), *_strided(self.result, locate, False)]
+        return [_REDUCE, len(body), *body]
+
+
+Instruction = Pointwise | Product | Multiply | WindowSum | Reduce
+
+
+def collapsed(view: View) -> View:
+    """With dimensions that lie as one put together, at least one."""
+    dims: list[tuple[int, int]] = []
+    for n, s in zip(view.shape, view.strides, strict=True):
+        if n == 1:
+            continue
+        if dims and dims[-1][1] == n * s:
+            dims[-1] = (dims[-1][0] * n, s)
+        else:
+            dims.append((n, s))
+    sizes, strides = zip(*(dims or [(1, 0)]), strict=True)
+    return View(view.base, sizes, strides, view.offset)
+
+
+def _strided(view: View, locate: Locate, collapses: bool = True) -> list[int]:
+    view = collapsed(view) if collapses else view
+    rest = [0] * (MOST_DIMS - len(view.shape))
+    return [*_place(view, locate), len(view.shape), *view.shape, *rest, *view.strides, *rest]
+
+
+def _place(view: View, locate: Locate) -> list[int]:
+    space, offset = locate(view.base)
+    return [space, offset + view.offset]
+
+
+def _bits(number: float) -> int:
+    return int(struct.unpack("<q", struct.pack("<d", number))[0])
