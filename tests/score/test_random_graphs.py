@@ -91,7 +91,7 @@ def compare_native(seed, n_operations, labels, n_chains):
     assert torch.equal(sampler.trace(x, *args, every=1, step=0).x[-1], chain)
 
 
-@settings(max_examples=N_GRAPHS // 2, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=N_GRAPHS // 4, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 2**31),
     n_operations=st.integers(0, 12),

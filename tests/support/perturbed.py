@@ -1,7 +1,7 @@
 """How far roundings can move the result of an evaluation, by Monte Carlo arithmetic (Parker, 1997).
 
 The evaluation runs in float64 while each element of the result of every operator is multiplied by 1 ± δ, the sign drawn
-at random. What that does to the end is what float32 roundings do to it, times δ over that of an operator: 64 u stands
+at random. What that does to the end is what float32 roundings do to it, times δ over that of an operator: 16 u stands
 for its roundings, which add up at random, and for the other order in which sums may be taken.
 """
 
@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .error_bounds import U
 
-DELTA = 64 * U
+DELTA = 16 * U
 
 
 class Perturbing(TorchDispatchMode):
