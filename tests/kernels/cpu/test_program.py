@@ -287,7 +287,7 @@ OPTIONS = [
     {"bounds": (-0.4, 0.5)},
     {"grad_clip": 0.02, "noise_first": True},
     {"bounds": (-0.4, 0.5), "noise_first": "clamp"},
-    {"noise_std": [0.01 * k for k in range(6)], "step_size": lambda k: 0.1 / (1 + k)},
+    {"noise_std": [0.01 * k for k in range(6)], "step_size": [0.1 / (1 + k) for k in range(6)]},
 ]
 
 
