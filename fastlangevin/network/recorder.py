@@ -84,8 +84,10 @@ class Recorder:
 
     def start(self, state: RecordingTensor) -> None:
         """Records that the first layer is applied to the state in the shape of `state`."""
-        if tuple(state.shape) != self.shape:
-            self._append(Reshape(tuple(state.shape[1:])))
+        with torch._C.DisableTorchFunctionSubclass():  # also called when the energy has returned
+            shape = tuple(state.shape)
+        if shape != self.shape:
+            self._append(Reshape(shape[1:]))
         self.last = state
 
     def record(self, result: Layer | float | None) -> RecordingTensor:
