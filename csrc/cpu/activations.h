@@ -46,13 +46,10 @@ struct Sigmoid {
   }
 };
 
-// log(1 + t) for t in [0, 1]: log(1 + t) or log((1 + t) / 2), then Cephes' logf polynomial.
+// e log 2 + log(1 + f), f in [√½ - 1, √2 - 1): Cephes' logf polynomial.
 template <class V>
-FL_INLINE typename V::f32 log1p_unit(typename V::f32 t) {
+FL_INLINE typename V::f32 log_of_parts(typename V::f32 e, typename V::f32 f) {
   using f32 = typename V::f32;
-  const f32 zero = V::broadcast(0.0f), half = V::broadcast(0.5f), limit = V::broadcast(0.41421356f);
-  const f32 f = t > limit ? V::fma(t, half, -half) : t;
-  const f32 e = t > limit ? V::broadcast(1.0f) : zero;
   f32 y = V::broadcast(7.0376836292e-2f);
   y = V::fma(y, f, V::broadcast(-1.1514610310e-1f));
   y = V::fma(y, f, V::broadcast(1.1676998740e-1f));
@@ -67,6 +64,15 @@ FL_INLINE typename V::f32 log1p_unit(typename V::f32 t) {
   y = V::fma(e, V::broadcast(-2.12194440e-4f), y);
   y = V::fma(z, V::broadcast(-0.5f), y);
   return V::fma(e, V::broadcast(0.693359375f), f + y);
+}
+
+// log(1 + t) for t in [0, 1]: log(1 + t), or log((1 + t) / 2) and log 2.
+template <class V>
+FL_INLINE typename V::f32 log1p_unit(typename V::f32 t) {
+  using f32 = typename V::f32;
+  const f32 zero = V::broadcast(0.0f), half = V::broadcast(0.5f), limit = V::broadcast(0.41421356f);
+  const f32 f = t > limit ? V::fma(t, half, -half) : t;
+  return log_of_parts<V>(t > limit ? V::broadcast(1.0f) : zero, f);
 }
 
 template <class V>

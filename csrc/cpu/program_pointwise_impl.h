@@ -67,7 +67,7 @@ FL_INLINE typename V::f32 square_root(typename V::f32 a) {
   return a;
 }
 
-// log a: a = 2^e m with m in [√½, √2), then Cephes' logf polynomial in m - 1.
+// log a: a = 2^e m with m in [√½, √2).
 template <class V>
 FL_INLINE typename V::f32 logarithm(typename V::f32 a) {
   using f32 = typename V::f32;
@@ -81,20 +81,7 @@ FL_INLINE typename V::f32 logarithm(typename V::f32 a) {
   const f32 low = V::broadcast(0.70710678f);
   e = m < low ? e - one : e;
   const f32 f = m < low ? m + m - one : m - one;
-  f32 y = V::broadcast(7.0376836292e-2f);
-  y = V::fma(y, f, V::broadcast(-1.1514610310e-1f));
-  y = V::fma(y, f, V::broadcast(1.1676998740e-1f));
-  y = V::fma(y, f, V::broadcast(-1.2420140846e-1f));
-  y = V::fma(y, f, V::broadcast(1.4249322787e-1f));
-  y = V::fma(y, f, V::broadcast(-1.6668057665e-1f));
-  y = V::fma(y, f, V::broadcast(2.0000714765e-1f));
-  y = V::fma(y, f, V::broadcast(-2.4999993993e-1f));
-  y = V::fma(y, f, V::broadcast(3.3333331174e-1f));
-  const f32 z = f * f;
-  y = y * (f * z);
-  y = V::fma(e, V::broadcast(-2.12194440e-4f), y);
-  y = V::fma(z, V::broadcast(-0.5f), y);
-  y = V::fma(e, V::broadcast(0.693359375f), f + y);
+  f32 y = log_of_parts<V>(e, f);
   const f32 infinity = V::broadcast(INFINITY);
   y = a == zero ? -infinity : y;
   return a > zero ? (a == infinity ? infinity : y) : (a == zero ? y : V::broadcast(NAN));

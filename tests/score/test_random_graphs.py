@@ -60,9 +60,7 @@ def compare(seed, n_operations, train, labels, n_chains):
     assert ours.plan.engine != "autograd", ours.plan.reasons
 
 
-@settings(
-    max_examples=int(os.environ.get("RANDOM_GRAPHS", "300")), deadline=None, suppress_health_check=list(HealthCheck)
-)
+@settings(max_examples=N_GRAPHS, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 2**31),
     n_operations=st.integers(0, 12),

@@ -35,6 +35,8 @@ from fastlangevin.kernels.triton.convnet import plan as convnet_plan
 from fastlangevin.network import walk
 from fastlangevin.network.layers import Activation, Conv, Linear
 
+pytestmark = pytest.mark.usefixtures("poisoned")
+
 CPU = torch.device("cpu")
 HALF = {"fp16": 2.0**-11, "bf16": 2.0**-7, "tf32": 2.0**-11}  # of `kept`, relative
 
@@ -51,15 +53,6 @@ def kept(values: Tensor, precision: str) -> Tensor:
     if precision == "bf16":
         return (values.float().view(torch.int32) & ~0xFFFF).view(torch.float32).double()
     return packed_as(values, precision)
-
-
-@pytest.fixture(autouse=True)
-def poisoned(monkeypatch):
-    """torch.empty returns memory filled with NaNs, or with ones in every bit."""
-    for name in ("empty", "empty_like"):
-        make = getattr(torch, name)
-        fill = lambda t: t.fill_(float("nan") if t.is_floating_point() else -1)
-        monkeypatch.setattr(torch, name, lambda *a, make=make, fill=fill, **k: fill(make(*a, **k)))
 
 
 @pytest.fixture(autouse=True)

@@ -19,19 +19,14 @@ if importlib.util.find_spec("triton") is None or backend.unsupported() or backen
     pytest.skip("needs Triton's interpreter", allow_module_level=True)
 
 from fastlangevin.kernels.triton import convnet
-from fastlangevin.kernels.triton.convnet import cudnn, measured, plan
+from fastlangevin.kernels.triton.convnet import cudnn, plan
 from fastlangevin.kernels.triton.convnet.measured import CUDNN, Measured
+
+pytestmark = pytest.mark.usefixtures("own")
 
 SHAPE, STRIDES, WIDTHS = (2, 4, 4), (1, 2, 1), (32, 96, 32)
 BOTH = ("forward", "backward")
 HALF = {"fp16": 2.0**-11, "tf32": 2.0**-11}
-
-
-@pytest.fixture(autouse=True)
-def own(monkeypatch):
-    """Nothing is measured yet."""
-    monkeypatch.setattr(measured, "BY_GPU", {"": Measured()})
-    return measured.BY_GPU[""]
 
 
 @pytest.fixture(autouse=True)

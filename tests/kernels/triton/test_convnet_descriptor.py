@@ -14,15 +14,10 @@ if importlib.util.find_spec("triton") is None or backend.unsupported() or backen
     pytest.skip("needs Triton's interpreter", allow_module_level=True)
 
 from fastlangevin.kernels.triton import convnet
-from fastlangevin.kernels.triton.convnet import measured, plan, tune
-from fastlangevin.kernels.triton.convnet.measured import Measured, Tile
+from fastlangevin.kernels.triton.convnet import plan, tune
+from fastlangevin.kernels.triton.convnet.measured import Tile
 
-
-@pytest.fixture(autouse=True)
-def own(monkeypatch):
-    """Nothing is measured yet."""
-    monkeypatch.setattr(measured, "BY_GPU", {"": Measured()})
-    return measured.BY_GPU[""]
+pytestmark = pytest.mark.usefixtures("own")
 
 
 @pytest.mark.parametrize(("precision", "stride"), [("fp16", 2), ("tf32", 1)])

@@ -18,14 +18,9 @@ from fastlangevin.kernels.triton.fused import Launch, launches, machine
 from fastlangevin.network.pointwise import Extent, Instruction, Op, Pointwise, Section
 from fastlangevin.network.products import Product
 
+pytestmark = pytest.mark.usefixtures("poisoned")
+
 ALL, QUARTER = int(Extent.ALL), int(Extent.QUARTER)
-
-
-@pytest.fixture(autouse=True)
-def poisoned(monkeypatch):
-    """torch.empty returns memory filled with NaNs."""
-    empty = torch.empty
-    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(float("nan")))
 
 
 def whole(shape, dtype, most=4, seed=0) -> Tensor:
