@@ -51,6 +51,14 @@ def check_shape(shape: object) -> tuple[int, ...]:
     return numbers
 
 
+def check_states_shape(shape: object) -> tuple[int, ...]:
+    """As `check_shape`, and raises ValueError for a shape without a dimension of chains."""
+    numbers = check_shape(shape)
+    if not numbers:
+        raise ValueError("shape must be (B, *event), got ()")
+    return numbers
+
+
 def nearest(name: object, names: Iterable[str]) -> str:
     """`"; did you mean 'digits'?"` for the closest of `names`, or an empty string if none is close."""
     close = difflib.get_close_matches(str(name), list(names), n=1)

@@ -17,6 +17,7 @@ if not torch.cuda.is_available() and importlib.util.find_spec("triton"):
 
 from fastlangevin import kernels
 from fastlangevin.kernels import native
+from fastlangevin.score import cpu_precision
 
 pytest.register_assert_rewrite("support")
 if kernels.BACKENDS["triton"].unsupported(torch.device("cpu")) is None:
@@ -77,6 +78,12 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def in_bfloat16(monkeypatch):
+    """precision="bf16" is computed in bfloat16, whatever this processor is faster in."""
+    monkeypatch.setattr(cpu_precision, "ways", lambda precision, device: (precision,))
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import enum
 import functools
 import os
 import stat
@@ -177,6 +178,21 @@ def cpu_has_bfloat16() -> bool:
     function = cpu_library().fastlangevin_cpu_has_bfloat16
     function.restype = ctypes.c_bool
     return function()
+
+
+class BFloat16Rate(enum.IntEnum):
+    """How fast a processor multiplies bfloat16, by its family."""
+
+    NONE = 0  # it has no such instructions
+    OF_FLOAT32 = 1  # Intel's AVX512_BF16
+    DOUBLE = 2  # AMD's AVX512_BF16
+    AMX = 3
+
+
+@functools.cache
+def cpu_bfloat16_rate() -> BFloat16Rate:
+    """Of this processor, whatever instruction set is in force. The library must be loaded."""
+    return BFloat16Rate(cpu_library().fastlangevin_cpu_bfloat16_rate())
 
 
 def set_cpu_capability(name: str) -> None:

@@ -29,7 +29,7 @@ from ..noise import check_seed
 from ..score import make_engine
 from ..score import precision as precisions
 from ..transfer import with_index
-from ..validation import STATE_DTYPES, check_int, check_shape
+from ..validation import STATE_DTYPES, check_int, check_states_shape
 from .call import NOT_OBSERVED, Callback, Observed, at_a_state, check_mask
 from .graph_break import outside_graphs
 from .noise_counter import NoiseCounter, check_step
@@ -230,12 +230,12 @@ class Sampler(Options, abc.ABC):
 
         Args:
             shape: (B, *event) of the states. None: that of the last call; before the first one, what the network's
-                first layer suggests.
+                first layer suggests, and many chains.
         """
         device = with_index(torch.device(device))
-        event = None if shape is None else check_shape(shape)[1:]
+        shape = None if shape is None else check_states_shape(shape)
         with self._running(device):
-            plan = make_plan(self._score, self._backend(device), self.backend, self._graphs, device, event)
+            plan = make_plan(self._score, self._backend(device), self.backend, self._graphs, device, shape)
         why = self._without_score_kernels()
         if why is not None and plan.engine in WHOLE_CHAIN_ENGINES:
             plan = dataclasses.replace(plan, reasons=(*plan.reasons, f"steps are taken one by one: {why}"))
@@ -384,9 +384,7 @@ class Sampler(Options, abc.ABC):
     def _empty(
         self, shape: Sequence[int], inputs: Inputs, device: torch.device | str | None, dtype: torch.dtype
     ) -> Tensor:
-        shape = check_shape(shape)
-        if not shape:
-            raise ValueError("shape must be (B, *event), got ()")
+        shape = check_states_shape(shape)
         if dtype not in STATE_DTYPES:
             raise ValueError(f"dtype must be float32, float64, bfloat16 or float16, got {dtype}")
         device = torch.device(self._device(inputs) if device is None else device)

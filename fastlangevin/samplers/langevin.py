@@ -84,7 +84,8 @@ class Langevin(Sampler):
             2020), whose states leave the bounds by their noise. Needs bounds, and excludes noise_first.
         init: p0 of `sample`: "uniform" over the bounds, which must then be on both sides (U(-1, 1) without bounds),
             "normal" (clamped to the bounds), or a callable `(shape, *, seed, step, chain_offset)`.
-        precision: of the network: "fp32" (strict), "tf32", "bf16" or "fp16". The state keeps its dtype.
+        precision: of the network, at least: "fp32" (strict), "tf32", "bf16" or "fp16". On a CPU "bf16" is computed in
+            fp32 where that is faster (`plan.precision`). The state keeps its dtype.
         engine: how the score is computed. "autograd": for any energy. "convnet": in closed form, for consecutive known
             layers (`network.tracing`). It reads their weights once per call (spectral norm iterates once per call).
             "mlp" and "analytic": by kernels that run a whole chain, for fully connected networks,

@@ -24,7 +24,8 @@ class Plan:
             or "compiled".
         backend: the backend of the update: "cuda", "cpu", "triton" or "reference".
         graph: whether the steps are captured as CUDA graphs.
-        precision: what the network computes in: "fp32", "tf32", "bf16" or "fp16".
+        precision: what the network computes in: "fp32", "tf32", "bf16" or "fp16"; on a CPU that may be "fp32" where
+            "bf16" was asked for.
         reasons: one sentence for each engine, kernel, backend or graph that is not used, with the reason.
     """
 
@@ -42,7 +43,7 @@ def make_plan(
     asked_backend: str,
     graphs: GraphCache,
     device: torch.device,
-    event: tuple[int, ...] | None,
+    shape: tuple[int, ...] | None,
 ) -> Plan:
     """The plan of chains on `device`. May compile or load a kernel library.
 
@@ -51,10 +52,10 @@ def make_plan(
         backend: what `asked_backend` resolved to on `device`.
         asked_backend: the sampler's `backend` option.
         graphs: the sampler's captured chains.
-        event: the shape of one state; None: that of the last call, or what the network's first layer suggests.
+        shape: (B, *event) of the states; None: that of the last call, or what the network's first layer suggests.
     """
     precisions.check(engine.precision, device)
-    name, reasons = engine.explain(device, event)
+    name, precision, reasons = engine.explain(device, shape)
     kernels_of_the_engine = "cpu" if device.type == "cpu" else "triton"
     if name in WHOLE_CHAIN_ENGINES and asked_backend not in ("auto", kernels_of_the_engine):
         reasons.append(f"steps are taken one by one: backend={asked_backend!r} was requested")
@@ -65,4 +66,4 @@ def make_plan(
     no_graph = graphs.unsupported(device)
     if no_graph is not None:
         reasons.append(f"graph not used: {no_graph}")
-    return Plan(device.type, name, backend.name, no_graph is None, engine.precision, tuple(reasons))
+    return Plan(device.type, name, backend.name, no_graph is None, precision, tuple(reasons))

@@ -16,8 +16,9 @@ from ..kernels.cpu import analytic_chain
 from ..network.inputs import Inputs
 from ..network.inspection import has_hooks
 from ..network.target import Target
+from . import cpu_precision
 from .autograd import AutogradScore
-from .base import BoundScore, ScoreEngine
+from .base import BoundScore, Explanation, ScoreEngine
 
 Energy = GaussianMixture | DoubleWell
 
@@ -105,7 +106,10 @@ class AnalyticEngine(ScoreEngine):
         implementation = self.choose(self.target, self.precision, x)
         if isinstance(implementation, str):
             raise BackendUnavailable(f"engine='analytic' cannot be used for this {self.target.kind}: {implementation}")
-        return implementation(self.target, self.precision, inputs)
+        return implementation(self.target, "fp32", inputs)
+
+    def explain(self, device: torch.device, shape: tuple[int, ...] | None = None) -> Explanation:
+        return Explanation(self.name, "fp32", [])
 
     @classmethod
     def choose(cls, target: Target, precision: str, x: Tensor) -> type[AnalyticScore] | str:
@@ -116,7 +120,7 @@ class AnalyticEngine(ScoreEngine):
         assert isinstance(energy, nn.Module) and isinstance(energy, (GaussianMixture, DoubleWell))
         if has_hooks(energy) or "forward" in vars(energy):
             return "the energy has hooks or a user-defined forward, which must run at each evaluation"
-        if precision != "fp32":
+        if "fp32" not in cpu_precision.ways(precision, x.device):
             return f"its kernels compute in fp32, not in {precision}"
         if any(b.dtype != torch.float32 for b in (x, *energy.buffers())):
             return "its kernels need float32 states and parameters"

@@ -16,9 +16,10 @@ from ..network.inputs import Inputs
 from ..network.sequential import Sequential
 from ..network.target import Target
 from ..network.tracing import trace
+from . import cpu_precision
 from .analytic import AnalyticEngine
 from .autograd import AutogradScore
-from .base import BoundScore
+from .base import BoundScore, Explanation
 from .convnet import ConvNetEngine
 from .graph import GraphEngine
 from .mlp import MlpEngine
@@ -27,7 +28,7 @@ from .sequential import choose
 _IMPLEMENTATIONS = (*MlpEngine.implementations, *ConvNetEngine.implementations)
 _LIKELY_SIZES = (32, 28, 64, 8, 16, 128)
 _LARGEST_SIZE = 256
-_FEW_CHAINS = 2  # of the states that plans are made for before a call
+_FEW_CHAINS, _MANY_CHAINS = 2, 64  # of the states that are recorded for plans; that plans assume before a call
 _REMEMBERED = 64  # situations
 _AT_ONCE = 4  # recordings that are made when they are first needed
 
@@ -38,8 +39,7 @@ class _Call(NamedTuple):
     shape: tuple[int, ...]
     dtype: torch.dtype
     with_inputs: bool
-    engine: str
-    reasons: list[str]
+    explanation: Explanation
 
 
 class AutoEngine(GraphEngine):
@@ -59,32 +59,32 @@ class AutoEngine(GraphEngine):
 
     def bind(self, x: Tensor, inputs: Inputs) -> BoundScore:  # type: ignore[override]
         bound, reasons = self._choose(x, inputs)
-        self._last = _Call(tuple(x.shape), x.dtype, bool(inputs), bound.name, reasons)
+        explanation = Explanation(bound.name, bound.precision, reasons)
+        self._last = _Call(tuple(x.shape), x.dtype, bool(inputs), explanation)
         return bound
 
-    def explain(self, device: torch.device, event: tuple[int, ...] | None = None) -> tuple[str, list[str]]:
+    def explain(self, device: torch.device, shape: tuple[int, ...] | None = None) -> Explanation:
         compiled = "engine 'compiled' not used: compiling takes seconds to minutes; it must be requested by name"
         last = self._last
-        if event is None and last is not None and last.with_inputs:
-            return last.engine, [*last.reasons, compiled]
+        if shape is None and last is not None and last.with_inputs:
+            return last.explanation._replace(reasons=[*last.explanation.reasons, compiled])
         dtype = torch.float32 if last is None else last.dtype
-        n_chains = _FEW_CHAINS
-        if event is None and last is not None:
-            n_chains, event = last.shape[0], last.shape[1:]
+        if shape is None and last is not None:
+            shape = last.shape
         x = torch.empty(0, dtype=dtype, device=device)
         if not isinstance(AnalyticEngine.choose(self.target, self.precision, x), str):
-            return "analytic", [compiled]
-        name, reasons = self._examine(device, event, dtype, n_chains)
-        return name, [*reasons, compiled]
+            return Explanation("analytic", "fp32", [compiled])
+        found = self._examine(device, shape, dtype)
+        return found._replace(reasons=[*found.reasons, compiled])
 
-    def _choose(self, x: Tensor, inputs: Inputs) -> tuple[BoundScore, list[str]]:
+    def _choose(self, x: Tensor, inputs: Inputs) -> tuple[AutogradScore, list[str]]:
         analytic = AnalyticEngine.choose(self.target, self.precision, x)
         if not isinstance(analytic, str):
-            return analytic(self.target, self.precision, inputs), []
+            return analytic(self.target, "fp32", inputs), []
         if self._impure is not None:  # to read the code again costs less than to compare what it reads
             reason = why_impure(self.target, x.device.type)
             if reason == self._impure[0]:
-                return AutogradScore(self.target, self.precision, inputs), self._impure[1]
+                return AutogradScore(self.target, self.precision_on(x.device), inputs), self._impure[1]
             self._impure = None
         reason = None
         if not self._not_sequential:
@@ -109,17 +109,19 @@ class AutoEngine(GraphEngine):
             again = NotRecognised(
                 "shapes and Python values that are new at each call are recorded when they come again"
             )
-            return AutogradScore(self.target, self.precision, inputs), [_not_sequential(reason), _not_recorded(again)]
+            score = AutogradScore(self.target, self.precision_on(x.device), inputs)
+            return score, [_not_sequential(reason), _not_recorded(again)]
         try:
-            score = self.recognise(x, inputs, situation)
-            return score, [_not_sequential(reason), score.fusion]
+            found = self.recognise(x, inputs, situation)
+            return found, [_not_sequential(reason), *found.reasons]
         except NotRecognised as error:
             return self._by_autograd(x, inputs, [_not_sequential(reason), _not_recorded(error)])
 
-    def _by_autograd(self, x: Tensor, inputs: Inputs, reasons: list[str]) -> tuple[BoundScore, list[str]]:
+    def _by_autograd(self, x: Tensor, inputs: Inputs, reasons: list[str]) -> tuple[AutogradScore, list[str]]:
+        reasons = [*reasons, *cpu_precision.reasons(self.precision, x.device)]
         impure = why_impure(self.target, x.device.type)
         self._impure = None if impure is None else (impure, reasons)
-        return AutogradScore(self.target, self.precision, inputs), reasons
+        return AutogradScore(self.target, self.precision_on(x.device), inputs), reasons
 
     def _is_worth_recording(self, key: Hashable) -> bool:
         """Whether a recording will be used again: an argument such as a number may differ at each call."""
@@ -130,23 +132,22 @@ class AutoEngine(GraphEngine):
         self._met.add(key)
         return False
 
-    def _sequential(self, x: Tensor, inputs: Inputs) -> tuple[BoundScore, list[str]]:
+    def _sequential(self, x: Tensor, inputs: Inputs) -> tuple[AutogradScore, list[str]]:
         network = trace(self.target, x.shape, x.dtype, x.device, inputs)
-        implementation, reasons = choose(network, self.precision, x, _IMPLEMENTATIONS)
-        return implementation(network, self.precision, x), reasons
+        choice = choose(network, self.precision, x, _IMPLEMENTATIONS)
+        return choice.bind(network, x), choice.reasons
 
-    def _examine(
-        self, device: torch.device, event: tuple[int, ...] | None, dtype: torch.dtype, n_chains: int
-    ) -> tuple[str, list[str]]:
-        """The engine that recognises the energy for states of shape (B, *event), and the reasons for a plan.
+    def _examine(self, device: torch.device, shape: tuple[int, ...] | None, dtype: torch.dtype) -> Explanation:
+        """How states of a shape are computed. Leaves the network's buffers unchanged.
 
-        Without an event shape it is guessed from the first layer. Leaves the network's buffers unchanged.
+        Without a shape that of a state is guessed from the first layer, and that there are many chains.
         """
+        n_chains, event = (None, None) if shape is None else (shape[0], shape[1:])
         try:
             network = _recognised(self.target, device, event, dtype)
-            x = torch.empty((0, *network.shapes[0]), dtype=dtype, device=device)
-            found, reasons = choose(network, self.precision, x, _IMPLEMENTATIONS)
-            return found.name, [f"the {found.name} engine computes with {found.kernels}", *reasons]
+            one = torch.empty(network.shapes[0], dtype=dtype, device=device)
+            x = one.expand(n_chains or _MANY_CHAINS, *one.shape)
+            return choose(network, self.precision, x, _IMPLEMENTATIONS).explanation()
         except NotRecognised as error:
             reasons = [_not_sequential(str(error))]
         if event is None:
@@ -155,17 +156,21 @@ class AutoEngine(GraphEngine):
         else:
             guesses, why = iter([event]), ""
         for guess in guesses:
-            x = torch.zeros((n_chains, *guess), dtype=dtype, device=device)
+            x = torch.zeros((_FEW_CHAINS if n_chains is None else n_chains, *guess), dtype=dtype, device=device)
             try:
                 with torch.no_grad():
-                    score = self.recognise(x, Inputs(), self.situation(x, Inputs()))
-                return "graph", [*reasons, score.fusion]
+                    score = self.recognise(x, Inputs(), self.situation(x, Inputs()), n_chains or _MANY_CHAINS)
+                return Explanation("graph", score.precision, [*reasons, *score.reasons])
             except NotRecognised as error:
-                return "autograd", [*reasons, _not_recorded(error)]
+                return self._as_it_is(device, [*reasons, _not_recorded(error)])
             except Exception as error:  # raised by the energy, for this shape or without its arguments
                 if event is not None:
                     why = f"not used: the energy raised {type(error).__name__} for states of shape {tuple(x.shape)}"
-        return "autograd", [*reasons, f"engine 'graph' {why}"]
+        return self._as_it_is(device, [*reasons, f"engine 'graph' {why}"])
+
+    def _as_it_is(self, device: torch.device, reasons: list[str]) -> Explanation:
+        unmet = cpu_precision.reasons(self.precision, device)
+        return Explanation("autograd", self.precision_on(device), [*reasons, *unmet])
 
 
 def _not_sequential(reason: str) -> str:

@@ -26,7 +26,7 @@ class AutogradEngine(ScoreEngine):
     name = "autograd"
 
     def bind(self, x: Tensor, inputs: Inputs) -> BoundScore:
-        return AutogradScore(self.target, self.precision, inputs)
+        return AutogradScore(self.target, self.precision_on(x.device), inputs)
 
 
 class AutogradScore(BoundScore):

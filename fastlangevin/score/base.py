@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,15 @@ from torch import Tensor
 from ..kernels.arguments import ChainArgs, UpdateArgs
 from ..network.inputs import Inputs
 from ..network.target import Target
+from . import cpu_precision
+
+
+class Explanation(NamedTuple):
+    """The name of the engine that computes a score, the precision that it computes in, and why others are not used."""
+
+    engine: str
+    precision: str
+    reasons: list[str]
 
 
 class ScoreEngine(ABC):
@@ -26,13 +35,17 @@ class ScoreEngine(ABC):
     def __init__(self, target: Target, precision: str) -> None:
         self.target, self.precision = target, precision
 
-    def explain(self, device: torch.device, event: tuple[int, ...] | None = None) -> tuple[str, list[str]]:
-        """The name of the engine that chains on `device` use, and why others are not used.
+    def precision_on(self, device: torch.device) -> str:
+        """What torch's operators compute in on a device, for `precision`."""
+        return cpu_precision.ways(self.precision, device)[0]
+
+    def explain(self, device: torch.device, shape: tuple[int, ...] | None = None) -> Explanation:
+        """How the score of chains on `device` is computed.
 
         Args:
-            event: the shape of one state; None: that of the last call, or what the network's first layer suggests.
+            shape: (B, *event) of the states; None: that of the last call, or what the network's first layer suggests.
         """
-        return self.name, []
+        return Explanation(self.name, self.precision_on(device), cpu_precision.reasons(self.precision, device))
 
     @abstractmethod
     def bind(self, x: Tensor, inputs: Inputs) -> BoundScore:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -30,19 +31,22 @@ class CompiledEngine(ScoreEngine):
         if target.kind == "score":
             raise ValueError("engine='compiled' differentiates an energy or log_density, but a score was given")
         super().__init__(target, precision)
-        self._gradient: Any = None
+        self._gradients: dict[str, Any] = {}  # by precision
 
     def bind(self, x: Tensor, inputs: Inputs) -> BoundScore:
-        if self._gradient is None:
-            self._gradient = torch.compile(torch.func.grad(self._log_density, has_aux=True), fullgraph=True)
-        return CompiledScore(self, self._gradient, inputs)
-
-    def _log_density(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        energies = AutogradScore(self.target, self.precision, Inputs(args, kwargs))._energies(x)
-        return -energies.sum(), energies
+        precision = self.precision_on(x.device)
+        if precision not in self._gradients:
+            log_density = functools.partial(_log_density, self.target, precision)
+            self._gradients[precision] = torch.compile(torch.func.grad(log_density, has_aux=True), fullgraph=True)
+        return CompiledScore(self.target, precision, self._gradients[precision], inputs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_gradient": None}
+        return {**self.__dict__, "_gradients": {}}
+
+
+def _log_density(target: Target, precision: str, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    energies = AutogradScore(target, precision, Inputs(args, kwargs))._energies(x)
+    return -energies.sum(), energies
 
 
 class CompiledScore(AutogradScore):
@@ -50,8 +54,8 @@ class CompiledScore(AutogradScore):
 
     name = "compiled"
 
-    def __init__(self, engine: CompiledEngine, gradient: Callable[..., Any], inputs: Inputs) -> None:
-        super().__init__(engine.target, engine.precision, inputs)
+    def __init__(self, target: Target, precision: str, gradient: Callable[..., Any], inputs: Inputs) -> None:
+        super().__init__(target, precision, inputs)
         self._gradient = gradient
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..kernels import native
 from ..kernels.arguments import ChainArgs, UpdateArgs
 from ..kernels.cpu import convnet as convnet_cpu
+from ..kernels.native import BFloat16Rate
 from ..kernels.triton import convnet as convnet_triton
 from ..network import walk
 from ..network.layers import Activation, Conv, ConvTower
@@ -48,7 +50,10 @@ class NativeConvNetScore(SequentialScore):
             return f"they run on the CPU, not on {x.device.type}"
         if tower is None:
             return "they support only consecutive convolutions with (leaky) ReLU"
-        return convnet_cpu.unsupported(tower, x.shape[1:], precision)
+        why = convnet_cpu.unsupported(tower, x.shape[1:], precision)
+        if why is None and precision == "bf16" and native.cpu_bfloat16_rate() == BFloat16Rate.AMX:
+            return "this processor multiplies bfloat16 by AMX, which torch's operators use"
+        return why
 
     def __call__(self, x: Tensor) -> Tensor:
         return convnet_cpu.score(self._packed, x.to(torch.float32)).to(x.dtype)

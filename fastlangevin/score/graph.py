@@ -24,8 +24,9 @@ from ..network.graph_liveness import outer_storages, written_storages
 from ..network.graph_tracing import dependencies_of, trace_graph, why_impure
 from ..network.inputs import Inputs
 from ..network.target import Target
+from . import cpu_precision
 from .autograd import AutogradScore
-from .base import ScoreEngine
+from .base import Explanation, ScoreEngine
 from .graph_program import Program
 from .native_graph import NativeGraph, native_graph
 
@@ -36,10 +37,12 @@ class Recording:
     """A recorded evaluation, and the programs that are made from it when they are needed.
 
     Args:
+        precision: that it was recorded in.
         device: that states are on.
     """
 
-    def __init__(self, graph: Graph, device: torch.device) -> None:
+    def __init__(self, graph: Graph, precision: str, device: torch.device) -> None:
+        self.precision = precision
         self.graph = with_fast_convolutions(graph) if device.type == "cpu" else graph
         self._unfused = fused_kernels.unsupported(device)
         self.is_piecewise_linear = is_piecewise_linear(graph)
@@ -59,18 +62,18 @@ class Recording:
         return Program(self.graph, with_energies=False, fuses=self._unfused is None)
 
     @functools.cached_property
-    def _native(self) -> NativeGraph | str:
-        return native_graph(self.graph)
-
-    def native(self, precision: str) -> NativeGraph | str:
+    def native(self) -> NativeGraph | str:
         """The score as a native program, or why there is none."""
         if self._unfused is None:
             return "operators are fused"
-        return self._native if precision == "fp32" else f"native programs compute in fp32, not in {precision}"
+        if self.precision != "fp32":
+            return f"native programs compute in fp32, not in {self.precision}"
+        return native_graph(self.graph)
 
-    def fusion(self, precision: str) -> str:
+    @property
+    def fusion(self) -> str:
         """For a plan: which operators are computed together, or why none are."""
-        native = self.native(precision)
+        native = self.native
         if isinstance(native, NativeGraph):
             return f"the graph engine computes with a native program: {native.program.n_instructions} instructions"
         if self.graph.values[self.graph.state].device.type == "cpu" and self._unfused is not None:
@@ -101,7 +104,7 @@ class GraphScore(AutogradScore):
     Weights are read, and what depends on them alone is computed, once per call.
 
     Attributes:
-        fusion: for a plan, a sentence on the operators that are computed together.
+        reasons: for a plan, sentences on the operators that are computed together, and on the precision.
     """
 
     name = "graph"
@@ -109,14 +112,14 @@ class GraphScore(AutogradScore):
     def __init__(
         self,
         target: Target,
-        precision: str,
         inputs: Inputs,
         recording: Recording,
         dependencies: Dependencies,
+        reasons: Sequence[str],
     ) -> None:
-        super().__init__(target, precision, inputs)
+        super().__init__(target, recording.precision, inputs)
         self._recording, self._dependencies = recording, dependencies
-        self.is_piecewise_linear, self.fusion = recording.is_piecewise_linear, recording.fusion(precision)
+        self.is_piecewise_linear, self.reasons = recording.is_piecewise_linear, [recording.fusion, *reasons]
         with torch.no_grad():
             self._step = self._bound_step()
 
@@ -154,7 +157,7 @@ class NativeGraphScore(GraphScore):
     updates_with = "cpu"
 
     def _bound_step(self) -> Callable[[Tensor], Tensor]:
-        native = self._recording.native(self.precision)
+        native = self._recording.native
         assert isinstance(native, NativeGraph)
         tensors = [t.detach() for t in self._dependencies.tensors]
         self._program = native.bind(tensors, self._dependencies.modules)
@@ -188,19 +191,19 @@ class GraphEngine(ScoreEngine):
 
     def __init__(self, target: Target, precision: str) -> None:
         super().__init__(target, precision)
-        self._recordings: OrderedDict[Hashable, Recording | str] = OrderedDict()
+        self._recordings: OrderedDict[Hashable, dict[str, Recording | str]] = OrderedDict()  # by precision
         self._lock = threading.Lock()
-        self._fusion: str | None = None
+        self._explanation: Explanation | None = None
 
-    def explain(self, device: torch.device, event: tuple[int, ...] | None = None) -> tuple[str, list[str]]:
-        return self.name, [] if self._fusion is None else [self._fusion]
+    def explain(self, device: torch.device, shape: tuple[int, ...] | None = None) -> Explanation:
+        return self._explanation or super().explain(device, shape)
 
     def bind(self, x: Tensor, inputs: Inputs) -> GraphScore:
         try:
             score = self.recognise(x, inputs, self.situation(x, inputs))
         except NotRecognised as error:
             raise BackendUnavailable(f"engine='graph' cannot be used for this {self.target.kind}: {error}") from None
-        self._fusion = score.fusion
+        self._explanation = Explanation(self.name, score.precision, score.reasons)
         return score
 
     def situation(self, x: Tensor, inputs: Inputs) -> Situation:
@@ -214,41 +217,57 @@ class GraphEngine(ScoreEngine):
             raise NotRecognised(reason)
         return Situation(self.target, x, inputs)
 
-    def recognise(self, x: Tensor, inputs: Inputs, situation: Situation) -> GraphScore:
+    def recognise(self, x: Tensor, inputs: Inputs, situation: Situation, n_chains: int | None = None) -> GraphScore:
         """As `bind`, for the situation of the call.
+
+        Args:
+            n_chains: for which the faster precision is chosen. None: those of x.
 
         Raises:
             NotRecognised: one evaluation may not stand for all.
         """
+        ways, reasons = cpu_precision.ways(self.precision, x.device), cpu_precision.reasons(self.precision, x.device)
+        found = self._recorded(ways[-1], x, inputs, situation)
+        if len(ways) > 1 and (why := _why_bfloat16(found, n_chains or len(x))) is not None:
+            found, reasons = self._recorded(ways[0], x, inputs, situation), [*reasons, f"fp32 not used: {why}"]
+        score = NativeGraphScore if isinstance(found.native, NativeGraph) else GraphScore
+        return score(self.target, inputs, found, situation.dependencies, reasons)
+
+    def _recorded(self, precision: str, x: Tensor, inputs: Inputs, situation: Situation) -> Recording:
         with self._lock:
-            found = self._recordings.get(situation.key)
-            if isinstance(found, Recording) and not found.fits(situation.dependencies.tensors):
-                found = None
-            if found is None:
+            recordings = self._recordings.setdefault(situation.key, {})
+            self._recordings.move_to_end(situation.key)
+            if len(self._recordings) > _KEPT:
+                self._recordings.popitem(last=False)
+            found = recordings.get(precision)
+            if found is None or (isinstance(found, Recording) and not found.fits(situation.dependencies.tensors)):
                 try:
-                    found = self._record(x, inputs, situation.dependencies)
+                    found = self._record(precision, x, inputs, situation.dependencies)
                 except NotRecognised as error:
                     found = str(error)
-                self._recordings[situation.key] = found
-                if len(self._recordings) > _KEPT:
-                    self._recordings.popitem(last=False)
-            else:
-                self._recordings.move_to_end(situation.key)
+                recordings[precision] = found
         if isinstance(found, str):
             raise NotRecognised(found)
-        is_native = isinstance(found.native(self.precision), NativeGraph)
-        score = NativeGraphScore if is_native else GraphScore
-        return score(self.target, self.precision, inputs, found, situation.dependencies)
+        return found
 
-    def _record(self, x: Tensor, inputs: Inputs, dependencies: Dependencies) -> Recording:
+    def _record(self, precision: str, x: Tensor, inputs: Inputs, dependencies: Dependencies) -> Recording:
         if x.numel() == 0:
             raise NotRecognised("there are no chains")
-        evaluate = AutogradScore(self.target, self.precision, inputs).energy_and_score
+        evaluate = AutogradScore(self.target, precision, inputs).energy_and_score
         x = x.detach().clone(memory_format=torch.contiguous_format)
-        return Recording(trace_graph(self.target, evaluate, x, inputs, dependencies), x.device)
+        return Recording(trace_graph(self.target, evaluate, x, inputs, dependencies), precision, x.device)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"target": self.target, "precision": self.precision}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
+
+
+def _why_bfloat16(recording: Recording, n_chains: int) -> str | None:
+    """Why torch's operators in bfloat16 are faster than a recording in float32, or None if they are not."""
+    native = recording.native
+    if isinstance(native, str):
+        return f"torch's operators are faster in bfloat16, and there is no native program: {native}"
+    program = native.program
+    return cpu_precision.why_bfloat16(n_chains * program.multiply_adds, native.n_products, n_chains * program.others)

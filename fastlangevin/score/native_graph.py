@@ -17,6 +17,12 @@ from ..network.graph_simplify import with_silu, without_aliases
 from ..network.native.program import NativeProgram, lower
 from ..network.native.values import NotLowered
 
+_aten = torch.ops.aten
+_PRODUCTS = {
+    *(_aten.convolution.default, _aten.convolution_backward.default, _aten.mm.default, _aten.addmm.default),
+    *(_aten.bmm.default, _aten.baddbmm.default),
+}
+
 
 @dataclass(frozen=True)
 class NativeGraph:
@@ -26,6 +32,7 @@ class NativeGraph:
         constant: the calls that torch computes once a call of the sampler.
         sources, attributes: of the graph.
         n_samples: in a batch.
+        n_products: convolutions and matrix products in a step.
     """
 
     program: NativeProgram
@@ -33,6 +40,7 @@ class NativeGraph:
     sources: dict[int, int | Tensor]
     attributes: tuple[Attribute, ...]
     n_samples: int
+    n_products: int
 
     def bind(self, tensors: Sequence[Tensor], modules: Sequence[nn.Module]) -> kernels.Bound:
         """Computes what is constant, and assigns the attributes.
@@ -72,4 +80,5 @@ def native_graph(graph: Graph) -> NativeGraph | str:
         program = lower(graph, varying, graph.score, kernels.widest_tile())
     except NotLowered as error:
         return str(error)
-    return NativeGraph(program, tuple(constant), graph.sources, graph.attributes, state.shape[0])
+    n_products = sum(call.operator in _PRODUCTS for call in varying)
+    return NativeGraph(program, tuple(constant), graph.sources, graph.attributes, state.shape[0], n_products)

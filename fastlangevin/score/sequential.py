@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..errors import BackendUnavailable
@@ -16,8 +17,9 @@ from ..network.inputs import Inputs
 from ..network.sequential import Sequential
 from ..network.target import Target
 from ..network.tracing import trace
+from . import cpu_precision
 from .autograd import AutogradScore
-from .base import ScoreEngine
+from .base import Explanation, ScoreEngine
 
 
 class SequentialScore(AutogradScore):
@@ -74,34 +76,68 @@ class SequentialEngine(ScoreEngine):
 
     implementations: ClassVar[Implementations]
 
+    def __init__(self, target: Target, precision: str) -> None:
+        super().__init__(target, precision)
+        self._last: Explanation | None = None
+
+    def explain(self, device: torch.device, shape: tuple[int, ...] | None = None) -> Explanation:
+        return self._last or super().explain(device, shape)
+
     def bind(self, x: Tensor, inputs: Inputs) -> SequentialScore:
         try:
             network = trace(self.target, x.shape, x.dtype, x.device, inputs)
-            implementation, _ = choose(network, self.precision, x, self.implementations, only_if_fast=False)
-            return implementation(network, self.precision, x)
+            choice = choose(network, self.precision, x, self.implementations, only_if_fast=False)
         except NotRecognised as error:
             raise BackendUnavailable(
                 f"engine={self.name!r} cannot be used for this {self.target.kind}: {error}"
             ) from None
+        self._last = choice.explanation()
+        return choice.bind(network, x)
+
+
+class Choice(NamedTuple):
+    """An implementation, the precision that it computes in, and why those before it are not used."""
+
+    implementation: type[SequentialScore]
+    precision: str
+    reasons: list[str]
+
+    def bind(self, network: Sequential, x: Tensor) -> SequentialScore:
+        return self.implementation(network, self.precision, x)
+
+    def explanation(self) -> Explanation:
+        found = self.implementation
+        return Explanation(
+            found.name, self.precision, [f"the {found.name} engine computes with {found.kernels}", *self.reasons]
+        )
 
 
 def choose(
     network: Sequential, precision: str, x: Tensor, implementations: Implementations, only_if_fast: bool = True
-) -> tuple[type[SequentialScore], list[str]]:
-    """The first implementation that supports a network at states like x, and why those before it are not used.
+) -> Choice:
+    """The first implementation that supports a network at states like x and is not slower than others.
 
     Args:
-        only_if_fast: whether to leave out those that say that others are faster.
+        only_if_fast: whether there is none if all that support the network are slower than others; otherwise it is the
+            first of those.
 
     Raises:
-        NotRecognised: no implementation does.
+        NotRecognised: there is none.
     """
-    reasons: list[str] = []
+    ways, reasons = cpu_precision.ways(precision, x.device), cpu_precision.reasons(precision, x.device)
+    slow: Choice | None = None
     for implementation in implementations:
-        why = implementation.unsupported(network, precision, x)
-        if why is None and only_if_fast:
-            why = implementation.slower(network, x)
-        if why is None:
-            return implementation, reasons
-        reasons.append(f"{implementation.kernels} not used: {why}")
-    raise NotRecognised("; ".join(reasons))
+        for way in ways:
+            why = implementation.unsupported(network, way, x)
+            if why is None:
+                why = implementation.slower(network, x)
+                if why is None and way != ways[0]:
+                    why = cpu_precision.why_bfloat16_of(network, len(x))
+                if why is None:
+                    return Choice(implementation, way, reasons)
+                slow = slow or Choice(implementation, way, list(reasons))
+            in_way = "" if len(ways) == 1 else f" in {way}"
+            reasons.append(f"{implementation.kernels}{in_way} not used: {why}")
+    if slow is None or only_if_fast:
+        raise NotRecognised("; ".join(reasons))
+    return slow

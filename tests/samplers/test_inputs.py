@@ -68,7 +68,7 @@ def test_a_recognised_network_takes_keywords():
 
     sampler = fl.Langevin(scaled, **OPTIONS)
     x = sampler(X, kwargs={"factor": 2.0})
-    assert sampler._score._last.engine == "mlp"
+    assert sampler._score._last.explanation.engine == "mlp"
     assert torch.equal(x, fl.Langevin(lambda x: 2.0 * net(x), **OPTIONS)(X))
 
 

@@ -67,7 +67,7 @@ def test_kernels_that_run_whole_chains_are_not_used():
     x0, net = X.float(), fl.models.MLP(4)
     sampler = fl.Langevin(log_density=net, n_steps=5, seed=1)
     kept = sampler(x0, mask=MASK)
-    assert sampler._score._last.engine == "mlp" and torch.equal(kept[MASK], x0[MASK])
+    assert sampler._score._last.explanation.engine == "mlp" and torch.equal(kept[MASK], x0[MASK])
     assert (kept[~MASK] != x0[~MASK]).all()
 
 

@@ -56,7 +56,7 @@ def test_a_replaced_engine_and_precision_are_used():
     x0 = torch.randn(5, 3)
     assert sampler.plan.engine == "mlp" and sampler.replace(engine="autograd").plan.engine == "autograd"
     low = sampler.replace(engine="autograd", precision="bf16")
-    assert low.plan.precision == "bf16"
+    assert low.precision == "bf16"
     expected = fl.Langevin(small_net(), n_steps=3, engine="autograd", precision="bf16", seed=1)(x0)
     assert torch.equal(low(x0), expected)
 

@@ -188,6 +188,7 @@ def test_float64_network_stays_float64():
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+@pytest.mark.usefixtures("in_bfloat16")
 @pytest.mark.parametrize("precision", HALF)
 @pytest.mark.parametrize("activation", ["silu", "tanh", "softplus"])
 def test_16_bit_precisions(precision, activation):

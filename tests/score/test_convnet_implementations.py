@@ -70,10 +70,10 @@ def test_networks_that_are_towers():
 @pytest.mark.usefixtures("native_kernels")
 def test_the_fastest_supported_implementation_is_selected():
     network, x = read(small(), (2, 1, 4, 4)), states()
-    assert choose(network, "fp32", x, ConvNetEngine.implementations)[0] is NativeConvNetScore
+    assert choose(network, "fp32", x, ConvNetEngine.implementations).implementation is NativeConvNetScore
     smooth = read(nn.Sequential(nn.Conv2d(1, 2, 3), nn.SiLU(), nn.Conv2d(2, 1, 2), nn.Flatten(0)), (2, 1, 4, 4))
-    kind, reasons = choose(smooth, "fp32", x, ConvNetEngine.implementations)
-    assert kind is TorchOpsScore
+    kind, precision, reasons = choose(smooth, "fp32", x, ConvNetEngine.implementations)
+    assert kind is TorchOpsScore and precision == "fp32"
     why = "not used: they support only consecutive convolutions with (leaky) ReLU"
     assert {f"fused Triton kernels {why}", f"native kernels {why}"} <= set(reasons)
     assert fl.Langevin(log_density=small(), seed=1).plan.engine == "convnet"

@@ -90,7 +90,7 @@ def test_plans_say_what_is_not_fused(monkeypatch):
     monkeypatch.undo()
     for precision, reason in (
         ("fp32", "the graph engine computes with a native program: "),
-        ("bf16", "with torch's operators, not with a native program: native programs compute in fp32, not in bf16"),
+        ("fp16", "with torch's operators, not with a native program: native programs compute in fp32, not in fp16"),
     ):
         for engine in ("graph", "auto"):
             sampler = fl.Langevin(lambda x: energy(x, args[0]), engine=engine, precision=precision, **OPTIONS)

@@ -183,7 +183,8 @@ def test_few_chains_of_wide_layers():
     auto, explicit = pair(net, engines=("auto", "mlp"), n_steps=1)
     assert auto.plan.engine == "mlp"
     auto(states(7, 3))
-    assert auto.plan_for("cpu").engine == "mlp" and auto._score.bind(states(7, 3), Inputs()).name == "convnet"
+    assert auto.plan.engine == "convnet" and auto.plan_for("cpu", (8, 3)).engine == "mlp"
+    assert auto._score.bind(states(7, 3), Inputs()).name == "convnet"
     assert auto._score.bind(states(8, 3), Inputs()).name == explicit._score.bind(states(1, 3), Inputs()).name == "mlp"
     assert auto._score.bind(torch.ones(1, 3), Inputs()).name == "convnet"
     narrow, _ = pair(network())

@@ -90,6 +90,10 @@ class Pointwise:
     def writes(self) -> list[Base]:
         return [v.base for v in self.outputs]
 
+    @property
+    def operations(self) -> int:
+        return math.prod(self.shape) * len(self.steps)
+
     def code(self, locate: Locate) -> list[int]:
         dense = dense_strides(self.shape)
         body = [math.prod(self.shape), len(self.operands), len(self.outputs), self.n_slots, len(self.steps)]
@@ -192,6 +196,10 @@ class WindowSum:
     def writes(self) -> list[Base]:
         return [self.result.base]
 
+    @property
+    def operations(self) -> int:
+        return math.prod(self.image.shape)
+
     def code(self, locate: Locate) -> list[int]:
         body = [*_place(self.image, locate), *_place(self.result, locate), *self.y, *self.x]
         body += [*self.image.strides[:2], *self.result.strides[:2], self.image.shape[2], _bits(self.scale)]
@@ -214,6 +222,10 @@ class Reduce:
     @property
     def writes(self) -> list[Base]:
         return [self.result.base]
+
+    @property
+    def operations(self) -> int:
+        return math.prod(self.source.shape)
 
     def code(self, locate: Locate) -> list[int]:
         n_kept = len(self.result.shape)

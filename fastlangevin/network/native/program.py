@@ -38,7 +38,9 @@ class NativeProgram:
         code: `ProgramCode` of csrc/cpu/program.h and the instructions, as int64.
         constants: each with its place among the shared ones, or in the rows of the samples.
         shared_words, per_sample_words: how many numbers those are.
-        n_instructions, multiply_adds: of a step, the latter per sample and with those of padding.
+        n_instructions: of a step.
+        multiply_adds: of a step, per sample and with those of padding.
+        others: operations outside products, likewise.
     """
 
     code: Tensor
@@ -47,6 +49,7 @@ class NativeProgram:
     per_sample_words: int
     n_instructions: int
     multiply_adds: int
+    others: int
 
 
 def lower(graph: Graph, calls: Sequence[Call], output: int, widest_tile: int) -> NativeProgram:
@@ -106,6 +109,7 @@ def _placed(instructions: Sequence[Instruction], state: Buffer, score: View) -> 
         words[True],
         len(instructions),
         sum(p.multiply_adds for p in products),
+        sum(i.operations for i in instructions if not isinstance(i, (Product, Multiply))),
     )
 
 

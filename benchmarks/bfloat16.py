@@ -1,0 +1,91 @@
+"""What precision="bf16" may be computed in on a CPU, beside one another: the measurements behind its rule.
+
+    python benchmarks/bfloat16.py [WORK …]
+
+Prints a table in Markdown: the multiply-adds of a product, for all chains, and the speed of torch's operators, and of
+native kernels where there are some, in bfloat16, relative to fp32 as `fl.Langevin` computes it: median ratios over
+seven interleaved rounds of whole chains. The last column has what the rule chooses on this processor. WORK: names in
+`works.WORKS` and `works.NETWORKS`, by default all networks.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from unittest import mock
+
+import torch
+from timing import in_turns, paired_ratio
+from torch import Tensor
+from works import NETWORKS, WORKS, Work
+
+import fastlangevin as fl
+from fastlangevin.kernels import native
+from fastlangevin.kernels.native import BFloat16Rate
+from fastlangevin.score import cpu_precision
+
+ROUNDS = 7
+ALL = WORKS | {name: make for name, make in NETWORKS.items() if not name.startswith("formula")}
+COLUMNS = {"torch's operators": BFloat16Rate.AMX, "native kernels": BFloat16Rate.DOUBLE}
+
+
+def chain(work: Work, precision: str) -> tuple[fl.Langevin, Callable[[], Tensor]]:
+    options = {"n_steps": work.n_steps, "step_size": work.step_size, "noise_std": work.noise_std, **work.options}
+    work = work.with_own_network()
+    sampler = fl.Langevin(**{work.kind: work.module}, precision=precision, seed=1, **options)
+    return sampler, lambda: sampler(work.x0, *work.args)
+
+
+def only_bfloat16(work: Work, rate: BFloat16Rate) -> Callable[[], Tensor]:
+    """On a processor of a kind, whatever the sizes."""
+    _, call = chain(work, "bf16")
+
+    def run() -> Tensor:
+        with (
+            mock.patch.object(cpu_precision, "ways", lambda precision, device: (precision,)),
+            mock.patch.object(native, "cpu_bfloat16_rate", lambda: rate),
+        ):
+            return call()
+
+    return run
+
+
+def row(work: Work) -> list[str]:
+    means: list[float] = []
+    calls: dict[str, Callable[[], object]] = {"fp32": chain(work, "fp32")[1]}
+    for name, rate in COLUMNS.items():
+        if name == "torch's operators" or (work.name.startswith("convnet") and native.cpu_has_bfloat16()):
+            calls[name] = only_bfloat16(work, rate)
+    asked, call = chain(work, "bf16")
+    rule = cpu_precision.why_bfloat16
+
+    def asked_rule(multiply_adds: int, n_products: int, *others: int) -> str | None:
+        means.append(multiply_adds / max(n_products, 1))
+        return rule(multiply_adds, n_products, *others)
+
+    with mock.patch.object(cpu_precision, "why_bfloat16", asked_rule):
+        call()
+    in_turns(calls, 1)
+    seconds = in_turns(calls, ROUNDS)
+    ratios = {name: paired_ratio(seconds["fp32"], times)[0] for name, times in seconds.items()}
+    cells = [f"{ratios[name]:.2f}" if name in ratios else "" for name in COLUMNS]
+    return [work.name, f"{means[0]:.2g}" if means else "", *cells, asked.plan_for("cpu", work.x0.shape).precision]
+
+
+def main(names: list[str]) -> None:
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {native.cpu_bfloat16_rate().name}\n")
+    head = ["network", "multiply-adds a product", *COLUMNS, "the rule"]
+    print(f"| {' | '.join(head)} |\n| {' | '.join('---' for _ in head)} |")
+    for name in names:
+        print(f"| {' | '.join(row(ALL[name]()))} |", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("works", nargs="*", metavar="WORK")
+    options = parser.parse_args()
+    for name in options.works:
+        if name not in ALL:
+            parser.error(f"no work {name!r}, known are {', '.join(ALL)}")
+    native.load_cpu()
+    main(options.works or [name for name in ALL if name not in ("mixture", "double-well")])

@@ -1,0 +1,58 @@
+"""precision="bf16" on a CPU: at least bfloat16's accuracy, in bfloat16 or float32, whichever is faster.
+
+It depends on the family of the processor and on the sizes of the network and the batch, and on no measurement, so that
+one machine always computes the same.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ..kernels import native
+from ..kernels.native import BFloat16Rate
+from ..network.layers import Conv, Linear
+from ..network.sequential import Sequential
+
+# Torch's operators in bfloat16 are faster than native kernels in float32 from so many multiply-adds of a product, for
+# all chains, and of a product for each operation of other operators: measured in docs/performance.md.
+_WORTHWHILE, _MOSTLY_PRODUCTS = 10**8, 60
+
+
+def ways(precision: str, device: torch.device) -> tuple[str, ...]:
+    """What `precision` may be computed in on a device."""
+    if precision != "bf16" or device.type != "cpu" or native.load_cpu() is not None:
+        return (precision,)
+    return ("bf16", "fp32") if native.cpu_bfloat16_rate() > BFloat16Rate.OF_FLOAT32 else ("fp32",)
+
+
+def reasons(precision: str, device: torch.device) -> list[str]:
+    """For plans: why all is computed in float32, if it is."""
+    if precision in ways(precision, device):
+        return []
+    has_none = native.cpu_bfloat16_rate() == BFloat16Rate.NONE
+    why = "has no products in bfloat16" if has_none else "multiplies bfloat16 no faster than float32"
+    return [f"precision {precision!r} is computed in fp32: this processor {why}"]
+
+
+def why_bfloat16_of(network: Sequential, n_chains: int) -> str | None:
+    """As `why_bfloat16`, for the layers of a network."""
+    products = [
+        layer.weight.numel() * (math.prod(shape[1:]) if isinstance(layer, Conv) else 1)
+        for layer, shape in zip(network.layers[: network.tail], network.shapes[1:], strict=False)
+        if isinstance(layer, (Conv, Linear))
+    ]
+    return why_bfloat16(n_chains * sum(products), len(products))
+
+
+def why_bfloat16(multiply_adds: int, n_products: int, others: int = 0) -> str | None:
+    """Why torch's operators in bfloat16 are faster than native kernels in float32, or None if they are not.
+
+    Args:
+        multiply_adds: of all chains in all n_products products of an evaluation.
+        others: operations of all chains outside products, if they count.
+    """
+    if n_products == 0 or multiply_adds < n_products * _WORTHWHILE or multiply_adds < _MOSTLY_PRODUCTS * others:
+        return None
+    return f"torch's operators are faster in bfloat16, with {multiply_adds / n_products:.2g} multiply-adds a product"
