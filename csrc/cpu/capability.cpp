@@ -64,9 +64,9 @@ const Kernels& kernels() { return *chosen().load(std::memory_order_relaxed); }
 Convnet convnet() {
   const Kernels* const k = &kernels();
   if (k == &avx512_kernels) {
-    return {convnet_avx512, has_avx512_bf16() ? convnet_avx512_bf16 : nullptr};
+    return {&convnet_avx512, has_avx512_bf16() ? &convnet_avx512_bf16 : nullptr};
   }
-  return {k == &avx2_kernels ? convnet_avx2 : convnet_portable, nullptr};
+  return {k == &avx2_kernels ? &convnet_avx2 : &convnet_portable, nullptr};
 }
 
 const ProgramKernels& program_kernels() {

@@ -1,23 +1,14 @@
-// convnet_score_cpu: the input gradient of a tower of convolutions; convnet_pack_cpu: its weights, once for many calls.
+// convnet_score_cpu: the input gradient of a tower of convolutions; convnet_chain_cpu_: all steps of chains by it;
+// convnet_pack_cpu: its weights, once for many calls.
 #include "convnet.h"
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
-#include <algorithm>
-#include <memory>
-#include <new>
-#include <optional>
-#include <vector>
-
+#include "chain_operator.h"
 #include "convnet_plan.h"
 
 namespace fastlangevin {
 namespace {
 
 using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 constexpr int64_t cached_words = 1 << 18;  // scratch memory of the samples computed together
 
@@ -72,9 +63,33 @@ Tensor pack(const std::vector<Tensor>& weights, const std::vector<std::optional<
   return packed;
 }
 
-struct FreeAligned {
-  void operator()(uint32_t* p) const { ::operator delete(p, std::align_val_t{64}); }
-};
+// The kernels for a plan and its packed weights, which are checked.
+const ConvnetKernels& kernels_for(const ConvnetPlan& plan, const Tensor& packed, bool bfloat16) {
+  STD_TORCH_CHECK(
+      packed.is_contiguous() && packed.scalar_type() == ScalarType::Int && has_shape(packed, {plan.packed_words()}),
+      "convnet: packed must be what convnet_pack_cpu made for the same geometry and precision");
+  const ConvnetKernels* const kernels = bfloat16 ? convnet().bf16 : convnet().fp32;
+  STD_TORCH_CHECK(kernels, "convnet: bfloat16 needs the avx512 kernels and a processor with AVX512_BF16");
+  return *kernels;
+}
+
+// run(first, n, scratch, numbers) for groups of samples whose scratch memory stays in the cache, spread over torch's
+// threads. n_numbers: of a sample.
+template <class Run>
+void each_group(const Tower& tower, int64_t n_samples, int64_t n_numbers, const Run& run) {
+  constexpr std::align_val_t line{64};
+  const auto release = [](uint32_t* memory) { ::operator delete(memory, line); };
+  torch::stable::parallel_for(0, n_samples, 1, [&](int64_t begin, int64_t end) {
+    const int64_t words = tower.sample_words + n_numbers;
+    const int64_t most = std::max<int64_t>(1, cached_words / words);
+    const int64_t n_groups = (end - begin + most - 1) / most, widest = (end - begin + n_groups - 1) / n_groups;
+    const size_t bytes = sizeof(uint32_t) * static_cast<size_t>(widest * words);
+    const std::unique_ptr<uint32_t, decltype(release)> scratch(static_cast<uint32_t*>(::operator new(bytes, line)),
+                                                               release);
+    float* const numbers = reinterpret_cast<float*>(scratch.get() + widest * tower.sample_words);
+    for (int64_t i = begin; i < end; i += widest) run(i, std::min(widest, end - i), scratch.get(), numbers);
+  });
+}
 
 Tensor score(const Tensor& x, const Tensor& packed, const std::vector<int64_t>& geometry,
              const std::vector<double>& slopes, bool bfloat16) {
@@ -82,28 +97,34 @@ Tensor score(const Tensor& x, const Tensor& packed, const std::vector<int64_t>& 
   const Tower& tower = plan.tower();
   STD_TORCH_CHECK(is_float32(x) && x.dim() == 4 && has_shape(x, {x.size(0), geometry[0], geometry[1], geometry[2]}),
                   "convnet_score_cpu: x must be contiguous float32 of the geometry's shape");
-  STD_TORCH_CHECK(
-      packed.is_contiguous() && packed.scalar_type() == ScalarType::Int && has_shape(packed, {plan.packed_words()}),
-      "convnet_score_cpu: packed must be what convnet_pack_cpu made for the same geometry and precision");
-  ConvnetKernel* const kernel = bfloat16 ? convnet().bf16 : convnet().fp32;
-  STD_TORCH_CHECK(kernel, "convnet_score_cpu: bfloat16 needs the avx512 kernels and a processor with AVX512_BF16");
-
+  const ConvnetKernels& kernels = kernels_for(plan, packed, bfloat16);
   Tensor out = torch::stable::empty_like(x);
   const float* const from = static_cast<const float*>(x.const_data_ptr());
   float* const to = static_cast<float*>(out.mutable_data_ptr());
   const int64_t image = tower.channels * tower.height * tower.width;
-  torch::stable::parallel_for(0, x.size(0), 1, [&](int64_t begin, int64_t end) {
-    const int64_t most = std::max<int64_t>(1, cached_words / tower.sample_words);
-    const int64_t n_groups = (end - begin + most - 1) / most;
-    const int64_t widest = (end - begin + n_groups - 1) / n_groups;
-    const std::unique_ptr<uint32_t, FreeAligned> scratch(static_cast<uint32_t*>(
-        ::operator new(static_cast<size_t>(widest * tower.sample_words) * sizeof(uint32_t), std::align_val_t{64})));
-    for (int64_t i = begin; i < end; i += widest) {
-      const int64_t n = std::min(widest, end - i);
-      kernel(tower, packed.const_data_ptr(), from + i * image, n, scratch.get(), to + i * image);
-    }
+  each_group(tower, x.size(0), 0, [&](int64_t first, int64_t n, void* scratch, float*) {
+    kernels.score(tower, packed.const_data_ptr(), from + first * image, n, scratch, to + first * image);
   });
   return out;
+}
+
+void chain(const Tensor& x, const Tensor& packed, const std::vector<int64_t>& geometry,
+           const std::vector<double>& slopes, bool bfloat16, const std::vector<double>& step_sizes,
+           const std::vector<double>& noise_stds, bool has_noise, int64_t seed, int64_t step, int64_t offset,
+           std::optional<double> grad_clip, std::optional<double> lo, std::optional<double> hi, int64_t noise_first) {
+  const ConvnetPlan plan = make_plan(geometry, slopes, bfloat16);
+  const Tower& tower = plan.tower();
+  const int64_t image = tower.channels * tower.height * tower.width;
+  STD_TORCH_CHECK(is_float32(x) && x.numel() == x.size(0) * image,
+                  "convnet_chain_cpu_: x must be contiguous float32 of the geometry's shape");
+  const ConvnetKernels& kernels = kernels_for(plan, packed, bfloat16);
+  const ChainArgs args =
+      chain_args(step_sizes, noise_stds, has_noise, seed, step, offset, grad_clip, lo, hi, noise_first);
+  float* const states = static_cast<float*>(x.mutable_data_ptr());
+  each_group(tower, x.size(0), 2 * image, [&](int64_t first, int64_t n, void* scratch, float* numbers) {
+    kernels.chain(tower, packed.const_data_ptr(), args, args.offset + static_cast<uint64_t>(first * image), n,
+                  states + first * image, scratch, numbers);
+  });
 }
 
 }  // namespace
@@ -112,4 +133,5 @@ Tensor score(const Tensor& x, const Tensor& packed, const std::vector<int64_t>& 
 STABLE_TORCH_LIBRARY_IMPL(fastlangevin, CPU, m) {
   m.impl("convnet_pack_cpu", TORCH_BOX(&fastlangevin::pack));
   m.impl("convnet_score_cpu", TORCH_BOX(&fastlangevin::score));
+  m.impl("convnet_chain_cpu_", TORCH_BOX(&fastlangevin::chain));
 }

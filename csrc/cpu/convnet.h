@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "chain.h"
 #include "products.h"
 
 namespace fastlangevin {
@@ -42,16 +43,21 @@ FL_INLINE int64_t tile_width(const Stage& stage, int64_t channel) {
   return tile_of(stage.out_channels - channel);
 }
 
-// The scores of n contiguous images. scratch: n * sample_words words.
-using ConvnetKernel = void(const Tower& tower, const void* packed, const float* x, int64_t n, void* scratch,
-                           float* score);
-
-struct Convnet {
-  ConvnetKernel* fp32;
-  ConvnetKernel* bf16;  // null where there is none
+struct ConvnetKernels {
+  // The scores of n contiguous images. scratch: n * sample_words words.
+  void (*score)(const Tower& tower, const void* packed, const float* x, int64_t n, void* scratch, float* score);
+  // All steps of n contiguous images, in place, element `first_element` of the noise stream first. scratch: as above.
+  // numbers: twice as many as x has.
+  void (*chain)(const Tower& tower, const void* packed, const ChainArgs& args, uint64_t first_element, int64_t n,
+                float* x, void* scratch, float* numbers);
 };
 
-ConvnetKernel convnet_portable, convnet_avx2, convnet_avx512, convnet_avx512_bf16;
+extern const ConvnetKernels convnet_portable, convnet_avx2, convnet_avx512, convnet_avx512_bf16;
+
+struct Convnet {
+  const ConvnetKernels* fp32;
+  const ConvnetKernels* bf16;  // null where there is none
+};
 
 // The kernels of the instruction set in force.
 Convnet convnet();

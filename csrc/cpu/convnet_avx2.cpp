@@ -1,5 +1,6 @@
 #include <immintrin.h>
 
+#include "arithmetic_avx2.h"
 #include "convnet_impl.h"
 
 namespace fastlangevin {
@@ -31,8 +32,6 @@ struct Avx2Convnet : Float32Words {
 
 }  // namespace
 
-void convnet_avx2(const Tower& tower, const void* packed, const float* x, int64_t n, void* scratch, float* score) {
-  convnet<Avx2Convnet>(tower, packed, x, n, scratch, score);
-}
+const ConvnetKernels convnet_avx2 = make_convnet_kernels<Avx2Arithmetic, Avx2Convnet>();
 
 }  // namespace fastlangevin

@@ -1,5 +1,6 @@
 #include <immintrin.h>
 
+#include "arithmetic_avx512.h"
 #include "convnet_impl.h"
 
 namespace fastlangevin {
@@ -27,8 +28,6 @@ struct Avx512Convnet : Float32Words {
 
 }  // namespace
 
-void convnet_avx512(const Tower& tower, const void* packed, const float* x, int64_t n, void* scratch, float* score) {
-  convnet<Avx512Convnet>(tower, packed, x, n, scratch, score);
-}
+const ConvnetKernels convnet_avx512 = make_convnet_kernels<Avx512Arithmetic, Avx512Convnet>();
 
 }  // namespace fastlangevin

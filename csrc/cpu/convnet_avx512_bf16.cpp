@@ -1,5 +1,6 @@
 #include <immintrin.h>
 
+#include "arithmetic_avx512.h"
 #include "convnet_impl.h"
 
 namespace fastlangevin {
@@ -45,9 +46,6 @@ struct Avx512BFloat16Convnet {
 
 }  // namespace
 
-void convnet_avx512_bf16(const Tower& tower, const void* packed, const float* x, int64_t n, void* scratch,
-                         float* score) {
-  convnet<Avx512BFloat16Convnet>(tower, packed, x, n, scratch, score);
-}
+const ConvnetKernels convnet_avx512_bf16 = make_convnet_kernels<Avx512Arithmetic, Avx512BFloat16Convnet>();
 
 }  // namespace fastlangevin

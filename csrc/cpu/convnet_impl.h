@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "chain_impl.h"
 #include "convnet.h"
 #include "products_impl.h"
 #include "small_floats.h"
@@ -164,6 +165,22 @@ void convnet(const Tower& tower, const void* packed, const float* x, int64_t n, 
       weights += stage.y.window * stage.x.window * stage.in_words * width;
     }
   }
+}
+
+// With noise arithmetic N.
+template <class N, class A>
+void convnet_chain(const Tower& tower, const void* packed, const ChainArgs& args, uint64_t first_element, int64_t n,
+                   float* x, void* scratch, float* numbers) {
+  const int64_t size = n * tower.channels * tower.height * tower.width;
+  float *const score = numbers, *const z = score + size;
+  run_steps(
+      args, size, x, score, z, [&](const NoiseKey& key) { fill<N, false>(key, first_element, size, z); },
+      [&] { convnet<A>(tower, packed, x, n, scratch, score); });
+}
+
+template <class N, class A>
+constexpr ConvnetKernels make_convnet_kernels() {
+  return {convnet<A>, convnet_chain<N, A>};
 }
 
 // What the float32 arithmetics share.

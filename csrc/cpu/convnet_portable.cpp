@@ -30,8 +30,6 @@ struct PortableConvnet : Float32Words {
 
 }  // namespace
 
-void convnet_portable(const Tower& tower, const void* packed, const float* x, int64_t n, void* scratch, float* score) {
-  convnet<PortableConvnet>(tower, packed, x, n, scratch, score);
-}
+const ConvnetKernels convnet_portable = make_convnet_kernels<ScalarArithmetic, PortableConvnet>();
 
 }  // namespace fastlangevin

@@ -19,6 +19,7 @@ _CHAINS = {
     "float prior",
     "mixture_chain_cpu_": "Tensor constants, Tensor means, Tensor precisions",
     "double_well_chain_cpu_": "float barrier, float width",
+    "convnet_chain_cpu_": "Tensor packed, int[] geometry, float[] slopes, bool bfloat16",
     "program_chain_cpu_": "Tensor code, Tensor shared, Tensor per_sample",
 }
 

@@ -33,10 +33,11 @@ def as_tower(network: Sequential) -> ConvTower | None:
 
 
 class NativeConvNetScore(SequentialScore):
-    """One C++ call per step for small images on a CPU (`kernels/cpu/convnet`)."""
+    """One C++ call per chain, or score, on a CPU (`kernels/cpu/convnet`)."""
 
     name = "convnet"
     kernels = "native kernels"
+    updates_with = "cpu"
 
     def __init__(self, network: Sequential, precision: str, x: Tensor) -> None:
         super().__init__(network, precision, x)
@@ -57,6 +58,12 @@ class NativeConvNetScore(SequentialScore):
 
     def __call__(self, x: Tensor) -> Tensor:
         return convnet_cpu.score(self._packed, x.to(torch.float32)).to(x.dtype)
+
+    def run_chain_(self, x: Tensor, args: ChainArgs) -> bool:
+        if x.dtype != torch.float32 or not x.is_contiguous() or x.is_neg() or not len(x):
+            return False
+        convnet_cpu.run_(self._packed, x, args)
+        return True
 
 
 class TritonConvNetScore(SequentialScore):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support import whole_chains
 from support.whole_numbers import exact_score, whole_
 from torch import nn
 
 import fastlangevin as fl
 from fastlangevin.kernels import native
+from fastlangevin.kernels.cpu import convnet as convnet_cpu
+from fastlangevin.kernels.cpu import whole_chain
+from fastlangevin.kernels.native import BFloat16Rate
 from fastlangevin.network.inputs import Inputs
 from fastlangevin.network.target import Target
 from fastlangevin.network.tracing import trace
@@ -114,6 +118,46 @@ def test_chains_are_the_same_however_the_batch_is_split():
     whole = sampler(x0, step=0)
     parts = [sampler(x0[i:j], step=0, chain_offset=i) for i, j in ((0, 1), (1, 5), (5, 7))]
     assert torch.equal(whole, torch.cat(parts))
+
+
+@pytest.mark.parametrize("options", whole_chains.OPTIONS.values(), ids=list(whole_chains.OPTIONS))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_whole_chains_have_the_bits_of_single_steps(capability, monkeypatch, threads, in_bfloat16, precision, options):
+    """In one call, in several, and step by step with the backend's update; on any number of threads and for any split
+    of the batch. In bfloat16 where the kernels have it.
+    """
+    monkeypatch.setattr(native, "cpu_bfloat16_rate", lambda: BFloat16Rate.DOUBLE)
+    options = {"n_steps": 7, "step_size": 0.1, "noise_std": 0.05, "seed": 3, "precision": precision, **options}
+    x = torch.linspace(-0.8, 0.9, 37 * 3 * 16).reshape(37, 3, 4, 4)
+    make = lambda: fl.Langevin(log_density=small(features=20, channels=3), engine="convnet", **options)
+    whole = make()(x, step=5)
+    assert whole.isfinite().all() and not torch.equal(whole, x)
+    assert torch.equal(make().trace(x, every=2, step=5).x[-1], whole)
+    parts = [make()(x[a:b], step=5, chain_offset=a) for a, b in ((0, 1), (1, 20), (20, 37))]
+    assert torch.equal(torch.cat(parts), whole)
+    monkeypatch.setattr(whole_chain, "_MOST_MULTIPLY_ADDS", 1)
+    threads(3)
+    assert torch.equal(make()(x, step=5), whole)
+    monkeypatch.setattr(NativeConvNetScore, "run_chain_", lambda self, x, args: False)
+    assert torch.equal(make()(x, step=5), whole)
+
+
+@pytest.mark.usefixtures("native_kernels")
+def test_whole_chains_run_in_one_call(monkeypatch):
+    calls = []
+    run = convnet_cpu.run_
+    monkeypatch.setattr(
+        convnet_cpu, "run_", lambda packed, x, args: (calls.append(len(args.steps)), run(packed, x, args))
+    )
+    x = states(3)
+    memory = torch.full((9, *x.shape[1:]), 99.0)
+    memory[3:6] = x
+    expected = fl.Langevin(log_density=small(), n_steps=4, seed=1)(x)
+    assert torch.equal(fl.Langevin(log_density=small(), n_steps=4, seed=1)(memory[3:6]), expected)
+    assert calls == [4, 4] and (memory[:3] == 99).all() and (memory[6:] == 99).all() and torch.equal(memory[3:6], x)
+    fl.Langevin(log_density=small(), n_steps=4, seed=1, backend="reference")(x)
+    turned = fl.Langevin(log_density=small(), n_steps=4, seed=1)(x.transpose(2, 3))
+    assert len(calls) == 2 and turned.stride() == x.transpose(2, 3).stride()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The score of a small convolutional energy in one native call.
+"""Scores, and whole chains, of a small convolutional energy in one native call.
 
 A tower is a sequence of convolutions, each followed by a leaky ReLU. After its last activation the function is affine,
 so its gradient there is a constant, `last`. The score is this gradient, propagated back to the input.
@@ -6,14 +6,17 @@ so its gradient there is a constant, `last`. The score is this gradient, propaga
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ...network.layers import ConvTower
+from ...network.layers import Conv, ConvTower
 from .. import native
+from ..arguments import ChainArgs
+from . import whole_chain
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -26,12 +29,14 @@ class Packed:
         words: int32, opaque; bfloat16 weights are stored in pairs.
         geometry: C, H, W of x, then for each layer O, kh, kw, the strides in y and x, and the paddings in y and x.
         slopes: of the activations, one per layer.
+        multiply_adds: of the score of one image.
     """
 
     words: Tensor
     geometry: tuple[int, ...]
     slopes: tuple[float, ...]
     precision: str
+    multiply_adds: int
 
 
 def unsupported(layers: ConvTower, x_shape: Sequence[int], precision: str) -> str | None:
@@ -58,8 +63,7 @@ def unsupported(layers: ConvTower, x_shape: Sequence[int], precision: str) -> st
             return f"an activation has the negative slope {slope}"
         if conv.weight.shape[1] != channels:
             return f"a convolution expects {conv.weight.shape[1]} input channels, got {channels}"
-        geometry = zip(size, conv.padding, conv.weight.shape[2:], conv.stride, strict=True)
-        size = [(n + 2 * p - k) // s + 1 for n, p, k, s in geometry]
+        size = _output_size(conv, size)
         if min(size) < 1:
             return "a kernel is larger than its input"
         channels = conv.weight.shape[0]
@@ -67,6 +71,11 @@ def unsupported(layers: ConvTower, x_shape: Sequence[int], precision: str) -> st
     if why is None and precision == "bf16" and not native.cpu_has_bfloat16():
         return f"bfloat16 needs AVX512_BF16, and the instruction set in use is {native.cpu_capability()}"
     return why
+
+
+def _output_size(conv: Conv, size: Sequence[int]) -> list[int]:
+    geometry = zip(size, conv.padding, conv.weight.shape[2:], conv.stride, strict=True)
+    return [(n + 2 * p - k) // s + 1 for n, p, k, s in geometry]
 
 
 def pack(layers: ConvTower, last: Tensor, x_shape: Sequence[int], precision: str) -> Packed:
@@ -77,7 +86,10 @@ def pack(layers: ConvTower, last: Tensor, x_shape: Sequence[int], precision: str
         last: (C, H, W), the gradient at the last activation's output, sign included.
     """
     geometry, weights, biases, slopes = list(x_shape), [], [], []
+    size, multiply_adds = list(x_shape[1:]), 0
     for conv, slope in layers:
+        size = _output_size(conv, size)
+        multiply_adds += 2 * conv.weight.numel() * math.prod(size)
         geometry += [conv.weight.shape[0], *conv.weight.shape[2:], *conv.stride, *conv.padding]
         weights.append(conv.weight.detach().contiguous())
         biases.append(None if conv.bias is None else conv.bias.detach().contiguous())
@@ -85,7 +97,7 @@ def pack(layers: ConvTower, last: Tensor, x_shape: Sequence[int], precision: str
     words = torch.ops.fastlangevin.convnet_pack_cpu(
         weights, biases, last.detach().contiguous(), geometry, slopes, precision == "bf16"
     )
-    return Packed(words, tuple(geometry), tuple(slopes), precision)
+    return Packed(words, tuple(geometry), tuple(slopes), precision, multiply_adds)
 
 
 def score(packed: Packed, x: Tensor) -> Tensor:
@@ -93,3 +105,9 @@ def score(packed: Packed, x: Tensor) -> Tensor:
     return torch.ops.fastlangevin.convnet_score_cpu(
         x.contiguous(), packed.words, packed.geometry, packed.slopes, packed.precision == "bf16"
     )
+
+
+def run_(packed: Packed, x: Tensor, args: ChainArgs) -> None:
+    """All steps of the chains x, (B, C, H, W) contiguous float32, in place. See `whole_chain.run_`."""
+    energy = (packed.words, packed.geometry, packed.slopes, packed.precision == "bf16")
+    whole_chain.run_("convnet_chain_cpu_", x.view(len(x), -1), energy, args, packed.multiply_adds)
