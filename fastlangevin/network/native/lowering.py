@@ -25,7 +25,7 @@ from .values import Buffer, Constant, Node, NotLowered, Shape, View, dense_strid
 Rule = Callable[["Lowering", Call], Any]
 RULES: dict[Any, Rule] = {}
 _MOST_STEPS, _MOST_OPERANDS = 24, 12
-_TILE_WORDS = 2**15  # 128 KiB
+_TILE_WORDS = 2**17  # 512 KiB
 
 
 def rule(*operators: Any) -> Callable[[Rule], Rule]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -69,16 +70,16 @@ def pack(weights: Tensor, widest: int) -> Tensor:
     """(window y, window x, channels of the input, of the output) in tiles of at most `widest` of the last, padded with
     zeros.
     """
-    n_out = weights.shape[-1]
-    padded = -(-n_out // _PANEL) * _PANEL
-    weights = torch.nn.functional.pad(weights.reshape(-1, n_out).float(), (0, padded - n_out))
-    tiles, done = [], 0
-    while done < padded:
-        left = padded - done
+    *terms, n_out = weights.shape
+    n_terms = math.prod(terms)
+    packed, done = torch.zeros(n_packed(n_terms, n_out)), 0
+    while done < n_out:
+        left = -(-(n_out - done) // _PANEL) * _PANEL
         tile = min(widest, 64 if left >= 64 else 32 if left >= 32 else _PANEL)
-        tiles.append(weights[:, done : done + tile].reshape(-1))
+        columns = weights[..., done : done + tile]
+        packed[n_terms * done : n_terms * (done + tile)].view(*terms, tile)[..., : columns.shape[-1]] = columns
         done += tile
-    return torch.cat(tiles)
+    return packed
 
 
 def n_packed(n_terms: int, n_out: int) -> int:
