@@ -67,7 +67,7 @@ def build_seconds(folder: Path) -> float:
         return 0.0
     libraries = [str(Path(torch.__file__).parent / "lib")]
     start = time.perf_counter()
-    build.build(build.CPU, folder, include=cpp_extension.include_paths(), libraries=libraries)
+    build.build(native.first_use_library(), folder, include=cpp_extension.include_paths(), libraries=libraries)
     return time.perf_counter() - start
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastlangevin.network.operator_mode import OperatorMode
 
 _aten = torch.ops.aten
 
@@ -20,7 +21,7 @@ def of_each_product(function: Callable[..., Any], *args: Tensor) -> list[int]:
     return counter.counts
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(OperatorMode):
     def __init__(self) -> None:
         super().__init__()
         self.counts: list[int] = []

@@ -4,23 +4,58 @@ sampler = fastlangevin.Langevin(log_density=network, n_steps=100, step_size=1.0,
 x = sampler.sample((64, 3, 32, 32))
 """
 
-from . import energies, models, noise, recipes
+import importlib
+from typing import TYPE_CHECKING
+
+from . import energies, models, noise
 from .chains.update import langevin_update_
-from .data import Data, digits, load_data
-from .display.pictures import save_grid
 from .errors import BackendUnavailable, ChainDiverged, CheckpointError, TrainingDiverged
-from .evaluation.evaluate import evaluate
 from .network.inputs import PerStep
-from .reproduction.reproduce import Reproduction, reproduce
-from .runs.opening import load
-from .runs.result import TrainResult
-from .samplers.generator import Reconstruction, interpolate, reconstruct
 from .samplers.inpaint import inpaint
 from .samplers.langevin import Langevin
 from .samplers.plan import Plan
 from .samplers.replay_buffer import ReplayBuffer
 from .samplers.trace import Trace
-from .training.train import train
+
+if TYPE_CHECKING:
+    from . import recipes
+    from .data import Data, digits, load_data
+    from .display.pictures import save_grid
+    from .evaluation.evaluate import evaluate
+    from .reproduction.reproduce import Reproduction, reproduce
+    from .runs.opening import load
+    from .runs.result import TrainResult
+    from .samplers.generator import Reconstruction, interpolate, reconstruct
+    from .training.train import train
+else:
+    # What chains do not need is imported when it is first read, and with it PIL, rich, yaml and safetensors.
+    _HOMES = {
+        "Data": "data",
+        "Reconstruction": "samplers.generator",
+        "Reproduction": "reproduction.reproduce",
+        "TrainResult": "runs.result",
+        "digits": "data",
+        "evaluate": "evaluation.evaluate",
+        "interpolate": "samplers.generator",
+        "load": "runs.opening",
+        "load_data": "data",
+        "recipes": "recipes",
+        "reconstruct": "samplers.generator",
+        "reproduce": "reproduction.reproduce",
+        "save_grid": "display.pictures",
+        "train": "training.train",
+    }
+
+    def __getattr__(name):
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        home = importlib.import_module(f"{__name__}.{_HOMES[name]}")
+        globals()[name] = value = home if _HOMES[name] == name else getattr(home, name)
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__})
+
 
 __version__ = "0.1.0"
 

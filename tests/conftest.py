@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,12 @@ if not torch.cuda.is_available() and importlib.util.find_spec("triton"):
     os.environ["TRITON_INTERPRET"] = "1"  # set before the kernels are imported, so that they run on CPU tensors
 
 from fastlangevin import kernels
-from fastlangevin.kernels import native
+from fastlangevin.kernels import build, native
 from fastlangevin.score import cpu_precision
+
+if build.unsupported() is None:
+    with suppress(build.BuildError, OSError):
+        native._find_or_build(build.CPU)  # for all instruction sets, if it was not at installation
 
 pytest.register_assert_rewrite("support")
 if kernels.BACKENDS["triton"].unsupported(torch.device("cpu")) is None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -87,10 +90,10 @@ def test_first_use_compiles_once_with_a_message(tmp_path):
     for process in both:  # two concurrent processes do not interfere
         out, err = process.communicate()
         assert out == expected and process.returncode == 0, err
-        assert "compiling the cpu kernels" in err
+        assert f"compiling the cpu kernels for {native.first_use_library().only} into" in err
     again = python(NO_PREBUILT + DRAW, **environment)
     assert again.stdout == expected and again.stderr == ""
-    assert [p.name for p in (tmp_path / "cache").iterdir()] == [build.CPU.filename()]
+    assert [p.name for p in (tmp_path / "cache").iterdir()] == [native.first_use_library().filename()]
 
 
 @pytest.mark.parametrize("broken", [{"PATH": "/nowhere", "CXX": ""}, {"CXX": "/nowhere/g++"}, {"CXX": "false"}])
@@ -133,11 +136,125 @@ def test_unknown_instruction_set_is_an_error():
     assert "FASTLANGEVIN_CPU_CAPABILITY must be 'avx512', 'avx2' or 'portable', got 'avx3'" in done.stderr
 
 
+HEAVY = [
+    *("triton", "matplotlib", "tensorboard", "sklearn", "torchvision", "torch._dynamo", "sympy", "typer"),
+    *("PIL", "rich", "yaml", "safetensors", "filelock"),
+    *(f"fastlangevin.{room}" for room in ("cli", "data", "display", "runs", "training", "evaluation", "reproduction")),
+]
+LOADED = f"import sys; print([m for m in {HEAVY} if m in sys.modules])\n"
+
+
 def test_import_loads_no_kernels_and_no_heavy_packages():
-    heavy = ["triton", "matplotlib", "tensorboard", "sklearn", "torchvision", "torch._dynamo", "fastlangevin.cli"]
-    code = f"import sys, fastlangevin; print([m for m in {heavy} if m in sys.modules])\n"
+    code = f"import fastlangevin\n{LOADED}"
     code += "from fastlangevin.kernels import native; print(native._load_cpu.cache_info().misses)"
     assert python(code).stdout.split("\n")[:2] == ["[]", "0"]
+
+
+def test_a_first_call_loads_no_heavy_packages():
+    """Above all not torch's compiler, which takes a second: torch's own wrappers import it."""
+    code = """
+import torch, fastlangevin as fl
+class Residual(torch.nn.Linear):
+    def forward(self, x): return (x + super().forward(x).sigmoid()).sum(1)
+class Counted(Residual):
+    n = 0
+    def forward(self, x):
+        self.n += 1
+        return super().forward(x)
+class Image(torch.nn.Module):  # whose convolutions, of stride 2 and of the whole image, have other operators
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = torch.nn.Conv2d(1, 8, 3, 2, 1), torch.nn.Conv2d(8, 1, 4)
+    def forward(self, x): return (self.last(self.first(x).sigmoid()).flatten(1) * x.mean((2, 3)).add_(1)).sum(1)
+energies = (fl.models.MLP(2, (4,), prior=1.0), fl.models.ConvNet(8, 1, 2), Residual(2, 2), Image(), Counted(2, 2))
+for energy, shape in zip(energies, ((3, 2), (3, 1, 8, 8), (3, 2), (3, 1, 8, 8), (3, 2))):
+    sampler = fl.Langevin(energy, n_steps=2, seed=1)
+    sampler.sample(shape)
+    sampler.trace(torch.zeros(shape))
+    print(sampler.plan.engine)
+"""
+    done = python(code + LOADED)
+    assert done.stdout.split() == ["mlp", "convnet", "graph", "graph", "autograd", "[]"], done.stderr
+
+
+def test_a_library_for_one_instruction_set(monkeypatch):
+    """Its name says so, and it has the sources of no other set: processors that share a folder do not share it."""
+    for name in build.INSTRUCTION_SETS:
+        one = build.CPU.for_one(name)
+        assert one.filename().startswith(f"libfastlangevin_cpu-{name}-")
+        others = [other for other in build.INSTRUCTION_SETS if other != name]
+        parts = [part for source, _ in one.sources for part in Path(source).stem.split("_")]
+        assert name in parts and not set(parts) & set(others)
+        assert {s for s in build.CPU.sources if not s[1]} - set(one.sources) <= set(build.CPU.sources)
+    names = {build.CPU.for_one(name).digest() for name in build.INSTRUCTION_SETS} | {build.CPU.digest()}
+    assert len(names) == 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted", "only"),
+    [
+        ("fpu avx2 fma f16c avx512f avx512bw avx512dq avx512vl avx512_bf16", None, "avx512"),
+        ("fpu avx2 fma f16c avx512f avx512bw avx512dq", None, "avx2"),
+        ("fpu avx2 fma f16c avx512f avx512bw avx512dq avx512vl", "avx2", "avx2"),
+        ("fpu avx2 fma", None, "portable"),
+        ("fpu avx2 fma f16c", "portable", "portable"),
+        (None, None, None),  # all: it is not known what the processor has
+        (None, "avx512", "avx512"),
+        ("fpu avx2 fma f16c", "avx512", "this processor does not have these instructions"),
+        ("fpu", "avx3", "must be 'avx512', 'avx2' or 'portable', got 'avx3'"),
+    ],
+)
+def test_what_is_compiled_at_first_use(flags, wanted, only, tmp_path, monkeypatch):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\n" + (f"flags\t\t: {flags}\n" if flags else ""))
+    known = build.processor_flags(str(cpuinfo))
+    monkeypatch.setattr(build, "processor_flags", lambda: known)
+    monkeypatch.setenv("FASTLANGEVIN_CPU_CAPABILITY", wanted or "")
+    if only not in (None, *build.INSTRUCTION_SETS):
+        with pytest.raises(ValueError, match=only):
+            native.first_use_library()
+    else:
+        assert native.first_use_library().only == only
+
+
+def test_instruction_sets_that_a_library_lacks(tmp_path):
+    """`capability.cpp` with tables of some sets alone, as in a library for one."""
+    table = 'namespace fastlangevin {{ extern const Kernels {0}_kernels; const Kernels {0}_kernels{{"{0}"}}; }}\n'
+    found = {}
+    for names in ((), ("portable",), ("portable", "avx2")):
+        stubs = tmp_path / f"{len(names)}.cpp"
+        stubs.write_text('#include "kernels.h"\n' + "".join(table.format(name) for name in names))
+        library = tmp_path / f"{len(names)}.so"
+        sources = [ROOT / "csrc" / "cpu" / "capability.cpp", stubs]
+        flags = ["-std=c++17", "-fPIC", "-shared", "-w", f"-I{ROOT / 'csrc' / 'cpu'}"]
+        subprocess.run([*build.compiler().split(), *flags, *sources, "-o", library], check=True)
+        loaded = ctypes.CDLL(str(library))
+        loaded.fastlangevin_cpu_capability.restype = ctypes.c_char_p
+        sets = {name: loaded.fastlangevin_set_cpu_capability(name.encode()) for name in build.INSTRUCTION_SETS}
+        found[names] = (sets, loaded.fastlangevin_cpu_capability())
+    has = {name: name in build.instruction_sets() for name in build.INSTRUCTION_SETS}
+    for names, (sets, chosen) in found.items():
+        assert sets == {name: 2 if not has[name] else 0 if name in names else 3 for name in sets}
+        assert chosen.decode() == (names[0] if names else "")
+
+
+def test_a_set_that_a_library_lacks_is_an_error(monkeypatch):
+    class Lacking:
+        fastlangevin_set_cpu_capability = staticmethod(lambda name: 3)
+
+    monkeypatch.setattr(native, "cpu_library", Lacking)
+    monkeypatch.setattr(native, "cpu_capability", lambda: "avx512")
+    with pytest.raises(ValueError, match="FASTLANGEVIN_CPU_CAPABILITY=avx2: .* was compiled for avx512 alone"):
+        native.set_cpu_capability("avx2")
+
+
+def test_a_processor_that_runs_no_set_of_the_library_gets_a_reason(monkeypatch):
+    """As an emulator may, whose processor is not the one that Linux describes."""
+    monkeypatch.setattr(native, "_cpu_path", lambda: Path("library.so"))
+    monkeypatch.setattr(native.torch.ops, "load_library", lambda path: None)
+    monkeypatch.setattr(native, "cpu_capability", lambda: "")
+    with pytest.warns(RuntimeWarning, match="slow reference backend: the processor cannot run library.so"):
+        assert "set FASTLANGEVIN_CPU_CAPABILITY=avx2 or portable" in native._load_cpu.__wrapped__()
 
 
 def test_unsupported_platforms_get_a_reason(monkeypatch):
@@ -202,6 +319,37 @@ def test_a_library_is_on_the_disk_before_it_has_its_name(tiny, tmp_path, monkeyp
     monkeypatch.setattr(os, "replace", lambda *paths: (done.append("replace"), replace(*paths)))
     build.build(tiny, tmp_path, include=[], libraries=[str(TORCH / "lib")])
     assert done == ["fsync", "replace"]
+
+
+def test_the_progress_of_compiling_is_shown_on_a_terminal_alone(tiny, tmp_path):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for stream, expected in (
+        (io.StringIO(), ""),
+        (Terminal(), "\rfastlangevin: 1 of 2 files\rfastlangevin: 2 of 2 files\n"),
+    ):
+        cache = tmp_path / type(stream).__name__
+        folders = dict(include=[], libraries=[str(TORCH / "lib")])
+        build.build(tiny, cache, **folders, progress=native._progress(stream))
+        assert stream.getvalue() == expected
+
+
+def test_a_library_is_compiled_by_one_process_at_a_time(tiny, tmp_path):
+    """The second waits for the first, and finds the library."""
+    folders, seen = dict(include=[], libraries=[str(TORCH / "lib")]), []
+    with build._alone_in(tmp_path):
+        other = threading.Thread(
+            target=build.build, args=(tiny, tmp_path), kwargs=dict(**folders, progress=lambda *done: seen.append(done))
+        )
+        other.start()
+        time.sleep(0.3)
+        assert not list(tmp_path.glob("*.so"))
+        (tmp_path / "of another process").mkdir()
+        shutil.copy(build.build(tiny, tmp_path / "of another process", **folders), tmp_path)
+    other.join()
+    assert not seen and build.is_intact(tmp_path / tiny.filename())
 
 
 @pytest.mark.parametrize("name", ["my venv", "o'brien", "a&b", "p(1)", "d$HOME", "x;y", 'quo"te', "c:d"])

@@ -5,12 +5,14 @@ After an intended change, `python tests/test_public_api.py` regenerates the file
 
 from __future__ import annotations
 
+import ast
 import enum
 import inspect
 import types
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import torch
 import typer
 
@@ -79,6 +81,16 @@ def signature(value: object) -> str:
 
 def test_public_api():
     assert list(lines()) == WRITTEN.read_text().splitlines()
+
+
+def test_what_is_imported_when_it_is_first_read():
+    """What type checkers read is what Python imports."""
+    block = next(node for node in ast.parse(Path(fl.__file__).read_text()).body if isinstance(node, ast.If))
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    assert {alias.name: node.module or alias.name for node in imports for alias in node.names} == fl._HOMES
+    assert set(fl.__all__) <= {*dir(fl)}
+    with pytest.raises(AttributeError, match="module 'fastlangevin' has no attribute 'trian'"):
+        fl.trian  # noqa: B018
 
 
 if __name__ == "__main__":

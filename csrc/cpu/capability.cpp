@@ -9,17 +9,24 @@
 #include "program.h"
 
 namespace fastlangevin {
+
+// Null in a library that was compiled for another instruction set alone (kernels/build.py).
+extern const Kernels portable_kernels __attribute__((weak)), avx2_kernels __attribute__((weak)),
+    avx512_kernels __attribute__((weak));
+extern const ProgramKernels portable_program __attribute__((weak)), avx2_program __attribute__((weak)),
+    avx512_program __attribute__((weak));
+extern const ConvnetKernels convnet_portable __attribute__((weak)), convnet_avx2 __attribute__((weak)),
+    convnet_avx512 __attribute__((weak)), convnet_avx512_bf16 __attribute__((weak));
+
 namespace {
 
-bool supported(const Kernels& k) {
-  if (&k == &avx512_kernels) {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && supported(avx2_kernels);
-  }
-  if (&k == &avx2_kernels) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  }
-  return true;
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && has_avx2();
 }
 
 // Asked of the processor itself: not every compiler's __builtin_cpu_supports knows the names.
@@ -43,42 +50,51 @@ bool is_intel() {
   return __get_cpuid(0, &eax, &name[0], &name[2], &name[1]) && std::memcmp(name, "GenuineIntel", 12) == 0;
 }
 
-const Kernels* const best_first[] = {&avx512_kernels, &avx2_kernels, &portable_kernels};
+struct InstructionSet {
+  const char* name;
+  bool (*runs)();  // on this processor
+  const Kernels* kernels;
+  const ProgramKernels* program;
+  const ConvnetKernels *convnet, *convnet_bf16;
+};
 
-const Kernels* best() {
-  for (const Kernels* k : best_first) {
-    if (supported(*k)) return k;
+const InstructionSet best_first[] = {
+    {"avx512", has_avx512, &avx512_kernels, &avx512_program, &convnet_avx512, &convnet_avx512_bf16},
+    {"avx2", has_avx2, &avx2_kernels, &avx2_program, &convnet_avx2, nullptr},
+    {"portable", [] { return true; }, &portable_kernels, &portable_program, &convnet_portable, nullptr},
+};
+
+const InstructionSet* best() {
+  for (const InstructionSet& set : best_first) {
+    if (set.kernels && set.runs()) return &set;
   }
-  return &portable_kernels;
+  return nullptr;
 }
 
-std::atomic<const Kernels*>& chosen() {
-  static std::atomic<const Kernels*> k{best()};
-  return k;
+std::atomic<const InstructionSet*>& chosen() {
+  static std::atomic<const InstructionSet*> set{best()};
+  return set;
 }
+
+const InstructionSet& in_force() { return *chosen().load(std::memory_order_relaxed); }
 
 }  // namespace
 
-const Kernels& kernels() { return *chosen().load(std::memory_order_relaxed); }
+const Kernels& kernels() { return *in_force().kernels; }
 
 Convnet convnet() {
-  const Kernels* const k = &kernels();
-  if (k == &avx512_kernels) {
-    return {&convnet_avx512, has_avx512_bf16() ? &convnet_avx512_bf16 : nullptr};
-  }
-  return {k == &avx2_kernels ? &convnet_avx2 : &convnet_portable, nullptr};
+  const InstructionSet& set = in_force();
+  return {set.convnet, set.convnet_bf16 && has_avx512_bf16() ? set.convnet_bf16 : nullptr};
 }
 
-const ProgramKernels& program_kernels() {
-  const Kernels* const k = &kernels();
-  return k == &avx512_kernels ? avx512_program : k == &avx2_kernels ? avx2_program : portable_program;
-}
+const ProgramKernels& program_kernels() { return *in_force().program; }
 
 }  // namespace fastlangevin
 
-// Read through ctypes by kernels/native.py.
+// Read through ctypes by kernels/native.py. Empty if the processor has none of those in the library.
 extern "C" __attribute__((visibility("default"))) const char* fastlangevin_cpu_capability() {
-  return fastlangevin::kernels().name;
+  const fastlangevin::InstructionSet* const set = fastlangevin::chosen().load();
+  return set ? set->name : "";
 }
 
 // Whether the instruction set in force multiplies bfloat16.
@@ -91,16 +107,17 @@ extern "C" __attribute__((visibility("default"))) bool fastlangevin_cpu_has_bflo
 extern "C" __attribute__((visibility("default"))) int fastlangevin_cpu_bfloat16_rate() {
   using namespace fastlangevin;
   if (has_amx_bf16()) return 3;
-  return !has_avx512_bf16() || !supported(avx512_kernels) ? 0 : is_intel() ? 1 : 2;
+  return !has_avx512_bf16() || !has_avx512() ? 0 : is_intel() ? 1 : 2;
 }
 
-// 0: done; 1: no such name; 2: this processor lacks it.
+// 0: done; 1: no such name; 2: this processor lacks it; 3: the library was compiled without it.
 extern "C" __attribute__((visibility("default"))) int fastlangevin_set_cpu_capability(const char* name) {
   using namespace fastlangevin;
-  for (const Kernels* k : best_first) {
-    if (std::strcmp(k->name, name) != 0) continue;
-    if (!supported(*k)) return 2;
-    chosen().store(k);
+  for (const InstructionSet& set : best_first) {
+    if (std::strcmp(set.name, name) != 0) continue;
+    if (!set.runs()) return 2;
+    if (!set.kernels) return 3;
+    chosen().store(&set);
     return 0;
   }
   return 1;

@@ -3,22 +3,29 @@
 `FASTLANGEVIN_CUDA` controls whether the CUDA library is built: "auto" (the default) if nvcc is found, "0" never, "1"
 always (a build without nvcc is then an error).
 
-The file name of a library contains a digest of its sources and flags. A stale library is therefore never loaded, and
-several users can share one cache. Its last bytes are a digest of all others, so that a damaged one is never loaded.
-This file imports neither torch nor the rest of the package: `setup.py` loads it by path.
+The CPU library of a wheel or a source install has the kernels of all instruction sets. At first use only those of one
+are compiled, which takes half the time.
+
+The file name of a library contains a digest of its sources and flags, and the instruction set if it has only one. A
+stale library is therefore never loaded, and several users and processors can share one cache. Its last bytes are a
+digest of all others, so that a damaged one is never loaded. This file imports neither torch nor the rest of the
+package: `setup.py` loads it by path.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +42,12 @@ _FLAGS = (
 _NVCC_FLAGS = ("-O3", "-std=c++17", "--fmad=false", "-Xcompiler=-fPIC,-fvisibility=hidden", "-DUSE_CUDA", _ABI)
 # Machine code for these, and PTX of the first for the GPUs between them and for later ones.
 CUDA_ARCHITECTURES = ("80", "90a", "100", "120")
+# The best first; what a processor needs for each, as Linux names it.
+INSTRUCTION_SETS = {
+    "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"},
+    "avx2": {"avx2", "fma", "f16c"},
+    "portable": set[str](),
+}
 _SEAL = b"\0fastlangevin sha256\0"  # at the end of a library, before the digest
 
 
@@ -46,11 +59,21 @@ class BuildError(RuntimeError):
 class Library:
     """A shared library: its name, and its sources in `csrc/`, each with its flags in addition to the common ones.
 
-    Its sources are in `csrc/NAME`; headers in `csrc` itself are shared.
+    Its sources are in `csrc/NAME`; headers in `csrc` itself are shared. A source for one instruction set has that name
+    in its own, between underscores.
+
+    Attributes:
+        only: the one instruction set that it has kernels for; None: all.
     """
 
     name: str
     sources: tuple[tuple[str, tuple[str, ...]], ...]
+    only: str | None = None
+
+    def for_one(self, instruction_set: str) -> Library:
+        """The library without the kernels of other instruction sets."""
+        own = [s for s in self.sources if _instruction_set_of(s[0]) in (None, instruction_set)]
+        return dataclasses.replace(self, sources=tuple(own), only=instruction_set)
 
     @property
     def is_cuda(self) -> bool:
@@ -68,7 +91,11 @@ class Library:
         return h.hexdigest()[:16]
 
     def filename(self) -> str:
-        return f"libfastlangevin_{self.name}-{self.digest()}.so"
+        return "-".join(filter(None, (f"libfastlangevin_{self.name}", self.only, f"{self.digest()}.so")))
+
+
+def _instruction_set_of(source: str) -> str | None:
+    return next((name for name in INSTRUCTION_SETS if name in Path(source).stem.split("_")), None)
 
 
 CPU = Library(
@@ -102,6 +129,21 @@ def unsupported() -> str | None:
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
         return f"native kernels need Linux on x86-64, got {platform.system()} on {platform.machine()}"
     return None
+
+
+def processor_flags(cpuinfo: str = "/proc/cpuinfo") -> set[str] | None:
+    """What Linux says that the processor has; None if it does not say."""
+    with contextlib.suppress(OSError), open(cpuinfo) as file:
+        for line in file:
+            if line.startswith("flags"):
+                return set(line.split())
+    return None
+
+
+def instruction_sets() -> list[str]:
+    """The instruction sets that the processor has, the best first; none if Linux does not say."""
+    flags = processor_flags()
+    return [] if flags is None else [name for name, needed in INSTRUCTION_SETS.items() if needed <= flags]
 
 
 def csrc() -> Path:
@@ -193,11 +235,19 @@ def torch_folders(torch: Path) -> dict[str, list[str]]:
     }
 
 
-def build(library: Library, directory: Path, *, include: Sequence[str], libraries: Sequence[str]) -> Path:
+def build(
+    library: Library,
+    directory: Path,
+    *,
+    include: Sequence[str],
+    libraries: Sequence[str],
+    progress: Callable[[int, int], object] = lambda done, of: None,
+) -> Path:
     """Compiles `library` into `directory` and returns its path. An existing intact build is not compiled again.
 
     Args:
         include, libraries: torch's include folders, and the folders of its own shared libraries (`torch_folders`).
+        progress: called with the numbers of commands that are done and of all, after each command.
 
     Raises:
         BuildError: there is no compiler or no ninja, or compiling failed (the message has the compiler's output).
@@ -206,34 +256,72 @@ def build(library: Library, directory: Path, *, include: Sequence[str], librarie
     if is_intact(target):
         return target
     directory.mkdir(parents=True, exist_ok=True)
-    root, cxx = csrc(), compiler()
-    # Compiled in a temporary folder and renamed: two processes may build at once, and no reader sees a partial file.
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=directory) as work:
-        includes = [f"-isystem {_argument(i)}" for i in include]
-        link = [*(f"-L{_argument(d)}" for d in libraries), "-Wl,--no-as-needed", "-ltorch_cpu", "-ltorch", "-lc10"]
-        lines = [
-            f"cxx = {cxx.replace('$', '$$')}",
-            f"flags = {' '.join([*_FLAGS, *includes])}",
-            "rule compile",
-            "  command = $cxx $flags $more -MMD -MF $out.d -c $in -o $out",
-        ]
-        if library.is_cuda:
-            lines += _cuda_rule(cxx, includes)
-            link += [f"-L{_argument(str(d))}" for d in _cuda_library_folders()]
-            link += ["-lcudart_static", "-lrt", "-lpthread", "-ldl"]
-        lines += ["rule link", f"  command = $cxx -shared -o $out $in {' '.join(link)}"]
-        objects = [source.replace("/", "_") + ".o" for source, _ in library.sources]
-        for (source, more), obj in zip(library.sources, objects, strict=True):
-            rule = "cuda" if source.endswith(".cu") else "compile"
-            lines += [f"build {obj}: {rule} {_path(str(root / source))}", f"  more = {' '.join(more)}"]
-        lines += [f"build {target.name}: link {' '.join(objects)}", ""]
-        (Path(work) / "build.ninja").write_bytes(os.fsencode("\n".join(lines)))
-        done = subprocess.run([ninja(), "-C", work], capture_output=True, text=True)
-        if done.returncode != 0:
-            raise BuildError(f"compiling {target.name} with {cxx} failed:\n{done.stdout[-4000:]}{done.stderr[-1000:]}")
-        _seal(Path(work) / target.name)
-        os.replace(Path(work) / target.name, target)
+    cxx = compiler()
+    with _alone_in(directory):
+        if is_intact(target):  # another process has compiled it meanwhile
+            return target
+        # Compiled in a temporary folder and renamed: no reader sees a partial file.
+        with tempfile.TemporaryDirectory(prefix=".build-", dir=directory) as work:
+            rules = "\n".join(_ninja_file(library, target.name, cxx, include, libraries))
+            (Path(work) / "build.ninja").write_bytes(os.fsencode(rules))
+            code, output = _run_ninja(work, progress)
+            if code != 0:
+                raise BuildError(f"compiling {target.name} with {cxx} failed:\n{output[-5000:]}")
+            _seal(Path(work) / target.name)
+            os.replace(Path(work) / target.name, target)
     return target
+
+
+@contextlib.contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Waits until no other process builds in the directory, where its file system has locks."""
+    import fcntl  # which Windows lacks
+
+    folder = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _ninja_file(library: Library, target: str, cxx: str, include: Sequence[str], libraries: Sequence[str]) -> list[str]:
+    includes = [f"-isystem {_argument(i)}" for i in include]
+    link = [*(f"-L{_argument(d)}" for d in libraries), "-Wl,--no-as-needed", "-ltorch_cpu", "-ltorch", "-lc10"]
+    lines = [
+        f"cxx = {cxx.replace('$', '$$')}",
+        f"flags = {' '.join([*_FLAGS, *includes])}",
+        "rule compile",
+        "  command = $cxx $flags $more -MMD -MF $out.d -c $in -o $out",
+    ]
+    if library.is_cuda:
+        lines += _cuda_rule(cxx, includes)
+        link += [f"-L{_argument(str(d))}" for d in _cuda_library_folders()]
+        link += ["-lcudart_static", "-lrt", "-lpthread", "-ldl"]
+    lines += ["rule link", f"  command = $cxx -shared -o $out $in {' '.join(link)}"]
+    objects = []
+    # Kernels take longest, so they are compiled first.
+    for source, more in sorted(library.sources, key=lambda s: _instruction_set_of(s[0]) is None):
+        objects.append(source.replace("/", "_") + ".o")
+        rule = "cuda" if source.endswith(".cu") else "compile"
+        lines += [f"build {objects[-1]}: {rule} {_path(str(csrc() / source))}", f"  more = {' '.join(more)}"]
+    return [*lines, f"build {target}: link {' '.join(objects)}", ""]
+
+
+def _run_ninja(folder: str, progress: Callable[[int, int], object]) -> tuple[int, str]:
+    """The exit status and the output."""
+    environment = {**os.environ, "NINJA_STATUS": "[%f/%t] "}
+    output = []
+    with subprocess.Popen(
+        [ninja(), "-C", folder], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            output.append(line)
+            if found := re.match(r"\[(\d+)/(\d+)\] ", line):
+                progress(int(found[1]), int(found[2]))
+    return process.returncode, "".join(output)
 
 
 def _seal(path: Path) -> None:

@@ -11,7 +11,9 @@ import sys
 import tempfile
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
@@ -78,8 +80,14 @@ def _load_cpu() -> str | None:
     why = build.unsupported()
     if why:
         return why
+    wanted = _wanted_capability()
     try:
         torch.ops.load_library(str(_cpu_path()))
+        if not cpu_capability():
+            raise build.BuildError(
+                f"the processor cannot run {_cpu_path()}, although Linux says so: set {CAPABILITY_VARIABLE}=avx2 or "
+                "portable"
+            )
     except (build.BuildError, OSError) as error:
         warnings.warn(
             f"fastlangevin uses its slow reference backend: {str(error).strip()}\n"
@@ -89,7 +97,6 @@ def _load_cpu() -> str | None:
             stacklevel=2,
         )
         return str(error).strip().splitlines()[0]
-    wanted = os.environ.get(CAPABILITY_VARIABLE)
     if wanted:
         set_cpu_capability(wanted)
     return None
@@ -127,8 +134,9 @@ def _find(library: build.Library) -> Path | None:
     Raises:
         PermissionError: the library is in a temporary folder in which another user could have put it.
     """
+    name = library.filename()
     for folder in (prebuilt_directory(), cache_directory()):
-        path = folder / library.filename()
+        path = folder / name
         if path.exists():
             _check_owner(folder)
             if build.is_intact(path):
@@ -142,22 +150,40 @@ def _find_or_build(library: build.Library) -> Path:
     if found is not None:
         return found
     build.compiler()
-    folder, seconds = cache_directory(), 60 if library.is_cuda else 20
+    folder = cache_directory()
+    seconds = 60 if library.is_cuda else 3 + 5 * len(library.sources) // (4 * len(os.sched_getaffinity(0)))
     why = ""
     if folder == _temporary_cache():
         folder.mkdir(mode=0o700, exist_ok=True)
         why = ", because there is no home folder to write to: FASTLANGEVIN_CACHE sets another"
     _check_owner(folder)
-    print(
-        f"fastlangevin: compiling the {library.name} kernels into {folder} (once, about {seconds} s){why}",
-        file=sys.stderr,
+    what = f"the {library.name} kernels" + ("" if library.only is None else f" for {library.only}")
+    print(f"fastlangevin: compiling {what} into {folder} (once, about {seconds} s){why}", file=sys.stderr)
+    return build.build(
+        library, folder, **build.torch_folders(Path(torch.__file__).parent), progress=_progress(sys.stderr)
     )
-    return build.build(library, folder, **build.torch_folders(Path(torch.__file__).parent))
+
+
+def _progress(stream: TextIO) -> Callable[[int, int], None]:
+    """Rewrites a line of a terminal; a log gets none."""
+
+    def show(done: int, of: int) -> None:
+        if stream.isatty():
+            end = "\n" if done == of else ""
+            print(f"\rfastlangevin: {done} of {of} files", end=end, file=stream, flush=True)
+
+    return show
+
+
+def first_use_library() -> build.Library:
+    """What is compiled at first use: the CPU library for the instruction set that is wanted, else for the best one."""
+    name = _wanted_capability() or next(iter(build.instruction_sets()), None)
+    return build.CPU if name is None else build.CPU.for_one(name)
 
 
 @functools.cache  # finding the library reads all sources
 def _cpu_path() -> Path:
-    return _find_or_build(build.CPU)
+    return _find(build.CPU) or _find_or_build(first_use_library())
 
 
 @functools.cache
@@ -167,7 +193,10 @@ def cpu_library() -> ctypes.CDLL:
 
 
 def cpu_capability() -> str:
-    """The instruction set in use: "avx512", "avx2" or "portable". The library must be loaded."""
+    """The instruction set in use: "avx512", "avx2" or "portable"; "" if the library has none that the processor has.
+
+    The library must be loaded.
+    """
     function = cpu_library().fastlangevin_cpu_capability
     function.restype = ctypes.c_char_p
     return function().decode()
@@ -199,6 +228,30 @@ def set_cpu_capability(name: str) -> None:
     """Forces an instruction set, as $FASTLANGEVIN_CPU_CAPABILITY does at load; for tests and benchmarks."""
     outcome = cpu_library().fastlangevin_set_cpu_capability(name.encode())
     if outcome == 1:
-        raise ValueError(f"{CAPABILITY_VARIABLE} must be 'avx512', 'avx2' or 'portable', got {name!r}")
+        raise _unknown(name)
     if outcome == 2:
-        raise ValueError(f"{CAPABILITY_VARIABLE}={name}: this processor does not have these instructions")
+        raise _lacking(name)
+    if outcome == 3:
+        raise ValueError(
+            f"{CAPABILITY_VARIABLE}={name}: {_cpu_path()} was compiled for {cpu_capability()} alone; set the variable "
+            "before the first call"
+        )
+
+
+def _wanted_capability() -> str | None:
+    """$FASTLANGEVIN_CPU_CAPABILITY, or None. Raises ValueError for one that the processor does not have."""
+    wanted = os.environ.get(CAPABILITY_VARIABLE) or None
+    if wanted is not None and wanted not in build.INSTRUCTION_SETS:
+        raise _unknown(wanted)
+    known = build.instruction_sets()
+    if wanted is not None and known and wanted not in known:
+        raise _lacking(wanted)
+    return wanted
+
+
+def _unknown(name: str) -> ValueError:
+    return ValueError(f"{CAPABILITY_VARIABLE} must be 'avx512', 'avx2' or 'portable', got {name!r}")
+
+
+def _lacking(name: str) -> ValueError:
+    return ValueError(f"{CAPABILITY_VARIABLE}={name}: this processor does not have these instructions")

@@ -157,7 +157,9 @@ def _phases(builder: _Builder, weight: Ref, s: int, taps: list[int]) -> Ref:
 
 
 class _Builder:
-    """Appends calls and their results to a graph; shapes and strides are those that the operators give."""
+    """Appends calls and their results to a graph; shapes and strides are those that the operators give for zeros.
+    Without data, on device "meta", torch's operators would import SymPy and the compiler.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self.calls: list[Call] = []
@@ -186,8 +188,8 @@ class _Builder:
 
     def _like(self, ref: Ref) -> Tensor:
         value = self.values[ref.index]
-        base = torch.empty(0, dtype=value.dtype, device="meta")
-        return base.new_empty_strided(value.shape, value.stride)
+        reach = 1 + sum((n - 1) * stride for n, stride in zip(value.shape, value.stride, strict=True))
+        return torch.zeros(max(reach, 0), dtype=value.dtype, device=value.device).as_strided(value.shape, value.stride)
 
 
 _VIEWS = {getattr(_aten, name).default for name in ("permute", "reshape", "t", "unsqueeze", "expand")} | {

@@ -6,6 +6,7 @@ import dataclasses
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import torch
 
 from .graph import Call, Graph, Ref, Value, replace_refs, with_ends
@@ -51,7 +52,7 @@ def functional(graph: Graph) -> Graph:
         if operator is not None and written in made and sharing[values[written].storage] == 1:
             others = [values[a.index] for a in args[1:] if isinstance(a, Ref)]
             shape, dtype = values[written].shape, values[written].dtype
-            if all(v.dtype in (dtype, torch.bool) and torch.broadcast_shapes(v.shape, shape) == shape for v in others):
+            if all(v.dtype in (dtype, torch.bool) and np.broadcast_shapes(v.shape, shape) == shape for v in others):
                 current[written] = _add(values, values[written])
                 calls.append(Call(operator, args, kwargs, (current[written],), is_single=True))
                 continue

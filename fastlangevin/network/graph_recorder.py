@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from .effects import ADDS_TO_GRADIENTS
 from .errors import NotRecognised
 from .graph import Attribute, Call, Graph, Ref, Value
+from .operator_mode import OperatorMode
 from .purity import Impure, Purity
 
 _aten = torch.ops.aten
@@ -37,7 +37,7 @@ _UNSEEN = {
 _MOVING = {"set_", "resize_", "resize_as_"}
 
 
-class GraphRecorder(TorchDispatchMode):
+class GraphRecorder(OperatorMode):
     """While it is active, runs every operator and records it.
 
     Args:

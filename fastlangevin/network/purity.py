@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import bytecode
 from .inputs import Inputs, Steps
@@ -33,6 +32,7 @@ from .inspection import (
     is_torch_name,
     methods_of,
 )
+from .operator_mode import OperatorMode
 
 _REAL_BUILTINS = (getattr, hasattr, type)  # `Dependencies` visits all attributes for the first two
 _EVALUATES = {
@@ -292,7 +292,7 @@ class Purity:
                     self._check_values({name: value}, owners, code)
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(OperatorMode):
     """Rejects operations that draw random numbers or write to a tensor."""
 
     def __torch_dispatch__(

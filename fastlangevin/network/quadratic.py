@@ -16,7 +16,6 @@ QUOTIENTS = (Tensor.div, torch.div, Tensor.__truediv__, Tensor.true_divide)
 NEGATIONS = (Tensor.neg, torch.neg, Tensor.negative, torch.negative)
 SUMS = (Tensor.sum, torch.sum)
 RESHAPES = (Tensor.flatten, torch.flatten, Tensor.reshape, torch.reshape, Tensor.view)
-CHANGES_OF_SHAPE = (*SUMS, *RESHAPES)
 ADDITIONS = (Tensor.add, torch.add, Tensor.__add__, Tensor.__radd__)
 SUBTRACTIONS = (Tensor.sub, torch.sub, Tensor.__sub__, torch.subtract, Tensor.subtract)
 
@@ -69,3 +68,9 @@ def after(
         if sorted(d % n for d in dims) == list(range(1, n)):
             return Square(square.coefficient, summed=True)
     return None
+
+
+def shape_of_sum(shape: tuple[int, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
+    """That of a sum over each chain. (Without data torch would ask SymPy, whose import takes half a second.)"""
+    keepdim = args[2] if len(args) > 2 else kwargs.get("keepdim", False)
+    return tuple(1 if dim else n for dim, n in enumerate(shape)) if keepdim else shape[:1]

@@ -141,8 +141,12 @@ class Recorder:
             return None
         if found is None:
             return None
-        reshaped = function(*args, **kwargs) if function in quadratic.CHANGES_OF_SHAPE else traced[0]
-        result = self._new(tuple(reshaped.shape))
+        shape = tuple(traced[0].shape)
+        if function in quadratic.SUMS:
+            shape = quadratic.shape_of_sum(shape, args, kwargs)
+        elif function in quadratic.RESHAPES:
+            shape = tuple(function(*args, **kwargs).shape)
+        result = self._new(shape)
         result.squared = found
         return result
 

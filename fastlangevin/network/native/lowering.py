@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -195,8 +196,8 @@ class Lowering:
             if self.n_samples > 1 and not _is_constant(n) and n.batch_from_right != from_right:
                 raise NotLowered("an operator pairs samples with each other")
         try:
-            shape = tuple(torch.broadcast_shapes(*(n.shape for n in nodes)))
-        except RuntimeError:
+            shape = np.broadcast_shapes(*(n.shape for n in nodes))  # torch's own imports SymPy
+        except ValueError:
             raise NotLowered("an operator broadcasts over samples") from None
         node = Node(shape, max(rank - from_right, 0), None, op, nodes, float(number), float(other))
         node = self._folded(node)
