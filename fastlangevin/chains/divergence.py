@@ -22,7 +22,8 @@ def n_not_finite(x: Tensor) -> Tensor:
 
 def is_finite(x: Tensor) -> bool:
     """Whether all of x is finite. Waits for x's device."""
-    return not (x - x).any()  # 0 for a finite number, else NaN
+    # A sum with a NaN or an infinity is not finite; another may overflow. x - x: 0 for a finite number, else NaN.
+    return math.isfinite(x.sum().item()) or not (x - x).any()
 
 
 def report(x: Tensor, first_step: int, step: int | None) -> ChainDiverged:
@@ -35,6 +36,9 @@ class PendingChecks:
 
     def __init__(self) -> None:
         self._checks: deque[_Check] = deque()
+
+    def __len__(self) -> int:
+        return len(self._checks)
 
     def add(self, x: Tensor, first_step: int) -> None:
         """Queues the check of x, the states at the end of a call. Does not wait."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from . import bytecode
 from .dependencies import Dependencies
 from .effects import Snapshot
 from .errors import NotRecognised
@@ -82,3 +85,16 @@ def why_impure(target: Target, device_type: str) -> str | None:
     except Impure as error:
         return str(error)
     return None
+
+
+def is_impure_itself(target: Target) -> bool:
+    """Whether the code of a function, or of a module's `forward`, is impure whatever it reads. Where `why_impure` has
+    found a reason, this says in a moment that there still is one.
+    """
+    function: Any = target.function
+    if isinstance(function, nn.Module):
+        function = None if "forward" in vars(function) else type(function).forward
+    if not isinstance(function, types.FunctionType):
+        return False
+    found = bytecode.read(function.__code__)
+    return found.impure is not None or found.to_first is not None

@@ -8,7 +8,7 @@ import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,8 @@ class Target:
     @property
     def n_classes(self) -> int | None:
         """The number of classes of a network that `train` or `load` returned, if it is f(x, y) of classes y."""
-        return None if self.module is None else _TRAINED.get(self.module)
+        module = self.module if _TRAINED else None
+        return None if module is None else _TRAINED.get(module)
 
     def check_without_arguments(self) -> None:
         """Raises TypeError if the function is such a network, and takes no x alone."""
@@ -73,12 +74,14 @@ class Target:
         module = self.module
         if module is None:
             return None
-        for kind in ("_parameters", "_buffers"):
-            for part in module.modules():
-                for tensor in getattr(part, kind).values():
-                    if tensor is not None and tensor.is_floating_point():
-                        return cast(Tensor, tensor)
-        return None
+        buffer: Tensor | None = None
+        for part in module.modules():
+            for parameter in part._parameters.values():
+                if parameter is not None and parameter.is_floating_point():
+                    return parameter
+            if buffer is None:
+                buffer = next((b for b in part._buffers.values() if b is not None and b.is_floating_point()), None)
+        return buffer
 
     def device(self) -> torch.device | None:
         parameter = self.parameter()

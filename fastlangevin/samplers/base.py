@@ -8,7 +8,7 @@ import copy
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -344,7 +344,7 @@ class Sampler(Options, abc.ABC):
         mask: Tensor | None = None,
     ) -> Chain:
         """Returns the chain of one call. Advances the counter after all arguments have been checked."""
-        if not being_captured():
+        if self._pending and not being_captured():
             self._pending.raise_arrived()
         precisions.check(self.precision, x.device)
         chain_offset = check_int("chain_offset", chain_offset, 0)
@@ -361,7 +361,7 @@ class Sampler(Options, abc.ABC):
             inputs=inputs,
             backend=self._backend(x.device),
             requested_backend=self.backend,
-            chains=range(chain_offset, chain_offset + len(x)),
+            chains=range(chain_offset, chain_offset + x.shape[0]),
             device=x.device,
             offset=offset,
             seed=0,
@@ -427,19 +427,15 @@ class Sampler(Options, abc.ABC):
             x = self._graphs.run(chain, x0) if self._graphs.unsupported(x0.device) is None else None
             return chain.run_(x0.clone()) if x is None else x
 
-    @contextlib.contextmanager
-    def _running(self, device: torch.device) -> Iterator[None]:
-        with torch.inference_mode(False), torch.no_grad(), precisions.Running(self.precision, device):
-            yield
+    def _running(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
+        return precisions.Running(self.precision, device, differentiates=False)
 
     def _settle(self, chain: Chain, x0: Tensor, x: Tensor) -> None:
         """Raises for chains that are not finite: immediately on a CPU, in a later call or `check` on CUDA."""
-        if being_captured():
-            return  # the caller captures a graph: no values are known until it is replayed
         if x.is_cuda:
-            self._pending.add(x, int(chain.steps[0]))
-            return
-        if not is_finite(x):
+            if not being_captured():  # by the caller: no values are known until the graph is replayed
+                self._pending.add(x, int(chain.steps[0]))
+        elif not is_finite(x):
             with self._running(x0.device):
                 raise report(x, int(chain.steps[0]), chain.first_divergence(x0))
 

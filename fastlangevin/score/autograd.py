@@ -115,7 +115,7 @@ class AutogradScore(BoundScore):
         return energies, score
 
     def _energies(self, x: Tensor) -> Tensor:
-        output = self.target.energies(self._evaluate(x), len(x))
+        output = self.target.energies(self._evaluate(x), x.shape[0])
         return -output if self.target.kind == "log_density" else output
 
     def _given_score(self, x: Tensor) -> Tensor:

@@ -24,37 +24,49 @@ def check(precision: str, device: torch.device | None = None) -> str:
     return precision
 
 
-class Running:
+class Running(contextlib.AbstractContextManager[None]):
     """Runs the body with the float32 flags of `precision`, without the caller's autocast, and restores both.
 
-    "fp32" is strict: no TF32 on a GPU, no bfloat16 shortcut on a CPU.
+    "fp32" is strict: no TF32 on a GPU, no bfloat16 shortcut on a CPU. Flags that have the values already are left
+    alone, before and after the body.
+
+    Args:
+        differentiates: False: the body also runs without gradients, and outside of inference mode, whose tensors
+            autograd cannot save.
     """
 
-    def __init__(self, precision: str, device: torch.device) -> None:
+    def __init__(self, precision: str, device: torch.device, differentiates: bool = True) -> None:
         check(precision, device)
-        self._device = device
         self._modes: list[tuple[_Float32Flags, str]] = []
         if device.type in ("cpu", "cuda"):
             self._modes.append((_CPU, "ieee"))
         if device.type == "cuda":
             self._modes.append((_CUDA, "tf32" if precision == "tf32" else "ieee"))
         self._outer: list[str | None] = []
-        self._without_autocast: contextlib.AbstractContextManager[object] | None = None
+        self._others: list[contextlib.AbstractContextManager[object]] = []
+        if not differentiates:
+            if torch.is_inference_mode_enabled():
+                self._others.append(torch.inference_mode(False))
+            self._others.append(torch.no_grad())
+        if torch.is_autocast_enabled(device.type):
+            self._others.append(autocast("fp32", device))
+        self._entered = 0
 
     def __enter__(self) -> None:
         try:
             for flags, mode in self._modes:
                 self._outer.append(flags.acquire(mode))
+            for context in self._others:
+                context.__enter__()
+                self._entered += 1
         except BaseException:  # Ctrl-C while it waits for another thread
             self.__exit__(None, None, None)
             raise
-        if torch.is_autocast_enabled(self._device.type):
-            self._without_autocast = autocast("fp32", self._device)
-            self._without_autocast.__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        if self._without_autocast is not None:
-            self._without_autocast.__exit__(*error)
+        while self._entered:
+            self._entered -= 1
+            self._others[self._entered].__exit__(*error)
         while self._outer:
             flags, mode = self._modes[len(self._outer) - 1]
             flags.release(mode, self._outer.pop())
@@ -78,16 +90,23 @@ class _Float32Flags:
     def __init__(self, switches: tuple[Any, ...]) -> None:
         self._switches = switches
         self._free = threading.Condition()
+        self._waiting = 0
         self._mode: str | None = None
         self._holders: list[int] = []
         self._before: list[str] = []
+        self._now: list[str] = []  # as they were last read or set
+        self._changed = False
 
     def acquire(self, mode: str) -> str | None:
         """Sets the flags, and returns the mode that `release` needs."""
         me = threading.get_ident()
         with self._free:
             while not (self._mode is None or self._mode == mode or me in self._holders):
-                self._free.wait()
+                self._waiting += 1
+                try:
+                    self._free.wait()
+                finally:
+                    self._waiting -= 1
             outer = self._mode
             if outer is None:
                 self._save()
@@ -101,22 +120,28 @@ class _Float32Flags:
         with self._free:
             self._holders.remove(threading.get_ident())
             if not self._holders:
-                self._restore()
+                if self._changed:
+                    self._restore()
                 self._mode = None
             elif outer not in (None, mode):
                 self._set(outer)
                 self._mode = outer
-            self._free.notify_all()
+            if self._waiting:
+                self._free.notify_all()
 
     def _save(self) -> None:
-        self._before = [switch.fp32_precision for switch in self._switches]
+        self._read()
+        self._before, self._changed = [*self._now], False
+
+    def _read(self) -> None:
+        self._now = [switch.fp32_precision for switch in self._switches]
 
     def _set(self, mode: str) -> None:
-        for switch in self._switches:
+        for i, current in enumerate(self._now):
             # "none" is torch's default, ieee. Flags that follow their parent are left alone if they have the value.
-            current = switch.fp32_precision
             if current != mode and not (mode == "ieee" and current == "none"):
-                switch.fp32_precision = mode
+                self._switches[i].fp32_precision = self._now[i] = mode
+                self._changed = True
 
     def _restore(self) -> None:
         for switch, old in zip(self._switches, self._before, strict=True):
@@ -139,6 +164,7 @@ class _CudaFlags(_Float32Flags):
         for switch in self._switches:
             if switch.fp32_precision == "tf32":
                 switch.fp32_precision = "ieee"
+        self._changed = True
         try:
             self._convolutions = _backends.cudnn.allow_tf32
         except RuntimeError:  # it differs from the flags
@@ -153,6 +179,7 @@ class _CudaFlags(_Float32Flags):
         if (self._products != "highest") != allowed:
             _backends.cuda.matmul.allow_tf32 = allowed
             self._products = "high" if allowed else "highest"
+        self._read()
         super()._set(mode)
 
     def _restore(self) -> None:

@@ -109,3 +109,16 @@ def test_a_replaced_sampler_does_not_raise_for_the_other(monkeypatch):
     copy.deepcopy(sampler).check()
     with pytest.raises(fl.ChainDiverged):
         sampler.check()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.filterwarnings("error")
+def test_is_finite(dtype):
+    """Whatever the sum of the elements: it overflows for finite ones, and is finite for none that is not."""
+    largest, inf, nan = torch.finfo(dtype).max, math.inf, math.nan
+    finite = ([], [0.0], [largest] * 5, [-largest] * 5 + [1.0], [largest, -largest] * 3)
+    others = ([nan], [inf], [1.0, -inf], [inf, -inf], [largest, largest, nan, 0.0], [0.0] * 40 + [inf] + [0.0] * 40)
+    for values, expected in [(v, True) for v in finite] + [(v, False) for v in others]:
+        x = torch.tensor(values, dtype=dtype, requires_grad=True)
+        assert divergence.is_finite(x) is expected
+        assert divergence.is_finite(torch.stack([x, x])[:, ::2]) is divergence.is_finite(x[::2])

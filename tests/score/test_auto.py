@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 import fastlangevin as fl
+from fastlangevin.network.graph_tracing import why_impure
 from fastlangevin.network.target import Target
+from fastlangevin.score import auto
 
 
 def test_auto_selects_the_closed_form():
@@ -102,3 +104,47 @@ def test_a_plan_after_a_call_is_for_as_many_chains():
 def test_the_device_of_a_partial_is_its_network_s():
     network = nn.Linear(3, 1).to("meta")
     assert Target("energy", functools.partial(functools.partial(network))).device() == torch.device("meta")
+
+
+class Counted(nn.Module):
+    """Declined by the code of its `forward` alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.n = 0
+
+    def forward(self, x):
+        self.n += 1
+        return x.square().sum(1).exp()
+
+
+class Derived(Counted):
+    """Declined by what its code calls."""
+
+    def forward(self, x):
+        return Counted.forward(self, x)
+
+
+@pytest.mark.parametrize("energy", [Counted(), Derived(), lambda x, n=[]: n.append(1) or x.exp().sum(1)])
+def test_the_code_of_an_energy_is_read_again_only_if_it_is_not_impure_itself(energy, monkeypatch):
+    sampler = fl.Langevin(energy, n_steps=1, seed=1)
+    sampler(torch.zeros(2, 3))
+    reasons = sampler._score._last.reasons
+    read = []
+    monkeypatch.setattr(auto, "why_impure", lambda *args: (read.append(1), why_impure(*args))[1])
+    sampler(torch.zeros(2, 3))
+    assert sampler._score._last.engine == "autograd" and sampler._score._last.reasons == reasons
+    assert bool(read) == isinstance(energy, Derived)
+
+
+@pytest.mark.parametrize("change", ["forward", "class"])
+def test_an_energy_that_is_no_longer_impure_is_recorded(change):
+    energy = Counted()
+    sampler = fl.Langevin(energy, n_steps=1, seed=1)
+    for engine in ("autograd", "autograd", "graph"):
+        if engine == "graph" and change == "forward":
+            energy.forward = lambda x: x.square().sum(1).exp()
+        elif engine == "graph":
+            energy.__class__ = type("Pure", (nn.Module,), {"forward": lambda self, x: x.square().sum(1).exp()})
+        sampler(torch.zeros(2, 3))
+        assert sampler._score._last.engine == engine
