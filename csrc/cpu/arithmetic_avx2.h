@@ -84,6 +84,9 @@ struct Avx2Arithmetic {
   static FL_INLINE f32 mul(f32 a, f32 b) { return _mm256_mul_ps(a, b); }
   static FL_INLINE f32 add(f32 a, f32 b) { return _mm256_add_ps(a, b); }
   static FL_INLINE f32 sqrt(f32 a) { return _mm256_sqrt_ps(a); }
+  static FL_INLINE f32 maximum(f32 a, f32 b) { return _mm256_max_ps(a, b); }
+  // a · 2^n, n = shifted - (1.5 · 2^23 + 127): the low bits of shifted are the exponent field of 2^n.
+  static FL_INLINE f32 scale(f32 a, f32, f32 shifted) { return a * from_bits(shift_left<23>(bits(shifted))); }
   static FL_INLINE f32 clamp(f32 a, f32 lo, f32 hi) { return _mm256_min_ps(hi, _mm256_max_ps(lo, a)); }
 
   // The deviates of each pair beside each other.

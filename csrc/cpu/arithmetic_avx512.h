@@ -88,6 +88,8 @@ struct Avx512Arithmetic {
   static FL_INLINE f32 mul(f32 a, f32 b) { return _mm512_mul_ps(a, b); }
   static FL_INLINE f32 add(f32 a, f32 b) { return _mm512_add_ps(a, b); }
   static FL_INLINE f32 sqrt(f32 a) { return _mm512_sqrt_ps(a); }
+  static FL_INLINE f32 maximum(f32 a, f32 b) { return _mm512_max_ps(a, b); }
+  static FL_INLINE f32 scale(f32 a, f32 n, f32) { return _mm512_scalef_ps(a, n); }
   static FL_INLINE f32 clamp(f32 a, f32 lo, f32 hi) { return _mm512_min_ps(hi, _mm512_max_ps(lo, a)); }
 
   // The deviates of each pair beside each other.

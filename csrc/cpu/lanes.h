@@ -96,6 +96,14 @@ struct Lanes {
     return each<f32>([&](int i) { return A::flip_bit31(a.at[i], b.at[i]); });
   }
 
+  static FL_INLINE f32 load(const float* at) {
+    return each<f32>([&](int i) { return *reinterpret_cast<const typename A::f32*>(at + i * A::width); });
+  }
+  static FL_INLINE void store(float* at, const f32& a) {
+    FL_UNROLL
+    for (int i = 0; i < count; ++i) *reinterpret_cast<typename A::f32*>(at + i * A::width) = a.at[i];
+  }
+
   static FL_INLINE f32 broadcast(float a) {
     return each<f32>([&](int) { return A::broadcast(a); });
   }
@@ -116,6 +124,25 @@ struct Lanes {
   }
   static FL_INLINE f32 sqrt(const f32& a) {
     return each<f32>([&](int i) { return A::sqrt(a.at[i]); });
+  }
+  static FL_INLINE f32 maximum(const f32& a, const f32& b) {
+    return each<f32>([&](int i) { return A::maximum(a.at[i], b.at[i]); });
+  }
+  static FL_INLINE f32 scale(const f32& a, const f32& n, const f32& shifted) {
+    return each<f32>([&](int i) { return A::scale(a.at[i], n.at[i], shifted.at[i]); });
+  }
+
+  friend FL_INLINE f32 operator+(const f32& a, const f32& b) {
+    return each<f32>([&](int i) { return a.at[i] + b.at[i]; });
+  }
+  friend FL_INLINE f32 operator-(const f32& a, const f32& b) {
+    return each<f32>([&](int i) { return a.at[i] - b.at[i]; });
+  }
+  friend FL_INLINE f32 operator*(const f32& a, const f32& b) {
+    return each<f32>([&](int i) { return a.at[i] * b.at[i]; });
+  }
+  friend FL_INLINE f32 operator/(const f32& a, const f32& b) {
+    return each<f32>([&](int i) { return a.at[i] / b.at[i]; });
   }
 };
 

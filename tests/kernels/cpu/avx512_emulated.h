@@ -140,6 +140,10 @@ inline __m512 min_ps(__m512 a, __m512 b) {
   return make_float(
       [&](unsigned k) { return lanes(a).lane[k] < lanes(b).lane[k] ? lanes(a).lane[k] : lanes(b).lane[k]; });
 }
+inline __m512 scalef_ps(__m512 a, __m512 b) {
+  return make_float(
+      [&](unsigned k) { return std::ldexp(lanes(a).lane[k], static_cast<int>(std::floor(lanes(b).lane[k]))); });
+}
 // The two below move floats within 128-bit lanes: lane k / 4, place k % 4.
 inline __m512 unpacklo_ps(__m512 a, __m512 b) {
   return make_float([&](unsigned k) { return lanes(k & 1 ? b : a).lane[(k & ~3u) + (k & 3) / 2]; });
@@ -184,6 +188,8 @@ inline void storeu_ps(float* out, __m512 a) { std::memcpy(out, &a, sizeof a); }
 #define _mm512_sqrt_ps emulated::sqrt_ps
 #define _mm512_max_ps emulated::max_ps
 #define _mm512_min_ps emulated::min_ps
+#undef _mm512_scalef_ps
+#define _mm512_scalef_ps emulated::scalef_ps
 #define _mm512_unpacklo_ps emulated::unpacklo_ps
 #define _mm512_unpackhi_ps emulated::unpackhi_ps
 #define _mm512_storeu_ps emulated::storeu_ps
