@@ -28,7 +28,7 @@ BATCH = 64
 # Vector instructions of 16 lanes for 64 elements in the compiled AVX-512 update (docs/performance.md), noise included;
 # the score of a double well adds 4 per element, that of a mixture about 10 per component. Current processors start at
 # most two vector instructions in the time of one multiply-add, hence the half.
-UPDATE_LANES, DOUBLE_WELL_LANES, COMPONENT_LANES = 332 * 16 / 64 / 2, 4 / 2, 10 / 2
+UPDATE_LANES, DOUBLE_WELL_LANES, COMPONENT_LANES = 222 * 16 / 64 / 2, 4 / 2, 10 / 2
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,12 @@ struct ScalarArithmetic {
   static FL_INLINE product multiply(word a, uint32_t b) { return static_cast<uint64_t>(a) * b; }
   static FL_INLINE word low(product p) { return static_cast<uint32_t>(p); }
   static FL_INLINE word high_xor(product p, word a, uint32_t b) { return static_cast<uint32_t>(p >> 32) ^ a ^ b; }
-  static FL_INLINE u32 to_u32(word a) { return a; }
+  static FL_INLINE void to_pairs(const word (&c)[4], u32 (&r)[4]) {
+    for (int i = 0; i < 4; ++i) r[i] = c[i];
+  }
 
   static FL_INLINE u32 add(u32 a, uint32_t b) { return a + b; }
+  static FL_INLINE u32 subtract(u32 a, u32 b) { return a - b; }
   static FL_INLINE u32 bit_and(u32 a, uint32_t b) { return a & b; }
   static FL_INLINE u32 bit_xor(u32 a, u32 b) { return a ^ b; }
   template <int n>
@@ -52,12 +55,10 @@ struct ScalarArithmetic {
   static FL_INLINE u32 shift_right(u32 a) {
     return a >> n;
   }
-  template <int n>
-  static FL_INLINE u32 shift_right_signed(u32 a) {
-    return static_cast<uint32_t>(static_cast<int32_t>(a) >> n);
-  }
   static FL_INLINE f32 signed_to_float(u32 a) { return static_cast<float>(static_cast<int32_t>(a)); }
-  static FL_INLINE f32 select_odd(u32 q, f32 odd, f32 even) { return q & 1 ? odd : even; }
+  static FL_INLINE f32 middle(u32 a) { return static_cast<float>((a & ~0xffu) | 0x80u); }
+  static FL_INLINE f32 select_bit30(u32 a, f32 set, f32 clear) { return a & 0x40000000u ? set : clear; }
+  static FL_INLINE f32 flip_bit31(u32 a, f32 b) { return from_bits(bits(b) ^ (a & 0x80000000u)); }
 
   static FL_INLINE f32 broadcast(float a) { return a; }
 #if defined(__CUDA_ARCH__)
@@ -90,6 +91,10 @@ struct ScalarArithmetic {
   }
 };
 
+// Of an arithmetic: to_pairs brings the four words of A::width groups into the order in which
+// A::store expects their deviates; middle(a) is the float nearest to the middle of the 2^8 numbers that a's upper 24
+// bits stand for; select_bit30 chooses by a bit of a, flip_bit31 flips the sign of b where that bit of a is set.
+
 // Philox4x32-10 (Salmon et al., SC 2011): ten rounds over the counter c.
 template <class A>
 FL_INLINE void philox(typename A::word (&c)[4], uint32_t key0, uint32_t key1) {
@@ -106,23 +111,29 @@ FL_INLINE void philox(typename A::word (&c)[4], uint32_t key0, uint32_t key1) {
   }
 }
 
-// The four words of groups group, group + 1, … group + A::width - 1.
+// The words of groups group, group + 1, … group + A::width - 1, in pairs: r[0] and r[1] make the two deviates of each
+// lane of the first, r[2] and r[3] those of the second. high_word: that of all these groups, where it is the same.
 template <class A>
-FL_INLINE void noise_words(const NoiseKey& key, uint64_t group, typename A::u32 (&r)[4]) {
-  typename A::word c[4] = {A::group_low(group), A::group_high(group), A::broadcast_word(key.step),
-                           A::broadcast_word(key.stream)};
+FL_INLINE void noise_words(const NoiseKey& key, uint64_t group, typename A::word high_word, typename A::u32 (&r)[4]) {
+  typename A::word c[4] = {A::group_low(group), high_word, A::broadcast_word(key.step), A::broadcast_word(key.stream)};
   philox<A>(c, static_cast<uint32_t>(key.seed), static_cast<uint32_t>(key.seed >> 32));
-  for (int i = 0; i < 4; ++i) r[i] = A::to_u32(c[i]);
+  A::to_pairs(c, r);
 }
 
-// log(a) for a in [2^-25, 1]: argument reduction to [sqrt(1/2), sqrt(2)), then Cephes' logf polynomial.
+template <class A>
+FL_INLINE void noise_words(const NoiseKey& key, uint64_t group, typename A::u32 (&r)[4]) {
+  noise_words<A>(key, group, A::group_high(group), r);
+}
+
+// log(a / 2^32) for a in [2^7, 2^32]: argument reduction to [sqrt(1/2), sqrt(2)), then Cephes' logf polynomial. Powers
+// of two round nothing: e is the exponent times 2^23.
 template <class A>
 FL_INLINE typename A::f32 log_unit(typename A::f32 a) {
   using f32 = typename A::f32;
   using u32 = typename A::u32;
-  const u32 j = A::add(A::bits(a), 0u - 0x3f3504f3u);
-  const f32 e = A::signed_to_float(A::template shift_right_signed<23>(j));
-  const f32 f = A::add(A::from_bits(A::add(A::bit_and(j, 0x7fffffu), 0x3f3504f3u)), A::broadcast(-1.0f));
+  const u32 exponent = A::bit_and(A::add(A::bits(a), 0u - (0x3f3504f3u + (32u << 23))), 0xff800000u);
+  const f32 e = A::signed_to_float(exponent);
+  const f32 f = A::fma(A::from_bits(A::subtract(A::bits(a), exponent)), A::broadcast(0x1p-32f), A::broadcast(-1.0f));
   f32 y = A::broadcast(7.0376836292e-2f);
   y = A::fma(y, f, A::broadcast(-1.1514610310e-1f));
   y = A::fma(y, f, A::broadcast(1.1676998740e-1f));
@@ -134,9 +145,9 @@ FL_INLINE typename A::f32 log_unit(typename A::f32 a) {
   y = A::fma(y, f, A::broadcast(3.3333331174e-1f));
   const f32 z = A::mul(f, f);
   y = A::mul(y, A::mul(f, z));
-  y = A::fma(e, A::broadcast(-2.12194440e-4f), y);
+  y = A::fma(e, A::broadcast(-2.12194440e-4f * 0x1p-23f), y);
   y = A::fma(z, A::broadcast(-0.5f), y);
-  return A::fma(e, A::broadcast(0.693359375f), A::add(f, y));
+  return A::fma(e, A::broadcast(0.693359375f * 0x1p-23f), A::add(f, y));
 }
 
 // Two standard normals from two words: radius from u, angle from v in quarter turns.
@@ -144,10 +155,8 @@ template <class A>
 FL_INLINE void box_muller(typename A::u32 u, typename A::u32 v, typename A::f32& n0, typename A::f32& n1) {
   using f32 = typename A::f32;
   using u32 = typename A::u32;
-  const f32 a =
-      A::fma(A::signed_to_float(A::template shift_right<8>(u)), A::broadcast(0x1p-24f), A::broadcast(0x1p-25f));
-  const f32 r = A::sqrt(A::mul(A::broadcast(-2.0f), log_unit<A>(a)));
-  const u32 q = A::template shift_right<30>(A::add(v, 0x20000000u));
+  const f32 r = A::sqrt(A::mul(A::broadcast(-2.0f), log_unit<A>(A::middle(u))));
+  const u32 quarter = A::add(v, 0x20000000u), next = A::add(v, 0x60000000u);  // bits 30 and 31
   const f32 t = A::mul(A::signed_to_float(A::template shift_left<2>(v)), A::broadcast(3.6572951e-10f));
   const f32 z = A::mul(t, t);
   f32 s = A::fma(z, A::broadcast(-1.9515295891e-4f), A::broadcast(8.3321608736e-3f));
@@ -156,15 +165,13 @@ FL_INLINE void box_muller(typename A::u32 u, typename A::u32 v, typename A::f32&
   f32 c = A::fma(z, A::broadcast(2.443315711809948e-5f), A::broadcast(-1.388731625493765e-3f));
   c = A::fma(c, z, A::broadcast(4.166664568298827e-2f));
   c = A::fma(A::mul(c, z), z, A::fma(z, A::broadcast(-0.5f), A::broadcast(1.0f)));
-  const u32 sin_sign = A::template shift_left<30>(A::bit_and(q, 2u));
-  const u32 cos_sign = A::template shift_left<30>(A::bit_and(A::add(q, 1u), 2u));
-  const f32 sin = A::from_bits(A::bit_xor(A::bits(A::select_odd(q, c, s)), sin_sign));
-  const f32 cos = A::from_bits(A::bit_xor(A::bits(A::select_odd(q, s, c)), cos_sign));
+  const f32 sin = A::flip_bit31(quarter, A::select_bit30(quarter, c, s));
+  const f32 cos = A::flip_bit31(next, A::select_bit30(quarter, s, c));
   n0 = A::mul(r, cos);
   n1 = A::mul(r, sin);
 }
 
-// The four normals of each group from its words: lane i of every group in z[i].
+// The normals of the groups from their words: the two of each pair in z[0] and z[1], or in z[2] and z[3].
 template <class A>
 FL_INLINE void normals(const typename A::u32 (&r)[4], typename A::f32 (&z)[4]) {
   box_muller<A>(r[0], r[1], z[0], z[1]);

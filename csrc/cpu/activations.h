@@ -34,6 +34,23 @@ struct Exponential {
   FL_INLINE typename V::f32 expm1() const { return V::fma(scale, minus_one, scale - V::broadcast(1.0f)); }
 };
 
+// e^a for a from -87 to 87, to 3 · 2^-24 of itself: 1.6 of the polynomial, the rest of its last roundings. With fewer
+// instructions than Exponential, which is also exact near 0 as e^a - 1.
+template <class V>
+FL_INLINE typename V::f32 short_exponential(typename V::f32 a) {
+  using f32 = typename V::f32;
+  const f32 magic = V::broadcast(0x1.8p23f + 127.0f);
+  const f32 shifted = V::fma(a, V::broadcast(0x1.715476p0f), magic);
+  const f32 n = shifted - magic;
+  const f32 f = V::fma(n, V::broadcast(-0x1.62e43p-1f), a);
+  f32 p = V::fma(f, V::broadcast(0x1.0fa20ep-7f), V::broadcast(0x1.573a1ap-5f));
+  p = V::fma(p, f, V::broadcast(0x1.555a7cp-3f));
+  p = V::fma(p, f, V::broadcast(0x1.fffdc6p-2f));
+  p = V::fma(p, f, V::broadcast(0x1.fffff6p-1f));
+  p = V::fma(p, f, V::broadcast(1.0f));
+  return V::scale(p, n, shifted);
+}
+
 // σ(a) = 1 / (1 + e^-a), and 1 - σ(a) as e^-a σ(a), which keeps its digits where σ(a) is near 1.
 template <class V>
 struct Sigmoid {

@@ -12,64 +12,41 @@ constexpr int64_t mixture_block = 256;
 // Vectors of chains at a time: their latencies overlap, and each reads a component's numbers once.
 constexpr int mixture_vectors = 4;
 
-// Chains in lanes, features in rows. logits: mixture_vectors of them a component.
+// Chains in lanes, features in rows. weights: scratch, mixture_vectors vectors a component.
 template <class V>
-FL_INLINE void mixture_score(const Mixture& p, const float* x, float* score, float* logits) {
-  using f32 = typename V::f32;
-  constexpr int n = mixture_vectors;
-  f32 greatest[n];
-  FL_UNROLL
-  for (int v = 0; v < n; ++v) greatest[v] = V::broadcast(-INFINITY);
+FL_INLINE void mixture_score(const Mixture& p, const float* x, float* score, float* weights) {
+  using L = Lanes<V, mixture_vectors>;
+  using f32 = typename L::f32;
+  const auto away = [&](int64_t k, int64_t i) __attribute__((always_inline)) {
+    return L::broadcast(p.means[k * p.dimension + i]) - L::load(x + i * mixture_block);
+  };
+  const auto precision = [&](int64_t k, int64_t i) { return L::broadcast(p.precisions[k * p.dimension + i]); };
+  f32 greatest = L::broadcast(-INFINITY);
   for (int64_t k = 0; k < p.n_components; ++k) {
-    f32 square[n];
-    FL_UNROLL
-    for (int v = 0; v < n; ++v) square[v] = V::broadcast(0.0f);
+    f32 square = L::broadcast(0.0f);
     for (int64_t i = 0; i < p.dimension; ++i) {
-      const f32 mean = V::broadcast(p.means[k * p.dimension + i]);
-      const f32 precision = V::broadcast(p.precisions[k * p.dimension + i]);
-      FL_UNROLL
-      for (int v = 0; v < n; ++v) {
-        const f32 away = load<V>(x + i * mixture_block + v * V::width) - mean;
-        square[v] = V::fma(away * precision, away, square[v]);
-      }
+      const f32 distance = away(k, i);
+      square = L::fma(distance * precision(k, i), distance, square);
     }
-    FL_UNROLL
-    for (int v = 0; v < n; ++v) {
-      const f32 logit = V::fma(square[v], V::broadcast(-0.5f), V::broadcast(p.constants[k]));
-      store<V>(logits + (k * n + v) * V::width, logit);
-      greatest[v] = logit > greatest[v] ? logit : greatest[v];
-    }
+    const f32 logit = L::fma(square, L::broadcast(-0.5f), L::broadcast(p.constants[k]));
+    L::store(weights + k * L::width, logit);
+    greatest = L::maximum(logit, greatest);
   }
-  f32 sum[n], inverse[n];
-  FL_UNROLL
-  for (int v = 0; v < n; ++v) sum[v] = V::broadcast(0.0f);
+  f32 sum = L::broadcast(0.0f);
   for (int64_t k = 0; k < p.n_components; ++k) {
-    FL_UNROLL
-    for (int v = 0; v < n; ++v) {
-      float* const logit = logits + (k * n + v) * V::width;
-      const f32 weight = Exponential<V>(load<V>(logit) - greatest[v]).exp();
-      store<V>(logit, weight);
-      sum[v] = sum[v] + weight;
-    }
+    float* const at = weights + k * L::width;
+    // Beside a weight of 1 what is below e^-70 does not count, and products with it would be denormal, which is slow.
+    const f32 weight = short_exponential<L>(L::maximum(L::broadcast(-70.0f), L::load(at) - greatest));
+    L::store(at, weight);
+    sum = sum + weight;
   }
-  FL_UNROLL
-  for (int v = 0; v < n; ++v) inverse[v] = V::broadcast(1.0f) / sum[v];
+  const f32 inverse = L::broadcast(1.0f) / sum;
   for (int64_t i = 0; i < p.dimension; ++i) {
-    f32 at[n], s[n];
-    FL_UNROLL
-    for (int v = 0; v < n; ++v) {
-      at[v] = load<V>(x + i * mixture_block + v * V::width), s[v] = V::broadcast(0.0f);
-    }
+    f32 total = L::broadcast(0.0f);
     for (int64_t k = 0; k < p.n_components; ++k) {
-      const f32 mean = V::broadcast(p.means[k * p.dimension + i]);
-      const f32 precision = V::broadcast(p.precisions[k * p.dimension + i]);
-      FL_UNROLL
-      for (int v = 0; v < n; ++v) {
-        s[v] = V::fma((mean - at[v]) * precision, load<V>(logits + (k * n + v) * V::width), s[v]);
-      }
+      total = L::fma(away(k, i) * precision(k, i), L::load(weights + k * L::width), total);
     }
-    FL_UNROLL
-    for (int v = 0; v < n; ++v) store<V>(score + i * mixture_block + v * V::width, s[v] * inverse[v]);
+    L::store(score + i * mixture_block, total * inverse);
   }
 }
 
@@ -80,11 +57,11 @@ int64_t mixture_scratch(const Mixture& p) {
 
 template <class A, class V>
 void mixture_chain(const Mixture& p, const ChainArgs& args, int64_t first, int64_t n, float* chains, float* scratch) {
-  float* const logits = scratch + spread_arrays * p.dimension * mixture_block;
+  float* const weights = scratch + spread_arrays * p.dimension * mixture_block;
   const auto begin = [](int64_t, int64_t) {};
   run_spread<A, mixture_block>(args, p.dimension, first, n, chains, scratch, begin, [&](const float* x, float* score) {
     for (int64_t c = 0; c < mixture_block; c += mixture_vectors * V::width)
-      mixture_score<V>(p, x + c, score + c, logits);
+      mixture_score<V>(p, x + c, score + c, weights);
   });
 }
 

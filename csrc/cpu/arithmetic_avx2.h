@@ -18,9 +18,10 @@ struct Avx2Arithmetic {
   using u32 = __m256i;
   using f32 = __m256;
 
+  // In this order pairs end up in that of the elements.
   static FL_INLINE word groups(uint64_t group) {
     const __m256i first =
-        _mm256_add_epi64(_mm256_set1_epi64x(static_cast<int64_t>(group)), _mm256_setr_epi64x(0, 1, 2, 3));
+        _mm256_add_epi64(_mm256_set1_epi64x(static_cast<int64_t>(group)), _mm256_setr_epi64x(0, 2, 1, 3));
     return {first, _mm256_add_epi64(first, _mm256_set1_epi64x(4))};
   }
   static FL_INLINE word group_low(uint64_t group) { return groups(group); }
@@ -42,12 +43,17 @@ struct Avx2Arithmetic {
     return {_mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p.first, 32), a.first), c),
             _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p.second, 32), a.second), c)};
   }
-  static FL_INLINE u32 to_u32(word a) {
-    const __m256 mixed = _mm256_shuffle_ps(_mm256_castsi256_ps(a.first), _mm256_castsi256_ps(a.second), 0x88);
-    return _mm256_permute4x64_epi64(_mm256_castps_si256(mixed), 0xD8);
+  // The two pairs of a group in neighbouring lanes.
+  static FL_INLINE void to_pairs(const word (&c)[4], u32 (&r)[4]) {
+    r[0] = interleave(c[0].first, c[2].first), r[1] = interleave(c[1].first, c[3].first);
+    r[2] = interleave(c[0].second, c[2].second), r[3] = interleave(c[1].second, c[3].second);
+  }
+  static FL_INLINE u32 interleave(__m256i even, __m256i odd) {
+    return _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
   }
 
   static FL_INLINE u32 add(u32 a, uint32_t b) { return _mm256_add_epi32(a, _mm256_set1_epi32(static_cast<int>(b))); }
+  static FL_INLINE u32 subtract(u32 a, u32 b) { return _mm256_sub_epi32(a, b); }
   static FL_INLINE u32 bit_and(u32 a, uint32_t b) {
     return _mm256_and_si256(a, _mm256_set1_epi32(static_cast<int>(b)));
   }
@@ -60,13 +66,15 @@ struct Avx2Arithmetic {
   static FL_INLINE u32 shift_right(u32 a) {
     return _mm256_srli_epi32(a, n);
   }
-  template <int n>
-  static FL_INLINE u32 shift_right_signed(u32 a) {
-    return _mm256_srai_epi32(a, n);
-  }
   static FL_INLINE f32 signed_to_float(u32 a) { return _mm256_cvtepi32_ps(a); }
-  static FL_INLINE f32 select_odd(u32 q, f32 odd, f32 even) {
-    return _mm256_blendv_ps(even, odd, _mm256_castsi256_ps(_mm256_slli_epi32(q, 31)));
+  static FL_INLINE f32 middle(u32 a) {
+    return fma(signed_to_float(shift_right<8>(a)), broadcast(0x1p8f), broadcast(0x1p7f));
+  }
+  static FL_INLINE f32 select_bit30(u32 a, f32 set, f32 clear) {
+    return _mm256_blendv_ps(clear, set, _mm256_castsi256_ps(_mm256_slli_epi32(a, 1)));
+  }
+  static FL_INLINE f32 flip_bit31(u32 a, f32 b) {
+    return from_bits(_mm256_xor_si256(bits(b), bit_and(a, 0x80000000u)));
   }
 
   static FL_INLINE f32 broadcast(float a) { return _mm256_set1_ps(a); }
@@ -76,18 +84,17 @@ struct Avx2Arithmetic {
   static FL_INLINE f32 mul(f32 a, f32 b) { return _mm256_mul_ps(a, b); }
   static FL_INLINE f32 add(f32 a, f32 b) { return _mm256_add_ps(a, b); }
   static FL_INLINE f32 sqrt(f32 a) { return _mm256_sqrt_ps(a); }
+  static FL_INLINE f32 maximum(f32 a, f32 b) { return _mm256_max_ps(a, b); }
+  // a · 2^n, n = shifted - (1.5 · 2^23 + 127): the low bits of shifted are the exponent field of 2^n.
+  static FL_INLINE f32 scale(f32 a, f32, f32 shifted) { return a * from_bits(shift_left<23>(bits(shifted))); }
   static FL_INLINE f32 clamp(f32 a, f32 lo, f32 hi) { return _mm256_min_ps(hi, _mm256_max_ps(lo, a)); }
 
-  // Element order: lanes 0..3 of the first group, then of the next.
+  // The deviates of each pair beside each other.
   static FL_INLINE void store(float* out, const f32 (&z)[4]) {
-    const __m256 t0 = _mm256_unpacklo_ps(z[0], z[1]), t1 = _mm256_unpackhi_ps(z[0], z[1]);
-    const __m256 t2 = _mm256_unpacklo_ps(z[2], z[3]), t3 = _mm256_unpackhi_ps(z[2], z[3]);
-    const __m256 g04 = _mm256_shuffle_ps(t0, t2, 0x44), g15 = _mm256_shuffle_ps(t0, t2, 0xEE);
-    const __m256 g26 = _mm256_shuffle_ps(t1, t3, 0x44), g37 = _mm256_shuffle_ps(t1, t3, 0xEE);
-    _mm256_storeu_ps(out, _mm256_permute2f128_ps(g04, g15, 0x20));
-    _mm256_storeu_ps(out + 8, _mm256_permute2f128_ps(g26, g37, 0x20));
-    _mm256_storeu_ps(out + 16, _mm256_permute2f128_ps(g04, g15, 0x31));
-    _mm256_storeu_ps(out + 24, _mm256_permute2f128_ps(g26, g37, 0x31));
+    _mm256_storeu_ps(out, _mm256_unpacklo_ps(z[0], z[1]));
+    _mm256_storeu_ps(out + 8, _mm256_unpackhi_ps(z[0], z[1]));
+    _mm256_storeu_ps(out + 16, _mm256_unpacklo_ps(z[2], z[3]));
+    _mm256_storeu_ps(out + 24, _mm256_unpackhi_ps(z[2], z[3]));
   }
 };
 

@@ -43,12 +43,18 @@ struct Avx512Arithmetic {
     return {_mm512_ternarylogic_epi64(_mm512_srli_epi64(p.first, 32), a.first, c, xor3),
             _mm512_ternarylogic_epi64(_mm512_srli_epi64(p.second, 32), a.second, c, xor3)};
   }
-  static FL_INLINE u32 to_u32(word a) {
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    return _mm512_permutex2var_epi32(a.first, even, a.second);
+  // Lanes 4k and 4k + 1 of r[0] and r[1] are the pairs of group k, lanes 4k + 2 and 4k + 3 those of group k + 4; r[2]
+  // and r[3] are those of groups k + 8 and k + 12.
+  static FL_INLINE void to_pairs(const word (&c)[4], u32 (&r)[4]) {
+    const __m512i order = _mm512_setr_epi32(0, 16, 8, 24, 2, 18, 10, 26, 4, 20, 12, 28, 6, 22, 14, 30);
+    r[0] = _mm512_permutex2var_epi32(c[0].first, order, c[2].first);
+    r[1] = _mm512_permutex2var_epi32(c[1].first, order, c[3].first);
+    r[2] = _mm512_permutex2var_epi32(c[0].second, order, c[2].second);
+    r[3] = _mm512_permutex2var_epi32(c[1].second, order, c[3].second);
   }
 
   static FL_INLINE u32 add(u32 a, uint32_t b) { return _mm512_add_epi32(a, _mm512_set1_epi32(static_cast<int>(b))); }
+  static FL_INLINE u32 subtract(u32 a, u32 b) { return _mm512_sub_epi32(a, b); }
   static FL_INLINE u32 bit_and(u32 a, uint32_t b) {
     return _mm512_and_si512(a, _mm512_set1_epi32(static_cast<int>(b)));
   }
@@ -61,13 +67,18 @@ struct Avx512Arithmetic {
   static FL_INLINE u32 shift_right(u32 a) {
     return _mm512_srli_epi32(a, n);
   }
-  template <int n>
-  static FL_INLINE u32 shift_right_signed(u32 a) {
-    return _mm512_srai_epi32(a, n);
-  }
   static FL_INLINE f32 signed_to_float(u32 a) { return _mm512_cvtepi32_ps(a); }
-  static FL_INLINE f32 select_odd(u32 q, f32 odd, f32 even) {
-    return _mm512_mask_blend_ps(_mm512_test_epi32_mask(q, _mm512_set1_epi32(1)), even, odd);
+  static FL_INLINE f32 middle(u32 a) {
+    constexpr int or_and = 0xF8;
+    return _mm512_cvtepu32_ps(_mm512_ternarylogic_epi32(_mm512_set1_epi32(0x80), a, _mm512_set1_epi32(~0xff), or_and));
+  }
+  static FL_INLINE f32 select_bit30(u32 a, f32 set, f32 clear) {
+    return _mm512_mask_blend_ps(_mm512_test_epi32_mask(a, _mm512_set1_epi32(0x40000000)), clear, set);
+  }
+  static FL_INLINE f32 flip_bit31(u32 a, f32 b) {
+    constexpr int xor_and = 0x78;  // b ^ (a & sign)
+    const __m512i sign = _mm512_set1_epi32(static_cast<int>(0x80000000u));
+    return from_bits(_mm512_ternarylogic_epi32(bits(b), a, sign, xor_and));
   }
 
   static FL_INLINE f32 broadcast(float a) { return _mm512_set1_ps(a); }
@@ -77,21 +88,16 @@ struct Avx512Arithmetic {
   static FL_INLINE f32 mul(f32 a, f32 b) { return _mm512_mul_ps(a, b); }
   static FL_INLINE f32 add(f32 a, f32 b) { return _mm512_add_ps(a, b); }
   static FL_INLINE f32 sqrt(f32 a) { return _mm512_sqrt_ps(a); }
+  static FL_INLINE f32 maximum(f32 a, f32 b) { return _mm512_max_ps(a, b); }
+  static FL_INLINE f32 scale(f32 a, f32 n, f32) { return _mm512_scalef_ps(a, n); }
   static FL_INLINE f32 clamp(f32 a, f32 lo, f32 hi) { return _mm512_min_ps(hi, _mm512_max_ps(lo, a)); }
 
-  // Element order: lanes 0..3 of the first group, then of the next.
+  // The deviates of each pair beside each other.
   static FL_INLINE void store(float* out, const f32 (&z)[4]) {
-    const __m512 t0 = _mm512_unpacklo_ps(z[0], z[1]), t1 = _mm512_unpackhi_ps(z[0], z[1]);
-    const __m512 t2 = _mm512_unpacklo_ps(z[2], z[3]), t3 = _mm512_unpackhi_ps(z[2], z[3]);
-    // gN holds groups N, N + 4, N + 8, N + 12, one in each 128-bit lane.
-    const __m512 g0 = _mm512_shuffle_ps(t0, t2, 0x44), g1 = _mm512_shuffle_ps(t0, t2, 0xEE);
-    const __m512 g2 = _mm512_shuffle_ps(t1, t3, 0x44), g3 = _mm512_shuffle_ps(t1, t3, 0xEE);
-    const __m512 lo01 = _mm512_shuffle_f32x4(g0, g1, 0x44), lo23 = _mm512_shuffle_f32x4(g2, g3, 0x44);
-    const __m512 hi01 = _mm512_shuffle_f32x4(g0, g1, 0xEE), hi23 = _mm512_shuffle_f32x4(g2, g3, 0xEE);
-    _mm512_storeu_ps(out, _mm512_shuffle_f32x4(lo01, lo23, 0x88));
-    _mm512_storeu_ps(out + 16, _mm512_shuffle_f32x4(lo01, lo23, 0xDD));
-    _mm512_storeu_ps(out + 32, _mm512_shuffle_f32x4(hi01, hi23, 0x88));
-    _mm512_storeu_ps(out + 48, _mm512_shuffle_f32x4(hi01, hi23, 0xDD));
+    _mm512_storeu_ps(out, _mm512_unpacklo_ps(z[0], z[1]));
+    _mm512_storeu_ps(out + 16, _mm512_unpackhi_ps(z[0], z[1]));
+    _mm512_storeu_ps(out + 32, _mm512_unpacklo_ps(z[2], z[3]));
+    _mm512_storeu_ps(out + 48, _mm512_unpackhi_ps(z[2], z[3]));
   }
 };
 

@@ -6,6 +6,7 @@
 
 #include "../update.h"
 #include "kernels.h"
+#include "lanes.h"
 #include "small_floats.h"
 
 namespace fastlangevin {
@@ -15,20 +16,49 @@ constexpr int64_t block = 1024;  // elements whose noise stays in the L1 cache
 
 constexpr int64_t most_chunks = 8;
 
+// The words of n chunks of A::width groups each. one_high_word: all groups have the same, which makes a part of the
+// first two rounds the same for all.
+template <class A, int n, bool one_high_word>
+FL_INLINE void chunk_words(const NoiseKey& key, uint64_t group, typename A::u32 (*r)[4]) {
+  using L = Lanes<A, n>;
+  typename L::u32 words[4];
+  noise_words<L>(key, group,
+                 one_high_word ? L::broadcast_word(static_cast<uint32_t>(group >> 32)) : L::group_high(group), words);
+  FL_UNROLL
+  for (int i = 0; i < n; ++i) {
+    FL_UNROLL
+    for (int j = 0; j < 4; ++j) r[i][j] = words[j].at[i];
+  }
+}
+
 // n_chunks chunks of 4 * A::width deviates each, at most most_chunks, from a whole group on. The words of all come
 // first: two short loops let the processor overlap more of their iterations than one long one.
 template <class A, bool is_uniform>
 FL_INLINE void fill_chunks(const NoiseKey& key, uint64_t group, int64_t n_chunks, float* out) {
+  // The twelve instructions of a round of Philox do not fill its latency. With 16 registers there is no room for more.
+  constexpr int together = A::width == 16 ? 2 : 1;
   typename A::u32 r[most_chunks][4];
+  const auto at = [&](int64_t chunk) { return group + static_cast<uint64_t>(chunk * A::width); };
+  if (group >> 32 == (at(n_chunks) - 1) >> 32) {
+    int64_t i = 0;
 #pragma GCC unroll 1
-  for (int64_t i = 0; i < n_chunks; ++i) noise_words<A>(key, group + static_cast<uint64_t>(i) * A::width, r[i]);
+    for (; i + together <= n_chunks; i += together) chunk_words<A, together, true>(key, at(i), r + i);
+#pragma GCC unroll 1
+    for (; i < n_chunks; ++i) chunk_words<A, 1, true>(key, at(i), r + i);
+  } else {
+#pragma GCC unroll 1
+    for (int64_t i = 0; i < n_chunks; ++i) chunk_words<A, 1, false>(key, at(i), r + i);
+  }
 #pragma GCC unroll 1
   for (int64_t i = 0; i < n_chunks; ++i) {
     typename A::f32 z[4];
     if constexpr (is_uniform) {
       uniforms<A>(r[i], z);
     } else {
-      normals<A>(r[i], z);
+      using L = Lanes<A, 2>;  // both pairs at once
+      typename L::f32 even, odd;
+      box_muller<L>(typename L::u32{{r[i][0], r[i][2]}}, typename L::u32{{r[i][1], r[i][3]}}, even, odd);
+      z[0] = even.at[0], z[1] = odd.at[0], z[2] = even.at[1], z[3] = odd.at[1];
     }
     A::store(out + i * 4 * A::width, z);
   }

@@ -2,7 +2,7 @@
 // compiler's own vector types: with +, -, *, /, comparisons and ?: lane by lane.
 #pragma once
 
-#include "../noise.h"
+#include "lanes.h"
 
 namespace fastlangevin {
 namespace {
@@ -27,6 +27,9 @@ struct PortableVectors {
     a = a < lo ? lo : a;
     return a > hi ? hi : a;
   }
+  static FL_INLINE f32 maximum(f32 a, f32 b) { return a > b ? a : b; }
+  // a · 2^n, n = shifted - (1.5 · 2^23 + 127): the low bits of shifted are the exponent field of 2^n.
+  static FL_INLINE f32 scale(f32 a, f32, f32 shifted) { return a * from_bits(shift_left<23>(bits(shifted))); }
 };
 
 template <class V>

@@ -101,11 +101,14 @@ inline __m512i slli_epi32(__m512i a, int n) {
 inline __m512i srli_epi32(__m512i a, int n) {
   return make<uint32_t>([&](unsigned k) { return lanes<uint32_t>(a).lane[k] >> n; });
 }
-inline __m512i srai_epi32(__m512i a, int n) {
-  return make<int32_t>([&](unsigned k) { return lanes<int32_t>(a).lane[k] >> n; });
+inline __m512i sub_epi32(__m512i a, __m512i b) {
+  return make<uint32_t>([&](unsigned k) { return lanes<uint32_t>(a).lane[k] - lanes<uint32_t>(b).lane[k]; });
 }
 inline __m512 cvtepi32_ps(__m512i a) {
   return make_float([&](unsigned k) { return static_cast<float>(lanes<int32_t>(a).lane[k]); });
+}
+inline __m512 cvtepu32_ps(__m512i a) {
+  return make_float([&](unsigned k) { return static_cast<float>(lanes<uint32_t>(a).lane[k]); });
 }
 inline __mmask16 test_epi32_mask(__m512i a, __m512i b) {
   unsigned mask = 0;
@@ -137,19 +140,16 @@ inline __m512 min_ps(__m512 a, __m512 b) {
   return make_float(
       [&](unsigned k) { return lanes(a).lane[k] < lanes(b).lane[k] ? lanes(a).lane[k] : lanes(b).lane[k]; });
 }
-// The four below move floats within, or whole, 128-bit lanes: lane k / 4, place k % 4.
+inline __m512 scalef_ps(__m512 a, __m512 b) {
+  return make_float(
+      [&](unsigned k) { return std::ldexp(lanes(a).lane[k], static_cast<int>(std::floor(lanes(b).lane[k]))); });
+}
+// The two below move floats within 128-bit lanes: lane k / 4, place k % 4.
 inline __m512 unpacklo_ps(__m512 a, __m512 b) {
   return make_float([&](unsigned k) { return lanes(k & 1 ? b : a).lane[(k & ~3u) + (k & 3) / 2]; });
 }
 inline __m512 unpackhi_ps(__m512 a, __m512 b) {
   return make_float([&](unsigned k) { return lanes(k & 1 ? b : a).lane[(k & ~3u) + 2 + (k & 3) / 2]; });
-}
-inline __m512 shuffle_ps(__m512 a, __m512 b, unsigned pick) {
-  return make_float(
-      [&](unsigned k) { return lanes((k & 3) < 2 ? a : b).lane[(k & ~3u) + (pick >> (2 * (k & 3)) & 3)]; });
-}
-inline __m512 shuffle_f32x4(__m512 a, __m512 b, unsigned pick) {
-  return make_float([&](unsigned k) { return lanes(k / 4 < 2 ? a : b).lane[4 * (pick >> (2 * (k / 4)) & 3) + k % 4]; });
 }
 inline void storeu_ps(float* out, __m512 a) { std::memcpy(out, &a, sizeof a); }
 
@@ -165,15 +165,19 @@ inline void storeu_ps(float* out, __m512 a) { std::memcpy(out, &a, sizeof a); }
 #define _mm512_add_epi64 emulated::add_epi64
 #define _mm512_srli_epi64 emulated::srli_epi64
 #define _mm512_mul_epu32 emulated::mul_epu32
+#undef _mm512_ternarylogic_epi64
 #define _mm512_ternarylogic_epi64 emulated::ternarylogic_epi64
+#undef _mm512_ternarylogic_epi32
+#define _mm512_ternarylogic_epi32 emulated::ternarylogic_epi64
 #define _mm512_permutex2var_epi32 emulated::permutex2var_epi32
 #define _mm512_add_epi32 emulated::add_epi32
 #define _mm512_and_si512 emulated::and_si512
 #define _mm512_xor_si512 emulated::xor_si512
 #define _mm512_slli_epi32 emulated::slli_epi32
 #define _mm512_srli_epi32 emulated::srli_epi32
-#define _mm512_srai_epi32 emulated::srai_epi32
+#define _mm512_sub_epi32 emulated::sub_epi32
 #define _mm512_cvtepi32_ps emulated::cvtepi32_ps
+#define _mm512_cvtepu32_ps emulated::cvtepu32_ps
 #define _mm512_test_epi32_mask emulated::test_epi32_mask
 #define _mm512_mask_blend_ps emulated::mask_blend_ps
 #define _mm512_castps_si512 emulated::castps_si512
@@ -184,10 +188,8 @@ inline void storeu_ps(float* out, __m512 a) { std::memcpy(out, &a, sizeof a); }
 #define _mm512_sqrt_ps emulated::sqrt_ps
 #define _mm512_max_ps emulated::max_ps
 #define _mm512_min_ps emulated::min_ps
+#undef _mm512_scalef_ps
+#define _mm512_scalef_ps emulated::scalef_ps
 #define _mm512_unpacklo_ps emulated::unpacklo_ps
 #define _mm512_unpackhi_ps emulated::unpackhi_ps
-#undef _mm512_shuffle_ps
-#define _mm512_shuffle_ps emulated::shuffle_ps
-#undef _mm512_shuffle_f32x4
-#define _mm512_shuffle_f32x4 emulated::shuffle_f32x4
 #define _mm512_storeu_ps emulated::storeu_ps
