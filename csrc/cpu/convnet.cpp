@@ -19,7 +19,8 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-constexpr int64_t cached_words = 1 << 18;  // scratch memory of the samples computed together
+constexpr int64_t cached_words = 1 << 18;  // scratch memory of the samples computed together, at least
+constexpr int64_t most_weights = 8;        // that are read for each word of it, at most
 
 bool is_float32(const Tensor& a) { return a.is_contiguous() && a.scalar_type() == ScalarType::Float; }
 
@@ -93,11 +94,13 @@ Tensor score(const Tensor& x, const Tensor& packed, const std::vector<int64_t>& 
   float* const to = static_cast<float*>(out.mutable_data_ptr());
   const int64_t image = tower.channels * tower.height * tower.width;
   torch::stable::parallel_for(0, x.size(0), 1, [&](int64_t begin, int64_t end) {
-    const int64_t most = std::max<int64_t>(1, cached_words / tower.sample_words);
+    const int64_t scratch_words = std::max(cached_words, plan.packed_words() / most_weights);
+    const int64_t most = std::max<int64_t>(1, scratch_words / tower.sample_words);
     const int64_t n_groups = (end - begin + most - 1) / most;
     const int64_t widest = (end - begin + n_groups - 1) / n_groups;
-    const std::unique_ptr<uint32_t, FreeAligned> scratch(static_cast<uint32_t*>(
-        ::operator new(static_cast<size_t>(widest * tower.sample_words) * sizeof(uint32_t), std::align_val_t{64})));
+    const int64_t words = widest * tower.sample_words + tower.work_words;
+    const std::unique_ptr<uint32_t, FreeAligned> scratch(
+        static_cast<uint32_t*>(::operator new(static_cast<size_t>(words) * sizeof(uint32_t), std::align_val_t{64})));
     for (int64_t i = begin; i < end; i += widest) {
       const int64_t n = std::min(widest, end - i);
       kernel(tower, packed.const_data_ptr(), from + i * image, n, scratch.get(), to + i * image);

@@ -26,6 +26,7 @@ struct Stage {
   int64_t in_words, out_channels;  // a pixel
   int64_t in, out;                 // words from the beginning of a sample's part of the scratch memory
   int64_t weights, start;          // words from the beginning of the packed tensor; start: of the sums, (out_channels)
+  bool is_winograd;                // computed as convnet_winograd.h has it
 };
 
 struct Tower {
@@ -33,6 +34,7 @@ struct Tower {
   int64_t n_stages;
   int64_t channels, height, width;  // of an image
   int64_t sample_words;             // of scratch memory
+  int64_t work_words;               // of it that the samples of a call share
   int64_t last;                     // the constant gradient, float32 and channels-last: words into the packed tensor
 };
 
@@ -42,7 +44,7 @@ FL_INLINE int64_t tile_width(const Stage& stage, int64_t channel) {
   return tile_of(stage.out_channels - channel);
 }
 
-// The scores of n contiguous images. scratch: n * sample_words words.
+// The scores of n contiguous images. scratch: n * sample_words + work_words words.
 using ConvnetKernel = void(const Tower& tower, const void* packed, const float* x, int64_t n, void* scratch,
                            float* score);
 
