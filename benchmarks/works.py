@@ -1,7 +1,8 @@
 """The workloads of the benchmarks, each with a description for the contenders and its minimum arithmetic.
 
 The multiply-adds of a step count the forward pass and the input gradient without products of padding, which are not
-needed; of `fl.models.ConvNet` without the last layer, whose gradient is its weights.
+needed; of `fl.models.ConvNet` without the last layer, whose gradient is its weights. They are those of direct
+arithmetic: Winograd's filtering needs fewer.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ namespace {
 
 using torch::headeronly::ScalarType;
 
-constexpr int64_t cached_words = 1 << 18;  // scratch memory of the samples computed together
+constexpr int64_t cached_words = 1 << 18;  // scratch memory of the samples computed together, at least
+constexpr int64_t most_weights = 8;        // that are read for each word of it, at most
 
 bool is_float32(const Tensor& a) { return a.is_contiguous() && a.scalar_type() == ScalarType::Float; }
 
@@ -76,17 +77,19 @@ const ConvnetKernels& kernels_for(const ConvnetPlan& plan, const Tensor& packed,
 // run(first, n, scratch, numbers) for groups of samples whose scratch memory stays in the cache, spread over torch's
 // threads. n_numbers: of a sample.
 template <class Run>
-void each_group(const Tower& tower, int64_t n_samples, int64_t n_numbers, const Run& run) {
+void each_group(const ConvnetPlan& plan, int64_t n_samples, int64_t n_numbers, const Run& run) {
   constexpr std::align_val_t line{64};
   const auto release = [](uint32_t* memory) { ::operator delete(memory, line); };
+  const Tower& tower = plan.tower();
   torch::stable::parallel_for(0, n_samples, 1, [&](int64_t begin, int64_t end) {
     const int64_t words = tower.sample_words + n_numbers;
-    const int64_t most = std::max<int64_t>(1, cached_words / words);
+    const int64_t most = std::max<int64_t>(1, std::max(cached_words, plan.packed_words() / most_weights) / words);
     const int64_t n_groups = (end - begin + most - 1) / most, widest = (end - begin + n_groups - 1) / n_groups;
-    const size_t bytes = sizeof(uint32_t) * static_cast<size_t>(widest * words);
+    const size_t bytes = sizeof(uint32_t) * static_cast<size_t>(widest * words + tower.work_words);
     const std::unique_ptr<uint32_t, decltype(release)> scratch(static_cast<uint32_t*>(::operator new(bytes, line)),
                                                                release);
-    float* const numbers = reinterpret_cast<float*>(scratch.get() + widest * tower.sample_words);
+    const int64_t used = widest * tower.sample_words + tower.work_words;
+    float* const numbers = reinterpret_cast<float*>(scratch.get() + used);
     for (int64_t i = begin; i < end; i += widest) run(i, std::min(widest, end - i), scratch.get(), numbers);
   });
 }
@@ -102,7 +105,7 @@ Tensor score(const Tensor& x, const Tensor& packed, const std::vector<int64_t>& 
   const float* const from = static_cast<const float*>(x.const_data_ptr());
   float* const to = static_cast<float*>(out.mutable_data_ptr());
   const int64_t image = tower.channels * tower.height * tower.width;
-  each_group(tower, x.size(0), 0, [&](int64_t first, int64_t n, void* scratch, float*) {
+  each_group(plan, x.size(0), 0, [&](int64_t first, int64_t n, void* scratch, float*) {
     kernels.score(tower, packed.const_data_ptr(), from + first * image, n, scratch, to + first * image);
   });
   return out;
@@ -121,7 +124,7 @@ void chain(const Tensor& x, const Tensor& packed, const std::vector<int64_t>& ge
   const ChainArgs args =
       chain_args(step_sizes, noise_stds, has_noise, seed, step, offset, grad_clip, lo, hi, noise_first);
   float* const states = static_cast<float*>(x.mutable_data_ptr());
-  each_group(tower, x.size(0), 2 * image, [&](int64_t first, int64_t n, void* scratch, float* numbers) {
+  each_group(plan, x.size(0), 2 * image, [&](int64_t first, int64_t n, void* scratch, float* numbers) {
     kernels.chain(tower, packed.const_data_ptr(), args, args.offset + static_cast<uint64_t>(first * image), n,
                   states + first * image, scratch, numbers);
   });

@@ -27,6 +27,7 @@ struct Stage {
   int64_t in_words, out_channels;  // a pixel
   int64_t in, out;                 // words from the beginning of a sample's part of the scratch memory
   int64_t weights, start;          // words from the beginning of the packed tensor; start: of the sums, (out_channels)
+  bool is_winograd;                // computed as convnet_winograd.h has it
 };
 
 struct Tower {
@@ -34,6 +35,7 @@ struct Tower {
   int64_t n_stages;
   int64_t channels, height, width;  // of an image
   int64_t sample_words;             // of scratch memory
+  int64_t work_words;               // of it that the samples of a call share
   int64_t last;                     // the constant gradient, float32 and channels-last: words into the packed tensor
 };
 
@@ -44,7 +46,7 @@ FL_INLINE int64_t tile_width(const Stage& stage, int64_t channel) {
 }
 
 struct ConvnetKernels {
-  // The scores of n contiguous images. scratch: n * sample_words words.
+  // The scores of n contiguous images. scratch: n * sample_words + work_words words.
   void (*score)(const Tower& tower, const void* packed, const float* x, int64_t n, void* scratch, float* score);
   // All steps of n contiguous images, in place, element `first_element` of the noise stream first. scratch: as above.
   // numbers: twice as many as x has.

@@ -7,6 +7,8 @@
 
 #include "chain_impl.h"
 #include "convnet.h"
+#include "convnet_finish_impl.h"
+#include "convnet_winograd_impl.h"
 #include "products_impl.h"
 #include "small_floats.h"
 
@@ -19,6 +21,8 @@ struct Runs {
 
   FL_INLINE int64_t in_at(int64_t r) const { return r * run_pitch; }
   FL_INLINE int64_t weights_at(int64_t r) const { return r * weights_pitch; }
+  FL_INLINE int64_t start_at(int64_t) const { return 0; }
+  FL_INLINE void look_ahead(int64_t) const {}
 };
 
 // The sum of one output channel, over lanes that each add up every A::width-th word.
@@ -41,43 +45,6 @@ FL_INLINE void multiply_channel(const Runs& runs, const typename A::word* const*
   for (int m = 0; m < rows; ++m) sums[m] = A::sum(sum[m]);
 }
 
-// The pixels of a block, one a row: at most A::rows outputs whose windows are clipped alike.
-template <class A>
-struct Block {
-  int64_t n;
-  const typename A::word* in[A::rows];
-  int64_t sample[A::rows], pixel[A::rows];  // of the output
-};
-
-// What a tile of a stage works on.
-template <class A>
-struct Tile {
-  int64_t channel, width;
-  const typename A::word* weights;
-  const float *start, *last;
-  typename A::word* scratch;
-  float* score;
-};
-
-template <Finish kind, class A>
-FL_INLINE void finish(const Tower& tower, const Stage& stage, const Tile<A>& tile, const Block<A>& block,
-                      const float* sums) {
-  const typename A::f32 slope = A::broadcast(stage.slope);
-  const int64_t out_words = stage.out_channels / A::channels_a_word;
-  for (int64_t m = 0; m < block.n; ++m, sums += max_tile) {
-    typename A::word* const out = tile.scratch + block.sample[m] * tower.sample_words + stage.out +
-                                  block.pixel[m] * out_words + tile.channel / A::channels_a_word;
-    const float* const last = tile.last + block.pixel[m] * stage.out_channels;
-    for (int64_t c = 0; c < tile.width; c += A::width) {
-      typename A::word* const to = out + c / A::channels_a_word;
-      const typename A::f32 sum = A::load(sums + c);
-      const typename A::f32 sign = kind == Finish::mask ? A::widen(to) : sum;
-      const typename A::f32 value = kind == Finish::turn ? A::load(last + c) : sum;
-      A::narrow(to, A::where_positive(sign, value, A::mul(slope, value)));
-    }
-  }
-}
-
 template <class A>
 FL_INLINE void run_block(const Tower& tower, const Stage& stage, const Tile<A>& tile, const Runs& runs,
                          const typename A::word* weights, Block<A>& block) {
@@ -92,13 +59,7 @@ FL_INLINE void run_block(const Tower& tower, const Stage& stage, const Tile<A>& 
     return;
   }
   multiply<A>(block.n, runs, block.in, weights, tile.start, sums);
-  if (stage.finish == Finish::activate) {
-    finish<Finish::activate>(tower, stage, tile, block, sums);
-  } else if (stage.finish == Finish::turn) {
-    finish<Finish::turn>(tower, stage, tile, block, sums);
-  } else {
-    finish<Finish::mask>(tower, stage, tile, block, sums);
-  }
+  finish(tower, stage, tile, block, sums);
 }
 
 template <class A>
@@ -156,6 +117,12 @@ void convnet(const Tower& tower, const void* packed, const float* x, int64_t n, 
   }
   for (int64_t s = 0; s < tower.n_stages; ++s) {
     const Stage& stage = tower.stages[s];
+    if constexpr (A::channels_a_word == 1) {
+      if (stage.is_winograd) {
+        WinogradRows<A>(tower, stage, floats, scratch, scratch + n * tower.sample_words).run(n);
+        continue;
+      }
+    }
     const word* weights = static_cast<const word*>(packed) + stage.weights;
     for (int64_t channel = 0, width; channel < stage.out_channels; channel += width) {
       width = tile_width(stage, channel);

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "../small_floats.h"
+#include "convnet_winograd.h"
 
 namespace fastlangevin {
 namespace {
@@ -23,6 +24,27 @@ Axis gradient_axis(int64_t n_in, int64_t n_out, int64_t kernel, int64_t stride, 
   const int64_t i = residue - padding + stride * q;
   const int64_t window = std::max<int64_t>(0, ceil_divide(kernel - residue, stride));
   return {std::max<int64_t>(0, ceil_divide(n_in - i, stride)), q - window + 1, 1, window, n_out, i, stride};
+}
+
+// The inputs that the outputs of an axis read, without the zeros outside.
+int64_t places_inside(const Axis& axis) {
+  int64_t n = 0;
+  for (int64_t i = 0; i < axis.count; ++i) {
+    const int64_t start = axis.first + i * axis.step;
+    n += std::max<int64_t>(0, std::min(axis.extent, start + axis.window) - std::max<int64_t>(0, start));
+  }
+  return n;
+}
+
+// Whether a layer's stage takes less time so. Beside its products, a transformed input takes as long as 12
+// multiply-adds, and a tile's sums as 150 for each output channel, by measurement.
+bool suits_winograd(const ConvLayer& layer, const Stage& stage) {
+  if (layer.kernel_y != 2 * layer.stride_y || layer.kernel_x != 2 * layer.stride_x) return false;
+  if (stage.finish == Finish::score || stage.in_words % panel != 0) return false;
+  const WinogradShape shape = winograd_shape(stage);
+  const int64_t tiles = shape.tiles_y * shape.tiles_x, out = stage.out_channels;
+  const int64_t direct = places_inside(stage.y) * places_inside(stage.x) * stage.in_words * out;
+  return tiles * (winograd_places * shape.depth * (out + 12) + 150 * out) < direct;
 }
 
 }  // namespace
@@ -49,19 +71,20 @@ int64_t ConvnetPlan::reserve(int64_t words) {
 }
 
 // The shapes, places in the scratch memory, and at the beginning of the packed words the zeros that sums
-// without a bias start from.
+// without a bias start from, and that lie around the images.
 void ConvnetPlan::add_features() {
   const ImageShape image = features_[0].shape;
   int64_t words = round_up(image.height * image.width * features_[0].words, panel);
   int64_t widest = 0;
   for (const ConvLayer& layer : layers_) {
     const ImageShape& in = features_.back().shape;
+    const int64_t padded_in = features_.back().padded;
     const ImageShape out{layer.channels, (in.height + 2 * layer.padding_y - layer.kernel_y) / layer.stride_y + 1,
                          (in.width + 2 * layer.padding_x - layer.kernel_x) / layer.stride_x + 1};
     const int64_t padded = round_up(out.channels, panel * channels_a_word_);
     features_.push_back({out, padded, padded / channels_a_word_, words});
     words += round_up(out.height * out.width * features_.back().words, panel);
-    widest = std::max(widest, padded);
+    widest = std::max({widest, padded, layer.stride_x * padded_in});
   }
   // An odd number of cache lines, so that a pixel of one sample and of the next fall into different sets.
   tower_.sample_words = round_up(words, 2 * panel) + panel;
@@ -73,7 +96,13 @@ void ConvnetPlan::add(Stage stage, const Feature& in, const Feature& out, const 
   stage.in_words = in.words;
   stage.in = in.at, stage.out = out.at;
   stage.out_channels = out.padded;
-  stage.weights = reserve(stage.y.window * stage.x.window * stage.in_words * stage.out_channels);
+  stage.is_winograd = channels_a_word_ == 1 && suits_winograd(layers_[view.layer], stage);
+  int64_t matrices = stage.y.window * stage.x.window;
+  if (stage.is_winograd) {
+    matrices = winograd_places * stage.y.step * stage.x.step;
+    tower_.work_words = std::max(tower_.work_words, winograd_work_words(winograd_shape(stage)));
+  }
+  stage.weights = reserve(matrices * stage.in_words * stage.out_channels);
   stages_.push_back(stage);
   views_.push_back(view);
 }
@@ -125,7 +154,11 @@ void ConvnetPlan::pack(const std::vector<const float*>& weights, const std::vect
     for (int64_t c = 0; c < top.shape.channels; ++c) floats[tower_.last + i * top.padded + c] = last[c * area + i];
   }
   for (size_t s = 0; s < stages_.size(); ++s) {
-    pack_weights(stages_[s], views_[s], weights[views_[s].layer], words + stages_[s].weights);
+    if (stages_[s].is_winograd) {
+      pack_winograd(stages_[s], views_[s], weights[views_[s].layer], floats + stages_[s].weights);
+    } else {
+      pack_weights(stages_[s], views_[s], weights[views_[s].layer], words + stages_[s].weights);
+    }
   }
 }
 
@@ -159,6 +192,34 @@ void ConvnetPlan::pack_weights(const Stage& stage, const WeightView& view, const
       }
     }
     out += window * stage.in_words * tile;
+  }
+}
+
+// (place y, place x, tile of channels, phase y, phase x, input channel, channel). Of a place's weights in y, g0, their
+// sum or g1, likewise in x.
+void ConvnetPlan::pack_winograd(const Stage& stage, const WeightView& view, const float* weights, float* out) const {
+  const WinogradShape shape = winograd_shape(stage);
+  const int64_t by_y = stage.y.step * view.by_y, by_x = stage.x.step * view.by_x;  // from a phase's weight to its next
+  for (int64_t channel = 0, tile; channel < stage.out_channels; channel += tile) {
+    tile = tile_width(stage, channel);
+    const int64_t n = std::min(tile, view.outs - channel);
+    for (int64_t phase = 0; phase < stage.y.step * stage.x.step; ++phase) {
+      const float* const of_phase = weights + channel * view.by_out + view.first + phase / stage.x.step * view.by_y +
+                                    phase % stage.x.step * view.by_x;
+      for (int64_t c = 0; c < view.ins; ++c) {
+        float* const to = out + channel * shape.depth + (phase * stage.in_words + c) * tile;
+        for (int64_t o = 0; o < n; ++o) {
+          const float* const from = of_phase + o * view.by_out + c * view.by_in;
+          float g[3][3] = {{from[0], 0, from[by_x]}, {}, {from[by_y], 0, from[by_y + by_x]}};
+          for (float (&row)[3] : g) row[1] = row[0] + row[2];
+          for (int i = 0; i < 3; ++i) g[1][i] = g[0][i] + g[2][i];
+          int64_t place = 0;
+          for (const int64_t y : winograd_order) {
+            for (const int64_t x : winograd_order) to[place++ * shape.depth * stage.out_channels + o] = g[y][x];
+          }
+        }
+      }
+    }
   }
 }
 

@@ -47,6 +47,7 @@ class ConvnetPlan {
   void add_gradient(size_t l);
   void add(Stage stage, const Feature& in, const Feature& out, const WeightView& view);
   void pack_weights(const Stage& stage, const WeightView& view, const float* weights, uint32_t* out) const;
+  void pack_winograd(const Stage& stage, const WeightView& view, const float* weights, float* out) const;
   int64_t reserve(int64_t words);
 
   int64_t channels_a_word_;

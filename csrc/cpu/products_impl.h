@@ -36,7 +36,8 @@ FL_INLINE int64_t clip_end(const Axis& axis, int64_t i) {
 }
 
 // Runs say what the rows of a block share: n_runs runs of `run` words, in_at(r) from a row's first word, with weights
-// weights_at(r) from the first; `tile` words of weights for each word, of which `columns` are used.
+// weights_at(r) from the first; `tile` words of weights for each word, of which `columns` are used. Row m begins with
+// the sums start + start_at(m). look_ahead(k) is called before word k of a run.
 template <class A, int rows, int vectors, class Runs>
 __attribute__((noinline)) void multiply_block(const Runs& runs, const typename A::word* const* in,
                                               const typename A::word* weights, const float* start, float* sums) {
@@ -45,7 +46,7 @@ __attribute__((noinline)) void multiply_block(const Runs& runs, const typename A
   FL_UNROLL
   for (int m = 0; m < rows; ++m) {
     FL_UNROLL
-    for (int v = 0; v < vectors; ++v) sum[m][v] = A::load(start + v * A::width);
+    for (int v = 0; v < vectors; ++v) sum[m][v] = A::load(start + runs.start_at(m) + v * A::width);
   }
   const int64_t tile = runs.tile, run = runs.run;
   for (int64_t r = 0; r < runs.n_runs; ++r) {
@@ -54,6 +55,7 @@ __attribute__((noinline)) void multiply_block(const Runs& runs, const typename A
     for (int m = 0; m < rows; ++m) p[m] = in[m] + runs.in_at(r);
     const word* w = weights + runs.weights_at(r);
     for (int64_t k = 0; k < run; ++k, w += tile) {
+      runs.look_ahead(k);
       typename A::words b[vectors];
       FL_UNROLL
       for (int v = 0; v < vectors; ++v) b[v] = A::load_words(w + v * A::width);
@@ -81,7 +83,7 @@ FL_INLINE void multiply_rows(int64_t n_rows, const Runs& runs, const typename A:
   multiply_block<A, rows, vectors>(runs, in, weights, start, sums);
 }
 
-// sums[m][0, columns) = start + the products of row m's runs with the weights.
+// sums[m][0, columns) = start + the products of row m's runs with the weights. sums may be start.
 template <class A, int vectors = A::vectors, class Runs>
 FL_INLINE void multiply(int64_t n_rows, const Runs& runs, const typename A::word* const* in,
                         const typename A::word* weights, const float* start, float* sums) {
@@ -91,6 +93,16 @@ FL_INLINE void multiply(int64_t n_rows, const Runs& runs, const typename A::word
   }
   for (int64_t c = 0; c < runs.columns; c += step) {
     multiply_rows<A, vectors>(n_rows, runs, in, weights + c, start + c, sums + c);
+  }
+}
+
+// run(block, first, n) for n rows in blocks whose numbers of rows differ by one at most.
+template <class A, class Run>
+FL_INLINE void each_block(int64_t n_rows, const Run& run) {
+  const int64_t n_blocks = (n_rows + A::rows - 1) / A::rows;
+  for (int64_t b = 0, first = 0, n; b < n_blocks; ++b, first += n) {
+    n = n_rows / n_blocks + (b < n_rows % n_blocks);
+    run(b, first, n);
   }
 }
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 from fastlangevin.network import walk
 from fastlangevin.network.layers import Activation, LogSumExp
 
-from . import traced_energies
+from . import traced_energies, winograd
 from .error_bounds import Roundings, U, gamma
 
 # The absolute error of e^a for a ≤ 0, in u: the derivative of elu(1.5), 1.5 e^a, is within 2.5 units in the last place
@@ -25,12 +25,19 @@ EXPONENTIAL = 5 / 1.5
 
 @dataclass(frozen=True)
 class Affine:
-    """h ↦ function(h, weight, bias), each output a sum of n_terms products and the bias."""
+    """h ↦ function(h, weight, bias), each output a sum of n_terms products and the bias.
+
+    Attributes:
+        winograd: stride and padding of a convolution that `support.winograd` applies to.
+        transposed_like: of an input gradient, the input.
+    """
 
     function: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     weight: Tensor
     bias: Tensor | None
     n_terms: int
+    winograd: tuple[tuple[int, int], tuple[int, int]] | None = None
+    transposed_like: Tensor | None = None
 
     def __call__(self, h: Tensor) -> Tensor:
         return self.function(h, self.weight, self.bias)
@@ -45,7 +52,15 @@ class Affine:
                 h = torch.zeros_like(like, requires_grad=True)
                 return torch.autograd.grad(self.function(h, weight, None), h, g, create_graph=True)[0]
 
-        return Affine(function, self.weight, None, len(self.weight) * math.prod(self.weight.shape[2:]))
+        n_terms = len(self.weight) * math.prod(self.weight.shape[2:])
+        return Affine(function, self.weight, None, n_terms, self.winograd, like)
+
+    def winograd_terms(self, h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Sums of the absolute terms by `support.winograd`, of absolute values."""
+        assert self.winograd is not None
+        if self.transposed_like is None:
+            return winograd.forward(h, weight, bias, *self.winograd)
+        return winograd.gradient(h, weight, self.transposed_like, *self.winograd)
 
 
 @dataclass(frozen=True)
@@ -79,7 +94,14 @@ def layer_of(layer: Any) -> Affine | Elementwise | Reshape:
     if weight.dim() == 2:
         return Affine(functional.linear, weight, bias, weight.shape[1])
     geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
-    return Affine(lambda h, w, b: functional.conv2d(h, w, b, *geometry), weight, bias, weight[0].numel())
+    in_tiles = winograd.applies(weight, layer.stride) and tuple(layer.dilation) == (1, 1) and layer.groups == 1
+    return Affine(
+        lambda h, w, b: functional.conv2d(h, w, b, *geometry),
+        weight,
+        bias,
+        weight[0].numel(),
+        (tuple(layer.stride), tuple(layer.padding)) if in_tiles else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -90,11 +112,19 @@ class Arithmetic:
         activation: (activation, z, value, derivative) to the errors of value and derivative, z without one.
         ascending: sums run from the bias over the features in ascending order; otherwise in any.
         half: the unit roundoff of the type that factors, and maybe results, are rounded to; 0 for float32.
+        winograd: convolutions may be computed as `support.winograd` has it. Each term then has 4 roundings in its
+            factors, and passes 3 on its way from three sums to one: 7 more than in any order of the plain terms.
     """
 
     activation: Callable[[Activation, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     ascending: bool = False
     half: float = 0.0
+    winograd: bool = False
+
+    def terms(self, layer: Affine, h: Tensor, weight: Tensor) -> Tensor:
+        """Sums of the absolute values of what is added up."""
+        function = layer.winograd_terms if self.winograd and layer.winograd else layer.function
+        return function(h.abs(), weight.abs(), None if layer.bias is None else layer.bias.abs())
 
     def sums(self, roundings: Roundings, layer: Affine, h: Tensor) -> Tensor:
         total = layer(h)
@@ -105,9 +135,8 @@ class Arithmetic:
                 partial = terms.cumsum(2) + (0.0 if bias is None else bias[:, None])
                 bound = U * (partial.abs().sum(2) + terms.abs().sum(2))
             else:
-                n = layer.n_terms + (bias is not None)
-                terms = layer.function(h.abs(), layer.weight.abs(), None if bias is None else bias.abs())
-                bound = (gamma(n) + 2 * self.half) * terms + self.half * total.abs()
+                n = layer.n_terms + (bias is not None) + 7 * (self.winograd and layer.winograd is not None)
+                bound = (gamma(n) + 2 * self.half) * self.terms(layer, h, layer.weight) + self.half * total.abs()
         return roundings.rounded(total, bound)
 
 
@@ -129,7 +158,7 @@ class Exact(Arithmetic):
         h, weight = (v.to(self.dtype).double() for v in (h, layer.weight))
         bias = () if layer.bias is None else (layer.bias,)
         unit = min(finest_bit(h) * finest_bit(weight), *map(finest_bit, bias), 1.0)
-        most = layer.function(h.abs(), weight.abs(), None if layer.bias is None else layer.bias.abs())
+        most = self.terms(layer, h, weight)
         if (most >= 2**self.bits * unit).any():
             raise FloatingPointError(f"sums of {most.max() / unit:.0f} units would be rounded to {self.bits} bits")
         return layer.function(h, weight, layer.bias)
