@@ -4,6 +4,7 @@
 # make test-cuda-build: what a CUDA build of torch shows without a GPU, in .venv-newest.
 # make test-triton36: all Triton kernels compiled by Triton 3.6, which CUDA builds of torch 2.11 bring, for six GPUs.
 # make test-processors: the tests with older instruction sets in torch's libraries.
+# make test-sanitizers: the tests of the native kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
 # make test-campaign: 20,000 random graphs through every engine; a training that is killed 50 times and resumed.
 PYTHON ?= python3
 VENV := .venv
@@ -18,7 +19,7 @@ SOURCES := setup.py pyproject.toml constraints.txt fastlangevin/kernels/build.py
 # Waiting threads sleep. If another program uses a core, spinning threads make training ten times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-newest test-cuda-build test-triton36 test-processors test-campaign lint format bench bench-docs bench-quick clean
+.PHONY: demo test test-newest test-cuda-build test-triton36 test-processors test-sanitizers test-campaign lint format bench bench-docs bench-quick clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fastlangevin train digits --out runs/demo --resume
@@ -37,6 +38,9 @@ test-triton36: $(VENV)/.dev $(TRITON36)/triton
 
 test-processors: $(VENV)/.dev
 	nice $(BIN)/python scripts/test_processors.py $(ARGS)
+
+test-sanitizers: $(VENV)/.dev
+	nice $(BIN)/python scripts/test_sanitizers.py $(ARGS)
 
 test-campaign: $(VENV)/.dev
 	RANDOM_GRAPHS=$${RANDOM_GRAPHS:-20000} nice $(BIN)/python -m pytest tests/score/test_random_graphs.py
