@@ -47,7 +47,8 @@ the results are in [performance.md](performance.md).
 - **Checked**: before it was timed, the contender's states were verified to agree with those of the eager loop, without
   noise, and in their moments with noise (`benchmarks/checks.py`). A contender that fails this check has no time.
 - **Share of floor**: the minimum time that the bytes or operations take, at the peak that this machine reached in the
-  same run, divided by the measured time (`benchmarks/rooflines.py`, `works.py`).
+  same run, divided by the measured time (`benchmarks/rooflines.py`, `works.py`). Operations of networks are those of
+  direct arithmetic; Winograd's filtering needs fewer, so that a convnet may pass 100 %.
 
 Commands:
 
