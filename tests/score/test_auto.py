@@ -129,11 +129,11 @@ class Derived(Counted):
 def test_the_code_of_an_energy_is_read_again_only_if_it_is_not_impure_itself(energy, monkeypatch):
     sampler = fl.Langevin(energy, n_steps=1, seed=1)
     sampler(torch.zeros(2, 3))
-    reasons = sampler._score._last.reasons
+    reasons = sampler._score._last.explanation.reasons
     read = []
     monkeypatch.setattr(auto, "why_impure", lambda *args: (read.append(1), why_impure(*args))[1])
     sampler(torch.zeros(2, 3))
-    assert sampler._score._last.engine == "autograd" and sampler._score._last.reasons == reasons
+    assert sampler._score._last.explanation.engine == "autograd" and sampler._score._last.explanation.reasons == reasons
     assert bool(read) == isinstance(energy, Derived)
 
 
@@ -147,4 +147,4 @@ def test_an_energy_that_is_no_longer_impure_is_recorded(change):
         elif engine == "graph":
             energy.__class__ = type("Pure", (nn.Module,), {"forward": lambda self, x: x.square().sum(1).exp()})
         sampler(torch.zeros(2, 3))
-        assert sampler._score._last.engine == engine
+        assert sampler._score._last.explanation.engine == engine
