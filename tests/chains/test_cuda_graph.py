@@ -14,6 +14,7 @@ from torch import nn
 
 import fastlangevin as fl
 from fastlangevin.chains.cuda_graph import GraphCache, unrolls
+from fastlangevin.score.convnet import NativeConvNetScore
 from fastlangevin.score.sequential import SequentialScore
 
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
@@ -160,6 +161,7 @@ def test_the_state_of_a_graph_is_contiguous(layout, made, monkeypatch):
     monkeypatch.setattr(
         SequentialScore, "fused_step_", lambda self, x, args: seen.append(x.stride()) or update_(self, x, args)
     )
+    monkeypatch.setattr(NativeConvNetScore, "run_chain_", lambda self, x, args: False)  # as the kernels of a GPU
     x = LAYOUTS[layout](torch.rand(4, 3, 8, 8))
     torch.manual_seed(0)
     net = fl.models.ConvNet(8, 3, 4)
