@@ -19,6 +19,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fastlangevin.kernels import build
+
 ROOT = Path(__file__).resolve().parent.parent
 VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 # Each set with each variable twice, beside another of the other variables' each time.
@@ -41,11 +43,6 @@ def lacking(sets: tuple[str, ...], flags: set[str]) -> str | None:
     return "AVX2" if needed and "avx2" not in flags else None
 
 
-def processor_flags() -> set[str]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return set(next((line for line in lines if line.startswith("flags")), "").split())
-
-
 def run(sets: tuple[str, ...], arguments: list[str]) -> bool:
     marks = "not gpu and not compiled and not any_processor"
     command = [sys.executable, "-m", "pytest", "-m", marks, *arguments]
@@ -58,7 +55,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", choices=COMBINATIONS, action="append", help="this combination; may be repeated")
     chosen, arguments = parser.parse_known_args()
-    flags, outcomes = processor_flags(), {}
+    flags, outcomes = build.processor_flags() or set(), {}
     print("tests of torch.compile are left out: it fails by itself where ATen's capability is forced")
     for name in chosen.only or COMBINATIONS:
         sets = COMBINATIONS[name]

@@ -38,7 +38,7 @@ def test_what_a_processor_lacks(script):
 
 def test_a_failure_is_one_of_the_command(script, monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr(script, "processor_flags", lambda: {"avx2"})
+    monkeypatch.setattr(script.build, "processor_flags", lambda: {"avx2"})
     monkeypatch.setattr(script, "run", lambda sets, arguments: seen.append((sets, arguments)) or len(seen) != 2)
     monkeypatch.setattr("sys.argv", ["test_processors.py", "-x", "-n", "2"])
     assert script.main() == 1
