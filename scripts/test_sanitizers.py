@@ -3,9 +3,9 @@
     python scripts/test_sanitizers.py [argument of pytest …]
 
 A read or write outside an array, of freed memory, or an operation that C++ does not define ends the tests with a
-report. torch allocates its tensors through the sanitizer, so that their ends are known to it. Without arguments: the
-tests in `TESTS`. The tracked files are copied into .sanitizers, beside the library, which is compiled there when its
-sources have changed, for all instruction sets.
+report. torch allocates its tensors through the sanitizer, so that their ends are known to it. Without an argument that
+names a file or a folder: the tests in `TESTS`. The tracked files are copied into .sanitizers, beside the library, which
+is compiled there when its sources have changed, for all instruction sets.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def main(arguments: list[str]) -> int:
         "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *(arguments or TESTS)]
+    names_tests = any((ROOT / argument.split("::")[0]).exists() for argument in arguments)
+    tests = () if names_tests else TESTS
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments, *tests]
     return subprocess.run(command, cwd=COPY / "tree", env=environment).returncode
 
 
