@@ -63,7 +63,7 @@ class NativeMlpScore(MlpScore):
         return why or native.load_cpu()
 
     @staticmethod
-    def slower(network: Sequential, x: Tensor) -> str | None:
+    def slower(network: Sequential, precision: str, x: Tensor) -> str | None:
         n_weights = sum(layer.weight.numel() for layer in network.layers if isinstance(layer, Linear))
         if not 0 < len(x) < _FEW_CHAINS or n_weights <= _MANY_WEIGHTS:
             return None

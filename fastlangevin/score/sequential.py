@@ -42,7 +42,7 @@ class SequentialScore(AutogradScore):
         return None
 
     @staticmethod
-    def slower(network: Sequential, x: Tensor) -> str | None:
+    def slower(network: Sequential, precision: str, x: Tensor) -> str | None:
         """Why other kernels are faster at states like x, or None. It says the same for any number of threads, because
         results depend on the kernels.
         """
@@ -130,7 +130,7 @@ def choose(
         for way in ways:
             why = implementation.unsupported(network, way, x)
             if why is None:
-                why = implementation.slower(network, x)
+                why = implementation.slower(network, way, x)
                 if why is None and way != ways[0]:
                     why = cpu_precision.why_bfloat16_of(network, len(x))
                 if why is None:

@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from ..kernels.cpu import program as native_kernels
 from ..network import walk
 from ..network.layers import Activation, Conv, Layer, Linear, LogSumExp, Reshape
 from ..network.sequential import Sequential
@@ -38,6 +39,14 @@ class TorchOpsScore(SequentialScore):
     @staticmethod
     def unsupported(network: Sequential, precision: str, x: Tensor) -> str | None:
         return "they support no head over classes" if network.is_over_classes else None
+
+    @staticmethod
+    def slower(network: Sequential, precision: str, x: Tensor) -> str | None:
+        is_fp32 = precision == "fp32" and network.dtype == x.dtype == torch.float32
+        has_convolutions = any(isinstance(layer, Conv) for layer in network.layers)
+        if x.device.type == "cpu" and is_fp32 and has_convolutions and native_kernels.unsupported() is None:
+            return "native programs compute convolutions with any activation faster"
+        return None
 
     def __call__(self, x: Tensor) -> Tensor:
         with torch.no_grad():

@@ -76,11 +76,27 @@ def test_the_fastest_supported_implementation_is_selected():
     network, x = read(small(), (2, 1, 4, 4)), states()
     assert choose(network, "fp32", x, ConvNetEngine.implementations).implementation is NativeConvNetScore
     smooth = read(nn.Sequential(nn.Conv2d(1, 2, 3), nn.SiLU(), nn.Conv2d(2, 1, 2), nn.Flatten(0)), (2, 1, 4, 4))
-    kind, precision, reasons = choose(smooth, "fp32", x, ConvNetEngine.implementations)
+    kind, precision, reasons = choose(smooth, "fp32", x, ConvNetEngine.implementations, only_if_fast=False)
     assert kind is TorchOpsScore and precision == "fp32"
     why = "not used: they support only consecutive convolutions with (leaky) ReLU"
     assert {f"fused Triton kernels {why}", f"native kernels {why}"} <= set(reasons)
     assert fl.Langevin(log_density=small(), seed=1).plan.engine == "convnet"
+
+
+@pytest.mark.usefixtures("native_kernels")
+def test_convolutions_with_other_activations_are_left_to_native_programs():
+    """In float32 on a CPU. What the caller names is used all the same."""
+    net, x = nn.Sequential(nn.Conv2d(1, 2, 3), nn.SiLU(), nn.Conv2d(2, 1, 2), nn.Flatten(0)), states()
+    options = {"log_density": net, "n_steps": 2, "step_size": 0.1, "noise_std": 0.1, "seed": 1}
+    auto, named = fl.Langevin(**options), fl.Langevin(engine="convnet", **options)
+    assert torch.allclose(auto(x), named(x), rtol=0, atol=1e-5)
+    assert auto.plan.engine == "graph" and named.plan.engine == "convnet"
+    assert any("the graph engine computes with a native program" in reason for reason in auto.plan.reasons)
+    wide = fl.Langevin(log_density=net.double(), n_steps=2, seed=1)
+    assert wide.plan_for("cpu", x.shape).engine == "convnet"
+    linear = nn.Sequential(nn.Linear(8, 1024), nn.SiLU(), nn.Linear(1024, 1), nn.Flatten(0))
+    few = fl.Langevin(log_density=linear, n_steps=2, seed=1)
+    assert few.plan_for("cpu", (2, 8)).engine != "graph"
 
 
 @pytest.mark.usefixtures("native_kernels")
