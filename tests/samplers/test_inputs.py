@@ -55,6 +55,7 @@ def test_keywords_reach_the_energy(call):
 
 @pytest.mark.compiled
 def test_keywords_reach_a_compiled_energy():
+    torch.compiler.reset()  # after other shapes of an energy it makes them symbols, which fails in torch 2.13
     given = fl.Langevin(energy, engine="compiled", **OPTIONS).score(X.double(), 2, kwargs={"scale": SCALE.double()})
     expected = -2 * SCALE.double()[:, None] * X.double() - 4 * X.double() ** 3
     torch.testing.assert_close(given, expected, rtol=1e-14, atol=0.0)
