@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 
 from . import energies, models, noise
 from .chains.update import langevin_update_
-from .errors import BackendUnavailable, ChainDiverged, CheckpointError, TrainingDiverged
+from .errors import BackendUnavailable, ChainDiverged, CheckpointError, RankFailed, TrainingDiverged
 from .network.inputs import PerStep
 from .samplers.inpaint import inpaint
 from .samplers.langevin import Langevin
 from .samplers.plan import Plan
 from .samplers.replay_buffer import ReplayBuffer
 from .samplers.trace import Trace
+from .version import __version__
 
 if TYPE_CHECKING:
-    from . import recipes
+    from . import distributed, recipes
     from .data import Data, digits, load_data
     from .display.pictures import save_grid
     from .evaluation.evaluate import evaluate
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .runs.opening import load
     from .runs.result import TrainResult
     from .samplers.generator import Reconstruction, interpolate, reconstruct
+    from .samplers.sharded_buffer import ShardedReplayBuffer
     from .training.train import train
 else:
     # What chains do not need is imported when it is first read, and with it PIL, rich, yaml and safetensors.
@@ -33,8 +35,10 @@ else:
         "Data": "data",
         "Reconstruction": "samplers.generator",
         "Reproduction": "reproduction.reproduce",
+        "ShardedReplayBuffer": "samplers.sharded_buffer",
         "TrainResult": "runs.result",
         "digits": "data",
+        "distributed": "distributed",
         "evaluate": "evaluation.evaluate",
         "interpolate": "samplers.generator",
         "load": "runs.opening",
@@ -57,8 +61,6 @@ else:
         return sorted({*globals(), *__all__})
 
 
-__version__ = "0.1.0"
-
 __all__ = [
     "BackendUnavailable",
     "ChainDiverged",
@@ -67,14 +69,17 @@ __all__ = [
     "Langevin",
     "PerStep",
     "Plan",
+    "RankFailed",
     "Reconstruction",
     "ReplayBuffer",
     "Reproduction",
+    "ShardedReplayBuffer",
     "Trace",
     "TrainResult",
     "TrainingDiverged",
     "__version__",
     "digits",
+    "distributed",
     "energies",
     "evaluate",
     "inpaint",

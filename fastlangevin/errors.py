@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class ChainDiverged(RuntimeError):
     """A chain's state became NaN or infinite.
@@ -16,6 +18,15 @@ class ChainDiverged(RuntimeError):
         super().__init__(message)
         self.step = step
         self.n_chains = n_chains
+
+    def __reduce__(self) -> tuple[Any, ...]:  # Exception's calls the constructor with the message alone
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[ChainDiverged], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> ChainDiverged:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(attributes)
+    return error
 
 
 class TrainingDiverged(ChainDiverged):
@@ -56,3 +67,7 @@ class BackendUnavailable(RuntimeError):
 
 class CheckpointError(ValueError):
     """A file is not a checkpoint, is damaged, has another format version, or does not fit the model."""
+
+
+class RankFailed(RuntimeError):
+    """Another rank failed, ended, or did not answer in time; the message says which and how."""

@@ -7,7 +7,9 @@ from torch import Tensor
 
 
 def with_index(device: torch.device) -> torch.device:
-    """The device as tensors on it name it: "cuda" is the current GPU."""
+    """The device as tensors on it name it: "cuda" is the current GPU, and "cpu:0" the CPU."""
+    if device.type == "cpu":
+        return torch.device("cpu")
     if device.type == "cuda" and device.index is None and torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return device
@@ -30,6 +32,11 @@ class ToHost:
             self._value.copy_(x, non_blocking=True)
             self._event = torch.cuda.Event()
             self._event.record(torch.cuda.current_stream(x.device))
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether `value` may have to wait."""
+        return self._event is not None
 
     def arrived(self) -> bool:
         """Whether `value` returns without waiting."""

@@ -8,20 +8,21 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "fastlangevin"
-GROUND = {"errors", "validation", "files", "transfer"}
+GROUND = {"errors", "validation", "files", "transfer", "version"}
 LEAVES = {"energies", "models"}
-BELOW_SAMPLERS = GROUND | LEAVES | {"network", "kernels", "noise", "score", "chains"}
+BELOW_SAMPLERS = GROUND | LEAVES | {"distributed", "network", "kernels", "noise", "score", "chains"}
 BELOW_RUNS = BELOW_SAMPLERS | {"samplers", "data", "display"}
 # What the files of each subpackage, or single files of the package, may import besides their own subpackage.
 MAY_IMPORT = {
     **dict.fromkeys((*GROUND, *LEAVES), GROUND),
-    "network": GROUND,
+    "distributed": GROUND,
+    "network": GROUND | {"distributed"},
     "kernels": GROUND | {"network"},
     "noise": GROUND | {"kernels"},
     "score": GROUND | LEAVES | {"network", "kernels", "noise"},
     "chains": GROUND | LEAVES | {"network", "kernels", "noise", "score"},
     "samplers": BELOW_SAMPLERS,
-    "data": GROUND,
+    "data": GROUND | {"distributed"},
     "display": GROUND | {"data"},
     "runs": BELOW_RUNS,
     "recipes": GROUND | {"runs"},  # where the settings are declared
