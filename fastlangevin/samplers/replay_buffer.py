@@ -14,14 +14,14 @@ from .. import noise
 from ..chains import initial
 from ..chains.divergence import n_not_finite
 from ..noise import Stream
+from ..transfer import with_index
 from ..validation import check_bounds, check_int, check_shape, check_state_dtype, unknown
 from .noise_counter import NoiseCounter
+from .replay_slots import POLICIES, Policy, Slots
 
 Storage = Literal["float32", "uint8"]
-Policy = Literal["fifo", "reservoir", "indexed"]
 
 _STORAGES = {"float32": torch.float32, "uint8": torch.uint8}
-_POLICIES = ("fifo", "reservoir", "indexed")
 _LEVELS = 256
 _DITHER = 2**62  # first index, in a call's stream, of the uniforms that dequantise bytes
 
@@ -103,12 +103,11 @@ class ReplayBuffer:
         if storage not in _STORAGES:
             raise unknown("storage", storage, _STORAGES)
         self.storage = storage
-        if policy not in _POLICIES:
-            raise unknown("policy", policy, _POLICIES)
+        if policy not in POLICIES:
+            raise unknown("policy", policy, POLICIES)
         self.policy = policy
         self.per_class = None if per_class is None else check_int("per_class", per_class)
-        self._part, rest = divmod(self.capacity, self.per_class or 1)
-        if rest:
+        if self.capacity % (self.per_class or 1):
             raise ValueError(f"per_class must divide capacity = {self.capacity}, got {self.per_class}")
         self.init = initial.check(init)
         self.bounds = check_bounds(bounds)
@@ -116,17 +115,24 @@ class ReplayBuffer:
             raise ValueError(f"bounds must be finite, got {self.bounds}")
         if storage == "uint8" and self.bounds is None:
             raise ValueError("storage='uint8' needs bounds, got None")
-        self.device = torch.device(device)
+        self.device = with_index(torch.device(device))
         self._noise = NoiseCounter(seed, generator, owner="buffer")
+        self._slots = Slots(self.capacity, self.per_class or 1, policy, self.reinit, self._device_of_slots())
         # The extra row receives states that are not kept, so that every write has the same shape.
-        size = (self.capacity + 1, *self.shape)
+        rows = self._rows()
+        size = (len(rows) + 1, *self.shape)
         self._values = torch.zeros(size, dtype=_STORAGES[storage], device=self.device)
-        # The number of states of each class that have ever been stored.
-        self._counts = torch.zeros(self.per_class or 1, dtype=torch.int64, device=self.device)
         if policy == "indexed":
             with torch.no_grad():
-                self._values[:-1] = self._encoded(self._fresh(self.capacity, *self._noise.reserve()))
-            self._counts += self._part
+                self._values[:-1] = self._encoded(self._fresh(rows, *self._noise.reserve()))
+            self._slots.counts += self._slots.part
+
+    def _rows(self) -> range:
+        """The slots whose states are in `_values`."""
+        return range(self.capacity)
+
+    def _device_of_slots(self) -> torch.device:
+        return self.device
 
     def sample(self, n: int, y: Tensor | None = None) -> Draw:
         """Draws n initial states of chains.
@@ -146,24 +152,9 @@ class ReplayBuffer:
 
     def _draw(self, n: int, y: Tensor | None, seed: int | Tensor, step: int | Tensor) -> Draw:
         with torch.inference_mode(False), torch.no_grad():
-            u = self._uniform((n, 3), seed, step)
-            stored = self._counts.clamp(max=self._part)
-            if y is None:
-                ends = stored.cumsum(0)
-                index = _scaled(u, ends[-1])
-                y = torch.searchsorted(ends, index, right=True).clamp_(max=len(ends) - 1)
-                index = index - (ends - stored).gather(0, y)
-                n_stored = ends[-1]
-            else:
-                n_stored = stored.gather(0, y)
-                index = _scaled(u, n_stored)
-            slots = y * self._part + index
-            fresh = (u[:, 2] < self.reinit) | (n_stored == 0)
-            x = torch.where(
-                fresh.view(n, *(1 for _ in self.shape)),
-                self._fresh(n, seed, step),
-                self._decoded(self._values.index_select(0, slots), seed, step),
-            )
+            slots, fresh = self._slots.draw(n, y, seed, step)
+            stored = self._decoded(self._values.index_select(0, slots), 0, seed, step)
+            x = torch.where(self._like_states(fresh), self._fresh(range(n), seed, step), stored)
         return Draw(x, slots, fresh)
 
     def store(self, x: Tensor, slots: Tensor | None = None, y: Tensor | None = None) -> None:
@@ -184,24 +175,29 @@ class ReplayBuffer:
             OverflowError: the noise counter would exceed 2^32.
         """
         self._check_states(x)
+        n = self._batch_size(x)
         if (slots is None) == (self.policy == "indexed"):
             wanted = "the slots that sample returned" if slots is None else "None, because the policy selects them"
             raise ValueError(f"slots must be {wanted} (policy={self.policy!r})")
         if slots is not None:
             if y is not None:
                 raise ValueError("y must be None if policy='indexed', where a slot determines the class")
-            self._check_numbers("slots", slots, len(x), self.capacity)
+            self._check_numbers("slots", slots, n, self.capacity)
         elif y is not None:
-            self._check_classes(y, len(x))
+            self._check_classes(y, n)
         elif self.per_class is not None:
             raise ValueError("y must be given to a buffer with per_class, got None")
         self._keep(x, slots, y, *self._noise.reserve())
 
+    def _batch_size(self, x: Tensor) -> int:
+        """The number of states of the whole batch of which x is stored."""
+        return len(x)
+
     def _keep(self, x: Tensor, slots: Tensor | None, y: Tensor | None, seed: int | Tensor, step: int | Tensor) -> None:
         with torch.inference_mode(False), torch.no_grad():
             if slots is None:
-                slots = self._places(len(x), y, seed, step)
-            self._values.index_copy_(0, self._last_of_each(slots), self._encoded(x))
+                slots = self._slots.place(len(x), y, seed, step)
+            self._values.index_copy_(0, self._slots.last_of_each(slots), self._encoded(x))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the whole state of the buffer.
@@ -211,7 +207,7 @@ class ReplayBuffer:
         """
         return {
             "values": self._values[:-1],
-            "counts": self._counts,
+            "counts": self._slots.counts,
             "policy": self.policy,
             **self._noise.state_dict(),
         }
@@ -227,19 +223,26 @@ class ReplayBuffer:
                 a step that is not an int in 0 … 2^32, or a seed that does not fit 64 bits.
             TypeError: a seed that is not an int.
         """
-        own = self.state_dict()
-        self._noise.check(state, needed=own)
-        for name in ("values", "counts"):
-            wanted, got = own[name], state[name]
-            if not isinstance(got, Tensor) or got.shape != wanted.shape or got.dtype != wanted.dtype:
+        self._noise.check(state, needed=("values", "counts", "policy"))
+        for name, shape, dtype in (
+            ("values", (self.capacity, *self.shape), self._values.dtype),
+            ("counts", tuple(self._slots.counts.shape), torch.int64),
+        ):
+            got = state[name]
+            if not isinstance(got, Tensor) or tuple(got.shape) != shape or got.dtype != dtype:
                 said = f"{got.dtype} {tuple(got.shape)}" if isinstance(got, Tensor) else type(got).__name__
-                raise ValueError(f"state's {name} must be {wanted.dtype} {tuple(wanted.shape)}, got {said}")
+                raise ValueError(f"state's {name} must be {dtype} {shape}, got {said}")
         if state["policy"] != self.policy:
             raise ValueError(f"state's policy must be {self.policy!r}, got {state['policy']!r}")
         with torch.no_grad():
-            self._values[:-1].copy_(state["values"])
-            self._counts.copy_(state["counts"])
+            rows = self._rows()
+            self._values[:-1].copy_(state["values"][rows.start : rows.stop])
+            self._slots.counts.copy_(state["counts"])
         self._noise.load_state_dict(state)
+
+    def reseed(self, seed: int) -> None:
+        """Draws from another seed from now on, at the same counter."""
+        self._noise.load_state_dict({**self._noise.state_dict(), "seed": seed})
 
     @property
     def seed(self) -> int:
@@ -252,7 +255,7 @@ class ReplayBuffer:
 
     def __len__(self) -> int:
         """The number of stored states. Synchronises with the device."""
-        return int(self._counts.clamp(max=self._part).sum())
+        return len(self._slots)
 
     def __repr__(self) -> str:
         options = [f"{self.capacity}", f"{self.shape}", f"reinit={self.reinit}", f"policy={self.policy!r}"]
@@ -261,46 +264,24 @@ class ReplayBuffer:
                 options.append(f"{name}={getattr(self, name)!r}")
         return f"ReplayBuffer({', '.join(options)}, seed={self.seed}, step={self.step})"
 
-    def _uniform(self, shape: Sequence[int], seed: int | Tensor, step: int | Tensor, offset: int = 0) -> Tensor:
-        return noise.uniform(
-            shape, seed=seed, step=step, stream=Stream.REPLAY_BUFFER, offset=offset, device=self.device
-        )
-
-    def _fresh(self, n: int, seed: int | Tensor, step: int | Tensor) -> Tensor:
+    def _fresh(self, chains: range, seed: int | Tensor, step: int | Tensor) -> Tensor:
+        """Draws from p0 for these chains of a call."""
         return initial.draw(
             self.init,
-            (n, *self.shape),
+            (len(chains), *self.shape),
             bounds=self.bounds,
             seed=seed,
             step=step,
-            chain_offset=0,
-            offset=0,
+            chain_offset=chains.start,
+            offset=chains.start * math.prod(self.shape),
             device=self.device,
             dtype=torch.float32,
             backend=None,
         )
 
-    def _places(self, n: int, y: Tensor | None, seed: int | Tensor, step: int | Tensor) -> Tensor:
-        """The slots that the policy selects for n new states; `capacity` for those that are dropped."""
-        if y is None:
-            y = torch.zeros(n, dtype=torch.int64, device=self.device)
-        is_of_class = y[:, None] == torch.arange(len(self._counts), device=self.device)
-        rank = is_of_class.cumsum(0).gather(1, y[:, None])[:, 0] - 1  # among the states of one class in x
-        count = self._counts.gather(0, y) + rank
-        self._counts += is_of_class.sum(0)
-        if self.policy == "fifo":
-            return y * self._part + count % self._part
-        place = torch.where(count < self._part, count, _scaled(self._uniform((n, 2), seed, step), count + 1))
-        return torch.where(place < self._part, y * self._part + place, self.capacity)
-
-    def _last_of_each(self, slots: Tensor) -> Tensor:
-        """Replaces each slot that occurs again later by `capacity`, so that the result does not depend on the order of
-        writes, which a device does not define.
-        """
-        ordered, order = torch.sort(slots, stable=True)
-        is_last = torch.ones_like(ordered, dtype=torch.bool)
-        torch.ne(ordered[1:], ordered[:-1], out=is_last[:-1])
-        return torch.empty_like(slots).scatter_(0, order, torch.where(is_last, ordered, self.capacity))
+    def _like_states(self, flags: Tensor) -> Tensor:
+        """(n,) flags in a shape that broadcasts to (n, *shape)."""
+        return flags.view(-1, *(1 for _ in self.shape))
 
     def _encoded(self, x: Tensor) -> Tensor:
         x = x.to(torch.float32)
@@ -310,18 +291,23 @@ class ReplayBuffer:
         level = x.sub(lo).div_(hi - lo).nan_to_num_().clamp_(0, 1).mul_(_LEVELS).floor_()
         return level.clamp_(max=_LEVELS - 1).to(torch.uint8)
 
-    def _decoded(self, values: Tensor, seed: int | Tensor, step: int | Tensor) -> Tensor:
+    def _decoded(self, values: Tensor, first: int, seed: int | Tensor, step: int | Tensor) -> Tensor:
+        """Stored values as states, those of the chains of a call from `first` on."""
         if self.bounds is None or self.storage == "float32":
             return values
         lo, hi = self.bounds
-        level = values.to(torch.float32).add_(self._uniform(values.shape, seed, step, _DITHER))
+        offset = _DITHER + first * math.prod(self.shape)
+        u = noise.uniform(
+            values.shape, seed=seed, step=step, stream=Stream.REPLAY_BUFFER, offset=offset, device=self.device
+        )
+        level = values.to(torch.float32).add_(u)
         return level.mul_((hi - lo) / _LEVELS).add_(lo)
 
     def _check_states(self, x: Tensor) -> None:
         check_state_dtype("x", x)
         if x.dim() == 0 or x.shape[1:] != self.shape:
             raise ValueError(f"x must have the shape (n, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
-        self._check_device("x", x)
+        self._check_device("x", x, self.device)
         if x.device.type == "cpu":
             n_bad = int(n_not_finite(x))
             if n_bad:
@@ -337,22 +323,15 @@ class ReplayBuffer:
             is_tensor = isinstance(numbers, Tensor)
             got = f"{numbers.dtype} {tuple(numbers.shape)}" if is_tensor else type(numbers).__name__
             raise ValueError(f"{name} must be an int64 tensor of shape ({n},), got {got}")
-        self._check_device(name, numbers)
+        self._check_device(name, numbers, self._slots.device)
         if numbers.device.type == "cpu" and n:
             low, high = (int(v) for v in numbers.aminmax())
             if low < 0 or high >= end:
                 raise ValueError(f"{name} must lie in 0 … {end - 1}, got {low} … {high}")
 
-    def _check_device(self, name: str, given: Tensor) -> None:
-        if given.device != self._values.device:
-            raise ValueError(
-                f"{name} is on {given.device} and the buffer on {self._values.device}: move one to the other"
-            )
-
-
-def _scaled(u: Tensor, end: Tensor) -> Tensor:
-    """⌊end·u⌋ for each row of u, whose first two numbers form a uniform of 48 bits. end: (n,) or a single number."""
-    return ((u[:, 0].double() + u[:, 1].double() * 2.0**-24) * end).long()
+    def _check_device(self, name: str, given: Tensor, device: torch.device) -> None:
+        if given.device != device:
+            raise ValueError(f"{name} is on {given.device} and the buffer on {device}: move one to the other")
 
 
 def _probability(name: str, value: object) -> float:

@@ -166,7 +166,7 @@ def test_a_reservoir_of_very_many_states():
 
 def test_indices_have_48_bits():
     buffer = fl.ReplayBuffer(2**25, (), reinit=0, seed=1)
-    buffer._counts.fill_(2**25)
+    buffer._slots.counts.fill_(2**25)
     odd = buffer.sample(10_000).slots % 2
     assert stats.binomtest(int(odd.sum()), 10_000, 0.5).pvalue > 1e-4
 
@@ -323,3 +323,9 @@ def test_seeds():
     fl.ReplayBuffer(9, (5,), seed=1).sample(3)
     assert torch.equal(torch.get_rng_state(), before)
     assert repr(fl.ReplayBuffer(9, (5,), seed=1)) == "ReplayBuffer(9, (5,), reinit=0.05, policy='fifo', seed=1, step=0)"
+
+
+def test_a_device_may_have_an_index():
+    buffer = fl.ReplayBuffer(4, EVENT, seed=SEED, device="cpu:0")
+    buffer.store(torch.zeros(2, *EVENT))
+    assert len(buffer) == 2 and buffer.device == buffer.sample(2).x.device

@@ -1,0 +1,140 @@
+"""A replay buffer whose slots are divided among the ranks of a process group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..distributed.ranks import Ranks
+from ..distributed.shards import Group, check_ranks_have_met
+from ..distributed.start import of_group
+from ..transfer import to_device
+from .replay_buffer import Draw, ReplayBuffer
+
+
+class ShardedReplayBuffer(ReplayBuffer):
+    """A `ReplayBuffer` that is one buffer on several ranks, each of which has a part of the slots:
+
+        draw = buffer.sample(256)             the states of this rank's part of 256 chains
+        x = sampler(draw.x, chain_offset=…)
+        buffer.store(x)
+
+    The same calls draw and keep the same states, bit for bit, as in a `ReplayBuffer` with the whole batch in one
+    process, for any number of ranks. Which slots are drawn and written is computed on every rank's host, from the noise
+    stream, so that ranks exchange states alone, and need not wait for a GPU to know how many. All ranks make the same
+    calls in the same order.
+
+    Args:
+        capacity: of the whole buffer.
+        shape: of one state.
+        seed: 64 bits.
+        group: the ranks, a process group or a device mesh of one dimension; a rank's chains are those of
+            `fl.distributed.shard`. None: all ranks.
+        options: of `ReplayBuffer`, the same on all ranks.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as for `ReplayBuffer` and `fl.distributed.shard`.
+    """
+
+    def __init__(
+        self, capacity: int, shape: Sequence[int], *, seed: int, group: Ranks | Group | None = None, **options: Any
+    ) -> None:
+        if not isinstance(group, Ranks):
+            check_ranks_have_met()
+            group = of_group(group)
+        self._ranks = group
+        self._n = 0  # chains of the whole batch in the last draw
+        super().__init__(capacity, shape, seed=seed, **options)
+
+    def sample(self, n: int, y: Tensor | None = None) -> Draw:
+        """Draws the initial states of n chains, and returns those of this rank's part of them.
+
+        Args:
+            n: number of states of the whole batch.
+            y: (n,) int64 classes of the whole batch, on the host.
+
+        Returns:
+            The states of this rank, and slots and freshness of the whole batch, on the host.
+        """
+        return super().sample(n, y)
+
+    def store(self, x: Tensor, slots: Tensor | None = None, y: Tensor | None = None) -> None:
+        """Stores the last states of the chains that were drawn last.
+
+        Args:
+            x: those of this rank's part.
+            slots, y: of the whole batch, on the host, as for `ReplayBuffer.store`.
+        """
+        super().store(x, slots, y)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the whole state of the buffer on rank 0, with tensors in the memory of its host; elsewhere "values"
+        is missing. `load_state_dict` takes the whole state, of any number of ranks or of a `ReplayBuffer`.
+        """
+        state = super().state_dict()
+        parts = [len(rows) for rows in self._ranks.parts(self.capacity)]
+        values = self._ranks.collect(state.pop("values"), parts)
+        return state if values is None else {"values": values, **state}
+
+    def _rows(self) -> range:
+        return self._ranks.part(self.capacity)
+
+    def _device_of_slots(self) -> torch.device:
+        return torch.device("cpu")
+
+    def _batch_size(self, x: Tensor) -> int:
+        mine = self._ranks.part(self._n)
+        if not self._n:
+            raise ValueError("x must hold last states of the chains that `sample` drew, but nothing has been drawn")
+        if len(x) != len(mine):
+            raise ValueError(
+                f"x must hold this rank's {len(mine)} of the {self._n} states that the last draw was of, got {len(x)}"
+            )
+        return self._n
+
+    def _draw(self, n: int, y: Tensor | None, seed: int | Tensor, step: int | Tensor) -> Draw:
+        self._n, chains = n, self._ranks.part(n)
+        with torch.inference_mode(False), torch.no_grad():
+            slots, fresh = self._slots.draw(n, y, seed, step)
+            owners = torch.where(fresh, -1, self._owners(slots))
+            sent = [self._of(owners, theirs, self._ranks.rank) for theirs in self._ranks.parts(n)]
+            received = [self._of(owners, chains, rank) for rank in range(self._ranks.size)]
+            rows = slots[torch.cat(sent)] - self._rows().start
+            values = self._ranks.exchange(
+                self._values.index_select(0, to_device(rows, self.device)), [*map(len, sent)], [*map(len, received)]
+            )
+            x = self._fresh(chains, seed, step)
+            stored = torch.zeros((len(chains), *self.shape), dtype=values.dtype, device=self.device)
+            stored.index_copy_(0, to_device(torch.cat(received) - chains.start, self.device), values)
+            is_fresh = self._like_states(to_device(fresh[chains.start : chains.stop], self.device))
+            x = torch.where(is_fresh, x, self._decoded(stored, chains.start, seed, step))
+        return Draw(x, slots, fresh)
+
+    def _keep(self, x: Tensor, slots: Tensor | None, y: Tensor | None, seed: int | Tensor, step: int | Tensor) -> None:
+        n, chains = self._n, self._ranks.part(self._n)
+        with torch.inference_mode(False), torch.no_grad():
+            if slots is None:
+                slots = self._slots.place(n, y, seed, step)
+            slots = self._slots.last_of_each(slots)
+            owners = torch.where(slots == self.capacity, -1, self._owners(slots))
+            sent = [self._of(owners, chains, rank) for rank in range(self._ranks.size)]
+            received = [self._of(owners, theirs, self._ranks.rank) for theirs in self._ranks.parts(n)]
+            rows = to_device(torch.cat(sent) - chains.start, self.device)
+            values = self._ranks.exchange(
+                self._encoded(x).index_select(0, rows), [*map(len, sent)], [*map(len, received)]
+            )
+            rows = slots[torch.cat(received)] - self._rows().start
+            self._values.index_copy_(0, to_device(rows, self.device), values)
+
+    def _owners(self, slots: Tensor) -> Tensor:
+        """The rank that has each slot."""
+        ends = torch.tensor([rows.stop for rows in self._ranks.parts(self.capacity)])
+        return torch.searchsorted(ends, slots, right=True)
+
+    @staticmethod
+    def _of(owners: Tensor, chains: range, rank: int) -> Tensor:
+        """Those of these chains whose slots a rank has."""
+        return chains.start + (owners[chains.start : chains.stop] == rank).nonzero()[:, 0]
