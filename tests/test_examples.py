@@ -1,12 +1,23 @@
-"""Scripts of `examples/` that other parts of the project use."""
+"""Scripts of `examples/`: the one that other parts of the project use, and those for several ranks."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import io
+import os
 import runpy
+import socket
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
+import torch
 from PIL import Image
+from support.ranks import on_ranks, unwrapped
+from torch import Tensor, nn
 
 import fastlangevin as fl
 
@@ -31,3 +42,68 @@ def test_shapes(tmp_path):
     assert all((x != other[name]).any() for name, x in images.items())
     data = fl.load_data(tmp_path / "a")
     assert data.event_shape == (3, 32, 32) and data.labels is not None and data.labels.bincount().tolist() == [10] * 5
+
+
+LIBRARIES = {"ddp_loop": "torch", "accelerate_script": "accelerate", "lightning_module": "pytorch_lightning"}
+SHORT = {
+    "BATCH, ITERATIONS = 64, 120": "BATCH, ITERATIONS = 64, 6",
+    "fl.digits()[0]": "fl.digits()[0].double()",
+    "rand(200, 1, 8, 8": "rand(20, 1, 8, 8",
+}
+
+
+def is_installed(name: str) -> bool:
+    return importlib.util.find_spec(LIBRARIES[name]) is not None
+
+
+def _run(ports: dict[str, int]) -> dict[str, tuple[str, list[Tensor]]]:
+    """What each script prints, and its weights after a few iterations in float64."""
+    sys.path.insert(0, str(EXAMPLES))
+    torch.set_default_dtype(torch.float64)
+    found, size = {}, os.environ["WORLD_SIZE"]
+    for name, port in ports.items():
+        if size == "1":
+            for variable in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+                os.environ.pop(variable, None)  # started without torchrun
+        else:
+            os.environ |= {"MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": size, "TORCHELASTIC_RUN_ID": "examples"}
+        code = (EXAMPLES / f"{name}.py").read_text()
+        for old, new in SHORT.items():
+            assert code.count(old) == 1, f"{name}.py has no {old}"
+            code = code.replace(old, new)
+        names: dict[str, Any] = {"__name__": "__main__"}
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(code, f"{name}.py", "exec"), names)
+        model: nn.Module = names["model"]
+        is_wrapped = isinstance(model, nn.parallel.DistributedDataParallel)
+        assert is_wrapped == (size != "1" and name != "lightning_module"), name
+        found[name] = (printed.getvalue(), [p.detach() for p in model.parameters()])
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    return found
+
+
+@pytest.fixture(scope="module")
+def on_one_and_two_ranks() -> list[list[dict[str, tuple[str, list[Tensor]]]]]:
+    names = [name for name in LIBRARIES if is_installed(name)]
+    with contextlib.ExitStack() as stack:
+        free = {name: stack.enter_context(socket.socket()) for name in names}
+        for each in free.values():
+            each.bind(("127.0.0.1", 0))
+        ports = {name: each.getsockname()[1] for name, each in free.items()}
+    return [unwrapped(on_ranks(size, _run, ports, joined=False)) for size in (1, 2)]
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_weights_on_two_ranks_are_those_of_one_process(name, on_one_and_two_ranks):
+    if not is_installed(name):
+        pytest.skip(f"{LIBRARIES[name]}, of the extra distributed, is not installed")
+    ((alone,), (first, second)) = on_one_and_two_ranks
+    for printed, weights in (alone[name], first[name]):
+        assert [line.split(":")[0] for line in printed.splitlines()] == ["noise", "samples"], printed
+        assert all(map(torch.isfinite, (w.abs().max() for w in weights)))
+    assert second[name][0] == ""
+    for own, *others in zip(alone[name][1], first[name][1], second[name][1], strict=True):
+        # An iteration changes weights by some lr = 1e-3. States are in float32, so where the other order of a sum moves
+        # one across a rounding, gradients differ by 1e-7 of an item's.
+        assert all((own - other).abs().max() < 1e-6 for other in others)

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from ..distributed.sharded_module import SHARDED, is_sharded_itself
 from . import bytecode
+from .data_parallel import NetworkAlone
 from .inputs import Inputs, Steps
 from .inspection import (
     PLAIN,
@@ -37,7 +39,7 @@ from .operator_mode import OperatorMode
 _REAL_BUILTINS = (getattr, hasattr, type)  # `Dependencies` visits all attributes for the first two
 _EVALUATES = {
     *("fastlangevin.score.autograd", "fastlangevin.network.target", "fastlangevin.network.inputs"),
-    "fastlangevin.network.graph_recorder",
+    *("fastlangevin.network.graph_recorder", "fastlangevin.network.data_parallel"),
 }
 _PURE_BUILTINS = (
     *(abs, all, any, bool, dict, enumerate, float, int, isinstance, len, list, map, max),
@@ -153,6 +155,8 @@ class Purity:
         self._modules[id(module)] = module
         if isinstance(module, torch.jit.ScriptModule):
             raise Impure(f"the code of a {type(module).__name__} cannot be checked")
+        if is_sharded_itself(module):
+            raise Impure(SHARDED)
         if has_hooks(module):
             self._check_hooks(module)
         for each in {} if self._records_all else getattr(module, "parametrizations", {}).values():
@@ -165,7 +169,7 @@ class Purity:
         own = vars(module).get("forward")
         if own is None:
             self._check_function(type(module).forward, module)
-        else:
+        elif not isinstance(own, NetworkAlone):
             self.check_callable(own)
 
     def _check_implicit(self, owner: Any) -> None:

@@ -13,6 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..distributed import sharded_module
+from .data_parallel import unwrapped
+
 # Networks that were trained as log-densities, and the number of classes of those that were trained with their labels.
 _TRAINED: weakref.WeakKeyDictionary[nn.Module, int | None] = weakref.WeakKeyDictionary()
 
@@ -48,6 +51,11 @@ class Target:
             function = function.func
         owner = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
         return owner if isinstance(owner, nn.Module) else None
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether parameters of the module are divided over the ranks of torch.distributed (`fully_shard`)."""
+        return sharded_module.is_sharded(self.module)
 
     @property
     def n_classes(self) -> int | None:
@@ -122,6 +130,7 @@ def make_target(**given: Callable[..., Tensor] | None) -> Target:
     function = given[kinds[0]]
     if not callable(function):
         raise TypeError(f"{kinds[0]} must be callable, got {type(function).__name__}")
+    function = unwrapped(function)
     if kinds[0] == "energy" and isinstance(function, nn.Module) and function in _TRAINED:
         warnings.warn(
             f"energy={type(function).__name__} is a network that fastlangevin trained, which is a log-density: as an "
@@ -129,6 +138,4 @@ def make_target(**given: Callable[..., Tensor] | None) -> Target:
             UserWarning,
             stacklevel=3,
         )
-    if isinstance(function, nn.parallel.DistributedDataParallel):
-        function = function.module  # its hooks are for the weights' gradients
     return Target(kinds[0], function)  # type: ignore[arg-type]

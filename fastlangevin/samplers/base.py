@@ -8,7 +8,7 @@ import copy
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -21,8 +21,10 @@ from ..chains.cuda_capture import being_captured
 from ..chains.cuda_graph import GraphCache
 from ..chains.divergence import PendingChecks, is_finite, report
 from ..chains.initial import check_state
+from ..distributed.shards import warn_of_equal_noise
 from ..errors import BackendUnavailable
 from ..kernels import triton
+from ..network.data_parallel import is_alone, without_ddp
 from ..network.inputs import Inputs, make_inputs
 from ..network.target import Target, make_target
 from ..noise import check_seed
@@ -74,7 +76,7 @@ class Sampler(Options, abc.ABC):
         *args: Any,
         kwargs: Mapping[str, Any] | None = None,
         n_steps: int | None = None,
-        chain_offset: int = 0,
+        chain_offset: int | None = None,
         step: int | None = None,
         mask: Tensor | None = None,
         callback: Callback | None = None,
@@ -88,7 +90,8 @@ class Sampler(Options, abc.ABC):
                 `PerStep`.
             kwargs: extra keyword arguments of the energy.
             n_steps: overrides the sampler's option.
-            chain_offset: index of x0's first chain in the whole batch, for a shard or a micro-batch.
+            chain_offset: index of x0's first chain in the whole batch, for a shard (`fl.distributed.shard`) or a
+                micro-batch. None: 0, with a warning on ranks of torch.distributed other than the first.
             step: overrides the noise counter, which then does not advance.
             mask: bool, of a shape that broadcasts to x0's: elements of x0 that stay as they are, within the bounds or
                 not, as in inpainting (`fl.inpaint`). Steps are then taken one by one. None: all elements change.
@@ -116,7 +119,7 @@ class Sampler(Options, abc.ABC):
         *args: Any,
         kwargs: Mapping[str, Any] | None = None,
         n_steps: int | None = None,
-        chain_offset: int = 0,
+        chain_offset: int | None = None,
         step: int | None = None,
         callback: Callback | None = None,
         every: int = 1,
@@ -136,14 +139,14 @@ class Sampler(Options, abc.ABC):
         inputs, observed = make_inputs(self.target, args, kwargs), Observed(callback, every)
         empty = self._empty(shape, inputs, device, dtype)
         chain = self._start(empty, inputs, n_steps, chain_offset, step)
-        return self._run(chain, self._initial(empty, int(chain.steps[0]), chain_offset), observed=observed)
+        return self._run(chain, self._initial(empty, int(chain.steps[0]), chain.chains.start), observed=observed)
 
     @outside_graphs
     def initial(
         self,
         shape: Sequence[int],
         *,
-        chain_offset: int = 0,
+        chain_offset: int | None = None,
         step: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
@@ -153,9 +156,7 @@ class Sampler(Options, abc.ABC):
         The counter does not advance: `sampler(sampler.initial(shape))` equals `sampler.sample(shape)`.
         """
         step = self.step if step is None else check_step(step)
-        return self._initial(
-            self._empty(shape, Inputs(), device, dtype), step, check_int("chain_offset", chain_offset, 0)
-        )
+        return self._initial(self._empty(shape, Inputs(), device, dtype), step, _checked(chain_offset))
 
     @outside_graphs
     def trace(
@@ -165,7 +166,7 @@ class Sampler(Options, abc.ABC):
         kwargs: Mapping[str, Any] | None = None,
         every: int = 1,
         n_steps: int | None = None,
-        chain_offset: int = 0,
+        chain_offset: int | None = None,
         step: int | None = None,
     ) -> Trace:
         """Runs the chains like a call, with the same states, and records states along the chain.
@@ -318,7 +319,7 @@ class Sampler(Options, abc.ABC):
         x0: Tensor,
         inputs: Inputs,
         n_steps: int | None = None,
-        chain_offset: int = 0,
+        chain_offset: int | None = None,
         step: int | None = None,
         settle: bool = True,
         mask: Tensor | None = None,
@@ -339,7 +340,7 @@ class Sampler(Options, abc.ABC):
         x: Tensor,
         inputs: Inputs,
         n_steps: int | None,
-        chain_offset: int,
+        chain_offset: int | None,
         step: int | None,
         mask: Tensor | None = None,
     ) -> Chain:
@@ -347,7 +348,9 @@ class Sampler(Options, abc.ABC):
         if self._pending and not being_captured():
             self._pending.raise_arrived()
         precisions.check(self.precision, x.device)
-        chain_offset = check_int("chain_offset", chain_offset, 0)
+        if chain_offset is None:
+            warn_of_equal_noise()
+        chain_offset = _checked(chain_offset)
         offset = chain_offset * math.prod(x.shape[1:])
         if offset + x.numel() > 2**63:
             raise ValueError(f"chain_offset must leave every element an index below 2^63, got {chain_offset}")
@@ -428,7 +431,13 @@ class Sampler(Options, abc.ABC):
             return chain.run_(x0.clone()) if x is None else x
 
     def _running(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
-        return precisions.Running(self.precision, device, differentiates=False)
+        running = precisions.Running(self.precision, device, differentiates=False)
+        return running if is_alone() else self._without_ddp(running)
+
+    @contextlib.contextmanager
+    def _without_ddp(self, running: contextlib.AbstractContextManager[None]) -> Iterator[None]:
+        with running, without_ddp(self.target.function):
+            yield
 
     def _settle(self, chain: Chain, x0: Tensor, x: Tensor) -> None:
         """Raises for chains that are not finite: immediately on a CPU, in a later call or `check` on CUDA."""
@@ -436,11 +445,17 @@ class Sampler(Options, abc.ABC):
             if not being_captured():  # by the caller: no values are known until the graph is replayed
                 self._pending.add(x, int(chain.steps[0]))
         elif not is_finite(x):
+            # To find the step the chain runs again, which a sharded network cannot on some ranks alone.
+            is_alone = not self.target.is_sharded
             with self._running(x0.device):
-                raise report(x, int(chain.steps[0]), chain.first_divergence(x0))
+                raise report(x, int(chain.steps[0]), chain.first_divergence(x0) if is_alone else None)
 
     def _device(self, inputs: Inputs) -> torch.device:
         device = self.target.device()
         if device is not None:
             return device
         return next((a.device for a in inputs.tensors()), torch.device("cpu"))
+
+
+def _checked(chain_offset: int | None) -> int:
+    return 0 if chain_offset is None else check_int("chain_offset", chain_offset, 0)

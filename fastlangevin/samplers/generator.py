@@ -164,7 +164,7 @@ class _Generator:
         self._sampler = copy.copy(sampler).replace(noise_std=0.0, temperature=1.0)
 
     def __call__(self, z: Tensor, inputs: Inputs) -> Tensor:
-        return self._sampler._evolve(z, inputs, step=0, settle=False)
+        return self._sampler._evolve(z, inputs, chain_offset=0, step=0, settle=False)
 
 
 def _check_sampler(sampler: object) -> None:

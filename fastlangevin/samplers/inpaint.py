@@ -18,7 +18,7 @@ def inpaint(
     *args: Any,
     kwargs: Mapping[str, Any] | None = None,
     n_steps: int | None = None,
-    chain_offset: int = 0,
+    chain_offset: int | None = None,
     step: int | None = None,
 ) -> Tensor:
     """Samples the elements of x where mask is false, given those where it is true, which stay as they are.

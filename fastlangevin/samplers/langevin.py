@@ -174,7 +174,7 @@ class Langevin(Sampler):
         *args: Any,
         kwargs: Mapping[str, Any] | None = None,
         n_steps: int | None = None,
-        chain_offset: int = 0,
+        chain_offset: int | None = None,
         step: int | None = None,
     ) -> Tensor:
         """Returns the last states of a call, up to rounding, with a graph through the last step to the weights θ:

@@ -99,6 +99,8 @@ class AutogradScore(BoundScore):
             return self._differentiated(x.detach().requires_grad_(), create_graph=True)[1]
 
     def _differentiated(self, x: Tensor, create_graph: bool) -> tuple[Tensor, Tensor]:
+        if create_graph and self.target.is_sharded:
+            raise ValueError(f"{self.target.kind} has no second derivatives, because its parameters are sharded")
         energies = self._energies(x)
         if not energies.requires_grad:
             raise ValueError(_independent(self.target.kind))

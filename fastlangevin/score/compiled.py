@@ -22,7 +22,8 @@ class CompiledEngine(ScoreEngine):
     Energies alone, and second derivatives, are computed as in `AutogradEngine`.
 
     Raises:
-        ValueError: the target is a score; or (at the first call) torch.compile cannot trace the whole energy.
+        ValueError: the target is a score; or (at the first call) torch.compile cannot trace the whole energy, or the
+            network's parameters are sharded.
     """
 
     name = "compiled"
@@ -34,6 +35,8 @@ class CompiledEngine(ScoreEngine):
         self._gradients: dict[str, Any] = {}  # by precision
 
     def bind(self, x: Tensor, inputs: Inputs) -> BoundScore:
+        if self.target.is_sharded:
+            raise ValueError(f"engine='compiled' cannot compile this {self.target.kind}: parameters are sharded")
         precision = self.precision_on(x.device)
         if precision not in self._gradients:
             log_density = functools.partial(_log_density, self.target, precision)
