@@ -20,7 +20,7 @@ import fastlangevin as fl
 from fastlangevin import cli, kernels
 
 WRITTEN = Path(__file__).with_name("public_api.txt")
-MODULES = ("energies", "models", "noise", "recipes")
+MODULES = ("distributed", "energies", "models", "noise", "recipes")
 
 
 def lines() -> Iterator[str]:
@@ -30,7 +30,8 @@ def lines() -> Iterator[str]:
     for module in MODULES:
         own = vars(getattr(fl, module))
         for name, value in sorted(own.items()):
-            if not name.startswith(("_", "check_")) and getattr(value, "__module__", "") == f"fastlangevin.{module}":
+            is_own = getattr(value, "__module__", "") == f"fastlangevin.{module}" or name in own.get("__all__", ())
+            if is_own and not name.startswith(("_", "check_")):
                 yield from described(f"fl.{module}.{name}", value)
             elif module == "recipes" and isinstance(value, dict) and "sampler" in value:
                 yield f"fl.recipes.{name}: {', '.join(value)}"

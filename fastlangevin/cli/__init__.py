@@ -12,7 +12,8 @@ from typer.core import TyperCommand, TyperOption
 
 import fastlangevin
 
-from ..errors import BackendUnavailable, ChainDiverged
+from ..distributed.start import speaks, started_by_torchrun
+from ..errors import BackendUnavailable, ChainDiverged, RankFailed
 from .evaluate import evaluate
 from .info import info
 from .interpolate import interpolate
@@ -20,6 +21,8 @@ from .reconstruct import reconstruct
 from .reproduce import reproduce
 from .sample import sample
 from .train import train
+
+_ON_RANKS = ("train", "sample", "evaluate", "info")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,11 +41,17 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """The options of the program itself."""
+    command = context.invoked_subcommand
+    if started_by_torchrun() and command not in _ON_RANKS:
+        raise ValueError(
+            f"{command} runs in one process, but torchrun has started several: {', '.join(_ON_RANKS)} run on them"
+        )
 
 
 class _Command(TyperCommand):
@@ -61,7 +70,7 @@ for command in (train, sample, reconstruct, interpolate, evaluate, reproduce, in
 
 _EXPECTED: tuple[type[Exception], ...] = (
     *(ValueError, TypeError, OSError, ImportError, OverflowError),
-    *(BackendUnavailable, ChainDiverged),
+    *(BackendUnavailable, ChainDiverged, RankFailed),
 )
 
 
@@ -74,5 +83,6 @@ def main(arguments: Any = None) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except _EXPECTED as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        if speaks():
+            Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,9 @@ from ..data.ranges import UNIT, rescaled
 from ..data.sources import load_data_of_shape
 from ..display.pictures import is_drawable
 from ..display.progress import console
-from ..runs.opening import OpenedRun, open_run
+from ..distributed.ranks import Ranks
+from ..distributed.start import joined, speaks
+from ..runs.opening import OpenedRun, open_run, resolve_device
 
 RunPath = Annotated[Path, typer.Argument(help="The folder of a run, or a checkpoint file.", show_default=False)]
 Steps = Annotated[
@@ -32,6 +35,7 @@ Label = Annotated[
     int | None,
     typer.Option(min=0, help="Class, for a class-conditional run.", show_default="the labels of --data"),
 ]
+Timeout = Annotated[float, typer.Option(help="Seconds that ranks of torchrun wait for each other.", metavar="SECONDS")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
 
 
@@ -43,8 +47,18 @@ def check_out(out: Path, suffixes: Sequence[str], overwrite: bool, option: str =
         raise FileExistsError(f"{option} {out} exists: use --overwrite to replace it")
 
 
+@contextlib.contextmanager
+def ranks(device: str | torch.device, timeout: float, outputs: Callable[[], None]) -> Iterator[Ranks]:
+    """The ranks that run a command together, once rank 0 has checked its output files by `outputs`."""
+    with joined(resolve_device(device).type, timeout) as joint:
+        with joint.together():
+            if joint.is_main:
+                outputs()
+        yield joint
+
+
 def say(text: str, quiet: bool) -> None:
-    console(not quiet).print(text, markup=False, soft_wrap=True)
+    console(speaks() and not quiet).print(text, markup=False, soft_wrap=True)
 
 
 def open_generator(run: Path, out: Path, n_steps: int | None, seed: int | None, device: str) -> OpenedRun:

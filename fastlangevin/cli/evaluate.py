@@ -71,37 +71,50 @@ def evaluate(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace existing files --out, --plot and --neighbours.")
     ] = False,
+    timeout: common.Timeout = 1800.0,
     quiet: common.Quiet = False,
 ) -> None:
     """Evaluate samples of a trained RUN by several measures."""
-    if out is not None:
-        common.check_out(out, (".json",), overwrite)
-    if neighbours is not None:
-        common.check_out(neighbours, (".png",), overwrite, "--neighbours")
-    if plot is not None:
-        common.check_out(plot, (".png",), overwrite, "--plot")
-        if n_chains == 0:
-            raise ValueError("--plot needs the chains past K, which --chains 0 skips")
-        check_matplotlib()
-    for path in (out, plot, neighbours):
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-    result = fastlangevin.evaluate(
-        run,
-        data,
-        n=n,
-        n_steps=n_steps,
-        fid=fid,
-        coverage=coverage,
-        labels=labels,
-        n_reconstruct=n_reconstruct,
-        n_chains=n_chains,
-        neighbours=neighbours,
-        seed=seed,
-        device=device,
-        image_size=image_size,
-        progress=not quiet,
-    )
+
+    def check_outputs() -> None:
+        if out is not None:
+            common.check_out(out, (".json",), overwrite)
+        if neighbours is not None:
+            common.check_out(neighbours, (".png",), overwrite, "--neighbours")
+        if plot is not None:
+            common.check_out(plot, (".png",), overwrite, "--plot")
+            if n_chains == 0:
+                raise ValueError("--plot needs the chains past K, which --chains 0 skips")
+            check_matplotlib()
+        for path in (out, plot, neighbours):
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+
+    with common.ranks(device, timeout, check_outputs) as ranks:
+        result = fastlangevin.evaluate(
+            run,
+            data,
+            n=n,
+            n_steps=n_steps,
+            fid=fid,
+            coverage=coverage,
+            labels=labels,
+            n_reconstruct=n_reconstruct,
+            n_chains=n_chains,
+            neighbours=neighbours,
+            seed=seed,
+            device=device,
+            image_size=image_size,
+            progress=not quiet,
+            timeout=timeout,
+        )
+        if ranks.is_main:
+            _report(result, run, out, neighbours, plot, quiet)
+
+
+def _report(
+    result: dict[str, Any], run: Path, out: Path | None, neighbours: Path | None, plot: Path | None, quiet: bool
+) -> None:
     console(not quiet).print(_table(result))
     for name, why in result["skipped"].items():
         common.say(f"skipped {name}: {why}", quiet)

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from torch import Tensor
 
+from ..data.ranges import Range
 from ..display.pictures import can_write, save_grid
 from ..runs.folder import save_array
 from ..runs.opening import open_run
@@ -31,6 +33,7 @@ def sample(
         typer.Option(help="Seed of the noise.", show_default="the run's, continued from the end of training"),
     ] = None,
     device: common.Device = "auto",
+    timeout: common.Timeout = 1800.0,
     overwrite: common.Overwrite = False,
     quiet: common.Quiet = False,
 ) -> None:
@@ -38,15 +41,32 @@ def sample(
     is_array = out.suffix in (".npy", ".npz")
     if not (is_array or can_write(out.suffix)):
         raise ValueError(f"--out must end in .npy, .npz or the extension of an image format, got {str(out)!r}")
-    common.check_out(out, (out.suffix,), overwrite)
-    opened = open_run(run, device=device)
-    _, sampler, settings = opened
-    if seed is not None:
-        sampler.load_state_dict({**sampler.state_dict(), "seed": seed, "step": 0})
-    x = sampler.sample((n, *settings.event_shape), *common.classes(opened, label, n), n_steps=n_steps)
+    with common.ranks(device, timeout, lambda: common.check_out(out, (out.suffix,), overwrite)) as ranks:
+        if n < ranks.size:
+            raise ValueError(f"-n must be at least the number of ranks, {ranks.size}, got {n}")
+        mine = ranks.part(n)
+        with ranks.together():
+            opened = open_run(run, device=device)
+            _, sampler, settings = opened
+            if seed is not None:
+                sampler.load_state_dict({**sampler.state_dict(), "seed": seed, "step": 0})
+            x = sampler.sample(
+                (len(mine), *settings.event_shape),
+                *[y[mine.start : mine.stop] for y in common.classes(opened, label, n)],
+                n_steps=n_steps,
+                chain_offset=mine.start,
+            )
+            sampler.check()
+        samples = ranks.collect(x, [len(part) for part in ranks.parts(n)])
+        with ranks.together():
+            if samples is not None:
+                _write(samples, out, is_array, settings.range)
+    common.say(f"{n} samples in {out}", quiet)
+
+
+def _write(x: Tensor, out: Path, is_array: bool, value_range: Range) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     if is_array:
         save_array(x, out)
     else:
-        save_grid(x, out, value_range=settings.range)
-    common.say(f"{n} samples in {out}", quiet)
+        save_grid(x, out, value_range=value_range)

@@ -64,6 +64,7 @@ def train(
         typer.Option(help="Start a new run from the state in this checkpoint, or of this run.", show_default=False),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    timeout: common.Timeout = 1800.0,
     quiet: common.Quiet = False,
     **flags: Any,
 ) -> None:
@@ -86,6 +87,7 @@ def train(
             from_checkpoint=from_checkpoint,
             overwrite=overwrite,
             progress=not quiet,
+            timeout=timeout,
         )
     except (KeyboardInterrupt, SystemExit):
         if checkpoint.newest(RunFolder(out).checkpoints):

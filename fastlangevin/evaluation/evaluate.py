@@ -12,17 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from ..data.dataset import Data, with_labels
+from ..data.load_once import load_once
 from ..data.ranges import UNIT, Range
 from ..data.sources import load_data, load_data_of_shape
 from ..data.values import check_value_range
 from ..display.pictures import is_drawable
 from ..display.progress import Stages
+from ..distributed.start import joined
 from ..runs.opening import open_run
 from ..runs.result import TrainResult
 from ..runs.settings import Settings
 from ..samplers.langevin import Langevin
 from ..samplers.preserve import aside
-from ..validation import check_int
+from ..validation import check_int, check_positive
 from . import parts
 
 
@@ -47,6 +49,7 @@ def evaluate(
     value_range: tuple[float, float] | None = None,
     data_range: tuple[float, float] | None = None,
     progress: bool = True,
+    timeout: float = 1800.0,
 ) -> dict[str, Any]:
     """Compares n samples of a model, short runs from fresh initial noise, with data.
 
@@ -82,6 +85,9 @@ def evaluate(
         data_range: the interval of the model's states that corresponds to [-1, 1] of the data. Default: the run's, or
             (-1, 1) for a pair (model, sampler), which is an error if the sampler has other bounds.
         progress: whether to show progress.
+        timeout: seconds that ranks wait for rank 0. Where torch.distributed is initialised, or torchrun has started
+            several ranks, each draws its part of the samples, the same ones as in one process; rank 0 measures them,
+            and all return its result.
 
     Returns:
         A dict of numbers, strings, lists and dicts that can be written as JSON; NaN and infinities are None. It has n,
@@ -112,28 +118,34 @@ def evaluate(
     """
     n, n_reconstruct = check_int("n", n, 2), check_int("n_reconstruct", n_reconstruct, 0)
     n_chains, seed = check_int("n_chains", n_chains, 0), check_int("seed", seed, 0)
+    check_positive("timeout", timeout)
     _check_choices(fid, features, coverage, classifier)
     opened = _open(run, model, device)
+    if opened.sampler.target.is_sharded:
+        raise ValueError(
+            "run must have a network whose parameters each rank has whole, because rank 0 alone measures, but "
+            "fully_shard divided them: write the run (train(out=...)) and pass its folder"
+        )
     sampler, trained, states_range = opened.sampler, opened.settings, _states_range(data_range, opened)
     options: dict[str, Any] = {"image_size": image_size, "value_range": value_range}
-    source = (
-        load_data(data, **options)
-        if trained is None
-        else load_data_of_shape(data, tuple(trained.event_shape), **options)
-    )
-    _check_data(source, trained)
-    if neighbours is not None and not is_drawable(source.event_shape):
-        raise ValueError(f"neighbours needs images of 1 or 3 channels, got data of shape {source.event_shape}")
-    if labels is not None:
-        source = with_labels(source, labels)
-    if coverage and classifier is None and source.labels is None:
-        raise ValueError(f"coverage=True needs labels or a classifier, but {source.name} has no labels: pass labels=")
-    if n_steps is not None:
-        sampler = sampler.replace(n_steps=n_steps)
-    sampler.load_state_dict({**sampler.state_dict(), "seed": seed, "step": 0})
-    with aside(sampler.target.module, sampler.target.device() or torch.device("cpu")):
-        torch.manual_seed(seed)
-        drawn = parts.draw(sampler, source, states_range, n, seed, Stages(progress))
+    where = sampler.target.device() or torch.device("cpu")
+
+    def loaded() -> Data:
+        shape = None if trained is None else tuple(trained.event_shape)
+        source = load_data(data, **options) if shape is None else load_data_of_shape(data, shape, **options)
+        _check_data(source, trained)
+        if neighbours is not None and not is_drawable(source.event_shape):
+            raise ValueError(f"neighbours needs images of 1 or 3 channels, got data of shape {source.event_shape}")
+        if labels is not None:
+            source = with_labels(source, labels)
+        if coverage and classifier is None and source.labels is None:
+            raise ValueError(
+                f"coverage=True needs labels or a classifier, but {source.name} has no labels: pass labels="
+            )
+        return source
+
+    def measured(drawn: parts.Drawn) -> dict[str, Any]:
+        source = drawn.data
         result: dict[str, Any] = {
             "n": n,
             "n_steps": sampler.n_steps,
@@ -159,7 +171,22 @@ def evaluate(
                 skipped[name] = str(reason)
         of_data = {"data": "; ".join(source.notes)} if source.notes else {}
         notes = {**of_data, **parts.note_on_classes(drawn), **parts.notes(result)}
-    return _to_json({**result, "notes": notes, "skipped": skipped})
+        return _to_json({**result, "notes": notes, "skipped": skipped})
+
+    with joined(where.type, timeout) as ranks, aside(sampler.target.module, where):
+        if n < ranks.size:
+            raise ValueError(f"n must be at least the number of ranks, {ranks.size}, got {n}")
+        source = load_once(ranks, data, loaded)
+        if n_steps is not None:
+            sampler = sampler.replace(n_steps=n_steps)
+        sampler.load_state_dict({**sampler.state_dict(), "seed": seed, "step": 0})
+        torch.manual_seed(seed)
+        drawn = parts.draw(sampler, source, states_range, n, seed, Stages(progress and ranks.is_main), ranks)
+        result: dict[str, Any] = {}
+        with ranks.together():
+            if drawn is not None:
+                result = measured(drawn)
+        return ranks.of_main(result)
 
 
 def _check_choices(fid: object, features: object, coverage: object, classifier: object) -> None:

@@ -16,6 +16,7 @@ from ..data.order import epoch_order
 from ..data.ranges import UNIT, Range, rescaled
 from ..display.pictures import is_drawable, save_stacked
 from ..display.progress import Stages
+from ..distributed.ranks import Ranks
 from ..errors import ChainDiverged
 from ..samplers.generator import reconstruct
 from ..samplers.langevin import Langevin
@@ -87,21 +88,29 @@ class Drawn(NamedTuple):
         yield from self.stages.track(stage, batches, len(batches))
 
 
-def draw(sampler: Langevin, data: Data, states_range: Range, n: int, seed: int, stages: Stages) -> Drawn:
-    """Draws n samples. Each has the noise of its index, so that they do not depend on the size of a batch.
+def draw(
+    sampler: Langevin, data: Data, states_range: Range, n: int, seed: int, stages: Stages, ranks: Ranks
+) -> Drawn | None:
+    """Draws n samples. Each has the noise of its index, so that they do not depend on the size of a batch, nor on the
+    number of ranks, each of which draws its part of them for rank 0. The others return None.
 
     Raises:
         ChainDiverged: a chain's state became NaN or infinite.
     """
-    starts, indices = range(0, n, _BATCH), epoch_order(len(data), seed=seed, epoch=0)[:n]
-    classes, stage = _classes(sampler, data, indices, n), f"{n:,} samples of {sampler.n_steps} steps"
+    mine, indices = ranks.part(n), epoch_order(len(data), seed=seed, epoch=0)[:n]
+    starts = range(mine.start, mine.stop, _BATCH)
     batches = []
-    for start in stages.track(stage, starts, len(starts)):
-        of_batch = () if classes is None else (classes[start : start + _BATCH],)
-        shape = (min(_BATCH, n - start), *data.event_shape)
-        batches.append(sampler.sample(shape, *of_batch, chain_offset=start, step=0))
-    sampler.check()
-    states = torch.cat(batches)
+    with ranks.together():
+        classes, stage = _classes(sampler, data, indices, n), f"{n:,} samples of {sampler.n_steps} steps"
+        for start in stages.track(stage, starts, len(starts)):
+            stop = min(start + _BATCH, mine.stop)
+            of_batch = () if classes is None else (classes[start:stop],)
+            batches.append(sampler.sample((stop - start, *data.event_shape), *of_batch, chain_offset=start, step=0))
+        sampler.check()
+    states = ranks.collect(torch.cat(batches), [len(part) for part in ranks.parts(n)])
+    if states is None:
+        return None
+    states = states.to(batches[0].device)
     samples = rescaled(states, states_range, UNIT)
     if len(data.event_shape) == 3:
         samples = samples.clamp(-1, 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -72,9 +71,7 @@ class RunFolder:
             yield
 
     def _in_use(self, why: str) -> BlockingIOError:
-        n = os.environ.get("WORLD_SIZE", "1")
-        hint = f" (train runs in one process, but torchrun has started {n})" if n != "1" else ""
-        return BlockingIOError(f"out={str(self.folder)!r} is in use: {why}{hint}")
+        return BlockingIOError(f"out={str(self.folder)!r} is in use: {why}")
 
     def _taken(self) -> list[str]:
         """The names of a run's files that exist in the folder."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ..distributed.start import local_device
 from ..network.target import note_log_density
 from ..samplers.langevin import Langevin
 from . import checkpoint, checks, training_checkpoint
@@ -99,12 +100,13 @@ def make_sampler(
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
+    """The device that is meant; of several GPUs that of this rank."""
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return local_device(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         resolved = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or another device of torch, got {device!r}") from error
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={str(device)!r} needs a CUDA device, but torch {torch.__version__} finds none")
-    return resolved
+    return local_device(resolved)

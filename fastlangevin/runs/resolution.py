@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_type_hints
 from torch import nn
 
 from ..data.dataset import Data
+from ..distributed.sharded_module import class_of
 from ..models import ConvNet
 from ..validation import nearest
 from . import checks
@@ -183,7 +184,9 @@ def _described(model: nn.Module | None, data: Data, features: Any, n_classes: in
     if model is not None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module or None, got {type(model).__name__}")
-        return {"class": type(model).__name__}
+        if isinstance(model, ConvNet) and class_of(model) is ConvNet:
+            return _described_convnet(model.image_size, model.channels, model.features, model.n_classes)
+        return {"class": class_of(model).__name__}
     if len(data.event_shape) != 3 or data.event_shape[1] != data.event_shape[2]:
         raise ValueError(
             f"model must be given for data of shape {data.event_shape}: the default network takes square images "
@@ -193,7 +196,11 @@ def _described(model: nn.Module | None, data: Data, features: Any, n_classes: in
     if features is None:  # the resumed run has a user-defined model
         features = DECLARATIONS["features"].default
     ConvNet.check(size, channels, features)
-    described = {"class": "ConvNet", "image_size": size, "channels": channels, "features": features}
+    return _described_convnet(size, channels, features, n_classes)
+
+
+def _described_convnet(image_size: int, channels: int, features: int, n_classes: int | None) -> dict[str, Any]:
+    described = {"class": "ConvNet", "image_size": image_size, "channels": channels, "features": features}
     return described if n_classes is None else {**described, "n_classes": n_classes}
 
 

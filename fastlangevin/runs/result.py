@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..data.ranges import Range
+from ..distributed.sharded_module import ShardedAverage
 from ..samplers.langevin import Langevin
 
 
@@ -22,7 +23,8 @@ class TrainResult:
             the value at the end of training.
         history: one dict per logged iteration, as in metrics.jsonl; `train` describes the entries.
         out: the run's folder, or None if nothing was written.
-        ema: the network with the averaged weights, or None.
+        ema: the network with the averaged weights, or None. Of a network on which `fully_shard` was called a
+            `distributed.ShardedAverage`; the sampler then has the averaged weights within ``with ema.applied()``.
         data_range: the interval of its data and samples.
         rollbacks: one dict per rollback of this call: the iteration that diverged, the reason, and the iteration
             (back_to), lr and seed with which training continued. (rollbacks.jsonl has those of all calls.)
@@ -32,7 +34,7 @@ class TrainResult:
     sampler: Langevin
     history: list[dict[str, Any]]
     out: Path | None
-    ema: nn.Module | None
+    ema: nn.Module | ShardedAverage | None
     data_range: Range
     rollbacks: list[dict[str, Any]]
 

@@ -260,7 +260,7 @@ class Settings:
         if not isinstance(settings.changes, list):
             raise TypeError(f"changes must be a list, got {settings.changes!r}")
         checks.int_or_none("n_classes", settings.n_classes)
-        if settings.model["class"] == "ConvNet":
+        if settings._is_convnet:
             ConvNet.check(**{name: value for name, value in settings.model.items() if name != "class"})
         return settings
 
@@ -283,10 +283,15 @@ class Settings:
         """Returns the options of the run's `Langevin`, with the given ones replaced."""
         return checks.without_unread_temperature({**self.sampler, **replaced})
 
+    @property
+    def _is_convnet(self) -> bool:
+        """Whether the network is `models.ConvNet`: a user-defined class of that name is stored without arguments."""
+        return self.model["class"] == "ConvNet" and len(self.model) > 1
+
     def make_model(self) -> nn.Module:
         arguments = dict(self.model)
         name = arguments.pop("class")
-        if name != "ConvNet":
+        if not self._is_convnet:
             raise ValueError(
                 f"the run's model is {name}, a user-defined class: pass an instance as model= "
                 "(in Python: fastlangevin.load, fastlangevin.evaluate)"

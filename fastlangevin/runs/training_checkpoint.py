@@ -13,10 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from ..distributed import sharded_module
+from ..distributed.ranks import Ranks
+from ..distributed.sharded_module import ShardedAverage
 from ..errors import ChainDiverged, CheckpointError
 from ..samplers.langevin import Langevin
 from ..samplers.noise_counter import NoiseCounter
 from ..samplers.replay_buffer import ReplayBuffer
+from ..samplers.sharded_buffer import ShardedReplayBuffer
 from ..validation import check_int
 from . import checkpoint, plain_values
 from .settings import Settings
@@ -40,11 +44,12 @@ class Training(Protocol):
 
     settings: Settings
     model: nn.Module
-    averaged: AveragedModel | None
+    averaged: AveragedModel | ShardedAverage | None
     optimizer: torch.optim.Optimizer
     sampler: Langevin
-    buffer: ReplayBuffer | None
+    buffer: ReplayBuffer | ShardedReplayBuffer | None
     device: torch.device
+    ranks: Ranks
     iteration: int
     attempt: int
     diverged_at: int | None
@@ -69,7 +74,7 @@ class TrainingCheckpoint(NamedTuple):
     def iteration(self) -> int:
         return self.meta["iteration"]
 
-    def load_model(self, model: nn.Module, prefix: str = "model.") -> None:
+    def load_model(self, model: nn.Module | ShardedAverage, prefix: str = "model.") -> None:
         """Loads the weights under `prefix` into the model.
 
         Raises:
@@ -139,15 +144,32 @@ def _is_json(value: object) -> bool:
 
 
 def save(path: Path, training: Training) -> None:
-    """Writes a checkpoint.
+    """Writes a checkpoint; of several ranks rank 0 does, while the others wait for it. Parameters of a sharded network
+    are put together on rank 0's host, so that the file is that of one process.
 
     Raises:
         ChainDiverged: a weight, or an element of the optimiser's state, is not finite.
     """
-    optimizer, rest = optimizer_tensors(training.optimizer)
-    states = {f"model.{name}": value for name, value in training.model.state_dict().items()}
-    if training.averaged is not None:
-        states.update({f"ema.{name}": value for name, value in training.averaged.state_dict().items()})
+    buffer = {} if training.buffer is None else training.buffer.state_dict()
+    is_main = training.ranks.is_main
+    with training.ranks.together():
+        states = {f"model.{name}": value for name, value in training.model.state_dict().items()}
+        if training.averaged is not None:
+            states.update({f"ema.{name}": value for name, value in training.averaged.state_dict().items()})
+        optimizer, rest = optimizer_tensors(training.optimizer)
+        states, optimizer = (sharded_module.whole(state, is_kept=is_main) for state in (states, optimizer))
+        if is_main:
+            _write(path, training, states, optimizer, rest, buffer)
+
+
+def _write(
+    path: Path,
+    training: Training,
+    states: dict[str, Any],
+    optimizer: dict[str, Tensor],
+    rest: dict[str, Any],
+    buffer: dict[str, Any],
+) -> None:
     tensors = {
         **{name: value for name, value in states.items() if isinstance(value, Tensor)},
         **{f"optimizer.{name}": tensor for name, tensor in optimizer.items()},
@@ -170,10 +192,10 @@ def save(path: Path, training: Training) -> None:
         "extra_state": {name: value for name, value in states.items() if not isinstance(value, Tensor)},
     }
     if training.buffer is not None:
-        state = training.buffer.state_dict()
-        tensors.update({f"buffer.{name}": v for name, v in state.items() if isinstance(v, Tensor)})
-        meta["buffer"] = {name: v for name, v in state.items() if not isinstance(v, Tensor)}
-    learned = {**dict(training.model.named_parameters()), **{f"the optimiser's {k}": v for k, v in optimizer.items()}}
+        tensors.update({f"buffer.{name}": v for name, v in buffer.items() if isinstance(v, Tensor)})
+        meta["buffer"] = {name: v for name, v in buffer.items() if not isinstance(v, Tensor)}
+    weights = {name: states.get(f"model.{name}", p) for name, p in training.model.named_parameters()}
+    learned = {**weights, **{f"the optimiser's {k}": v for k, v in optimizer.items()}}
     bad = [name for name, tensor in learned.items() if not tensor.isfinite().all()]
     if bad:
         raise ChainDiverged(f"{', '.join(bad[:3])} are not finite", step=None, n_chains=0)
@@ -196,7 +218,8 @@ def restore(training: Training, stored: TrainingCheckpoint) -> None:
             if saved.ema:
                 stored.load_model(training.averaged, "ema.")
             else:
-                training.averaged.module.load_state_dict(training.model.state_dict())
+                weights = {f"module.{name}": value for name, value in training.model.state_dict().items()}
+                training.averaged.load_state_dict({"n_averaged": training.averaged.n_averaged, **weights})
         if meta.get("optimizer", "Adam") == training.optimization.name:
             rest = plain_values.from_json({"groups": meta["optimizer_groups"], "state": meta.get("optimizer_rest", {})})
             load_optimizer(training.optimizer, checkpoint.part(tensors, "optimizer."), rest)
@@ -246,9 +269,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
     state: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **rest["state"]}.items():
         index, name = key.split(".", 1)
-        shape = tuple(parameters[int(index)].shape)
+        parameter = parameters[int(index)]
+        shape = tuple(parameter.shape)
         if isinstance(value, Tensor):
             _check_tensor(f"optimizer.{key}", value, shape if isinstance(optimizer, torch.optim.Adam) else None)
+            value = sharded_module.like(parameter, value) if value.shape == parameter.shape else value
         state.setdefault(int(index), {})[name] = value
     for own_group, group in zip(optimizer.state_dict()["param_groups"], rest["groups"], strict=True):
         for name, value in group.items():
@@ -274,7 +299,7 @@ def _check_plain(name: str, value: object) -> None:
             raise ValueError(f"{name} is {value!r}")
 
 
-def load_model(model: nn.Module, state: Mapping[str, Any], source: Path, prefix: str = "") -> None:
+def load_model(model: nn.Module | ShardedAverage, state: Mapping[str, Any], source: Path, prefix: str = "") -> None:
     """Loads weights and extra state, which have the names of the model after `prefix` in the file.
 
     Raises:
@@ -295,7 +320,7 @@ def load_model(model: nn.Module, state: Mapping[str, Any], source: Path, prefix:
     for name, _ in model.named_parameters():
         if not state[name].isfinite().all():
             raise checkpoint.damaged(source, f"holds NaN or infinity in {prefix}{name}")
-    model.load_state_dict(dict(state))
+    model.load_state_dict({name: sharded_module.like(own[name], value) for name, value in state.items()})
 
 
 def _kind(name: str, value: object) -> object:

@@ -19,7 +19,7 @@ _FAR = 10.0  # half-widths of the data's interval, where the state has no bounds
 
 
 class Guard:
-    """Checks each iteration's energies and samples: immediately on a CPU, during the next iteration on CUDA.
+    """Checks each iteration's energies and samples: immediately on a CPU, after the next iteration on CUDA.
 
     Training has diverged if an energy is not finite, if the gap |mean U(x⁺) - mean U(x⁻)| exceeds `max_energy_gap` or
     is out of proportion to those before it (`GapHistory`, with c = `max_relative_gap`), or if at least the fraction
@@ -44,13 +44,16 @@ class Guard:
         return torch.stack([energy_data.float(), energy_samples.float(), saturation])
 
     def look(self, iteration: int, watched: Tensor) -> None:
-        """Queues what `watch` returned of an iteration, and checks that whose values have arrived.
+        """Queues what `watch` returned of an iteration, and checks it on a CPU; on CUDA that of the iteration before.
+
+        Not what has arrived by chance: all ranks of a training stop at one iteration.
 
         Raises:
             TrainingDiverged: with the iteration and advice.
         """
-        self._pending.append((iteration, ToHost(watched)))
-        while len(self._pending) > 1 or (self._pending and self._pending[0][1].arrived()):
+        values = ToHost(watched)
+        self._pending.append((iteration, values))
+        while len(self._pending) > int(values.is_asynchronous):
             self._check_first()
 
     def look_at_all(self) -> None:

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Hashable
 
 import torch
-from torch import Tensor
 
 from .. import noise
 from ..chains.cuda_capture import CudaCapture, NotCapturable
@@ -15,16 +14,15 @@ from ..chains.cuda_graph import Capture, one_at_a_time
 from ..chains.divergence import n_not_finite
 from ..data.dataset import in_memory
 from ..data.order import batch_indices
+from ..distributed.sharded_module import SHARDED
 from ..noise import check_seed
 from ..samplers.device_call import DeviceBuffer, DeviceCall
-from .state import Step, TrainingState
+from .state import Step, TrainingState, Watch
 
 NOT_CAPTURED = "training iterations are not captured as a CUDA graph"
 _REHEARSALS = 3  # iterations before the capture, which load kernels and choose algorithms
 _MOST_CHANGES = 8  # of what a graph has as constants, before it has ever been replayed
 _BUFFER_NUMBERS = 3
-
-Watch = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class IterationGraph:
@@ -67,7 +65,7 @@ class IterationGraph:
         """One iteration of `train`."""
         state = self._state
         if self.declined is not None:
-            return state.step()
+            return state.step(self._watch)
         if self._captured is None:
             self._captured = CapturedIteration(state, self._watch, self._capture(state.device))
         captured = self._captured
@@ -204,6 +202,7 @@ class CapturedIteration:
             self._buffer.store(self._x, slots, classes[0] if classes and slots is None else None)
         self._n_diverged = n_not_finite(self._x)
         self._energies = state.backward(x_data, self._x, classes)
+        state.limit_gradient_()
         state.optimization.step_on_device(self._lr, state.settings)
         state.average_()
         self._watched = self._watch(*self._energies, self._x)
@@ -213,6 +212,10 @@ def _unsupported(state: TrainingState, device_type: str) -> str | None:
     """Why iterations of a training are never captured, or None."""
     if state.device.type != device_type:
         return f"CUDA graphs need an NVIDIA GPU, but the training runs on {state.device.type}"
+    if state.ranks.size > 1:
+        return f"each iteration ends with an exchange between {state.ranks.size} ranks"
+    if state.is_sharded:
+        return SHARDED
     if not state.optimization.is_default:
         return "the optimiser is the caller's, whose step may run any Python code"
     if state.settings.kl_weight:

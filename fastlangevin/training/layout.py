@@ -10,12 +10,16 @@ from torch import nn
 from ..data.dataset import Data
 from ..data.sources import load_data, load_data_that
 from ..data.values import Layout
+from ..distributed.sharded_module import is_sharded
 from ..samplers.preserve import aside, own_randomness
 
 
 def load_for(model: nn.Module | None, data: Any, layout: Layout | None, **options: Any) -> Data:
-    """Loads data for a network: with layout None as images or, if the network takes only that, as given."""
-    if layout is not None or not isinstance(model, nn.Module):
+    """Loads data for a network: with layout None as images or, if the network takes only that, as given.
+
+    A sharded network is not tried, since rank 0 may load alone: layout None is then images.
+    """
+    if layout is not None or not isinstance(model, nn.Module) or is_sharded(model):
         return load_data(data, layout=layout or "images", **options)
     return load_data_that(lambda source: _takes(model, source), data, **options)
 

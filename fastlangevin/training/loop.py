@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from torch.optim.swa_utils import AveragedModel
+
 from ..display.plots import has_plots, save_training_plot
 from ..display.progress import Reporter
 from ..errors import ChainDiverged, TrainingDiverged
@@ -19,11 +21,15 @@ from .estimate import Estimate
 from .guard import Guard
 from .iteration_graph import NOT_CAPTURED, IterationGraph
 from .pending import PendingRows
+from .preview import Preview
 from .state import TrainingState
 
 
 class TrainingLoop:
-    """Runs the iterations of a `TrainingState`, and handles logging, checkpoints, divergence and signals."""
+    """Runs the iterations of a `TrainingState`, and handles logging, checkpoints, divergence and signals.
+
+    Of several ranks all read the run's folder, and rank 0 alone writes to it.
+    """
 
     def __init__(
         self,
@@ -34,13 +40,15 @@ class TrainingLoop:
         progress: bool,
         notes: Sequence[str] = (),
     ) -> None:
-        self.state, self.run, self.guard = state, run, guard
+        self.state, self.run, self.guard, self.ranks = state, run, guard, state.ranks
+        self.preview = Preview(state)
+        self.written = run if state.ranks.is_main else None
         self.settings, self.notes = state.settings, notes
         self.max_rollbacks = state.settings.max_rollbacks if state.settings.on_divergence == "rollback" else 0
         self.first, self.last = state.iteration, state.settings.n_iterations
         self.saved_at = state.iteration if state.iteration else None
-        self.reporter = Reporter(self.last, self.first, state.sampler.n_steps, progress)
-        self.history = [] if run is None else run.forget_after(self.first, self.reporter.say)
+        self.reporter = Reporter(self.last, self.first, state.sampler.n_steps, progress and state.ranks.is_main)
+        self.history = self._history()
         self.rollbacks: list[dict[str, Any]] = []
         self.started = time.monotonic() - (self.history[-1]["seconds"] if self.history else 0.0)
         self.log = self._new_log(self.first)
@@ -53,6 +61,7 @@ class TrainingLoop:
         for line in (describe(self.state), *graph, *self.notes):
             self.reporter.say(line)
         with interrupt.listening() as stop:
+            self.ranks.wants_to_stop = lambda: bool(stop)
             try:
                 if self.saved_at is None:
                     self._save()
@@ -63,8 +72,10 @@ class TrainingLoop:
             finally:
                 with contextlib.closing(self.log):
                     self.rows.show_all()
-            if self.run is not None:
-                self._finish(self.run, bool(stop))
+            signals = [signal for signal in self.ranks.gather(stop.signal) if signal is not None]
+            stop.signal = signals[0] if signals else None
+            if self.written is not None:
+                self._finish(self.written, bool(stop))
         stop.raise_again()
         averaged = self.state.averaged
         return TrainResult(
@@ -72,7 +83,7 @@ class TrainingLoop:
             self.state.for_sampling(),
             self.history,
             None if self.run is None else self.run.folder,
-            None if averaged is None else averaged.module,
+            averaged.module if isinstance(averaged, AveragedModel) else averaged,
             self.state.settings.range,
             self.rollbacks,
         )
@@ -80,7 +91,7 @@ class TrainingLoop:
     def _reaches_its_end(self, stop: interrupt.Stop) -> bool:
         """Iterates to the last iteration and saves. Returns False if training diverged and was rolled back."""
         try:
-            while self.state.iteration < self.last and not stop:
+            while self.state.iteration < self.last and not (self.ranks.stops if self.ranks.size > 1 else stop):
                 self._iterate()
             self._settle()
             if self.saved_at != self.state.iteration:
@@ -98,10 +109,7 @@ class TrainingLoop:
             if state.is_reading:
                 self._save_before(error)
             raise
-        watched = step.watched
-        if watched is None:
-            watched = self.guard.watch(step.energy_data, step.energy_samples, step.x)
-        self.guard.look(state.iteration, watched)
+        self.guard.look(state.iteration, step.watched)
         self.reporter.advance(state.iteration)
         if line := self.estimate.after(state.iteration):
             self.reporter.say(line)
@@ -126,8 +134,9 @@ class TrainingLoop:
 
     def _settle(self) -> None:
         """Waits for all pending numbers, and checks them."""
-        self.state.sampler.check()
-        self.guard.look_at_all()
+        with self.ranks.together():
+            self.state.sampler.check()
+            self.guard.look_at_all()
         self.rows.show_all()
 
     def _roll_back(self, error: ChainDiverged) -> None:
@@ -138,23 +147,26 @@ class TrainingLoop:
         """
         state, run = self.state, self.run
         diverged = self._diverged(error)
-        if run is None or state.attempt >= self.max_rollbacks or checkpoint.newest(run.checkpoints) is None:
+        if run is None or state.attempt >= self.max_rollbacks:
             raise diverged from error
         before = diverged.since
         if state.back_to is not None and state.is_suspect(diverged.iteration):
             before = min(before, state.back_to)
-        target = checkpoint.newest_before(run.checkpoints, before)
-        assert target is not None
+        target = self.ranks.of_main(checkpoint.newest_before(run.checkpoints, before))
+        if target is None:
+            raise diverged from error
         further = before == state.back_to and checkpoint.iteration_of(target) < before
         self._forget_pending()
         # In this order: a target that cannot be read costs no checkpoint; and if the process is killed in between, a
         # resume repeats the divergence and this rollback.
-        state.roll_back(target, diverged.iteration)
+        with self.ranks.together():
+            state.roll_back(target, diverged.iteration)
         self.graph.forget()
-        checkpoint.remove_after(run.checkpoints, state.iteration)
+        if self.written is not None:
+            checkpoint.remove_after(run.checkpoints, state.iteration)
         training_checkpoint.save(target, state)  # with the new seed, so that a resume repeats the same iterations
         self.log.close()
-        self.history = run.forget_after(state.iteration, self.reporter.say)
+        self.history = self._history()
         self.log = self._new_log(state.iteration)
         record = {
             "iteration": diverged.iteration,
@@ -164,15 +176,24 @@ class TrainingLoop:
             "seed": state.seed,
         }
         self.rollbacks.append(record)
-        run.add_rollback(record)
+        if self.written is not None:
+            self.written.add_rollback(record)
         step = " (further back than the last time)" if further else ""
         self.reporter.say(
             f"diverged at iteration {diverged.iteration}: {diverged.reason}; rolled back to iteration "
             f"{state.iteration}{step}, with a new seed and lr {state.lr:g} ({state.attempt} of {self.max_rollbacks})"
         )
 
+    def _history(self) -> list[dict[str, Any]]:
+        """The rows of the run up to now. Later ones, which will be computed again, leave its folder."""
+        rows: list[dict[str, Any]] = []
+        with self.ranks.together():
+            if self.written is not None:
+                rows = self.written.forget_after(self.state.iteration, self.reporter.say)
+        return self.ranks.of_main(rows)
+
     def _new_log(self, first: int) -> MetricsLog:
-        return MetricsLog(self.run, self.history, first, self.settings.to_dict(), self.reporter.say)
+        return MetricsLog(self.written, self.history, first, self.settings.to_dict(), self.reporter.say)
 
     def _forget_pending(self) -> None:
         self.guard.forget()
@@ -224,10 +245,16 @@ class TrainingLoop:
         # That which the last rollback returned to, and those before, stay while another one may need them.
         back_to = self.state.back_to if self.state.is_suspect(self.state.iteration) else None
         since = 0 if back_to is None else back_to + 1
-        checkpoint.prune(self.run.checkpoints, self.settings.keep_checkpoints, since)
         self.saved_at = self.state.iteration
+        with self.ranks.together():
+            if self.written is not None:
+                checkpoint.prune(self.run.checkpoints, self.settings.keep_checkpoints, since)
+            if self.written is not None or self.state.is_sharded:
+                self._draw_picture()
+
+    def _draw_picture(self) -> None:
         try:
-            self.state.draw_picture(self.run)
+            self.preview.draw(self.written)
             self.log.add_picture(self.state.iteration)
         except ChainDiverged as error:  # its chains may be longer than those of training, which continues
             self.reporter.say(f"no picture of iteration {self.state.iteration}: {error}")
@@ -266,8 +293,9 @@ def describe(state: TrainingState) -> str:
     shape = "×".join(map(str, state.data.event_shape))
     plan = state.sampler.plan_for(state.device)
     steps = f"{state.sampler.n_steps} Langevin steps ({state.settings.sample_steps} to sample)"
+    ranks = f", {state.ranks.size} ranks" if state.ranks.size > 1 else ""
     own = "" if state.optimization.is_default else f"; optimizer {state.optimization.name}, with an lr of its own"
     return (
         f"{state.data.name}: {len(state.data):,} items of {shape}; {type(state.model).__name__} with {n:,} parameters, "
-        f"{steps}; on {plan.device}, engine {plan.engine}, backend {plan.backend}{own}"
+        f"{steps}; on {plan.device}{ranks}, engine {plan.engine}, backend {plan.backend}{own}"
     )

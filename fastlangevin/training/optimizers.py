@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from ..distributed.sharded_module import is_divided
 from ..runs import training_checkpoint
 from ..runs.settings import Settings
 from ..samplers.preserve import own_randomness
@@ -36,7 +37,7 @@ class TrainingOptimizer:
         self._lr: Tensor | None = None  # of Adam where a captured graph reads it: all its iterations round lr alike
         if make is None:
             lr, device = settings.lr_at(0), parameters[0].device
-            capturable = device.type in CAPTURABLE_ON
+            capturable = device.type in CAPTURABLE_ON and not any(map(is_divided, parameters))
             self._lr = torch.full((), lr, dtype=torch.float32, device=device) if capturable else None
             self.optimizer: torch.optim.Optimizer = torch.optim.Adam(parameters, lr=lr, capturable=capturable)
             return

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,29 +14,34 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .. import noise
-from ..data.dataset import Data
+from ..data.dataset import Data, in_memory
 from ..data.order import batch_indices
 from ..data.ranges import UNIT, rescaled
+from ..distributed import sharded_module
+from ..distributed.ranks import Ranks
+from ..distributed.sharded_module import ShardedAverage
 from ..network.target import note_log_density
 from ..runs import training_checkpoint
-from ..runs.folder import RunFolder
 from ..runs.opening import make_sampler
 from ..runs.settings import Settings
 from ..samplers.langevin import Langevin
 from ..samplers.preserve import aside
 from ..samplers.replay_buffer import ReplayBuffer
+from ..samplers.sharded_buffer import ShardedReplayBuffer
 from ..transfer import to_device
 from . import losses
 from .gap_history import GapHistory
 from .optimizers import MakeOptimizer, TrainingOptimizer
 
-_PREVIEW, _SHOWN = 64, 8  # samples and data items in the picture
+_PATIENCE = 5.0  # seconds that a rank with an error waits for others that may be in an exchange of a sharded network
 _LOOKED_AT = 8  # chains along which gradient_strength is measured
+
+Watch = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Step(NamedTuple):
-    """The result of one iteration: mean energies, the chains' first and last states (B, *event), their classes (B,) if
-    they have any, their noise step, and lr. `watched` is what the guard looks at, if it is known already.
+    """The result of one iteration: mean energies; of this rank's chains the first and last states (n, *event) and
+    their classes (n,), if they have any; their noise step; lr; and what the guard looks at.
     """
 
     energy_data: Tensor
@@ -47,18 +51,24 @@ class Step(NamedTuple):
     classes: tuple[Tensor, ...]
     noise_step: int
     lr: float
-    watched: Tensor | None = None
+    watched: Tensor
 
 
 @dataclass
 class TrainingState:
     """The state that iterations change. `runs.training_checkpoint` saves and restores it.
 
+    Each of several ranks reads its part of the batch, runs the chains that stand there, and has all weights. What a
+    method of `ranks` does, all ranks do.
+
     Attributes:
+        part: the indices in the batch of this rank's items and chains.
         attempt: number of rollbacks. It and the seed determine the noise, the order of the data and the draws from the
             buffer; each rollback halves lr.
         is_reading: whether an iteration is reading its data, or has failed to.
         diverged_at, back_to: the iteration at which the last rollback was needed, and the one that it returned to.
+        is_sharded: whether the network's parameters are divided over the ranks (fully_shard). All ranks then run every
+            chain and every forward pass in step.
     """
 
     settings: Settings
@@ -66,6 +76,7 @@ class TrainingState:
     model: nn.Module
     device: torch.device
     make_optimizer: MakeOptimizer | None = None
+    ranks: Ranks = field(default_factory=Ranks)
     iteration: int = 0
     attempt: int = 0
     is_reading: bool = False
@@ -75,60 +86,131 @@ class TrainingState:
 
     def __post_init__(self) -> None:
         settings = self.settings
-        self.model = self.model.to(self.device)
+        self.is_sharded = sharded_module.is_sharded(self.model)
+        if self.is_sharded:
+            self._check_sharded()
+        else:
+            self.model = self.model.to(self.device)
         learned = [p for p in self.model.parameters() if p.requires_grad]
         if not learned:
             raise ValueError(f"model must have parameters that require grad, but {type(self.model).__name__} has none")
         self.dtype = learned[0].dtype
+        self.part = self.ranks.part(settings.batch_size)
         self.sampler = Langevin(log_density=self.model, seed=settings.seed, **settings.langevin_options())
         self.buffer = self._make_buffer()
         note_log_density(self.model, settings.n_classes)
-        self.averaged: AveragedModel | None = None
-        if settings.ema:
+        self.averaged: AveragedModel | ShardedAverage | None = None
+        if settings.ema and self.is_sharded:
+            self.averaged = ShardedAverage(self.model, settings.ema)
+        elif settings.ema:
             self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
             note_log_density(self.averaged.module, settings.n_classes)
         self.optimization = TrainingOptimizer(list(self.model.parameters()), settings, self.make_optimizer)
         self.optimizer = self.optimization.optimizer
 
+    def _check_sharded(self) -> None:
+        """Raises ValueError for a sharded network or a setting of it that does not work."""
+        sharded_module.check(self.model, self.ranks, self.device)
+        sharded_module.reshard(self.model)
+        if self.settings.kl_weight:
+            raise ValueError(
+                "kl_weight must be 0 for a network whose parameters are sharded, got "
+                f"{self.settings.kl_weight:g}: fully_shard has no second derivatives"
+            )
+
     def check(self) -> None:
         """Raises for a model or an option that does not work, before anything is written."""
-        with aside(self.model, self.device):
+        with self._together(), aside(self.model, self.device):
             indices = torch.arange(2, device="cpu") % len(self.data)
             x, classes = self.items(indices), self.classes(indices)
             self.sampler.score(x, *classes)
             f = self.log_density(x, *classes)
             if not f.isfinite().all():
                 raise ValueError("model must return finite values, got NaN or infinity for the first two items")
+            # Others keep no gradient, so that optimisers pass over them.
+            if self.is_sharded:
+                self._learned = sharded_module.plain_parameters_of(self.model, f.mean())
+                return
             learned = [p for p in self.model.parameters() if p.requires_grad]
-            torch.autograd.grad(f.mean(), learned, allow_unused=True)
+            gradients = torch.autograd.grad(f.mean(), learned, allow_unused=True)
+            self._learned = [p for p, gradient in zip(learned, gradients, strict=True) if gradient is not None]
+
+    def share(self) -> None:
+        """Gives all ranks rank 0's weights and buffers. Of a divided weight, ranks with the same part get one."""
+        if self.is_sharded:
+            sharded_module.reshard(self.model)
+        models = [self.model] if self.averaged is None else [self.model, self.averaged.module]
+        tensors = [t.detach() for m in models for t in (*m.parameters(), *m.buffers())]
+        if isinstance(self.averaged, ShardedAverage):
+            tensors += [mean for _, mean in self.averaged.named_parameters()]
+        sharded_module.copy_replicas_(tensors)
+        self.ranks.copy_from_main_([tensor for tensor in tensors if not sharded_module.is_divided(tensor)])
 
     def log_density(self, x: Tensor, *classes: Tensor) -> Tensor:
         return self.model(x.to(self.dtype), *classes)
 
-    def step(self) -> Step:
-        """One iteration of `train`."""
-        settings, i = self.settings, self.iteration
-        with self.reading():
-            indices = batch_indices(len(self.data), settings.batch_size, seed=self.seed, iteration=i)
+    def step(self, watch: Watch) -> Step:
+        """One iteration of `train`.
+
+        Args:
+            watch: of the guard: maps mean energies of data and samples, and the samples, to what it looks at.
+        """
+        settings, i, part = self.settings, self.iteration, self.part
+        # Ranks do not wait for each other to read what is in memory.
+        is_shared = self.ranks.size == 1 or not in_memory(self.data)
+        with self.reading() if is_shared else contextlib.nullcontext():
+            batch = batch_indices(len(self.data), settings.batch_size, seed=self.seed, iteration=i)
+            indices = batch[part.start : part.stop]
             x_data, classes = self.items(indices), self.classes(indices)
-        z = noise.normal(x_data.shape, seed=self.seed, step=i, stream=noise.Stream.DATA_NOISE, device=self.device)
+        offset = part.start * x_data[0].numel()
+        z = noise.normal(
+            x_data.shape, seed=self.seed, step=i, stream=noise.Stream.DATA_NOISE, offset=offset, device=self.device
+        )
         self.add_data_noise_(x_data, z)
         noise_step = self.sampler.step
-        x0, slots = self._first_states(x_data, *classes)
-        if settings.kl_weight:
-            x_kl = self.sampler.with_last_step(x0, *classes)
-            x = x_kl.detach()
-        else:
-            x = self.sampler(x0, *classes)
+        in_batch = self.classes_of_buffer(batch)
+        x0, slots = self._first_states(x_data, in_batch)
+        with self._together():
+            if settings.kl_weight:
+                x_kl = self.sampler.with_last_step(x0, *classes, chain_offset=part.start)
+                x = x_kl.detach()
+            else:
+                with self.all_finite(self.sampler):
+                    x = self.sampler(x0, *classes, chain_offset=part.start)
+            energies = self.backward(x_data, x, classes, x_kl if settings.kl_weight else None)
+            watched = watch(*energies, x)
         if self.buffer is not None:
-            self.buffer.store(x, slots, *(classes if slots is None else ()))
-        energy_data, energy_samples = self.backward(x_data, x, classes, x_kl if settings.kl_weight else None)
+            self.buffer.store(x, slots, *(in_batch if slots is None else ()))
+        if self.ranks.size > 1:
+            watched *= self.weight
+            self.ranks.sum_([*self.gradients(), watched])
+            energies = (watched[0], watched[1])
+        self.limit_gradient_()
         lr = self.lr
         self.optimization.step(settings, i, self.lr_scale)
         if self.averaged is not None:
             self.averaged.update_parameters(self.model)
         self.iteration += 1
-        return Step(energy_data, energy_samples, x0, x, classes, noise_step, lr)
+        return Step(*energies, x0, x, classes, noise_step, lr, watched)
+
+    def _together(self) -> contextlib.AbstractContextManager[None]:
+        """`ranks.together` for a body that evaluates the network."""
+        return self.ranks.together(_PATIENCE if self.is_sharded else None)
+
+    @contextlib.contextmanager
+    def all_finite(self, sampler: Langevin) -> Iterator[None]:
+        """Makes chains of a sharded network that diverge on one rank an error of all before any goes on."""
+        if not self.is_sharded:
+            yield
+            return
+        with self._together():
+            yield
+            sampler.check()
+
+    @property
+    def weight(self) -> float:
+        """The part of the batch that is this rank's. A mean over the batch is the sum of the ranks' weighted means."""
+        return len(self.part) / self.settings.batch_size
 
     def add_data_noise_(self, x_data: Tensor, z: Tensor) -> None:
         """Adds the noise of the next iteration to its data, in place; z: standard normal."""
@@ -139,7 +221,8 @@ class TrainingState:
     def backward(
         self, x_data: Tensor, x: Tensor, classes: tuple[Tensor, ...], x_kl: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Computes the loss and its gradient. Returns the mean energies of data and samples.
+        """Computes the loss and its gradient; of several ranks, their terms of it. Returns the mean energies of this
+        rank's data and samples.
 
         Args:
             x_kl: the samples, with a graph through the last step, if the loss has the KL term.
@@ -150,10 +233,26 @@ class TrainingState:
         if x_kl is not None:
             loss = loss + settings.kl_weight * losses.kl_through_samples(self.model, x_kl.to(self.dtype), *classes)
         self.optimizer.zero_grad()
-        loss.backward()
-        if settings.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), settings.max_grad_norm)
+        (loss if self.ranks.size == 1 else loss * self.weight).backward()
         return -f_data.detach().mean(), -f_samples.detach().mean()
+
+    def gradients(self) -> list[Tensor]:
+        """The gradients of the weights, the same on all ranks in number and shapes: zeros where this rank has none.
+
+        Without those of weights that are divided, which `fully_shard` sums.
+        """
+        for parameter in self._learned:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return [parameter.grad for parameter in self._learned if parameter.grad is not None]
+
+    def limit_gradient_(self) -> None:
+        if self.settings.max_grad_norm is None:
+            return
+        if self.is_sharded:
+            sharded_module.clip_grad_norm_(list(self.model.parameters()), self.settings.max_grad_norm)
+        else:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
 
     @torch.no_grad()
     def average_(self) -> None:
@@ -162,6 +261,7 @@ class TrainingState:
         """
         if self.averaged is None:
             return
+        assert isinstance(self.averaged, AveragedModel)
         means, current = ([p.detach() for p in m.parameters()] for m in (self.averaged.module, self.model))
         if self.averaged.n_averaged == 0:
             torch._foreach_copy_(means, current)
@@ -176,12 +276,22 @@ class TrainingState:
         v is the average gradient magnitude of Nijkamp et al. (AAAI 2020, arXiv:1903.12370, Section 3). The noise should
         be of the same size.
         """
-        with aside(self.model, self.device):
-            last = torch.linalg.vector_norm(self.sampler.score(step.x, *step.classes).flatten(1).float(), dim=1).mean()
-            every = -(-self.sampler.n_steps // 4)
-            classes = [y[:_LOOKED_AT] for y in step.classes]
-            trace = self.sampler.trace(step.x0[:_LOOKED_AT], *classes, every=every, step=step.noise_step)
-            return last, trace.score_norm[:-1].mean()
+        n, n_looked_at = len(self.part), min(_LOOKED_AT, self.settings.batch_size)
+        here = min(max(n_looked_at - self.part.start, 0), n)
+        means = torch.zeros(2, device=self.device)
+        with self._together(), aside(self.model, self.device), self.all_finite(self.sampler):
+            norms = torch.linalg.vector_norm(self.sampler.score(step.x, *step.classes).flatten(1).float(), dim=1)
+            means[0] = norms.mean() * self.weight
+            n_traced = max(here, 1) if self.is_sharded else here  # at least one chain, for the others' sake
+            if n_traced:
+                every = -(-self.sampler.n_steps // 4)
+                classes = [y[:n_traced] for y in step.classes]
+                x0, offset = step.x0[:n_traced], self.part.start
+                trace = self.sampler.trace(x0, *classes, every=every, step=step.noise_step, chain_offset=offset)
+            if here:
+                means[1] = trace.score_norm[:-1].mean() * (here / n_looked_at)
+        self.ranks.sum_([means])
+        return means[0], means[1]
 
     @property
     def seed(self) -> int:
@@ -235,29 +345,7 @@ class TrainingState:
     def _reseed(self) -> None:
         self.sampler.load_state_dict({**self.sampler.state_dict(), "seed": self.seed})
         if self.buffer is not None:
-            self.buffer.load_state_dict({**self.buffer.state_dict(), "seed": self.seed})
-
-    def draw_picture(self, run: RunFolder) -> None:
-        """Writes samples of the current model, always from the same initial noise."""
-        preview = self.for_sampling(graph=False)  # capturing a graph costs more than one picture saves
-        with aside(preview.target.module, self.device):
-            n, columns, classes = self._preview_classes()
-            shape = (n, *self.data.event_shape)
-            preview.load_state_dict({**preview.state_dict(), "seed": self.settings.seed})
-            x = preview.sample(shape, *classes, step=0, device=self.device)
-            run.write_samples(x, self._shown_data, self.settings.range, columns)
-
-    @functools.cached_property
-    def _shown_data(self) -> Tensor:
-        """Items spread over the data, or one of each class, for the picture."""
-        n, labels = self._preview_classes()[1] or _SHOWN, self.data.labels
-        indices = torch.arange(n, device="cpu") * len(self.data) // n
-        if self.settings.n_classes == n and labels is not None:
-            first = [(labels == y).nonzero().flatten()[:1] for y in range(n)]
-            indices = torch.stack(
-                [found[0] if len(found) else index for found, index in zip(first, indices, strict=True)]
-            )
-        return self.items(indices)
+            self.buffer.reseed(self.seed)
 
     def for_sampling(self, **options: Any) -> Langevin:
         """Returns a sampler with `sample_steps` steps, of the averaged weights if any, else of the learned ones."""
@@ -269,7 +357,8 @@ class TrainingState:
         """Marks the part of an iteration in which an error leaves the state, and torch's random state, as it was."""
         random, self.is_reading = torch.get_rng_state(), True
         try:
-            yield
+            with self.ranks.together():
+                yield
         except BaseException:
             torch.set_rng_state(random)
             raise
@@ -286,29 +375,28 @@ class TrainingState:
         assert self.data.labels is not None
         return (to_device(self.data.labels[indices], self.device),)
 
-    def _preview_classes(self) -> tuple[int, int | None, tuple[Tensor, ...]]:
-        """The number of samples in the picture, its columns, and their classes: one to a column, if they are few."""
-        n_classes = self.settings.n_classes
-        if n_classes is None:
-            return _PREVIEW, None, ()
-        columns = n_classes if n_classes <= 2 * _SHOWN else _SHOWN
-        n = _SHOWN * columns
-        return n, columns, (torch.arange(n, device=self.device) % n_classes,)
+    def classes_of_buffer(self, batch: Tensor) -> tuple[Tensor, ...]:
+        """The classes of the whole batch, where a buffer keeps each apart; for one of several ranks on the host."""
+        if self.buffer is None or not self.settings.class_conditional:
+            return ()
+        assert self.data.labels is not None
+        return (self.data.labels[batch],) if self.ranks.size > 1 else self.classes(batch)
 
-    def _first_states(self, x_data: Tensor, *classes: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Returns the initial states of the chains, and their slots in the buffer if its policy needs them."""
+    def _first_states(self, x_data: Tensor, in_batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
+        """Returns the initial states of the chains, and the slots of the batch if the buffer's policy needs them."""
         if self.settings.start == "data":
             return x_data, None
         if self.buffer is None:
-            return self.sampler.initial(x_data.shape, device=self.device), None
-        draw = self.buffer.sample(len(x_data), *classes)
+            return self.sampler.initial(x_data.shape, chain_offset=self.part.start, device=self.device), None
+        draw = self.buffer.sample(self.settings.batch_size, *in_batch)
         return draw.x, draw.slots if self.buffer.policy == "indexed" else None
 
-    def _make_buffer(self) -> ReplayBuffer | None:
+    def _make_buffer(self) -> ReplayBuffer | ShardedReplayBuffer | None:
         if self.settings.start != "buffer":
             return None
         p0 = {"init": self.settings.sampler.get("init", "uniform"), "bounds": self.settings.sampler.get("bounds")}
         shape, options = tuple(self.data.event_shape), self.settings.buffer
         if n := self.settings.n_classes:
             options = {**options, "per_class": n, "capacity": max(n, options["capacity"] // n * n)}
-        return ReplayBuffer(shape=shape, seed=self.settings.seed, device=self.device, **p0, **options)
+        options = {"shape": shape, "seed": self.settings.seed, "device": self.device, **p0, **options}
+        return ReplayBuffer(**options) if self.ranks.size == 1 else ShardedReplayBuffer(group=self.ranks, **options)

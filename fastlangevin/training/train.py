@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,14 +14,21 @@ import torch
 from torch import nn
 
 from .. import recipes
+from ..data.load_once import load_once
 from ..data.values import Layout
+from ..distributed import sharded_module
+from ..distributed.ranks import Ranks
+from ..distributed.shards import Group
+from ..distributed.start import is_restarted, joined
 from ..runs import checkpoint, resuming, training_checkpoint
 from ..runs.folder import RunFolder
 from ..runs.opening import resolve_device
 from ..runs.resolution import resolve, takes_overrides
 from ..runs.result import TrainResult
-from ..runs.settings import Overrides
+from ..runs.settings import Overrides, Settings
 from ..samplers.preserve import own_randomness
+from ..validation import check_positive
+from ..version import __version__
 from .guard import Guard
 from .layout import load_for
 from .loop import TrainingLoop
@@ -31,6 +39,9 @@ if sys.version_info >= (3, 11):
     from typing import Unpack
 else:
     from typing_extensions import Unpack
+
+
+_SHOWN_WITHIN = 10.0  # seconds after which a file is to be seen on another node
 
 
 @takes_overrides(after="out")
@@ -49,6 +60,8 @@ def train(
     from_checkpoint: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = True,
+    group: Group | None = None,
+    timeout: float = 1800.0,
     **overrides: Unpack[Overrides],
 ) -> TrainResult:
     """Trains a model of the data. One iteration:
@@ -75,7 +88,8 @@ def train(
             "lsun" (extra "vision"). Or a pair (data, labels). Scaled to `data_range`; see `data.load_data`.
         model: a module that maps (B, *event) to B numbers, the log-density f, high where data is likely (-U; while
             ``Langevin(f)`` reads an energy: pass ``Langevin(log_density=f)``), trained in place. None:
-            `models.ConvNet` for the data's size.
+            `models.ConvNet` for the data's size. On several ranks `torch.distributed.fsdp.fully_shard` may have divided
+            its parameters (docs/distributed.md).
         out: the run's folder (see `runs.folder.RunFolder` for its files). None: nothing is written.
         n_iterations: total number, including the iterations before a resume. A resume may change it; lr_decay then
             counts from the new end.
@@ -123,7 +137,7 @@ def train(
             copies of the parameters, for a step that shows whether its state can be saved. None: Adam.
         image_size, value_range: see `data.load_data`.
         layout: "images" or "as_given", see there. None: as images or, if the model takes only that, as given: signals
-            (N, C, L) for a 1-D network, embeddings (N, L, D) for a transformer.
+            (N, C, L) for a 1-D network, embeddings (N, L, D) for a transformer. A sharded model is not tried.
         resume: whether to continue from the newest checkpoint in `out`. If there is none, a new run is started.
         resume_overrides: settings that the resumed run has from now on, by name; "config.yaml" for those that were
             edited in the run's config.yaml. The change and its iteration are recorded there. `features` cannot change.
@@ -133,6 +147,11 @@ def train(
             defaults.
         overwrite: whether to replace the run in `out`.
         progress: whether to show progress: a bar on a terminal, plain lines elsewhere.
+        group: the ranks that train together, a process group or a device mesh of one dimension. None: all ranks where
+            torch.distributed is initialised, else those that torchrun has started, or this process alone. Each runs
+            its part of the batch with the noise of the whole batch, and has the same weights; rank 0 writes `out`,
+            which all can read. See docs/distributed.md.
+        timeout: seconds that a rank waits for the others, for example while rank 0 prepares the data.
 
     Returns:
         The model, a sampler of it, and the history.
@@ -151,7 +170,8 @@ def train(
         TrainingDiverged: (a `ChainDiverged`) chains, energies or weights are not finite, the energies are too far apart
             or the samples are saturated. Raised within one iteration; the message says what to try, and the newest
             checkpoint was saved before the divergence.
-        KeyboardInterrupt, SystemExit: Ctrl-C, or SIGTERM or SIGHUP, after a checkpoint has been saved.
+        KeyboardInterrupt, SystemExit: Ctrl-C, or SIGTERM or SIGHUP, to any rank, after a checkpoint has been saved.
+        RankFailed: another rank raised an error, ended or did not answer.
         Exception: what reading the data raises, after a checkpoint has been saved.
     """
     if resume and overwrite:
@@ -162,60 +182,93 @@ def train(
         raise ValueError("resume_overrides needs resume=True (on the command line: --override needs --resume)")
     if out is not None and not str(out):
         raise ValueError("out must be a folder's name or None, got an empty string")
+    check_positive("timeout", timeout)
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise TypeError(
+            "model must be the network itself, whose gradients train sums over the ranks, got it within "
+            "DistributedDataParallel: pass model.module"
+        )
     run = None if out is None else RunFolder(Path(out))
     if run is not None:
         _check_outside(run.folder, data)
-        run.check(resume=resume, overwrite=overwrite)
+    if run is not None and is_restarted():  # by the same command, which a failure of a rank has ended
+        resume, overwrite = True, False
     where = resolve_device(device)
     with contextlib.ExitStack() as stack:
-        is_new = run is not None and not run.folder.exists()
-        if run is not None and not is_new:
-            stack.enter_context(run.locked())
-            run.check(resume=resume, overwrite=overwrite)  # again: before the lock, another process may have written
-        source = load_for(model, data, layout, image_size=image_size, value_range=value_range)
-        newest = checkpoint.newest(run.checkpoints) if run is not None and resume and not is_new else None
-        stored = None if newest is None else training_checkpoint.load(newest)
-        origin = None if stored is not None or from_checkpoint is None else resuming.find(from_checkpoint)
-        notes: list[str] = []
-        if stored is not None:
-            assert run is not None
-            settings, notes = resuming.settings_of_resume(run, stored, overrides, resume_overrides, source, model)
-        elif origin is not None:
-            settings = resuming.settings_from(origin, overrides, source, model)
-        else:
-            settings = resolve(overrides, recipes.BY_DATA.get(source.name, recipes.short_run), source, model, None)
-        if settings.on_divergence == "rollback" and run is None:
-            raise ValueError("on_divergence='rollback' needs out, the folder of the checkpoints to return to")
-        if stored is not None and settings.n_iterations < stored.iteration:
-            raise ValueError(
-                f"n_iterations includes the iterations before a resume and must be at least {stored.iteration}, got "
-                f"{settings.n_iterations}"
-            )
+        if where.type == "cuda":
+            stack.enter_context(torch.cuda.device(where))
+        ranks = stack.enter_context(joined(where.type, timeout, group))
+        written = run if ranks.is_main else None
+        is_new, newest = False, None
+        with ranks.together():
+            if written is not None:
+                written.check(resume=resume, overwrite=overwrite)
+                is_new = not written.folder.exists()
+            if written is not None and not is_new:
+                stack.enter_context(written.locked())
+                written.check(resume=resume, overwrite=overwrite)  # again: another process may have written before
+                newest = checkpoint.newest(written.checkpoints) if resume else None
+        newest = ranks.of_main(newest)
+        options: dict[str, Any] = {"image_size": image_size, "value_range": value_range}
+        source = load_once(ranks, data, lambda: load_for(model, data, layout, **options))
+        with ranks.together():
+            stored = None if newest is None else training_checkpoint.load(newest)
+            origin = None if stored is not None or from_checkpoint is None else resuming.find(from_checkpoint)
+            notes: list[str] = []
+            if stored is not None:
+                assert run is not None
+                settings, notes = resuming.settings_of_resume(run, stored, overrides, resume_overrides, source, model)
+            elif origin is not None:
+                settings = resuming.settings_from(origin, overrides, source, model)
+            else:
+                settings = resolve(overrides, recipes.BY_DATA.get(source.name, recipes.short_run), source, model, None)
+            if settings.on_divergence == "rollback" and run is None:
+                raise ValueError("on_divergence='rollback' needs out, the folder of the checkpoints to return to")
+            if stored is not None and settings.n_iterations < stored.iteration:
+                raise ValueError(
+                    f"n_iterations includes the iterations before a resume and must be at least {stored.iteration}, "
+                    f"got {settings.n_iterations}"
+                )
+            if settings.batch_size < ranks.size:
+                raise ValueError(
+                    f"batch_size, that of all ranks, must be at least their number, {ranks.size}, got "
+                    f"{settings.batch_size}"
+                )
+        _check_agreement(ranks, settings, model)
         stack.enter_context(own_randomness(where))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         torch.manual_seed(settings.seed)
-        network = settings.make_model() if model is None else model
-        state = TrainingState(settings, source.to(where), network, where, optimizer)
-        if stored is not None and settings.optimizer != state.optimization.name:
-            raise ValueError(
-                f"optimizer= must be that of the run, {settings.optimizer}, at a resume, got {state.optimization.name}"
-            )
-        state.settings = settings = replace(settings, optimizer=state.optimization.name)
-        state.check()
-        if run is not None:
-            training_checkpoint.check(state.model)
-            if optimizer is not None:
-                check_state(optimizer, list(state.model.parameters()))
-            if is_new:
-                stack.enter_context(run.created())
-            run.prepare(settings.to_dict(), overwrite=overwrite)
-        if stored is not None:
-            state.resume(stored)
-            if settings.changes != stored.settings.changes:
-                training_checkpoint.save(stored.path, state)  # so that they hold if the process is killed soon
-        elif origin is not None:
-            state.start_from(origin)
+        with ranks.together():
+            network = settings.make_model() if model is None else model
+            stack.enter_context(sharded_module.summing_gradients(network))
+            state = TrainingState(settings, source.to(where), network, where, optimizer, ranks)
+            if stored is not None and settings.optimizer != state.optimization.name:
+                raise ValueError(
+                    f"optimizer= must be that of the run, {settings.optimizer}, at a resume, got "
+                    f"{state.optimization.name}"
+                )
+            state.settings = settings = replace(settings, optimizer=state.optimization.name)
+            state.check()
+            if run is not None:
+                training_checkpoint.check(state.model)
+                if optimizer is not None:
+                    check_state(optimizer, list(state.model.parameters()))
+        with ranks.together():
+            if written is not None and is_new:
+                stack.enter_context(written.created())
+            if written is not None:
+                written.prepare(settings.to_dict(), overwrite=overwrite)
+        with ranks.together():
+            if run is not None:
+                _check_visible(run, ranks)
+            if stored is not None:
+                state.resume(stored)
+            elif origin is not None:
+                state.start_from(origin)
+        if stored is not None and settings.changes != stored.settings.changes:
+            training_checkpoint.save(stored.path, state)  # so that they hold if the process is killed soon
+        state.share()
         loop = TrainingLoop(
             state,
             run,
@@ -224,6 +277,27 @@ def train(
             notes=[*source.notes, *notes],
         )
         return loop.run_to_end()
+
+
+def _check_agreement(ranks: Ranks, settings: Settings, model: nn.Module | None) -> None:
+    """Raises ValueError on all ranks if one of them was started with other settings, data or another network."""
+    parameters = [] if model is None else model.named_parameters()
+    shapes = {name: (*p.shape, *map(str, getattr(p, "placements", ()))) for name, p in parameters}
+    versions = {"the version of fastlangevin": __version__, "the version of torch": torch.__version__}
+    facts = {**settings.to_dict(), **versions, "model's parameters": shapes}
+    ranks.check_agreement({name: repr(value) for name, value in facts.items()})
+
+
+def _check_visible(run: RunFolder, ranks: Ranks) -> None:
+    """Raises FileNotFoundError on a rank from which the files that rank 0 has written are not to be seen."""
+    give_up = time.monotonic() + _SHOWN_WITHIN
+    while not run.config.exists():
+        if time.monotonic() > give_up:
+            raise FileNotFoundError(
+                f"out={str(run.folder)!r} must be a folder that all ranks see, but rank {ranks.rank} does not find the "
+                f"{run.config.name} that rank 0 has written"
+            )
+        time.sleep(0.1)
 
 
 def _check_outside(out: Path, data: Any) -> None:

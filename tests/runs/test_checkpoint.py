@@ -44,6 +44,23 @@ def test_load_of_a_user_defined_model(tmp_path):
         fl.load(tmp_path, model=nn.Sequential(nn.Flatten(), nn.Linear(64, 2)))
 
 
+class ConvNet(nn.Sequential):
+    """A user-defined network with the name of the library's."""
+
+
+@pytest.mark.parametrize("classes", [None, 10])
+def test_load_of_a_convnet_that_the_caller_made(tmp_path, classes):
+    options = {**{k: v for k, v in SMALL.items() if k != "features"}, "class_conditional": classes is not None}
+    model = fl.models.ConvNet(8, 1, 4, classes)
+    fl.train("digits", model, out=tmp_path / "ours", n_iterations=1, **options)
+    assert torch.equal(weights(fl.load(tmp_path / "ours")[0]), weights(model))
+    fl.train("digits", out=tmp_path / "ours", n_iterations=2, resume=True, **options)
+    if classes is None:
+        model = ConvNet(nn.Flatten(), nn.Linear(64, 1))
+        fl.train("digits", model, out=tmp_path / "own", n_iterations=1, **options)
+        assert torch.equal(weights(fl.load(tmp_path / "own", model=ConvNet(*model))[0]), weights(model))
+
+
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])
 def test_truncated_checkpoint_is_named(tmp_path, keep):
     fl.train("digits", out=tmp_path, n_iterations=1, **SMALL)

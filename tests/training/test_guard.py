@@ -24,6 +24,8 @@ SMALL = {"features": 4, "batch_size": 8, "sampler": {"n_steps": 5}, "sample_step
 class Late:
     """Replaces a copy from a GPU by one that arrives only when it is waited for."""
 
+    is_asynchronous = True
+
     def __init__(self, x):
         self._x = x
 

@@ -1,0 +1,104 @@
+"""The commands under torchrun, and on ranks that a test has started."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.ranks import on_ranks, unwrapped
+from support.training_runs import OPTIONS
+
+import fastlangevin as fl
+from fastlangevin import cli
+from fastlangevin.runs import checkpoint
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+FASTLANGEVIN = ["-m", "fastlangevin"]
+
+
+def torchrun(*arguments: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*TORCHRUN, *options, *FASTLANGEVIN, *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def rows(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_rank_that_is_killed_is_started_again_and_the_run_is_that_of_one_process(tmp_path):
+    """torchrun starts both ranks anew with the same command, which then continues from the newest checkpoint."""
+    arguments = ["train", "digits", *OPTIONS, "--iterations", "60", "--checkpoint-every", "5", "--log-every", "20"]
+    process = torchrun(*arguments, "--out", str(tmp_path / "run"), options=("--max-restarts=1",))
+    end = time.monotonic() + 90
+    while (newest := checkpoint.newest(tmp_path / "run" / "checkpoints")) is None or newest.stem < "00000005":
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.02)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    assert out.count("done: 60 iterations") == 1
+    assert "ranks, engine" in out and out.count("2 ranks") == 2  # each time it starts
+    subprocess.run([sys.executable, *FASTLANGEVIN, *arguments, "--out", str(tmp_path / "one"), "-q"], check=True)
+    for got, want in zip(rows(tmp_path / "run"), rows(tmp_path / "one"), strict=True):
+        assert got == pytest.approx({**want, "seconds": got["seconds"]}, rel=1e-2, abs=1e-2)
+
+
+def test_what_is_wrong_is_said_once(tmp_path):
+    process = torchrun("train", "digits", "--batch-size", "1", "--out", str(tmp_path / "run"))
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert error.count("error: batch_size, that of all ranks, must be at least their number, 2, got 1") == 1
+    assert error.count("error:") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def commands(folder: Path, run: Path) -> list[str]:
+    outputs = []
+    for arguments in (
+        ["sample", str(run), "-n", "21", "-o", str(folder / "x.npz"), "--steps", "4"],
+        ["sample", str(run), "-n", "21", "-o", str(folder / "x.npz")],
+        ["sample", str(run), "-n", "1", "-o", str(folder / "one.npz")],
+        ["interpolate", str(run), "-o", str(folder / "between.png")],
+        [
+            *("evaluate", str(run), "--data", "digits", "-n", "33", "-o", str(folder / "e.json")),
+            *("--reconstruct", "2", "--chains", "2", "--no-coverage", "--no-fid"),
+        ],
+    ):
+        try:
+            cli.main(arguments)
+        except SystemExit as error:
+            outputs.append(str(error.code))
+    return outputs
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "run"
+    fl.train("digits", features=4, batch_size=8, n_iterations=2, out=out, progress=False)
+    return out
+
+
+def test_samples_and_evaluations_are_those_of_one_process(tmp_path, run):
+    """The digits' network runs on kernels whose bits do not depend on the batch, where there are any."""
+    one, three = tmp_path / "one", tmp_path / "three"
+    one.mkdir()
+    three.mkdir()
+    assert unwrapped(on_ranks(1, commands, one, run)) == [["0", "1", "0", "0", "0"]]
+    # Files that exist are refused by rank 0; a single sample cannot be shared; other commands are for one process.
+    assert unwrapped(on_ranks(3, commands, three, run)) == [["0", "1", "1", "1", "0"]] * 3
+    with np.load(one / "x.npz") as expected, np.load(three / "x.npz") as got:
+        assert got["samples"].shape == (21, 1, 8, 8)
+        np.testing.assert_allclose(got["samples"], expected["samples"], rtol=0, atol=1e-4)
+    expected, got = (json.loads((folder / "e.json").read_text()) for folder in (one, three))
+    assert got.keys() == expected.keys()
+    for part in ("pixels", "neighbours", "energy"):
+        assert got[part] == pytest.approx(expected[part], rel=1e-3, abs=1e-3)
