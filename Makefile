@@ -5,7 +5,8 @@
 # make test-triton36: all Triton kernels compiled by Triton 3.6, which CUDA builds of torch 2.11 bring, for six GPUs.
 # make test-processors: the tests with older instruction sets in torch's libraries.
 # make test-sanitizers: the tests of the native kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
-# make test-campaign: 20,000 random graphs through every engine; a training that is killed 50 times and resumed.
+# make test-campaign: 20,000 random graphs through every engine; a training that is killed 50 times and resumed, and one
+# on three ranks, 20 times.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -45,6 +46,7 @@ test-sanitizers: $(VENV)/.dev
 test-campaign: $(VENV)/.dev
 	RANDOM_GRAPHS=$${RANDOM_GRAPHS:-20000} nice $(BIN)/python -m pytest tests/score/test_random_graphs.py
 	nice $(BIN)/python scripts/kill_campaign.py $(ARGS)
+	nice $(BIN)/python scripts/kill_campaign.py --ranks 3 --times 20
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ if __name__ == "__main__":  # makes benchmarks/ importable, as in pytest
 from unittest import mock
 
 import works
+from works import Work
 
 import fastlangevin as fl
 from fastlangevin.kernels.triton import fused
@@ -36,9 +37,8 @@ PRODUCTS = {2: 989e6 / 3, 4: 60e6 / 3}  # operations per µs, by the bytes of a 
 VIEWS = {"reshape", "view", "unsqueeze", "squeeze", "expand", "t", "transpose", "permute", "select", "slice"}
 
 
-def step(name: str, precision: str, fuses: bool) -> tuple[int, float, float]:
-    """The kernels of a step, and its µs without and with hits in L1."""
-    work = works.network(name, "cpu")
+def step(work: Work, precision: str, fuses: bool) -> tuple[int, float, float]:
+    """The kernels of a step of a work on the CPU, and its µs without and with hits in L1."""
     sampler = fl.Langevin(
         **{work.kind: work.module}, engine="graph", n_steps=1, step_size=1.0, noise_std=1.0, precision=precision
     )
@@ -95,6 +95,6 @@ if __name__ == "__main__":
         for name in sys.argv[1:]:
             for precision in ("fp32", "bf16"):
                 for fuses in (False, True):
-                    n, time, with_hits = step(name, precision, fuses)
+                    n, time, with_hits = step(works.network(name, "cpu"), precision, fuses)
                     what = f"{name}, {precision}, {'fused' if fuses else 'operators'}: {n} kernels, {time:.0f} µs"
                     print(f"{what}; with hits in L1 {with_hits:.0f} µs")

@@ -62,9 +62,9 @@ class WideResNet(nn.Module):
 class JEM(nn.Module):
     """f(x) = logsumexp of the logits, f(x, y) = the logit of class y."""
 
-    def __init__(self) -> None:
+    def __init__(self, depth: int = 10, widen: int = 2) -> None:
         super().__init__()
-        self.f = WideResNet()
+        self.f = WideResNet(depth, widen)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         logits = self.f(x)
