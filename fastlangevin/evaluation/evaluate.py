@@ -110,7 +110,7 @@ def evaluate(
 
     Raises:
         ValueError, TypeError: an argument that is not as above; data of another shape than the run's; coverage=True
-            without labels.
+            without labels; ranks that disagree on n, n_steps or seed.
         FileNotFoundError: no such run, data or labels.
         CheckpointError: a damaged checkpoint.
         ImportError: fid=True or features, or coverage=True, without the libraries (extras "eval", "inception").
@@ -174,11 +174,12 @@ def evaluate(
         return _to_json({**result, "notes": notes, "skipped": skipped})
 
     with joined(where.type, timeout) as ranks, aside(sampler.target.module, where):
+        if n_steps is not None:
+            sampler = sampler.replace(n_steps=n_steps)
+        ranks.check_agreement({"n": str(n), "n_steps": str(sampler.n_steps), "seed": str(seed)})
         if n < ranks.size:
             raise ValueError(f"n must be at least the number of ranks, {ranks.size}, got {n}")
         source = load_once(ranks, data, loaded)
-        if n_steps is not None:
-            sampler = sampler.replace(n_steps=n_steps)
         sampler.load_state_dict({**sampler.state_dict(), "seed": seed, "step": 0})
         torch.manual_seed(seed)
         drawn = parts.draw(sampler, source, states_range, n, seed, Stages(progress and ranks.is_main), ranks)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -234,7 +235,8 @@ def train(
                     f"batch_size, that of all ranks, must be at least their number, {ranks.size}, got "
                     f"{settings.batch_size}"
                 )
-        _check_agreement(ranks, settings, model)
+        given = {"out": out, "optimizer": optimizer, "from_checkpoint": from_checkpoint}
+        _check_agreement(ranks, settings, model, given)
         stack.enter_context(own_randomness(where))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -279,13 +281,18 @@ def train(
         return loop.run_to_end()
 
 
-def _check_agreement(ranks: Ranks, settings: Settings, model: nn.Module | None) -> None:
-    """Raises ValueError on all ranks if one of them was started with other settings, data or another network."""
+def _check_agreement(
+    ranks: Ranks, settings: Settings, model: nn.Module | None, arguments: Mapping[str, object]
+) -> None:
+    """Raises ValueError on all ranks if one of them was started with other settings, data or another network, or
+    without one of these arguments where others have it. Their values may differ: a folder's name on another node.
+    """
     parameters = [] if model is None else model.named_parameters()
     shapes = {name: (*p.shape, *map(str, getattr(p, "placements", ()))) for name, p in parameters}
     versions = {"the version of fastlangevin": __version__, "the version of torch": torch.__version__}
     facts = {**settings.to_dict(), **versions, "model's parameters": shapes}
-    ranks.check_agreement({name: repr(value) for name, value in facts.items()})
+    given = {name: "None" if value is None else "a value" for name, value in arguments.items()}
+    ranks.check_agreement({**{name: repr(value) for name, value in facts.items()}, **given})
 
 
 def _check_visible(run: RunFolder, ranks: Ranks) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from support.ranks import on_ranks, unwrapped
 from support.training_runs import OPTIONS
+from torch import distributed as dist
 
 import fastlangevin as fl
 from fastlangevin import cli
@@ -102,3 +103,18 @@ def test_samples_and_evaluations_are_those_of_one_process(tmp_path, run):
     assert got.keys() == expected.keys()
     for part in ("pixels", "neighbours", "energy"):
         assert got[part] == pytest.approx(expected[part], rel=1e-3, abs=1e-3)
+
+
+def _differing(run: Path) -> list[str]:
+    messages = []
+    for options in ({"n": 8 + dist.get_rank()}, {"n_steps": 4 + dist.get_rank()}, {"seed": dist.get_rank()}):
+        with pytest.raises(ValueError) as raised:
+            fl.evaluate(run, "digits", **{"n": 8, "n_reconstruct": 0, "n_chains": 0, "progress": False, **options})
+        messages.append(str(raised.value))
+    return messages
+
+
+def test_ranks_that_ask_for_different_samples_are_an_error_of_all(run):
+    differing = "must be the same on all ranks, got {} on rank 0 and {} on rank 1".format
+    expected = [f"n {differing(8, 9)}", f"n_steps {differing(4, 5)}", f"seed {differing(0, 1)}"]
+    assert unwrapped(on_ranks(2, _differing, run)) == [expected] * 2

@@ -299,6 +299,8 @@ def _bad_input(folder: Path) -> list[str]:
         {"model": nn.Sequential(nn.Flatten(), nn.Linear(64, 2 + rank), nn.SiLU(), nn.Linear(2 + rank, 1))},
         {"timeout": 0.0},
         {"model": nn.parallel.DistributedDataParallel(Network())},
+        {"out": folder / "main" if rank == 0 else None},
+        {"optimizer": torch.optim.SGD if rank == 2 else None},
     ):
         try:
             train(**{"n_iterations": 1, **options})
@@ -310,16 +312,19 @@ def _bad_input(folder: Path) -> list[str]:
 
 def test_bad_input_is_an_error_of_all_ranks(tmp_path):
     by_rank = unwrapped(on_ranks(3, _bad_input, tmp_path))
-    few, lr, data, _, model, timeout, wrapped = by_rank[0]
+    few, lr, data, _, model, timeout, wrapped, out, optimizer = by_rank[0]
     assert few == "ValueError: batch_size, that of all ranks, must be at least their number, 3, got 2"
     assert lr == "ValueError: lr must be the same on all ranks, got 0.1 on rank 0 and 0.2 on rank 1"
     assert data.startswith("ValueError: data_fingerprint must be the same on all ranks, got '")
     assert model.startswith("ValueError: model's parameters must be the same on all ranks, got {")
     assert timeout == "ValueError: timeout must be positive and finite, got 0.0"
     assert wrapped.startswith("TypeError: model must be the network itself, whose gradients train sums over the ranks")
+    assert out == "ValueError: out must be the same on all ranks, got a value on rank 0 and None on rank 1"
+    assert optimizer == "ValueError: optimizer must be the same on all ranks, got None on rank 0 and a value on rank 2"
+    assert not (tmp_path / "main").exists()
     for rank, found in enumerate(by_rank):
         assert found[:3] == [few, lr, data]
-        assert found[4:] == [model, timeout, wrapped]
+        assert found[4:] == [model, timeout, wrapped, out, optimizer]
         missing = "out='run' must be a folder that all ranks see, but rank 1 does not find the config.yaml that rank 0"
         own = f"FileNotFoundError: {missing.replace('rank 1', f'rank {rank}')}"
         assert found[3].startswith(own if rank else f"RankFailed: rank 1 of 3 failed: FileNotFoundError: {missing}")
