@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 from datetime import timedelta
@@ -17,6 +18,7 @@ from . import shards
 from .ranks import Ranks
 
 _HOSTS: dict[tuple[int, ...], dist.ProcessGroup] = {}  # of gloo, for parts of the ranks whose own groups have none
+_NUMBERS = itertools.count()  # of the groups that this process has initialised
 _TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -95,8 +97,10 @@ def _initialize(device: str, timeout: timedelta) -> None:
             raise RuntimeError(f"several ranks on {device} need {backend}, which this torch does not have")
     with _arriving(timeout):
         store, rank, size = next(rendezvous("env://", timeout=timeout))
+        # torchrun's store still has the addresses of a group that the caller has destroyed, and of the processes that
+        # it has started again.
+        store = dist.PrefixStore(f"group {next(_NUMBERS)}", store)
         if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
-            # torchrun's store still has the addresses of the processes that it has started again.
             store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)

@@ -24,6 +24,21 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 FASTLANGEVIN = ["-m", "fastlangevin"]
 
 
+TWICE = """
+import time
+
+import fastlangevin as fl
+from torch import distributed as dist
+
+for _ in range(2):
+    fl.train("digits", features=4, batch_size=4, n_iterations=1, progress=False, timeout=20.0)
+    rank = dist.get_rank()
+    dist.destroy_process_group()
+    if rank == 0:
+        time.sleep(1.0)  # the other finds no new address of this one
+"""
+
+
 def torchrun(*arguments: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [*TORCHRUN, *options, *FASTLANGEVIN, *arguments]
@@ -118,3 +133,12 @@ def test_ranks_that_ask_for_different_samples_are_an_error_of_all(run):
     differing = "must be the same on all ranks, got {} on rank 0 and {} on rank 1".format
     expected = [f"n {differing(8, 9)}", f"n_steps {differing(4, 5)}", f"seed {differing(0, 1)}"]
     assert unwrapped(on_ranks(2, _differing, run)) == [expected] * 2
+
+
+def test_a_script_may_train_again_after_it_destroyed_the_group(tmp_path):
+    """The store of torchrun still has the addresses of the first group."""
+    script = tmp_path / "twice.py"
+    script.write_text(TWICE)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*TORCHRUN, str(script)], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
