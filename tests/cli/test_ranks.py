@@ -15,6 +15,7 @@ import pytest
 from support.ranks import on_ranks, unwrapped
 from support.training_runs import OPTIONS
 from torch import distributed as dist
+from torch.distributed.run import get_args_parser
 
 import fastlangevin as fl
 from fastlangevin import cli
@@ -142,3 +143,9 @@ def test_a_script_may_train_again_after_it_destroyed_the_group(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*TORCHRUN, str(script)], capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_torchrun_leaves_the_flags_after_two_dashes_alone():
+    command = ["train", "digits", "--out", "run", "--start", "buffer"]
+    parsed = get_args_parser().parse_args(["--nproc-per-node=2", "-m", "--", "fastlangevin", *command])
+    assert (parsed.module, parsed.training_script, parsed.training_script_args) == (True, "fastlangevin", command)
