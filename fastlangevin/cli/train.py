@@ -11,6 +11,7 @@ import typer
 import fastlangevin
 
 from .. import recipes
+from ..distributed.start import started_by_torchrun
 from ..runs import checkpoint
 from ..runs.checks import check_sampler_pair
 from ..runs.flags import pair
@@ -94,8 +95,9 @@ def train(
             own = {"--image-size": image_size, "--value-range": value_range, "--device": device}
             own["--device"] = None if device == "auto" else device
             given = [part for flag, value in own.items() if value is not None for part in (flag, str(value))]
-            command = ["fastlangevin", "train", data, "--out", str(out), *given, "--resume"]
-            common.say(f"to continue: {shlex.join(command)}", quiet)
+            launcher = ["torchrun", "…", "-m", "--"] if started_by_torchrun() else []
+            command = [*launcher, "fastlangevin", "train", data, "--out", str(out), *given, "--resume"]
+            common.say(f"to continue: {shlex.join(command).replace(shlex.quote('…'), '…')}", quiet)
         raise
 
 

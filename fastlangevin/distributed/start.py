@@ -8,16 +8,18 @@ import itertools
 import os
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from torch import distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from ..errors import RankFailed
+from ..errors import BackendUnavailable, RankFailed
 from . import shards
 from .ranks import Ranks
 
-_HOSTS: dict[tuple[int, ...], dist.ProcessGroup] = {}  # of gloo, for parts of the ranks whose own groups have none
+# Groups of gloo, and the group of all ranks in whose time they were made, for parts of them whose own groups have none.
+_HOSTS: dict[tuple[int, ...], tuple[dist.ProcessGroup | None, dist.ProcessGroup]] = {}
 _NUMBERS = itertools.count()  # of the groups that this process has initialised
 _TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -35,9 +37,11 @@ def joined(device: str, timeout: float, group: shards.Group | None = None) -> It
 
     Raises:
         RankFailed: a rank did not start.
-        RuntimeError: a backend of torch.distributed that this torch does not have.
-        TypeError, ValueError: a group that is none of this rank's.
+        BackendUnavailable: a backend of torch.distributed that this torch does not have.
+        TypeError, ValueError: a group that is none of this rank's, or an incomplete environment.
     """
+    if not shards.is_initialized():
+        _check_environment()
     if not shards.is_initialized() and started_by_torchrun():
         _initialize(device, timedelta(seconds=timeout))
     ranks = of_group(group, timeout)
@@ -54,7 +58,7 @@ def of_group(group: shards.Group | None = None, timeout: float = 1800.0) -> Rank
     own = shards.as_process_group(group) or dist.group.WORLD
     assert own is not None
     if not dist.is_gloo_available():
-        raise RuntimeError("gloo is needed for what ranks exchange on the host, but this torch has none")
+        raise BackendUnavailable("gloo is needed for what ranks exchange on the host, but this torch has none")
     within = timedelta(seconds=timeout)
     with _arriving(within):
         if dist.get_world_size(own) == dist.get_world_size():
@@ -63,9 +67,12 @@ def of_group(group: shards.Group | None = None, timeout: float = 1800.0) -> Rank
         if "gloo" in dist.get_backend_config(own):
             return Ranks(own, own)
         ranks = tuple(dist.get_process_group_ranks(own))
-        if ranks not in _HOSTS:  # made once: a later one of these ranks would have its name, and find its old addresses
-            _HOSTS[ranks] = dist.new_group(list(ranks), within, "gloo", use_local_synchronization=True)
-        return Ranks(own, _HOSTS[ranks])
+        world, host = _HOSTS.get(ranks, (None, None))
+        if host is None or world is not dist.group.WORLD:
+            # Made once: a later one of these ranks would have its name, and find its old addresses.
+            host = dist.new_group(list(ranks), within, "gloo", use_local_synchronization=True)
+            _HOSTS[ranks] = dist.group.WORLD, host
+        return Ranks(own, host)
 
 
 def started_by_torchrun() -> bool:
@@ -76,6 +83,18 @@ def started_by_torchrun() -> bool:
 def speaks() -> bool:
     """Whether this process writes what one of several ranks is to say: rank 0 of torchrun, or no rank of it."""
     return not started_by_torchrun() or os.environ["RANK"] == "0"
+
+
+def have_met() -> bool:
+    """Whether the ranks know of each other's errors."""
+    return shards.is_initialized()
+
+
+def starter() -> str:
+    """Names torchrun, which starts this process anew after a failure, among the programs of this machine."""
+    stat = Path(f"/proc/{os.getppid()}/stat")
+    began = stat.read_text().rpartition(")")[2].split()[19] if stat.exists() else ""  # proc(5): field 22
+    return f"{os.getppid()} {began}"
 
 
 def is_restarted() -> bool:
@@ -90,11 +109,21 @@ def local_device(device: torch.device) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
+def _check_environment() -> None:
+    """Raises ValueError in one of several processes that does not know of the others."""
+    size, missing = os.environ.get("WORLD_SIZE", "1"), [name for name in _TORCHRUN if name not in os.environ]
+    if size != "1" and missing:
+        raise ValueError(
+            f"WORLD_SIZE={size} makes this one of {size} processes, but {', '.join(missing)} are not set: start them "
+            "with torchrun, or unset WORLD_SIZE"
+        )
+
+
 def _initialize(device: str, timeout: timedelta) -> None:
     needed = ("gloo", "nccl") if device == "cuda" else ("gloo",)
     for backend in needed:
         if not (dist.is_available() and dist.is_backend_available(backend)):
-            raise RuntimeError(f"several ranks on {device} need {backend}, which this torch does not have")
+            raise BackendUnavailable(f"several ranks on {device} need {backend}, which this torch does not have")
     with _arriving(timeout):
         store, rank, size = next(rendezvous("env://", timeout=timeout))
         # torchrun's store still has the addresses of a group that the caller has destroyed, and of the processes that

@@ -40,6 +40,7 @@ class RunFolder:
         self.samples_array = folder / "samples.npz"
         self.training = folder / "training.png"
         self.tensorboard = folder / "tensorboard"
+        self._starter = folder / ".started_by"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -69,6 +70,13 @@ class RunFolder:
             if self._taken():
                 raise self._in_use("another process has started a run in it since this one began")
             yield
+
+    def was_started_by(self, program: str) -> bool:
+        """Whether the run was last started by this program, of which `note_starter` was told."""
+        return self._starter.is_file() and self._starter.read_text(encoding="utf-8") == program
+
+    def note_starter(self, program: str) -> None:
+        self._starter.write_text(program, encoding="utf-8")
 
     def _in_use(self, why: str) -> BlockingIOError:
         return BlockingIOError(f"out={str(self.folder)!r} is in use: {why}")

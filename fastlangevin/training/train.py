@@ -20,7 +20,7 @@ from ..data.values import Layout
 from ..distributed import sharded_module
 from ..distributed.ranks import Ranks
 from ..distributed.shards import Group
-from ..distributed.start import is_restarted, joined
+from ..distributed.start import is_restarted, joined, started_by_torchrun, starter
 from ..runs import checkpoint, resuming, training_checkpoint
 from ..runs.folder import RunFolder
 from ..runs.opening import resolve_device
@@ -192,8 +192,6 @@ def train(
     run = None if out is None else RunFolder(Path(out))
     if run is not None:
         _check_outside(run.folder, data)
-    if run is not None and is_restarted():  # by the same command, which a failure of a rank has ended
-        resume, overwrite = True, False
     where = resolve_device(device)
     with contextlib.ExitStack() as stack:
         if where.type == "cuda":
@@ -202,6 +200,8 @@ def train(
         written = run if ranks.is_main else None
         is_new, newest = False, None
         with ranks.together():
+            if written is not None and is_restarted() and written.was_started_by(starter()):
+                resume, overwrite = True, False  # the run that the same command has begun
             if written is not None:
                 written.check(resume=resume, overwrite=overwrite)
                 is_new = not written.folder.exists()
@@ -261,6 +261,8 @@ def train(
                 stack.enter_context(written.created())
             if written is not None:
                 written.prepare(settings.to_dict(), overwrite=overwrite)
+            if written is not None and started_by_torchrun():
+                written.note_starter(starter())
         with ranks.together():
             if run is not None:
                 _check_visible(run, ranks)

@@ -23,6 +23,7 @@ from fastlangevin.runs import checkpoint
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 FASTLANGEVIN = ["-m", "fastlangevin"]
+SMALL = {"features": 4, "batch_size": 8, "log_every": 1, "checkpoint_every": 1, "lr_decay": 0.0, "progress": False}
 
 
 TWICE = """
@@ -76,6 +77,37 @@ def test_what_is_wrong_is_said_once(tmp_path):
     assert error.count("error: batch_size, that of all ranks, must be at least their number, 2, got 1") == 1
     assert error.count("error:") == 1
     assert not (tmp_path / "run").exists()
+
+
+def _restarted(run: Path, overwrite: bool, n: int) -> str:
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = "1"
+    try:
+        fl.train("digits", **SMALL, n_iterations=n, out=run, overwrite=overwrite)
+    except (FileExistsError, fl.RankFailed) as error:
+        return str(error)
+    return (run / "metrics.jsonl").read_text()
+
+
+def test_a_restart_continues_only_what_its_torchrun_has_begun(tmp_path):
+    """The test's process starts the ranks, as torchrun does."""
+    run = tmp_path / "run"
+    fl.train("digits", **SMALL, n_iterations=2, out=run)
+    before = (run / "metrics.jsonl").read_text()
+    refused = unwrapped(on_ranks(2, _restarted, run, False, 3))
+    assert all("holds another run: continue it" in message for message in refused)
+    assert (run / "metrics.jsonl").read_text() == before
+    (replaced,) = set(unwrapped(on_ranks(2, _restarted, run, True, 3)))
+    assert replaced.count("\n") == 3 and not replaced.startswith(before)
+    (continued,) = set(unwrapped(on_ranks(2, _restarted, run, True, 4)))
+    assert continued.count("\n") == 4 and continued.startswith(replaced)
+
+
+def test_an_incomplete_environment_is_an_error(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "MASTER_ADDR")}
+    command = [sys.executable, *FASTLANGEVIN, "train", "digits", "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**environment, "WORLD_SIZE": "2"})
+    assert done.returncode == 1
+    assert "WORLD_SIZE=2 makes this one of 2 processes, but RANK, MASTER_ADDR, MASTER_PORT are not set" in done.stderr
 
 
 def commands(folder: Path, run: Path) -> list[str]:
