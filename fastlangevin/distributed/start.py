@@ -114,8 +114,8 @@ def _check_environment() -> None:
     size, missing = os.environ.get("WORLD_SIZE", "1"), [name for name in _TORCHRUN if name not in os.environ]
     if size != "1" and missing:
         raise ValueError(
-            f"WORLD_SIZE={size} makes this one of {size} processes, but {', '.join(missing)} are not set: start them "
-            "with torchrun, or unset WORLD_SIZE"
+            f"WORLD_SIZE={size} makes this one of {size} processes, which lacks {', '.join(missing)}: start them with "
+            "torchrun, or unset WORLD_SIZE"
         )
 
 

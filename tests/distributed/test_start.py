@@ -26,7 +26,7 @@ def test_an_incomplete_environment_is_an_error(monkeypatch, name):
     for other, value in TORCHRUN.items():
         monkeypatch.setenv(other, value)
     monkeypatch.delenv(name)
-    why = f"WORLD_SIZE=2 makes this one of 2 processes, but {name} are not set: start them with torchrun, or unset"
+    why = f"WORLD_SIZE=2 makes this one of 2 processes, which lacks {name}: start them with torchrun, or unset WORLD"
     with pytest.raises(ValueError, match=why), start.joined("cpu", timeout=1.0):
         pass
 
