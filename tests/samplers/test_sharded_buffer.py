@@ -134,3 +134,18 @@ def test_bad_input():
         "x must hold this rank's 4 of the 7 states that the last draw was of, got 7",
     )
     assert first[2] == "state's values must be torch.float32 (12, 2, 3), got torch.float32 (3, 2, 3)"
+
+
+def _written() -> list[int]:
+    """The rows that this rank writes where several chains have one slot."""
+    ranks, rows = of_group(), []
+    buffer = fl.ShardedReplayBuffer(2, (), seed=1, policy="indexed", group=ranks)
+    draw = buffer.sample(N)
+    buffer._values.index_copy_ = lambda dim, index, values: rows.extend(index.tolist())
+    buffer.store(draw.x, draw.slots)
+    return rows
+
+
+def test_each_slot_is_written_once():
+    """The order of several writes is not defined on a GPU."""
+    assert unwrapped(on_ranks(2, _written)) == [[0], [0]]
