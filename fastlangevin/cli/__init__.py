@@ -12,7 +12,8 @@ from typer.core import TyperCommand, TyperOption
 
 import fastlangevin
 
-from ..distributed.start import have_met, speaks, started_by_torchrun
+from ..distributed.shards import is_initialized
+from ..distributed.start import speaks, started_by_torchrun
 from ..errors import BackendUnavailable, ChainDiverged, RankFailed
 from .evaluate import evaluate
 from .info import info
@@ -83,6 +84,6 @@ def main(arguments: Any = None) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except _EXPECTED as error:
-        if speaks() or not have_met():
+        if speaks() or not is_initialized():  # before they have met, no rank knows of another's error
             Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

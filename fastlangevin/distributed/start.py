@@ -85,11 +85,6 @@ def speaks() -> bool:
     return not started_by_torchrun() or os.environ["RANK"] == "0"
 
 
-def have_met() -> bool:
-    """Whether the ranks know of each other's errors."""
-    return shards.is_initialized()
-
-
 def starter() -> str:
     """Names torchrun, which starts this process anew after a failure, among the programs of this machine."""
     stat = Path(f"/proc/{os.getppid()}/stat")

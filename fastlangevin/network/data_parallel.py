@@ -13,7 +13,6 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any, TypeGuard
 
-import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -29,11 +28,6 @@ def unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
         owner = function.__self__
         return unwrapped(owner) if _is_ddp(owner) else function
     return unwrapped(function.module) if _is_ddp(function) else function
-
-
-def is_alone() -> bool:
-    """Whether this process can have no DDP module."""
-    return not (torch.distributed.is_available() and torch.distributed.is_initialized())
 
 
 @contextlib.contextmanager

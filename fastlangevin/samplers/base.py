@@ -21,10 +21,10 @@ from ..chains.cuda_capture import being_captured
 from ..chains.cuda_graph import GraphCache
 from ..chains.divergence import PendingChecks, is_finite, report
 from ..chains.initial import check_state
-from ..distributed.shards import warn_of_equal_noise
+from ..distributed.shards import is_initialized, warn_of_equal_noise
 from ..errors import BackendUnavailable
 from ..kernels import triton
-from ..network.data_parallel import is_alone, without_ddp
+from ..network.data_parallel import without_ddp
 from ..network.inputs import Inputs, make_inputs
 from ..network.target import Target, make_target
 from ..noise import check_seed
@@ -432,7 +432,7 @@ class Sampler(Options, abc.ABC):
 
     def _running(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
         running = precisions.Running(self.precision, device, differentiates=False)
-        return running if is_alone() else self._without_ddp(running)
+        return self._without_ddp(running) if is_initialized() else running
 
     @contextlib.contextmanager
     def _without_ddp(self, running: contextlib.AbstractContextManager[None]) -> Iterator[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,20 @@ from ..distributed.shards import Group, check_ranks_have_met
 from ..distributed.start import of_group
 from ..transfer import to_device
 from .replay_buffer import Draw, ReplayBuffer
+
+
+class Route(NamedTuple):
+    """The states that move between the chains of a batch and the slots of their owners.
+
+    Attributes:
+        mine: this rank's chains, by the owner of their slots, and `on_ranks` how many each rank owns.
+        here: the chains whose slots this rank owns, in order, and `of_ranks` how many are each rank's.
+    """
+
+    mine: Tensor
+    on_ranks: list[int]
+    here: Tensor
+    of_ranks: list[int]
 
 
 class ShardedReplayBuffer(ReplayBuffer):
@@ -99,16 +113,12 @@ class ShardedReplayBuffer(ReplayBuffer):
         self._n, chains = n, self._ranks.part(n)
         with torch.inference_mode(False), torch.no_grad():
             slots, fresh = self._slots.draw(n, y, seed, step)
-            owners = torch.where(fresh, -1, self._owners(slots))
-            sent = [self._of(owners, theirs, self._ranks.rank) for theirs in self._ranks.parts(n)]
-            received = [self._of(owners, chains, rank) for rank in range(self._ranks.size)]
-            rows = slots[torch.cat(sent)] - self._rows().start
-            values = self._ranks.exchange(
-                self._values.index_select(0, to_device(rows, self.device)), [*map(len, sent)], [*map(len, received)]
-            )
+            route = self._route(torch.where(fresh, -1, self._owners(slots)))
+            rows = to_device(slots[route.here] - self._rows().start, self.device)
+            values = self._ranks.exchange(self._values.index_select(0, rows), route.of_ranks, route.on_ranks)
             x = self._fresh(chains, seed, step)
             stored = torch.zeros((len(chains), *self.shape), dtype=values.dtype, device=self.device)
-            stored.index_copy_(0, to_device(torch.cat(received) - chains.start, self.device), values)
+            stored.index_copy_(0, to_device(route.mine - chains.start, self.device), values)
             is_fresh = self._like_states(to_device(fresh[chains.start : chains.stop], self.device))
             x = torch.where(is_fresh, x, self._decoded(stored, chains.start, seed, step))
         return Draw(x, slots, fresh)
@@ -119,22 +129,24 @@ class ShardedReplayBuffer(ReplayBuffer):
             if slots is None:
                 slots = self._slots.place(n, y, seed, step)
             slots = self._slots.last_of_each(slots)
-            owners = torch.where(slots == self.capacity, -1, self._owners(slots))
-            sent = [self._of(owners, chains, rank) for rank in range(self._ranks.size)]
-            received = [self._of(owners, theirs, self._ranks.rank) for theirs in self._ranks.parts(n)]
-            rows = to_device(torch.cat(sent) - chains.start, self.device)
-            values = self._ranks.exchange(
-                self._encoded(x).index_select(0, rows), [*map(len, sent)], [*map(len, received)]
-            )
-            rows = slots[torch.cat(received)] - self._rows().start
-            self._values.index_copy_(0, to_device(rows, self.device), values)
+            route = self._route(torch.where(slots == self.capacity, -1, self._owners(slots)))
+            rows = to_device(route.mine - chains.start, self.device)
+            values = self._ranks.exchange(self._encoded(x).index_select(0, rows), route.on_ranks, route.of_ranks)
+            rows = to_device(slots[route.here] - self._rows().start, self.device)
+            self._values.index_copy_(0, rows, values)
 
     def _owners(self, slots: Tensor) -> Tensor:
         """The rank that has each slot."""
         ends = torch.tensor([rows.stop for rows in self._ranks.parts(self.capacity)])
         return torch.searchsorted(ends, slots, right=True)
 
-    @staticmethod
-    def _of(owners: Tensor, chains: range, rank: int) -> Tensor:
-        """Those of these chains whose slots a rank has."""
-        return chains.start + (owners[chains.start : chains.stop] == rank).nonzero()[:, 0]
+    def _route(self, owners: Tensor) -> Route:
+        """Which states change ranks, for the owners (n,) of the slots of a batch of chains; -1: none."""
+        lengths = torch.tensor([len(chains) for chains in self._ranks.parts(len(owners))])
+        rank_of_chain = torch.arange(self._ranks.size).repeat_interleave(lengths)
+        chains = self._ranks.part(len(owners))
+        of_mine, order = owners[chains.start : chains.stop].sort(stable=True)
+        here = (owners == self._ranks.rank).nonzero()[:, 0]
+        counts = (of_mine[of_mine >= 0], rank_of_chain[here])
+        on_ranks, of_ranks = (ranks.bincount(minlength=self._ranks.size).tolist() for ranks in counts)
+        return Route(chains.start + order[of_mine >= 0], on_ranks, here, of_ranks)

@@ -19,6 +19,7 @@ from torch.distributed.run import get_args_parser
 
 import fastlangevin as fl
 from fastlangevin import cli
+from fastlangevin.kernels import native
 from fastlangevin.runs import checkpoint
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -48,10 +49,18 @@ def torchrun(*arguments: str, options: tuple[str, ...] = ()) -> subprocess.Popen
 
 
 def rows(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    """The metrics without their times."""
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in found]
 
 
-def test_a_rank_that_is_killed_is_started_again_and_the_run_is_that_of_one_process(tmp_path):
+def _trained(out: Path) -> bool:
+    sampler = {"n_steps": 5, "noise_std": 0.01}
+    fl.train("digits", **{**SMALL, "log_every": 8}, sampler=sampler, sample_steps=5, n_iterations=40, out=out)
+    return True
+
+
+def test_a_rank_that_is_killed_is_started_again_and_the_run_is_that_of_ranks_that_were_not(tmp_path):
     """torchrun starts both ranks anew with the same command, which then continues from the newest checkpoint."""
     arguments = ["train", "digits", *OPTIONS, "--iterations", "40", "--checkpoint-every", "8", "--log-every", "8"]
     process = torchrun(*arguments, "--out", str(tmp_path / "run"), options=("--max-restarts=1",))
@@ -65,10 +74,8 @@ def test_a_rank_that_is_killed_is_started_again_and_the_run_is_that_of_one_proce
     assert process.returncode == 0, error
     assert out.count("done: 40 iterations") == 1
     assert "ranks, engine" in out and out.count("2 ranks") == 2  # each time it starts
-    alone = {**SMALL, "sampler": {"n_steps": 5, "noise_std": 0.01}, "sample_steps": 5, "log_every": 8}
-    fl.train("digits", **alone, n_iterations=40, out=tmp_path / "one")
-    for got, want in zip(rows(tmp_path / "run"), rows(tmp_path / "one"), strict=True):
-        assert got == pytest.approx({**want, "seconds": got["seconds"]}, rel=1e-2, abs=1e-2)
+    unwrapped(on_ranks(2, _trained, tmp_path / "whole"))
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
 
 
 def test_what_is_wrong_is_said_once(tmp_path):
@@ -130,7 +137,9 @@ def run(tmp_path_factory) -> Path:
 
 
 def test_samples_and_evaluations_are_those_of_one_process(tmp_path, run):
-    """The digits' network runs on kernels whose bits do not depend on the batch, where there are any."""
+    """The digits' network runs on kernels whose bits do not depend on the batch."""
+    if (why := native.load_cpu()) is not None:
+        pytest.skip(why)
     one, three = tmp_path / "one", tmp_path / "three"
     one.mkdir()
     three.mkdir()
@@ -139,11 +148,11 @@ def test_samples_and_evaluations_are_those_of_one_process(tmp_path, run):
     assert unwrapped(on_ranks(3, commands, three, run)) == [["0", "1", "1", "1", "0"]] * 3
     with np.load(one / "x.npz") as expected, np.load(three / "x.npz") as got:
         assert got["samples"].shape == (21, 1, 8, 8)
-        np.testing.assert_allclose(got["samples"], expected["samples"], rtol=0, atol=1e-4)
+        assert np.array_equal(got["samples"], expected["samples"])
     expected, got = (json.loads((folder / "e.json").read_text()) for folder in (one, three))
     assert got.keys() == expected.keys()
     for part in ("pixels", "neighbours", "energy"):
-        assert got[part] == pytest.approx(expected[part], rel=1e-3, abs=1e-3)
+        assert got[part] == expected[part]
 
 
 def _differing(run: Path) -> list[str]:
