@@ -21,13 +21,15 @@ STREAM_VERSION = 1
 
 
 class Stream(enum.IntEnum):
-    """The streams that the library uses, by purpose. Streams from 16 on are reserved for users."""
+    """The streams that the library uses, by purpose. Streams from 16 to 2^31 - 1 are reserved for users."""
 
     LANGEVIN = 0
     INITIAL_STATE = 1
     DATA_NOISE = 2
     ACCEPT_REJECT = 3
     REPLAY_BUFFER = 4
+    VELOCITY = 5
+    TEMPERING = 2**31
 
 
 def normal(

@@ -46,6 +46,8 @@ def test_streams_have_their_numbers():
         "DATA_NOISE": 2,
         "ACCEPT_REJECT": 3,
         "REPLAY_BUFFER": 4,
+        "VELOCITY": 5,
+        "TEMPERING": 2**31,
     }
 
 

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import BackendUnavailable
 from ..validation import unknown
-from . import native, reference, triton
-from .arguments import UpdateArgs
+from . import native, reference, reference_moves, triton
+from .arguments import MetropolisArgs, MetropolisMemory, Momentum, MoveArgs, UpdateArgs
 from .cpu import update as cpu
+from .move_operators import MoveOperators
 from .operators import Operators
+
+
+class Moves(NamedTuple):
+    """The functions of `reference_moves`, or kernels with the same results."""
+
+    velocity_move: Callable[[Tensor, Tensor, Tensor | None, Momentum, MoveArgs], None]
+    mala_test: Callable[[Tensor, MetropolisMemory, Tensor, Tensor, Tensor, MetropolisArgs], None]
+    hmc_test: Callable[[Tensor, MetropolisMemory, Tensor, Tensor, Tensor, Tensor, Momentum, MetropolisArgs], None]
 
 
 @dataclass(frozen=True)
@@ -26,6 +36,7 @@ class Backend:
             or None.
         update: `(x, score, args) -> None`, in place.
         fill: `(out, seed, step, stream, offset, uniform) -> None`, into contiguous float32.
+        moves: those of samplers with velocities or a Metropolis test.
     """
 
     name: str
@@ -33,6 +44,7 @@ class Backend:
     load: Callable[[], str | None]
     update: Callable[[Tensor, Tensor | None, UpdateArgs], None]
     fill: Callable[..., None]
+    moves: Moves
 
     def unsupported(self, device: torch.device | None = None) -> str | None:
         """Why it does not support tensors on `device` (None: its own device), or None if it does."""
@@ -41,16 +53,23 @@ class Backend:
         return self.load()
 
 
-_cuda = Operators("cuda")
+def _moves(of: MoveOperators) -> Moves:
+    return Moves(of.velocity_move, of.mala_test, of.hmc_test)
+
+
+_cuda, _cuda_moves = Operators("cuda"), _moves(MoveOperators("cuda"))
+_cpu_moves = _moves(MoveOperators("cpu"))
+_triton, _triton_moves = triton.operators, _moves(triton.move_operators)
+_in_torch = Moves(reference_moves.velocity_move, reference_moves.mala_test, reference_moves.hmc_test)
 
 # In order of preference: "auto" selects the first that supports the device.
 BACKENDS = {
     backend.name: backend
     for backend in (
-        Backend("cuda", "cuda", native.load_cuda, _cuda.update, _cuda.fill),
-        Backend("cpu", "cpu", native.load_cpu, cpu.update, cpu.operators.fill),
-        Backend("triton", triton.DEVICE, triton.unsupported, triton.operators.update, triton.operators.fill),
-        Backend("reference", None, lambda: None, reference.update, reference.fill),
+        Backend("cuda", "cuda", native.load_cuda, _cuda.update, _cuda.fill, _cuda_moves),
+        Backend("cpu", "cpu", native.load_cpu, cpu.update, cpu.operators.fill, _cpu_moves),
+        Backend("triton", triton.DEVICE, triton.unsupported, _triton.update, _triton.fill, _triton_moves),
+        Backend("reference", None, lambda: None, reference.update, reference.fill, _in_torch),
     )
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -34,6 +35,102 @@ def n_chains(x: Tensor) -> int:
 def is_per_chain(number: Tensor | float | None) -> bool:
     """Whether a step size or noise level has a value for each chain."""
     return isinstance(number, Tensor) and number.numel() != 1
+
+
+class Momentum(NamedTuple):
+    """The masses of velocities, in the velocities' type: None for masses of 1, or tensors of a chain's elements, or of
+    all elements of a batch, which repeat over the elements of a state.
+    """
+
+    masses: Tensor | None  # m
+    weights: Tensor | None  # w = 1 / m
+    roots: Tensor | None  # r = 1 / sqrt(m)
+
+
+class MoveArgs(NamedTuple):
+    """The arguments of `velocity_move` after state, velocities, score and masses. Numbers are Python's, or tensors of
+    one element on the state's device: float64, and int64 for seed and step.
+    """
+
+    draws: bool  # whether velocities are drawn first
+    kick: float | Tensor | None  # times score and inverse mass, what is added to the velocities; None: nothing
+    n_kicks: int  # how often: once or twice
+    drift: float | Tensor  # times velocity, what is added to the state
+    decay: float | Tensor | None  # of the velocities before new noise is added, and a second drift; None: neither
+    noise_std: float | Tensor  # of the noise of a mass of 1
+    seed: int | Tensor  # of the noise stream
+    step: int | Tensor  # of the noise stream
+    stream: int  # of the noise stream
+    offset: int  # of the state's first element in the noise stream
+
+
+class MetropolisMemory(NamedTuple):
+    """What a Metropolis test reads and writes beside the states (B, *event), all contiguous."""
+
+    energy: Tensor  # (B,) float64, U at the states
+    score: Tensor  # at the states, of their shape and type
+    log_ratio: Tensor  # (B,) float64, of the last test
+    n_accepted: Tensor  # (B,) int64, tests that were passed
+    n_rejected: Tensor  # (B,) int64, tests since the last one that was passed
+
+
+class MetropolisArgs(NamedTuple):
+    """The arguments of a Metropolis test. Numbers are as in `MoveArgs`."""
+
+    step_size: float | Tensor  # η, of Langevin proposals; unread for trajectories
+    kick: float | Tensor  # the last one of a trajectory; unread for Langevin proposals, like the next one
+    noise_std: float | Tensor  # of the velocities that were drawn, for a mass of 1
+    temperature: float | Tensor  # T: the density is exp(-U / T)
+    lo: float  # limits of the state, beyond which the density is 0; infinities where there is no such limit
+    hi: float
+    seed: int | Tensor  # of the noise stream
+    step: int | Tensor  # of the noise stream
+    stream: int  # of the noise stream, for the velocities
+    offset: int  # of the state's first element in the noise stream
+    test_stream: int  # of the noise stream, for the uniform numbers of the tests
+    first_chain: int  # place of the state's first chain in the whole batch
+
+
+class TransitionKind(enum.IntEnum):
+    """The transitions that kernels run whole chains of, beside Langevin steps: those of csrc/cpu/transitions.h."""
+
+    mala = 0
+    hmc = 1
+    underdamped = 2
+
+
+class TransitionArgs(NamedTuple):
+    """The arguments of n transitions of whole chains. Numbers are Python's."""
+
+    kind: TransitionKind
+    step_sizes: Sequence[float]  # n of them
+    n_leapfrog: int  # steps of a trajectory, of HMC alone
+    friction: float  # of underdamped dynamics alone
+    temperature: float
+    momentum: Momentum
+    lo: float  # limits of the state, beyond which the density is 0; infinities where there is no such limit
+    hi: float
+    seed: int  # of the noise stream
+    steps: Sequence[int]  # of the noise stream: n consecutive ones
+    stream: int  # of the noise stream, for normal numbers
+    offset: int  # of the state's first element in the noise stream
+    test_stream: int  # of the noise stream, for the uniform numbers of Metropolis tests
+    first_chain: int  # place of the state's first chain in the whole batch
+
+    @property
+    def decays(self) -> list[float]:
+        """Of the velocities in each step of underdamped dynamics."""
+        return [math.exp(-self.friction * size) for size in self.step_sizes]
+
+    @property
+    def noise_stds(self) -> list[float]:
+        """Of a Langevin proposal, or of the velocities of a mass of 1."""
+        sizes, temperature = self.step_sizes, self.temperature
+        if self.kind == TransitionKind.mala:
+            return [math.sqrt(2.0 * size * temperature) for size in sizes]
+        if self.kind == TransitionKind.hmc:
+            return [math.sqrt(temperature)] * len(sizes)
+        return [math.sqrt(-math.expm1(-2 * self.friction * size) * temperature) for size in sizes]
 
 
 class ChainArgs(NamedTuple):

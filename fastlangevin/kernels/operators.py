@@ -70,8 +70,8 @@ def _overlaps(x: Tensor, score: Tensor) -> bool:
     return x.storage_offset() != score.storage_offset() or x.stride() != score.stride()
 
 
-def written(x: Tensor) -> None:
-    """Informs autograd that x was written to, which operators of the stable ABI do not do."""
+def written(x: Tensor | tuple[Tensor, ...]) -> None:
+    """Informs autograd that tensors were written to, which operators of the stable ABI do not do."""
     if not torch.compiler.is_compiling():
         torch.autograd.graph.increment_version(x)
 
@@ -79,6 +79,8 @@ def written(x: Tensor) -> None:
 def _float(value: Tensor | float | None, like: Tensor) -> Tensor | None:
     if value is None or isinstance(value, Tensor):
         return value if value is None else value.to(like.device).contiguous()
+    if not torch.compiler.is_compiling():
+        return torch.full((), value, dtype=torch.float64, device=like.device)
     # Added, not filled in: inductor makes a fill value a constant, so that each new value would recompile the graph.
     return torch.zeros((), dtype=torch.float64, device=like.device) + value
 

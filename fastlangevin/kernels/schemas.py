@@ -10,17 +10,41 @@ BACKENDS = ("cpu", "cuda", "triton")
 
 _UPDATE_TAIL = "SymInt stream, SymInt offset, float? grad_clip, float? lo, float? hi) -> ()"
 _FILL_TAIL = "SymInt stream, SymInt offset, bool uniform) -> ()"
+_MOVE_HEAD = "Tensor(a!) x, Tensor(b!) v, Tensor? score, Tensor? weights, Tensor? roots, bool draws, "
+_MOVE_TAIL = "SymInt stream, SymInt offset) -> ()"
+_TEST_HEAD = (
+    "Tensor(a!) x, Tensor(b!) energy, Tensor(c!) score, Tensor(d!) log_ratio, Tensor(e!) n_accepted, "
+    "Tensor(f!) n_rejected, Tensor y, Tensor new_score, Tensor new_energy, "
+)
+_TEST_TAIL = "SymInt test_stream, SymInt first_chain) -> ()"
 _CHAIN_TAIL = (
     "float[] step_sizes, float[] noise_stds, bool has_noise, SymInt seed, SymInt step, SymInt offset, "
     "float? grad_clip, float? lo, float? hi, int noise_first) -> ()"
 )
+_TRANSITIONS_TAIL = (
+    "Tensor(b!)? energies, Tensor(c!)? log_ratio, Tensor(d!)? n_accepted, Tensor(e!)? n_rejected, Tensor(f!)? v, "
+    "int kind, float[] step_sizes, float[] noise_stds, float[] decays, int n_leapfrog, float temperature, "
+    "Tensor? masses, Tensor? inverse_masses, Tensor? roots, float lo, float hi, SymInt seed, SymInt step, "
+    "SymInt stream, SymInt offset, SymInt test_stream, SymInt first_chain, bool opens, bool closes) -> ()"
+)
+_MLP = "Tensor[] weights, Tensor?[] biases, int[] activations, float[] parameters, Tensor last, float prior"
+_MIXTURE = "Tensor constants, Tensor means, Tensor precisions"
+_DOUBLE_WELL = "float barrier, float width"
+_CONVNET = "Tensor packed, int[] geometry, float[] slopes, bool bfloat16"
+_PROGRAM = "Tensor code, Tensor shared, Tensor per_sample"
+_TRANSITIONS = {
+    "convnet_transitions_cpu_": f"{_CONVNET}, float energy_offset",
+    "program_transitions_cpu_": _PROGRAM,
+    "mlp_transitions_cpu_": _MLP,
+    "mixture_transitions_cpu_": _MIXTURE,
+    "double_well_transitions_cpu_": _DOUBLE_WELL,
+}
 _CHAINS = {
-    "mlp_chain_cpu_": "Tensor[] weights, Tensor?[] biases, int[] activations, float[] parameters, Tensor last, "
-    "float prior",
-    "mixture_chain_cpu_": "Tensor constants, Tensor means, Tensor precisions",
-    "double_well_chain_cpu_": "float barrier, float width",
-    "convnet_chain_cpu_": "Tensor packed, int[] geometry, float[] slopes, bool bfloat16",
-    "program_chain_cpu_": "Tensor code, Tensor shared, Tensor per_sample",
+    "mlp_chain_cpu_": _MLP,
+    "mixture_chain_cpu_": _MIXTURE,
+    "double_well_chain_cpu_": _DOUBLE_WELL,
+    "convnet_chain_cpu_": _CONVNET,
+    "program_chain_cpu_": _PROGRAM,
 }
 
 
@@ -30,6 +54,11 @@ def update_name(backend: str) -> str:
 
 def fill_name(backend: str) -> str:
     return f"noise_{backend}_"
+
+
+def move_names(backend: str) -> tuple[str, str, str]:
+    """The operators of `velocity_move`, `mala_test` and `hmc_test`."""
+    return f"velocity_move_{backend}_", f"mala_test_{backend}_", f"hmc_test_{backend}_"
 
 
 def _define(schema: str) -> None:
@@ -49,6 +78,14 @@ def _fake_score(x: Tensor, *_: object) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
+def _fake_energy(x: Tensor, *_: object) -> Tensor:
+    return x.new_empty(len(x))
+
+
+def _fake_energy_and_score(x: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    return _fake_energy(x), _fake_score(x)
+
+
 for _backend in BACKENDS:
     _update, _fill = update_name(_backend), fill_name(_backend)
     _define(
@@ -65,16 +102,44 @@ for _backend in BACKENDS:
         torch.library.register_fake(f"fastlangevin::{_update}{_overload}", _fake_update, lib=LIBRARY)
         torch.library.register_fake(f"fastlangevin::{_fill}{_overload}", _fake_nothing, lib=LIBRARY)
 
+for _backend in BACKENDS:
+    _move, _mala, _hmc = move_names(_backend)
+    for _overload, _float, _int in (("", "float", "SymInt"), (".tensor", "Tensor", "Tensor")):
+        _numbers = f"{_float} temperature, float lo, float hi, {_int} seed, {_int} step, "
+        _define(
+            f"{_move}{_overload}({_MOVE_HEAD}{_float}? kick, int n_kicks, {_float} drift, {_float}? decay, "
+            f"{_float} noise_std, {_int} seed, {_int} step, {_MOVE_TAIL}"
+        )
+        _define(f"{_mala}{_overload}({_TEST_HEAD}{_float} step_size, {_numbers}{_TEST_TAIL}")
+        _define(
+            f"{_hmc}{_overload}({_TEST_HEAD}Tensor v, Tensor? masses, Tensor? weights, Tensor? roots, {_float} kick, "
+            f"{_float} noise_std, {_numbers}SymInt stream, SymInt offset, {_TEST_TAIL}"
+        )
+        for _name in (_move, _mala, _hmc):
+            torch.library.register_fake(f"fastlangevin::{_name}{_overload}", _fake_nothing, lib=LIBRARY)
+
 for _name, _energy in _CHAINS.items():
     _define(f"{_name}(Tensor(a!) x, {_energy}, {_CHAIN_TAIL}")
+    torch.library.register_fake(f"fastlangevin::{_name}", _fake_nothing, lib=LIBRARY)
+
+for _name, _energy in _TRANSITIONS.items():
+    _define(f"{_name}(Tensor(a!) x, {_energy}, {_TRANSITIONS_TAIL}")
     torch.library.register_fake(f"fastlangevin::{_name}", _fake_nothing, lib=LIBRARY)
 
 _define(
     "convnet_pack_cpu(Tensor[] weights, Tensor?[] biases, Tensor last, int[] geometry, float[] slopes, bool bfloat16) "
     "-> Tensor"
 )
-_define("convnet_score_cpu(Tensor x, Tensor packed, int[] geometry, float[] slopes, bool bfloat16) -> Tensor")
+_define(f"convnet_score_cpu(Tensor x, {_CONVNET}) -> Tensor")
 torch.library.register_fake("fastlangevin::convnet_score_cpu", _fake_score, lib=LIBRARY)
+for _name, _results, _fake in (
+    ("convnet_energy_cpu", "Tensor", _fake_energy),
+    ("convnet_energy_and_score_cpu", "(Tensor, Tensor)", _fake_energy_and_score),
+):
+    _define(f"{_name}(Tensor x, {_CONVNET}, float offset) -> {_results}")
+    torch.library.register_fake(f"fastlangevin::{_name}", _fake, lib=LIBRARY)
 
-_define("program_score_cpu(Tensor x, Tensor code, Tensor shared, Tensor per_sample) -> Tensor")
+_define(f"program_score_cpu(Tensor x, {_PROGRAM}) -> Tensor")
 torch.library.register_fake("fastlangevin::program_score_cpu", _fake_score, lib=LIBRARY)
+_define(f"program_energy_and_score_cpu(Tensor x, {_PROGRAM}) -> (Tensor, Tensor)")
+torch.library.register_fake("fastlangevin::program_energy_and_score_cpu", _fake_energy_and_score, lib=LIBRARY)

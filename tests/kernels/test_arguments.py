@@ -7,12 +7,13 @@ import re
 import pytest
 
 from fastlangevin.kernels import build
-from fastlangevin.kernels.arguments import ActivationKind, NoiseFirst
+from fastlangevin.kernels.arguments import ActivationKind, NoiseFirst, TransitionKind
 
 
-@pytest.mark.parametrize("enumeration", [ActivationKind, NoiseFirst], ids=lambda e: e.__name__)
-def test_enumerations_are_those_of_chain_h(enumeration):
-    source = (build.csrc() / "cpu" / "chain.h").read_text()
+@pytest.mark.parametrize("enumeration", [ActivationKind, NoiseFirst, TransitionKind], ids=lambda e: e.__name__)
+def test_enumerations_are_those_of_the_headers(enumeration):
+    header = "transitions.h" if enumeration is TransitionKind else "chain.h"
+    source = (build.csrc() / "cpu" / header).read_text()
     (members,) = re.findall(rf"enum class {enumeration.__name__} : int64_t {{(.*?)}};", source, re.DOTALL)
     names = [member.strip() for member in members.split(",")]  # numbered from 0: no member has an explicit value
     assert all(name.isidentifier() for name in names)
