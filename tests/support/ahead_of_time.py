@@ -1,8 +1,9 @@
 """Compiles Triton kernels for GPUs that need not be here: `python tests/support/ahead_of_time.py [--all]` prints, as
 JSON, one record a kernel and architecture: registers, bytes of local memory and shared memory, the machine's
-instructions, the order of barriers and of loads and stores of 16 bits, whether copies of 16 bytes go through L1 where
-they are asked to, the number of copies through tensor descriptors, and the numbers among its arguments for whose values
-a launch compiles again (for 1, and for multiples of 16).
+instructions, the order of barriers and of loads and stores of 16 bits, that of barriers and loads before the first
+store, whether copies of 16 bytes go through L1 where they are asked to, the number of copies through tensor
+descriptors, and the numbers among its arguments for whose values a launch compiles again (for 1, and for multiples of
+16).
 
 With `--all`, every kernel in its variants for every architecture, in minutes; without, each kernel for one of them at
 least, and those that need most for several. A script of its own because the tests run Triton's interpreter, and a
@@ -27,7 +28,7 @@ from triton.backends.compiler import GPUTarget
 from triton_source import source
 
 from fastlangevin.kernels.arguments import ActivationKind
-from fastlangevin.kernels.triton import analytic_chain, mlp_chain, update
+from fastlangevin.kernels.triton import analytic_chain, mlp_chain, moves, update
 from fastlangevin.kernels.triton.convnet import measured, tune
 from fastlangevin.kernels.triton.convnet.plan import Geometry, Gpu, between_key, plan, plan_between
 
@@ -35,6 +36,11 @@ ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 TOOL = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
+MOVES = {  # that are compiled without `--all`
+    80: ("mala_test-1024-fp64",),
+    90: ("move-fp32-captured", "hmc_test-1024-fp32-captured", "mala_test-2-fp32"),
+    100: ("mala_test-1024-fp32",),
+}
 NUMBERS = {"step_size_pointer": "*fp64", "noise_std_pointer": "*fp64", "seed_pointer": "*i64", "step_pointer": "*i64"}
 
 
@@ -42,6 +48,7 @@ def sources(architecture: int, everything: bool):
     """(name, source, options) of kernels in their variants."""
     if everything:
         yield from update_sources()
+        yield from move_sources()
         yield from chain_sources()
         yield from analytic_sources()
         for precision in ("fp16", "bf16", "tf32"):
@@ -62,6 +69,7 @@ def sources(architecture: int, everything: bool):
     yield from between_sources("fp16", architecture, tune.BETWEEN[-1:])
     if architecture in (80, 90, 100):
         yield from update_sources()
+        yield from move_sources(MOVES[architecture])
         yield chain_source("fp16", 128, 2)
         yield from convnet_sources("fp16", architecture, ("activate-4x4", "activate-8x8", "deactivate-8x8"), cudnn=True)
     if architecture == 90:
@@ -102,6 +110,30 @@ def update_sources():
         constants = {**common, "UNIFORM": uniform, "ON_DEVICE": False}
         name = "uniform" if uniform else "normal"
         yield f"fill-{name}", source(update.fill_kernel, {"out_pointer": "*fp32"}, constants), options
+
+
+def move_sources(only: tuple[str, ...] = ()):
+    """Moves of BAOAB, and tests of chains of 1,024 elements or more and of two. Captured ones have masses."""
+    parts = {"SKIP": 0, "WIDE": False, "BLOCK": update.BLOCK, "DRAWS": False, "N_KICKS": 2, "HAS_DECAY": True}
+    options = {"num_warps": update.WARPS, "enable_fp_fusion": False}
+    in_memory = {f"{name}_pointer": "*fp64" for name in (*moves.MOVE_NUMBERS, *moves.TEST_NUMBERS)} | NUMBERS
+    chains = {f"{name}_pointer": "*fp64" for name in ("energy", "new_energy", "log_ratio")}
+    chains |= {f"{name}_pointer": "*i64" for name in ("n_accepted", "n_rejected")}
+    masses = dict.fromkeys(("masses_pointer", "weights_pointer", "roots_pointer"), "*fp32")
+    for dtype in ("fp32", "fp64", "bf16", "fp16"):
+        states = {f"{name}_pointer": f"*{dtype}" for name in ("x", "y", "score", "new_score")}
+        velocities = {"v_pointer": "*fp64" if dtype == "fp64" else "*fp32"}
+        kinds = {"move": (moves.velocity_move_kernel, states | velocities, parts, options)}
+        for lanes in (1024, 2):
+            constants, how = moves.layout(lanes)
+            kinds[f"mala_test-{lanes}"] = (moves.metropolis_kernel, states | chains, constants, how)
+            kinds[f"hmc_test-{lanes}"] = (moves.metropolis_kernel, states | chains | velocities, constants, how)
+        for kind, (kernel, pointers, constants, how) in kinds.items():
+            for captured in (False, True) if dtype == "fp32" else (False,):
+                name = f"{kind}-{dtype}{'-captured' if captured else ''}"
+                more = in_memory | (masses if "mala" not in kind else {}) if captured else {}
+                if not only or name in only:
+                    yield name, source(kernel, pointers | more, constants | {"ON_DEVICE": captured}), how
 
 
 def convnet_sources(
@@ -242,8 +274,12 @@ def inspect(cubin: bytes) -> dict[str, object]:
     instructions = collections.Counter(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+ )?([A-Z][\w.]+)", code, re.M))
     waits_first = order[:1] == ["ACQBULK"]
     band = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+ )?(BAR|STG(?=\S*\.U16)|LDG(?=\S*\.U16))", code, re.M)
+    moves = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+ )?(BAR|STG|LDG)", code, re.M)
     found = {"registers": registers, "local": stack + local, "instructions": instructions, "waits_first": waits_first}
-    return found | {"halves": re.sub(r"(\w+)( \1)+", r"\1", " ".join(band))}
+    return found | {
+        "halves": re.sub(r"(\w+)( \1)+", r"\1", " ".join(band)),
+        "before_writes": moves[: moves.index("STG")],
+    }
 
 
 def main() -> None:

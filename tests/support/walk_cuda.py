@@ -164,6 +164,12 @@ def install(launches: Launches) -> None:
 
 
 IMAGES, POINTS = (8, 3, 32, 32), (100, 2)
+SAMPLERS = {
+    "langevin": (fl.Langevin, {"noise_std": 0.1, "bounds": (-1, 1)}),
+    "mala": (fl.MALA, {"bounds": (-1, 1)}),
+    "hmc": (fl.HMC, {"n_leapfrog": 2}),
+    "underdamped": (fl.Underdamped, {}),
+}
 WORKS = {  # the kind and the energy, the shape of its states, and the precision
     "convnet fp16": ("log_density", fl.models.ConvNet(32, 3, 32), IMAGES, "fp16"),
     "convnet tf32": ("log_density", fl.models.ConvNet(32, 3, 32), IMAGES, "tf32"),
@@ -171,6 +177,9 @@ WORKS = {  # the kind and the energy, the shape of its states, and the precision
     "mlp fp16": ("log_density", fl.models.MLP(2, (64, 64)), POINTS, "fp16"),
     "mixture": ("energy", fl.energies.GaussianMixture([[1.0, 0.0], [0.0, 1.0]]), POINTS, "fp32"),
     "double well": ("energy", fl.energies.DoubleWell(2), POINTS, "fp32"),
+    "mala of a convnet": ("log_density", fl.models.ConvNet(32, 3, 32), IMAGES, "fp16"),
+    "hmc of an mlp": ("log_density", fl.models.MLP(2, (64, 64)), POINTS, "fp16"),
+    "underdamped of an mlp": ("log_density", fl.models.MLP(2, (64, 64)), POINTS, "fp16"),
 }
 
 
@@ -188,11 +197,12 @@ def on_cuda(value: torch.Tensor) -> torch.Tensor:
 
 def walk(name: str, launches: Launches) -> dict[str, object]:
     kind, energy, shape, precision = WORKS[name]
-    options = {"step_size": 0.1, "noise_std": 0.1, "n_steps": 3, "bounds": (-1, 1), "precision": precision}
+    make, own = SAMPLERS[name.partition(" of ")[0] if " of " in name else "langevin"]
+    options = {"step_size": 0.1, "n_steps": 3, "precision": precision, **own}
     for module in energy.modules():
         for values in (module._parameters, module._buffers):
             values.update({name: on_cuda(value) for name, value in values.items() if value is not None})
-    sampler = fl.Langevin(**{kind: energy}, **options, seed=1)
+    sampler = make(**{kind: energy}, **options, seed=1)
     sampler._graphs = GraphCache(True, 3, FakeCapture)
     x0 = torch.empty(shape, device="cuda")
     FakeCapture.made = []

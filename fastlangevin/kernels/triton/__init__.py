@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import UpdateArgs
+from ..move_operators import MoveOperators
 from ..operators import Operators, constant_when_traced
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -40,5 +41,26 @@ def _fill(out: Tensor, *arguments: object) -> None:
     update.fill(out, *arguments)  # type: ignore[arg-type]
 
 
+def _velocity_move(*arguments: object) -> None:
+    from . import moves
+
+    moves.velocity_move(*arguments)  # type: ignore[arg-type]
+
+
+def _mala_test(*arguments: object) -> None:
+    from . import moves
+
+    moves.mala_test(*arguments)  # type: ignore[arg-type]
+
+
+def _hmc_test(*arguments: object) -> None:
+    from . import moves
+
+    moves.hmc_test(*arguments)  # type: ignore[arg-type]
+
+
 operators = Operators("triton")
 operators.implement(DEVICE, update=_update, fill=_fill)
+
+move_operators = MoveOperators("triton")
+move_operators.implement(DEVICE, velocity_move=_velocity_move, mala_test=_mala_test, hmc_test=_hmc_test)

@@ -96,3 +96,21 @@ def uniforms(group, seed, step, stream):
     r0, r1, r2, r3 = words(group, seed, step, stream)
     u = _interleave(r0, r1, r2, r3)
     return (u >> 8).to(tl.int32).to(tl.float32) * 5.9604644775390625e-8
+
+
+@triton.jit
+def normals_at(element, seed, step, stream):
+    """Standard normals of any elements, int64, in their shape."""
+    r0, r1, r2, r3 = words(element >> 2, seed, step, stream)
+    later = (element & 2) != 0
+    even, odd = _box_muller(tl.where(later, r2, r0), tl.where(later, r3, r1))
+    return tl.where((element & 1) != 0, odd, even)
+
+
+@triton.jit
+def uniforms_at(element, seed, step, stream):
+    """Uniforms in [0, 1) of any elements, int64, in their shape."""
+    r0, r1, r2, r3 = words(element >> 2, seed, step, stream)
+    odd = (element & 1) != 0
+    u = tl.where((element & 2) != 0, tl.where(odd, r3, r2), tl.where(odd, r1, r0))
+    return (u >> 8).to(tl.int32).to(tl.float32) * 5.9604644775390625e-8

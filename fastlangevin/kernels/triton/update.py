@@ -38,7 +38,7 @@ def clamp(a, lo, hi):
 
 # Written out for bfloat16 because Triton's interpreter truncates to it and loses its subnormals.
 @triton.jit
-def _widen(a, dtype: tl.constexpr):
+def widen(a, dtype: tl.constexpr):
     if a.dtype == tl.bfloat16:
         return (a.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
     else:
@@ -46,7 +46,7 @@ def _widen(a, dtype: tl.constexpr):
 
 
 @triton.jit
-def _narrow(a, dtype: tl.constexpr):
+def narrow(a, dtype: tl.constexpr):
     if dtype == tl.bfloat16:
         bits = a.to(tl.uint32, bitcast=True)
         rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
@@ -137,11 +137,11 @@ def update_kernel(
     index = program * (4 * BLOCK) + tl.arange(0, 4 * BLOCK) - SKIP
     inside = index < n if SKIP == 0 else (index >= 0) & (index < n)
     x_at = x_pointer + (_strided(index, n1, n2, n3, x0, x1, x2, x3) if STRIDED else index)
-    x = _widen(tl.load(x_at, mask=inside, other=0.0), dtype)
+    x = widen(tl.load(x_at, mask=inside, other=0.0), dtype)
     chain = index // chain_size.to(index.dtype) if STEP_SIZE_PER_CHAIN or NOISE_STD_PER_CHAIN else index
     if HAS_SCORE:
         score_at = score_pointer + (_strided(index, n1, n2, n3, s0, s1, s2, s3) if STRIDED else index)
-        score = _widen(tl.load(score_at, mask=inside, other=0.0), dtype)
+        score = widen(tl.load(score_at, mask=inside, other=0.0), dtype)
         if HAS_CLIP:
             limit = scalar(clip, None, False, dtype)
             score = clamp(score, -limit, limit)
@@ -154,7 +154,7 @@ def update_kernel(
         x = tl.fma(sigma, z.to(dtype), x)
     if HAS_BOUNDS:
         x = clamp(x, scalar(lo, None, False, dtype), scalar(hi, None, False, dtype))
-    tl.store(x_at, _narrow(x, x_pointer.dtype.element_ty), mask=inside)
+    tl.store(x_at, narrow(x, x_pointer.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=VALUES, do_not_specialize_on_alignment=NUMBERS[2:])
@@ -204,7 +204,7 @@ def update(x: Tensor, score: Tensor | None, args: UpdateArgs) -> None:
             **parts,
             STRIDED=layout != _DENSE,
             SKIP=skip,
-            WIDE=_wide(n),
+            WIDE=is_wide(n),
             BLOCK=BLOCK,
             num_warps=WARPS,
             enable_fp_fusion=False,
@@ -222,7 +222,7 @@ def fill(out: Tensor, seed: Tensor | int, step: Tensor | int, stream: int, offse
             UNIFORM=uniform,
             ON_DEVICE=on_device,
             SKIP=skip,
-            WIDE=_wide(n),
+            WIDE=is_wide(n),
             BLOCK=BLOCK,
             num_warps=WARPS,
             enable_fp_fusion=False,
@@ -262,7 +262,7 @@ def kernel_arguments(args: UpdateArgs) -> tuple[tuple[object, ...], dict[str, bo
     step_size, noise_std, seed, step, _, _, grad_clip, lo, hi = args
     on_device = isinstance(seed, Tensor)
     four = (step_size, noise_std, seed, step)
-    by_value = (0,) * 4 if on_device else (_bits(step_size or 0.0), _bits(noise_std or 0.0), seed, step)
+    by_value = (0,) * 4 if on_device else (bits_of(step_size or 0.0), bits_of(noise_std or 0.0), seed, step)
     limits = (grad_clip or 0.0, -math.inf if lo is None else lo, math.inf if hi is None else hi)
     parts = {
         "HAS_NOISE": noise_std is not None,
@@ -270,13 +270,13 @@ def kernel_arguments(args: UpdateArgs) -> tuple[tuple[object, ...], dict[str, bo
         "HAS_BOUNDS": lo is not None or hi is not None,
         "ON_DEVICE": on_device,
     }
-    return (*by_value, *(four if on_device else (None,) * 4), *map(_bits, limits)), parts
+    return (*by_value, *(four if on_device else (None,) * 4), *map(bits_of, limits)), parts
 
 
-def _bits(value: float | Tensor) -> int:
+def bits_of(value: float | Tensor) -> int:
     """A float64's bits as an int64."""
     return struct.unpack("<q", struct.pack("<d", value))[0]
 
 
-def _wide(n: int) -> bool:
+def is_wide(n: int) -> bool:
     return n > 2**31 - 4 * BLOCK

@@ -33,7 +33,7 @@ def library():
 
 def test_the_library_has_every_operator(library):
     """All its symbols are resolved as it is loaded: those of torch's CUDA libraries are in no other build."""
-    operators = (schemas.update_name("cuda"), schemas.fill_name("cuda"))
+    operators = (schemas.update_name("cuda"), schemas.fill_name("cuda"), *schemas.move_names("cuda"))
     names = [f"{name}{overload}" for name in operators for overload in ("", ".tensor")]
     code = (
         "import torch, fastlangevin.kernels, sys; torch.ops.load_library(sys.argv[1]); "
@@ -43,7 +43,7 @@ def test_the_library_has_every_operator(library):
     command = [sys.executable, "-c", code, str(library), *names]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split() == ["True"] * 4
+    assert done.stdout.split() == ["True"] * 10
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,15 @@ EXPECTED = {  # the engine, what it computes with, and its launches in a chain
     "mlp fp16": ("mlp", "Triton whole-chain kernels", ["mlp_chain_kernel"], []),
     "mixture": ("analytic", None, ["mixture_chain_kernel"], []),
     "double well": ("analytic", None, ["double_well_chain_kernel"], []),
+    "mala of a convnet": (
+        *("convnet", "fused Triton kernels", CONVNET * (STEPS + 1)),
+        ["langevin_update_cuda_.tensor", "mala_test_cuda_.tensor"] * STEPS,
+    ),
+    "hmc of an mlp": (
+        *("mlp", "Triton whole-chain kernels", []),
+        [*["velocity_move_cuda_.tensor"] * 2, "hmc_test_cuda_.tensor"] * STEPS,
+    ),
+    "underdamped of an mlp": ("mlp", "Triton whole-chain kernels", [], ["velocity_move_cuda_.tensor"] * (STEPS + 1)),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import ctypes
 import importlib.util
 import itertools
@@ -159,19 +160,43 @@ def machine_code(tmp_path_factory):
 
 def test_every_architecture_is_compiled_without_spills(machine_code):
     for architecture, (resources, _) in machine_code.items():
-        used = re.findall(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", resources)
-        assert len(used) == 38, architecture  # 4 dtypes × 3 kinds × 3 kernels, and two that fill
-        for registers, stack, shared, local in used:
-            assert int(registers) <= 48 and stack == shared == local == "0", (architecture, resources)
+        used = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", resources)
+        kinds = collections.Counter(
+            next((kind for kind in ("packed_moves", "grouped_moves", "tests") if kind in name), "update and noise")
+            for name, *_ in used
+        )
+        # 4 dtypes × 3 kinds × 3 kernels, and two that fill; 4 dtypes × 2 kinds of proposals
+        assert kinds == {"update and noise": 38, "packed_moves": 4, "grouped_moves": 4, "tests": 8}, architecture
+        for name, registers, stack, shared, local in used:
+            is_test = "5testsI" in name
+            most = 80 if is_test else 56 if "moves" in name else 48
+            assert int(registers) <= most and stack == local == "0", (architecture, name)
+            assert (shared != "0") == is_test, (architecture, name)
+
+
+def bodies(code: str) -> dict[str, str]:
+    """The machine code of each kernel."""
+    return dict(re.findall(r"Function : (\S+)\n(.*?)(?=Function :|\Z)", code, re.DOTALL))
 
 
 def test_packed_kernels_load_and_store_16_bytes(machine_code):
     for architecture, (_, code) in machine_code.items():
-        bodies = dict(re.findall(r"Function : (\S+)\n(.*?)(?=Function :|\Z)", code, re.DOTALL))
-        packed = {name: body for name, body in bodies.items() if "6packed" in name}
+        packed = {name: body for name, body in bodies(code).items() if "6packed" in name}
         assert len(packed) == 12
         for name, body in packed.items():
             has_score = "ILb1E" in name
             n_packs = 2 if "dEEv" in name else 1
             assert len(re.findall(r"LDG\.E\.128", body)) == n_packs * (1 + has_score), (architecture, name)
             assert len(re.findall(r"STG\.E\.128", body)) == n_packs, (architecture, name)
+
+
+def test_packed_moves_load_and_store_16_bytes(machine_code):
+    """Of a whole thread: four float32 or float64 elements or eight of 16 bits, with velocities of float32 at least."""
+    for architecture, (_, code) in machine_code.items():
+        packed = {name: body for name, body in bodies(code).items() if "12packed_moves" in name}
+        assert len(packed) == 4
+        for name, body in packed.items():
+            of_states, of_velocities = (1, 1) if "IfE" in name else (2, 2) if "IdE" in name else (1, 2)
+            # x and score, and v unless it is drawn
+            assert len(re.findall(r"LDG\.E\.128", body)) == 2 * of_states + of_velocities, (architecture, name)
+            assert len(re.findall(r"STG\.E\.128", body)) == of_states + of_velocities, (architecture, name)

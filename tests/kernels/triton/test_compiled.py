@@ -25,6 +25,8 @@ def test_nothing_spills(compiled):
         assert record["local"] == 0, (kernel, architecture)
         if kernel.startswith(("convnet", "fused", "between")):
             assert record["shared"] <= SHARED[architecture] << 10, (kernel, architecture)
+        elif "_test-" in kernel:
+            assert record["registers"] <= 128 and record["shared"] <= 8192, (kernel, architecture)
         elif not kernel.startswith(("mlp_chain", "analytic", "pass")):
             assert record["registers"] <= (96 if "strided" in kernel else 80), (kernel, architecture)
             assert record["shared"] <= 4096, (kernel, architecture)
@@ -170,3 +172,24 @@ def test_a_launch_compiles_again_for_few_numbers(compiled):
         wanted = ["d"] if "mlp_chain" in kernel else ["rows"] if has_rows else ["n"]
         wanted = [] if "analytic" in kernel or "between" in kernel else wanted
         assert [name for name in record["specialized"] if name != "slope"] == wanted, (kernel, architecture)
+
+
+def test_moves(compiled):
+    """Dense states, scores and velocities are read and written 16 bytes at a time."""
+    seen = set()
+    for (kernel, architecture), record in compiled.items():
+        if kernel.startswith("move-fp32"):
+            assert (count(record, "LDG.E.128"), count(record, "STG.E.128")) == (6, 4), (kernel, architecture)
+            assert count(record, "STG") == 4, (kernel, architecture)
+        elif "_test-1024-fp32" in kernel or "_test-1024-fp64" in kernel:
+            n_read, packs = 4 if "mala" in kernel else 3, 2 if "fp64" in kernel else 1
+            assert count(record, "LDG.E.128") >= packs * n_read, (kernel, architecture)
+        seen.add(kernel.partition("-")[0])
+    assert {"move", "mala_test", "hmc_test"} <= seen
+
+
+def test_threads_of_a_chain_decide_alike(compiled):
+    """All have read its energy before one of them writes it: they wait after the last load before the first store."""
+    for (kernel, architecture), record in compiled.items():
+        if "_test-" in kernel:
+            assert record["before_writes"][-1] == "BAR", (kernel, architecture)
