@@ -83,6 +83,15 @@ FL_INLINE typename V::f32 log_of_parts(typename V::f32 e, typename V::f32 f) {
   return V::fma(e, V::broadcast(0.693359375f), f + y);
 }
 
+// log a for a positive normal number.
+template <class V>
+FL_INLINE typename V::f32 normal_logarithm(typename V::f32 a) {
+  using u32 = typename V::u32;
+  const u32 exponent = V::bit_and(V::add(V::bits(a), 0u - 0x3f3504f3u), 0xff800000u);
+  return log_of_parts<V>(V::signed_to_float(exponent) * V::broadcast(0x1p-23f),
+                         V::from_bits(V::subtract(V::bits(a), exponent)) - V::broadcast(1.0f));
+}
+
 // log(1 + t) for t in [0, 1]: log(1 + t), or log((1 + t) / 2) and log 2.
 template <class V>
 FL_INLINE typename V::f32 log1p_unit(typename V::f32 t) {

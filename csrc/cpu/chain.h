@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "transitions.h"
+
 namespace fastlangevin {
 
 enum class NoiseFirst : int64_t { no, yes, clamp };
@@ -53,15 +55,22 @@ struct Mixture {
 // U(x) = barrier Σ_i ((x_i / width)^2 - 1)^2.
 struct DoubleWell {
   float barrier, width;
+  int64_t dimension;
 };
 
 // Runs n chains, x (n, dimension) in place, from chain number `first` of x's on: args.offset is that of the very first.
 // Each has its result whatever n is. scratch: as many floats as scratch_size says, 64-byte aligned.
-template <class Energy>
-struct ChainKernel {
+template <class Energy, class Args>
+struct StepKernel {
   int64_t block;  // chains that are worth a thread of their own
   int64_t (*scratch_size)(const Energy& energy);
-  void (*run)(const Energy& energy, const ChainArgs& args, int64_t first, int64_t n, float* x, float* scratch);
+  void (*run)(const Energy& energy, const Args& args, int64_t first, int64_t n, float* x, float* scratch);
+};
+
+template <class Energy>
+struct ChainKernel {
+  StepKernel<Energy, ChainArgs> langevin;  // a double well's "chains" are the elements of x
+  StepKernel<Energy, TransitionArgs> transitions;
 };
 
 }  // namespace fastlangevin

@@ -46,8 +46,8 @@ inline ChainArgs chain_args(const std::vector<double>& step_sizes, const std::ve
 }
 
 // n chains of `energy`, in place.
-template <class Energy>
-void run_chains(const ChainKernel<Energy>& kernel, const Energy& energy, const ChainArgs& args, const Tensor& x,
+template <class Energy, class Args>
+void run_chains(const StepKernel<Energy, Args>& kernel, const Energy& energy, const Args& args, const Tensor& x,
                 int64_t n) {
   constexpr std::align_val_t line{64};
   const auto release = [](float* memory) { ::operator delete(memory, line); };

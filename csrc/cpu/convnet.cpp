@@ -1,9 +1,13 @@
-// convnet_score_cpu: the input gradient of a tower of convolutions; convnet_chain_cpu_: all steps of chains by it;
+// convnet_score_cpu: the input gradient of a tower of convolutions; convnet_energy_cpu: its energies;
+// convnet_energy_and_score_cpu: both in one pass; convnet_chain_cpu_, convnet_transitions_cpu_: all steps of chains;
 // convnet_pack_cpu: its weights, once for many calls.
 #include "convnet.h"
 
-#include "chain_operator.h"
+#include <tuple>
+
 #include "convnet_plan.h"
+#include "row_transitions.h"
+#include "transition_operator.h"
 
 namespace fastlangevin {
 namespace {
@@ -94,21 +98,57 @@ void each_group(const ConvnetPlan& plan, int64_t n_samples, int64_t n_numbers, c
   });
 }
 
-Tensor score(const Tensor& x, const Tensor& packed, const std::vector<int64_t>& geometry,
-             const std::vector<double>& slopes, bool bfloat16) {
+// What a tower is evaluated for.
+struct Wanted {
+  std::optional<double> offset;  // of the energies, if they are
+  bool score;
+};
+
+struct Evaluated {
+  Tensor energy, score;  // new tensors, if they are wanted
+};
+
+Evaluated evaluate(const Tensor& x, const Tensor& packed, const std::vector<int64_t>& geometry,
+                   const std::vector<double>& slopes, bool bfloat16, const Wanted& wanted) {
   const ConvnetPlan plan = make_plan(geometry, slopes, bfloat16);
   const Tower& tower = plan.tower();
   STD_TORCH_CHECK(is_float32(x) && x.dim() == 4 && has_shape(x, {x.size(0), geometry[0], geometry[1], geometry[2]}),
-                  "convnet_score_cpu: x must be contiguous float32 of the geometry's shape");
+                  "convnet: x must be contiguous float32 of the geometry's shape");
   const ConvnetKernels& kernels = kernels_for(plan, packed, bfloat16);
-  Tensor out = torch::stable::empty_like(x);
+  Evaluated found;
+  if (wanted.offset) found.energy = torch::stable::new_empty(x, {x.size(0)});
+  if (wanted.score) found.score = torch::stable::empty_like(x);
   const float* const from = static_cast<const float*>(x.const_data_ptr());
-  float* const to = static_cast<float*>(out.mutable_data_ptr());
+  float* const energy = wanted.offset ? static_cast<float*>(found.energy.mutable_data_ptr()) : nullptr;
+  float* const score = wanted.score ? static_cast<float*>(found.score.mutable_data_ptr()) : nullptr;
   const int64_t image = tower.channels * tower.height * tower.width;
-  each_group(plan, x.size(0), 0, [&](int64_t first, int64_t n, void* scratch, float*) {
-    kernels.score(tower, packed.const_data_ptr(), from + first * image, n, scratch, to + first * image);
+  const int64_t n_numbers = wanted.offset ? 2 * energy_parts(tower) : 0;
+  each_group(plan, x.size(0), n_numbers, [&](int64_t first, int64_t n, void* scratch, float* numbers) {
+    float* const to = score ? score + first * image : nullptr;
+    if (energy) {
+      const EnergyArgs energies{*wanted.offset, reinterpret_cast<double*>(numbers), energy + first};
+      kernels.score(tower, packed.const_data_ptr(), from + first * image, n, scratch, to, &energies);
+    } else {
+      kernels.score(tower, packed.const_data_ptr(), from + first * image, n, scratch, to, nullptr);
+    }
   });
-  return out;
+  return found;
+}
+
+Tensor score(const Tensor& x, const Tensor& packed, const std::vector<int64_t>& geometry,
+             const std::vector<double>& slopes, bool bfloat16) {
+  return evaluate(x, packed, geometry, slopes, bfloat16, {std::nullopt, true}).score;
+}
+
+Tensor energy(const Tensor& x, const Tensor& packed, const std::vector<int64_t>& geometry,
+              const std::vector<double>& slopes, bool bfloat16, double offset) {
+  return evaluate(x, packed, geometry, slopes, bfloat16, {offset, false}).energy;
+}
+
+std::tuple<Tensor, Tensor> energy_and_score(const Tensor& x, const Tensor& packed, const std::vector<int64_t>& geometry,
+                                            const std::vector<double>& slopes, bool bfloat16, double offset) {
+  const Evaluated found = evaluate(x, packed, geometry, slopes, bfloat16, {offset, true});
+  return {found.energy, found.score};
 }
 
 void chain(const Tensor& x, const Tensor& packed, const std::vector<int64_t>& geometry,
@@ -130,11 +170,32 @@ void chain(const Tensor& x, const Tensor& packed, const std::vector<int64_t>& ge
   });
 }
 
+void transitions(const Tensor& x, const TransitionArgs& args, const Tensor& packed,
+                 const std::vector<int64_t>& geometry, const std::vector<double>& slopes, bool bfloat16,
+                 double energy_offset) {
+  const ConvnetPlan plan = make_plan(geometry, slopes, bfloat16);
+  const Tower& tower = plan.tower();
+  const int64_t image = tower.channels * tower.height * tower.width;
+  STD_TORCH_CHECK(is_float32(x) && x.numel() == x.size(0) * image,
+                  "convnet_transitions_cpu_: x must be contiguous float32 of the geometry's shape");
+  const ConvnetKernels& kernels = kernels_for(plan, packed, bfloat16);
+  const RowTransitions chains(args, static_cast<float*>(x.mutable_data_ptr()), x.size(0), image);
+  each_group(plan, x.size(0), 2 * energy_parts(tower), [&](int64_t first, int64_t n, void* scratch, float* numbers) {
+    chains.run(first, n, [&](const float* states, float* score, float* energy) {
+      const EnergyArgs energies{energy_offset, reinterpret_cast<double*>(numbers), energy};
+      kernels.score(tower, packed.const_data_ptr(), states, n, scratch, score, energy ? &energies : nullptr);
+    });
+  });
+}
+
 }  // namespace
 }  // namespace fastlangevin
 
 STABLE_TORCH_LIBRARY_IMPL(fastlangevin, CPU, m) {
   m.impl("convnet_pack_cpu", TORCH_BOX(&fastlangevin::pack));
   m.impl("convnet_score_cpu", TORCH_BOX(&fastlangevin::score));
+  m.impl("convnet_energy_cpu", TORCH_BOX(&fastlangevin::energy));
+  m.impl("convnet_energy_and_score_cpu", TORCH_BOX(&fastlangevin::energy_and_score));
   m.impl("convnet_chain_cpu_", TORCH_BOX(&fastlangevin::chain));
+  m.impl("convnet_transitions_cpu_", TORCH_BOX(&fastlangevin::TransitionOperator<fastlangevin::transitions>::call));
 }

@@ -37,6 +37,7 @@ struct Tower {
   int64_t sample_words;             // of scratch memory
   int64_t work_words;               // of it that the samples of a call share
   int64_t last;                     // the constant gradient, float32 and channels-last: words into the packed tensor
+  int64_t turn;                     // number of the stage that turns
 };
 
 // The output channels from a channel on whose weights lie together: (window y, window x, input word, channel).
@@ -45,9 +46,24 @@ FL_INLINE int64_t tile_width(const Stage& stage, int64_t channel) {
   return tile_of(stage.out_channels - channel);
 }
 
+// Where the energies go that are computed beside scores: U = -(offset + the gradient's product with the last
+// activation).
+struct EnergyArgs {
+  double offset;
+  double* parts;  // n * energy_parts numbers: of each output pixel that turns, the sums over the tiles of channels
+  float* energy;  // n
+};
+
+FL_INLINE int64_t energy_parts(const Tower& tower) {
+  const Stage& stage = tower.stages[tower.turn];
+  return stage.y.count * stage.x.count * (stage.out_channels / panel);
+}
+
 struct ConvnetKernels {
-  // The scores of n contiguous images. scratch: n * sample_words + work_words words.
-  void (*score)(const Tower& tower, const void* packed, const float* x, int64_t n, void* scratch, float* score);
+  // The scores of n contiguous images and their energies, unless `score` or `energies` is null. scratch: n *
+  // sample_words + work_words words.
+  void (*score)(const Tower& tower, const void* packed, const float* x, int64_t n, void* scratch, float* score,
+                const EnergyArgs* energies);
   // All steps of n contiguous images, in place, element `first_element` of the noise stream first. scratch: as above.
   // numbers: twice as many as x has.
   void (*chain)(const Tower& tower, const void* packed, const ChainArgs& args, uint64_t first_element, int64_t n,

@@ -107,19 +107,22 @@ void run_tile(const Tower& tower, const Stage& stage, const Tile<A>& tile, int64
 }
 
 template <class A>
-void convnet(const Tower& tower, const void* packed, const float* x, int64_t n, void* memory, float* score) {
+void convnet(const Tower& tower, const void* packed, const float* x, int64_t n, void* memory, float* score,
+             const EnergyArgs* energies) {
   using word = typename A::word;
   const float* const floats = static_cast<const float*>(packed);
   word* const scratch = static_cast<word*>(memory);
   const int64_t area = tower.height * tower.width;
+  double* const parts = energies ? energies->parts : nullptr;
+  const int64_t n_stages = score ? tower.n_stages : tower.turn + 1;
   for (int64_t i = 0; i < n; ++i) {
     A::load_image(x + i * tower.channels * area, tower.channels, area, scratch + i * tower.sample_words);
   }
-  for (int64_t s = 0; s < tower.n_stages; ++s) {
+  for (int64_t s = 0; s < n_stages; ++s) {
     const Stage& stage = tower.stages[s];
     if constexpr (A::channels_a_word == 1) {
       if (stage.is_winograd) {
-        WinogradRows<A>(tower, stage, floats, scratch, scratch + n * tower.sample_words).run(n);
+        WinogradRows<A>(tower, stage, floats, scratch, scratch + n * tower.sample_words, parts).run(n);
         continue;
       }
     }
@@ -127,11 +130,12 @@ void convnet(const Tower& tower, const void* packed, const float* x, int64_t n, 
     for (int64_t channel = 0, width; channel < stage.out_channels; channel += width) {
       width = tile_width(stage, channel);
       const Tile<A> tile{channel, width, weights, floats + stage.start + channel, floats + tower.last + channel,
-                         scratch, score};
+                         scratch, score, parts};
       run_tile<A>(tower, stage, tile, n);
       weights += stage.y.window * stage.x.window * stage.in_words * width;
     }
   }
+  if (energies) add_energies(tower, *energies, n);
 }
 
 // With noise arithmetic N.
@@ -142,7 +146,7 @@ void convnet_chain(const Tower& tower, const void* packed, const ChainArgs& args
   float *const score = numbers, *const z = score + size;
   run_steps(
       args, size, x, score, z, [&](const NoiseKey& key) { fill<N, false>(key, first_element, size, z); },
-      [&] { convnet<A>(tower, packed, x, n, scratch, score); });
+      [&] { convnet<A>(tower, packed, x, n, scratch, score, nullptr); });
 }
 
 template <class N, class A>

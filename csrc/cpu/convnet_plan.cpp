@@ -57,6 +57,7 @@ ConvnetPlan::ConvnetPlan(const ImageShape& image, std::vector<ConvLayer> layers,
   const Feature& top = features_.back();
   tower_.last = reserve(top.shape.height * top.shape.width * top.padded);
   for (size_t l = 0; l < layers_.size(); ++l) add_forward(l);
+  tower_.turn = static_cast<int64_t>(stages_.size()) - 1;
   for (size_t l = layers_.size(); l-- > 0;) add_gradient(l);
   tower_.stages = stages_.data(), tower_.n_stages = static_cast<int64_t>(stages_.size());
   tower_.channels = image.channels, tower_.height = image.height, tower_.width = image.width;

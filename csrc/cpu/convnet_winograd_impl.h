@@ -46,12 +46,13 @@ FL_INLINE void transform(const float* const* near, const float* const* middle, i
 template <class A>
 class WinogradRows {
  public:
-  WinogradRows(const Tower& tower, const Stage& stage, const float* packed, float* scratch, float* work)
+  WinogradRows(const Tower& tower, const Stage& stage, const float* packed, float* scratch, float* work, double* parts)
       : tower_(tower),
         stage_(stage),
         shape_(winograd_shape(stage)),
         packed_(packed),
         scratch_(scratch),
+        parts_(parts),
         inputs_(work),
         sums_(work + 3 * shape_.rows * shape_.pitch) {}
 
@@ -107,7 +108,7 @@ class WinogradRows {
           const int64_t words = shape_.depth * width;
           const bool is_last = place_y == 2 && place_x == 2 && channel + width == stage_.out_channels;
           const ChannelTile tile{{channel, width, weights, packed_ + stage_.start + channel,
-                                  packed_ + tower_.last + channel, scratch_, nullptr},
+                                  packed_ + tower_.last + channel, scratch_, nullptr, parts_},
                                  index,
                                  shape_.depth,
                                  is_last ? begin : weights + words};
@@ -208,6 +209,7 @@ class WinogradRows {
   const WinogradShape shape_;
   const float* const packed_;
   float* const scratch_;
+  double* const parts_;
   float *const inputs_, *const sums_;
   int64_t n_ = 0;
   Row rows_[max_winograd_rows];

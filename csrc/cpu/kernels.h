@@ -5,6 +5,8 @@
 
 #include "../small_floats.h"
 #include "chain.h"
+#include "move_kernels.h"
+#include "older_glibc.h"
 
 namespace fastlangevin {
 
@@ -37,6 +39,10 @@ struct Kernels {
   UpdateKernel<double>* update_double;
   UpdateKernel<BFloat16>* update_bfloat16;
   UpdateKernel<Half>* update_half;
+  MoveKernels<float> moves_float;
+  MoveKernels<double> moves_double;
+  MoveKernels<BFloat16> moves_bfloat16;
+  MoveKernels<Half> moves_half;
   int panel_rows;  // of mlp_chain's weights
   ChainKernel<Mlp> mlp_chain;
   ChainKernel<Mixture> mixture_chain;

@@ -8,6 +8,7 @@
 #include "activations.h"
 #include "chain_impl.h"
 #include "panels.h"
+#include "transitions_impl.h"
 
 namespace fastlangevin {
 namespace {
@@ -118,16 +119,25 @@ FL_INLINE void product(const float* panels, const float* bias, int64_t n_in, int
   }
 }
 
-// h = f(z) and d = f'(z) for z = bias + weights · in, each (n_out, block); given last, h = last · f'(z) and no d.
+// sums (one vector) += a · b.
+template <class V>
+FL_INLINE void add_product(typename V::f32 a, typename V::f32 b, float* sums) {
+  store<V>(sums, V::fma(a, b, load<V>(sums)));
+}
+
+// h = f(z) and d = f'(z) for z = bias + weights · in, each (n_out, block); given last, h = last · f'(z) and no d, and
+// last · f(z) is added to `sums` (block), unless they are null.
 template <class B, class F>
-void forward(const MlpLayer& layer, const F& f, const float* in, float* h, float* d, const float* last) {
+void forward(const MlpLayer& layer, const F& f, const float* in, float* h, float* d, const float* last, float* sums) {
   using V = typename B::V;
   using f32 = typename V::f32;
   product<B>(layer.forward, layer.bias, layer.n_in, layer.n_out, in, h, [&](int64_t row, int64_t at, f32 z) {
     f32 value, derivative;
     f.value(z, value, derivative);
     if (last) {
-      store<V>(h + at, derivative * V::broadcast(last[row]));
+      const f32 factor = V::broadcast(last[row]);
+      store<V>(h + at, derivative * factor);
+      if (sums) add_product<V>(factor, value, sums + at % B::chains);
     } else {
       store<V>(h + at, value);
       store<V>(d + at, derivative);
@@ -136,8 +146,8 @@ void forward(const MlpLayer& layer, const F& f, const float* in, float* h, float
 }
 
 template <class B>
-void forward(const MlpLayer& layer, const float* in, float* h, float* d, const float* last) {
-  with_activation<typename B::V>(layer, [&](const auto& f) { forward<B>(layer, f, in, h, d, last); });
+void forward(const MlpLayer& layer, const float* in, float* h, float* d, const float* last, float* sums) {
+  with_activation<typename B::V>(layer, [&](const auto& f) { forward<B>(layer, f, in, h, d, last, sums); });
 }
 
 // out = bias + weights · in.
@@ -157,9 +167,10 @@ void backward(const MlpLayer& layer, const float* in, const float* factor, float
   });
 }
 
-// The n exponents z (n, block) of some chains, to factor · ∂ log Σ exp z / ∂z.
+// The n exponents z (n, block) of some chains, to factor · ∂ log Σ exp z / ∂z. scaled_log: null, or where factor · log
+// Σ exp z is written.
 template <class B>
-FL_INLINE void softmax(int64_t n, typename B::V::f32 factor, float* z) {
+FL_INLINE void softmax(int64_t n, typename B::V::f32 factor, float* z, float* scaled_log) {
   using V = typename B::V;
   using f32 = typename V::f32;
   constexpr int64_t block = B::chains;
@@ -174,6 +185,7 @@ FL_INLINE void softmax(int64_t n, typename B::V::f32 factor, float* z) {
     store<V>(z + i * block, e);
     sum = sum + e;
   }
+  if (scaled_log) store<V>(scaled_log, factor * (greatest + normal_logarithm<V>(sum)));
   const f32 scale = factor / sum;
   for (int64_t i = 0; i < n; ++i) store<V>(z + i * block, load<V>(z + i * block) * scale);
 }
@@ -184,9 +196,26 @@ int64_t layers_size(const Mlp& mlp) {
   return B::chains * (2 + mlp.n_layers) * mlp.widest;
 }
 
-// last (n_last, block): of each chain; null if mlp.last is that of all. scratch: layers_size.
+// -log p of each chain from `energy`, which holds last · h.
 template <class B>
-void mlp_score(const Mlp& mlp, const float* last, const float* x, float* score, float* scratch) {
+void finish_energy(const Mlp& mlp, const float* x, float* energy) {
+  using V = typename B::V;
+  using f32 = typename V::f32;
+  const f32 half_prior = V::broadcast(0.5f * mlp.prior);
+  for (int64_t c = 0; c < B::chains; c += V::width) {
+    f32 square = V::broadcast(0.0f);
+    for (int64_t i = 0; i < mlp.layers[0].n_in; ++i) {
+      const f32 a = load<V>(x + i * B::chains + c);
+      square = V::fma(a, a, square);
+    }
+    store<V>(energy + c, V::fma(half_prior, square, -load<V>(energy + c)));
+  }
+}
+
+// last (n_last, block): of each chain; null if mlp.last is that of all. energy: null for scores alone. scratch:
+// layers_size.
+template <class B>
+void mlp_score(const Mlp& mlp, const float* last, const float* x, float* score, float* energy, float* scratch) {
   using V = typename B::V;
   using f32 = typename V::f32;
   constexpr int64_t block = B::chains;
@@ -194,6 +223,7 @@ void mlp_score(const Mlp& mlp, const float* last, const float* x, float* score, 
   float *now = scratch, *next = scratch + size;
   float* const derivatives = scratch + 2 * size;
   const float* in = x;
+  if (energy) std::fill_n(energy, block, 0.0f);
   for (int64_t l = 0; l < n; ++l) {
     const MlpLayer& layer = mlp.layers[l];
     const bool is_last = l == n - 1;
@@ -201,17 +231,22 @@ void mlp_score(const Mlp& mlp, const float* last, const float* x, float* score, 
     if (is_last && mlp.sums_exponentials) {
       affine<B>(layer, in, now);
       for (int64_t c = 0; c < block; c += V::width) {
-        softmax<B>(layer.n_out, last ? load<V>(last + c) : V::broadcast(*mlp.last), now + c);
+        softmax<B>(layer.n_out, last ? load<V>(last + c) : V::broadcast(*mlp.last), now + c,
+                   energy ? energy + c : nullptr);
       }
     } else if (is_last && last) {
-      forward<B>(layer, in, now, d, nullptr);
-      for (int64_t i = 0; i < layer.n_out * block; i += V::width) store<V>(now + i, load<V>(d + i) * load<V>(last + i));
+      forward<B>(layer, in, now, d, nullptr, nullptr);
+      for (int64_t i = 0; i < layer.n_out * block; i += V::width) {
+        if (energy) add_product<V>(load<V>(last + i), load<V>(now + i), energy + i % block);
+        store<V>(now + i, load<V>(d + i) * load<V>(last + i));
+      }
     } else {
-      forward<B>(layer, in, now, d, is_last ? mlp.last : nullptr);
+      forward<B>(layer, in, now, d, is_last ? mlp.last : nullptr, energy);
     }
     in = now;
     std::swap(now, next);
   }
+  if (energy) finish_energy<B>(mlp, x, energy);
   for (int64_t l = n - 1; l > 0; --l) {
     backward<B>(mlp.layers[l], in, derivatives + (l - 1) * size, now);
     in = now;
@@ -233,28 +268,54 @@ int64_t mlp_scratch(const Mlp& mlp) {
   return B::chains * (spread_arrays * mlp.layers[0].n_in + mlp.n_last) + layers_size<B>(mlp);
 }
 
-template <class A, class B>
-void run_blocks(const Mlp& mlp, const ChainArgs& args, int64_t first, int64_t n, float* chains, float* scratch) {
+template <class V>
+int64_t mlp_transitions_scratch(const Mlp& mlp) {
+  using B = WideBlock<V>;
+  return transition_scratch<B::chains>(mlp.layers[0].n_in) + B::chains * mlp.n_last + layers_size<B>(mlp);
+}
+
+// Runs Langevin steps or other transitions of n chains, in blocks.
+template <class A, class B, class Args>
+void run_blocks(const Mlp& mlp, const Args& args, int64_t first, int64_t n, float* chains, float* scratch) {
+  constexpr bool is_langevin = std::is_same<Args, ChainArgs>::value;
   const int64_t dimension = mlp.layers[0].n_in;
-  float* const layers = scratch + spread_arrays * dimension * B::chains;
+  float* const layers =
+      scratch + (is_langevin ? spread_arrays * dimension * B::chains : transition_scratch<B::chains>(dimension));
   float* const last = mlp.last_per_chain ? layers + layers_size<B>(mlp) : nullptr;
   if (last) std::fill_n(last, mlp.n_last * B::chains, 0.0f);
   const auto begin = [&](int64_t at, int64_t m) {
     if (last) spread<B::chains>(mlp.last + at * mlp.n_last, m, mlp.n_last, last);
   };
-  run_spread<A, B::chains>(args, dimension, first, n, chains, scratch, begin,
-                           [&](const float* x, float* score) { mlp_score<B>(mlp, last, x, score, layers); });
+  if constexpr (is_langevin) {
+    run_spread<A, B::chains>(args, dimension, first, n, chains, scratch, begin,
+                             [&](const float* x, float* score) { mlp_score<B>(mlp, last, x, score, nullptr, layers); });
+  } else {
+    run_spread_transitions<A, B::chains>(
+        args, dimension, first, n, chains, scratch, begin,
+        [&](const float* x, float* score, float* energy) { mlp_score<B>(mlp, last, x, score, energy, layers); });
+  }
 }
 
 // The chains that are left after whole wide blocks take narrow ones, if those have fewer columns in all.
-template <class A, class V>
-void mlp_chain(const Mlp& mlp, const ChainArgs& args, int64_t first, int64_t n, float* chains, float* scratch) {
+template <class A, class V, class Args>
+void run_all_blocks(const Mlp& mlp, const Args& args, int64_t first, int64_t n, float* chains, float* scratch) {
   using Wide = WideBlock<V>;
   using Narrow = NarrowBlock<V>;
   const int64_t left = n % Wide::chains;
   const int64_t narrow = left <= Wide::chains - Narrow::chains ? left : 0, wide = n - narrow;
   run_blocks<A, Wide>(mlp, args, first, wide, chains, scratch);
   run_blocks<A, Narrow>(mlp, args, first + wide, narrow, chains + wide * mlp.layers[0].n_in, scratch);
+}
+
+template <class A, class V>
+void mlp_chain(const Mlp& mlp, const ChainArgs& args, int64_t first, int64_t n, float* chains, float* scratch) {
+  run_all_blocks<A, V>(mlp, args, first, n, chains, scratch);
+}
+
+template <class A, class V>
+void mlp_transitions(const Mlp& mlp, const TransitionArgs& args, int64_t first, int64_t n, float* chains,
+                     float* scratch) {
+  run_all_blocks<A, V>(mlp, args, first, n, chains, scratch);
 }
 
 }  // namespace

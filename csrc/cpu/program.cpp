@@ -1,7 +1,11 @@
-// program_score_cpu and program_chain_cpu_: scores, and all steps of chains, by a native program.
+// program_score_cpu, program_energy_and_score_cpu, program_chain_cpu_ and program_transitions_cpu_: scores, also with
+// energies, and all steps of chains, by a native program.
 #include "program.h"
 
-#include "chain_operator.h"
+#include <tuple>
+
+#include "row_transitions.h"
+#include "transition_operator.h"
 
 namespace fastlangevin {
 namespace {
@@ -43,20 +47,34 @@ void check_state(const Tensor& x, const Program& program) {
   STD_TORCH_CHECK(x.numel() == x.size(0) * program.code->n_state, "x is not of the states that the code is for");
 }
 
-Tensor score(const Tensor& x, const Tensor& code, const Tensor& shared, const Tensor& per_sample) {
-  const int64_t n_samples = x.size(0);
-  const Program program = make_program(code, shared, per_sample, n_samples);
-  check_state(x, program);
+// The scores, and to `energy`, unless it is null, the energies.
+Tensor evaluate(const Program& program, const Tensor& x, float* energy) {
   Tensor out = torch::stable::empty_like(x);
   const float* const from = floats(x, "x");
   float* const to = static_cast<float*>(out.mutable_data_ptr());
   const int64_t size = program.code->n_state;
-  each_block(program, n_samples, 0, [&](int64_t first, int64_t n, float* scratch) {
+  each_block(program, x.size(0), 0, [&](int64_t first, int64_t n, float* scratch) {
     Program part = program;
     part.first = first;
-    program_kernels().score(part, n, from + first * size, to + first * size, scratch);
+    program_kernels().score(part, n, from + first * size, to + first * size, energy ? energy + first : nullptr,
+                            scratch);
   });
   return out;
+}
+
+Tensor score(const Tensor& x, const Tensor& code, const Tensor& shared, const Tensor& per_sample) {
+  const Program program = make_program(code, shared, per_sample, x.size(0));
+  check_state(x, program);
+  return evaluate(program, x, nullptr);
+}
+
+std::tuple<Tensor, Tensor> energy_and_score(const Tensor& x, const Tensor& code, const Tensor& shared,
+                                            const Tensor& per_sample) {
+  const Program program = make_program(code, shared, per_sample, x.size(0));
+  check_state(x, program);
+  STD_TORCH_CHECK(program.code->energy >= 0, "the code computes no energies");
+  Tensor energy = torch::stable::new_empty(x, {x.size(0)});
+  return {energy, evaluate(program, x, static_cast<float*>(energy.mutable_data_ptr()))};
 }
 
 void chain(const Tensor& x, const Tensor& code, const Tensor& shared, const Tensor& per_sample,
@@ -78,10 +96,28 @@ void chain(const Tensor& x, const Tensor& code, const Tensor& shared, const Tens
   });
 }
 
+void transitions(const Tensor& x, const TransitionArgs& args, const Tensor& code, const Tensor& shared,
+                 const Tensor& per_sample) {
+  const Program program = make_program(code, shared, per_sample, x.size(0));
+  check_state(x, program);
+  STD_TORCH_CHECK(args.kind == TransitionKind::underdamped || program.code->energy >= 0,
+                  "the code computes no energies");
+  const RowTransitions chains(args, static_cast<float*>(x.mutable_data_ptr()), x.size(0), program.code->n_state);
+  each_block(program, x.size(0), 0, [&](int64_t first, int64_t n, float* scratch) {
+    Program part = program;
+    part.first = first;
+    chains.run(first, n, [&](const float* states, float* score, float* energy) {
+      program_kernels().score(part, n, states, score, energy, scratch);
+    });
+  });
+}
+
 }  // namespace
 }  // namespace fastlangevin
 
 STABLE_TORCH_LIBRARY_IMPL(fastlangevin, CPU, m) {
   m.impl("program_score_cpu", TORCH_BOX(&fastlangevin::score));
+  m.impl("program_energy_and_score_cpu", TORCH_BOX(&fastlangevin::energy_and_score));
   m.impl("program_chain_cpu_", TORCH_BOX(&fastlangevin::chain));
+  m.impl("program_transitions_cpu_", TORCH_BOX(&fastlangevin::TransitionOperator<fastlangevin::transitions>::call));
 }

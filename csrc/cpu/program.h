@@ -1,5 +1,5 @@
-// Native programs: the score of a recorded energy as instructions over the buffers of each sample. They are written by
-// fastlangevin/network/native/, as int64 numbers that the structs below overlay.
+// Native programs: the score of a recorded energy, and the energy beside it, as instructions over the buffers of each
+// sample. They are written by fastlangevin/network/native/, as int64 numbers that the structs below overlay.
 //
 // A sample's numbers lie in its part of the scratch memory; constants lie in one tensor that samples share, and in one
 // with a row for each. Buffers are aligned to 64 bytes and end on a multiple of 16 numbers, so that whole vectors are
@@ -84,6 +84,7 @@ struct ProgramCode {
   int64_t vector_tail;      // numbers after a buffer's end that may be read and written: checked against the kernels'
   int64_t n_state;          // numbers of a sample's state, and of its score
   int64_t state, score;     // offsets of theirs, row-major
+  int64_t energy;           // offset of a sample's energy; -1 in a program of the score alone
   int64_t sample_words;     // of scratch memory
   int64_t extra_words;      // of scratch memory, whatever the number of samples
   int64_t samples_at_once;  // at least, where a thread has so many
@@ -100,8 +101,9 @@ struct Program {
 constexpr int64_t vector_tail = 16;
 
 struct ProgramKernels {
-  // The scores of n contiguous states. scratch: n * sample_words + extra_words numbers.
-  void (*score)(const Program& program, int64_t n, const float* x, float* score, float* scratch);
+  // The scores of n contiguous states, and their energies unless `energy` is null. scratch: n * sample_words +
+  // extra_words numbers.
+  void (*score)(const Program& program, int64_t n, const float* x, float* score, float* energy, float* scratch);
   // All steps of n contiguous states, element `first_element` of the noise stream first. scratch: as above, and twice
   // n * n_state numbers more.
   void (*chain)(const Program& program, const ChainArgs& args, uint64_t first_element, int64_t n, float* x,

@@ -10,7 +10,7 @@ namespace fastlangevin {
 namespace {
 
 template <class V>
-void program_score(const Program& program, int64_t n, const float* x, float* score, float* scratch) {
+void program_score(const Program& program, int64_t n, const float* x, float* score, float* energy, float* scratch) {
   const ProgramCode& code = *program.code;
   const Samples samples{n,
                         scratch,
@@ -49,6 +49,9 @@ void program_score(const Program& program, int64_t n, const float* x, float* sco
     const float* const from = samples.out({Space::scratch, code.score}, i);
     std::copy(from, from + code.n_state, score + i * code.n_state);
   }
+  if (energy) {
+    for (int64_t i = 0; i < n; ++i) energy[i] = *samples.out({Space::scratch, code.energy}, i);
+  }
 }
 
 template <class A, class V>
@@ -59,7 +62,7 @@ void program_chain(const Program& program, const ChainArgs& args, uint64_t first
   float* const buffers = scratch + (2 * size + vector_tail - 1) / vector_tail * vector_tail;
   run_steps(
       args, size, x, score, z, [&](const NoiseKey& key) { fill<A, false>(key, first_element, size, z); },
-      [&] { program_score<V>(program, n, x, score, buffers); });
+      [&] { program_score<V>(program, n, x, score, nullptr, buffers); });
 }
 
 template <class A, class V = A>

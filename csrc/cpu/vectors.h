@@ -17,6 +17,12 @@ struct PortableVectors {
   static FL_INLINE f32 fma(f32 a, f32 b, f32 c) { return a * b + c; }
   static FL_INLINE u32 bits(f32 a) { return reinterpret_cast<u32>(a); }
   static FL_INLINE f32 from_bits(u32 a) { return reinterpret_cast<f32>(a); }
+  static FL_INLINE u32 add(u32 a, uint32_t b) { return a + b; }
+  static FL_INLINE u32 subtract(u32 a, u32 b) { return a - b; }
+  static FL_INLINE f32 signed_to_float(u32 a) {
+    using i32 = int32_t __attribute__((vector_size(16)));
+    return __builtin_convertvector(reinterpret_cast<i32>(a), f32);
+  }
   static FL_INLINE u32 bit_and(u32 a, uint32_t b) { return a & b; }
   static FL_INLINE u32 bit_xor(u32 a, u32 b) { return a ^ b; }
   template <int n>

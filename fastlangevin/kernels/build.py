@@ -101,8 +101,10 @@ def _instruction_set_of(source: str) -> str | None:
 CPU = Library(
     "cpu",
     (
+        ("cpu/single_threaded.cpp", ()),
         ("cpu/update.cpp", ()),
         ("cpu/noise.cpp", ()),
+        ("cpu/moves.cpp", ()),
         ("cpu/mlp_chain.cpp", ()),
         ("cpu/analytic_chain.cpp", ()),
         ("cpu/capability.cpp", ()),
@@ -121,7 +123,7 @@ CPU = Library(
         ("cpu/program_avx512.cpp", _AVX512),
     ),
 )
-CUDA = Library("cuda", (("cuda/update.cu", ()), ("cuda/noise.cu", ())))
+CUDA = Library("cuda", (("cuda/update.cu", ()), ("cuda/moves.cu", ()), ("cuda/noise.cu", ())))
 
 
 def unsupported() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -52,6 +53,25 @@ def last_gradient(network: Sequential, device: torch.device) -> Tensor:
     for layer, shape in reversed(list(affine)):
         gradient = input_gradient(layer, gradient, gradient.new_empty((len(gradient), *shape)))
     return gradient
+
+
+def last_offset(network: Sequential, device: torch.device) -> Tensor:
+    """(1,) what f is where the last nonlinear layer's output, or the state if there is none, is 0, in float64; (B,) if
+    it depends on the chain's label.
+    """
+    layers = network.layers[network.tail :]
+    n_chains = next((len(layer.index) for layer in layers if isinstance(layer, Gather)), 1)
+    h = torch.zeros(n_chains, *network.shapes[network.tail], dtype=torch.float64, device=device)
+    for layer in layers:
+        h = forward(_in_float64(layer), h)
+    return network.factor * h.reshape(n_chains)
+
+
+def _in_float64(layer: Layer) -> Layer:
+    if not isinstance(layer, (Conv, Linear)):
+        return layer
+    bias = None if layer.bias is None else layer.bias.double()
+    return dataclasses.replace(layer, weight=layer.weight.double(), bias=bias)
 
 
 def _conv(layer: Conv, x: Tensor) -> Tensor:

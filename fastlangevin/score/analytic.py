@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..energies import DoubleWell, GaussianMixture
 from ..errors import BackendUnavailable
 from ..kernels import native, triton
-from ..kernels.arguments import ChainArgs
+from ..kernels.arguments import ChainArgs, MetropolisMemory, TransitionArgs, TransitionKind
 from ..kernels.cpu import analytic_chain
 from ..network.inputs import Inputs
 from ..network.inspection import has_hooks
@@ -34,15 +34,22 @@ class AnalyticScore(AutogradScore):
         """Why the kernels do not support an energy at states like x, or None if they do. May load a library."""
 
     def run_chain_(self, x: Tensor, args: ChainArgs) -> bool:
-        energy = self.target.function
-        assert isinstance(energy, (GaussianMixture, DoubleWell))
-        fits = x.dim() == 2 and x.shape[1] == energy.mean.numel() and x.dtype == torch.float32 and x.is_contiguous()
-        if self.inputs or not fits:
+        if not self._fits(x) or not x.is_contiguous():
             return False  # the chain runs step by step, and the energy raises an error for an invalid x or argument
+        energy = self._energy()
         if x.is_cuda and not isinstance(args.step_sizes[0], Tensor) and torch.cuda.is_current_stream_capturing():
             return False  # the caller's graph cannot copy the numbers from the host
         self._run_chain_(energy, x, args)
         return True
+
+    def _energy(self) -> Energy:
+        energy = self.target.function
+        assert isinstance(energy, (GaussianMixture, DoubleWell))
+        return energy
+
+    def _fits(self, x: Tensor) -> bool:
+        dimension = self._energy().mean.numel()
+        return not self.inputs and x.dim() == 2 and x.shape[1] == dimension and x.dtype == torch.float32
 
     @abstractmethod
     def _run_chain_(self, energy: Energy, x: Tensor, args: ChainArgs) -> None: ...
@@ -64,6 +71,16 @@ class NativeAnalyticScore(AnalyticScore):
             analytic_chain.mixture_(*_parameters(energy), x, args)
         else:
             analytic_chain.double_well_(energy.barrier, energy.width, x, args)
+
+    def runs_transitions(self, x: Tensor, kind: TransitionKind) -> bool:
+        return self._fits(x) and x.shape[1] <= analytic_chain.MOST_DIMENSIONS
+
+    def run_transitions_(self, x: Tensor, memory: MetropolisMemory | Tensor, args: TransitionArgs) -> None:
+        energy = self._energy()
+        if isinstance(energy, GaussianMixture):
+            analytic_chain.mixture_transitions_(*_parameters(energy), x, memory, args)
+        else:
+            analytic_chain.double_well_transitions_(energy.barrier, energy.width, x, memory, args)
 
 
 class TritonAnalyticScore(AnalyticScore):

@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ..kernels.arguments import ChainArgs, UpdateArgs
+from ..kernels.arguments import ChainArgs, MetropolisMemory, TransitionArgs, TransitionKind, UpdateArgs
 from ..network.inputs import Inputs
 from ..network.target import Target
 from . import cpu_precision
@@ -96,6 +96,20 @@ class BoundScore(ABC):
         Otherwise returns False and does nothing.
         """
         return False
+
+    def runs_transitions(self, x: Tensor, kind: TransitionKind) -> bool:
+        """Whether kernels of the score run whole chains of other transitions than Langevin steps at states like x."""
+        return False
+
+    def run_transitions_(self, x: Tensor, memory: MetropolisMemory | Tensor, args: TransitionArgs) -> None:
+        """Does all transitions of a chain in place, where `runs_transitions`.
+
+        Args:
+            x: contiguous.
+            memory: of Metropolis tests, whose scores are neither read nor written and whose energies are not read but
+                may be written without the constants of U; or velocities, of underdamped dynamics.
+        """
+        raise NotImplementedError
 
     def run_chain_(self, x: Tensor, args: ChainArgs) -> bool:
         """Does all steps of a chain in place and returns True, if kernels of the score run them as a whole. Otherwise

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
 from ..kernels import native
-from ..kernels.arguments import ChainArgs, UpdateArgs
+from ..kernels.arguments import ChainArgs, MetropolisMemory, TransitionArgs, TransitionKind, UpdateArgs
 from ..kernels.cpu import convnet as convnet_cpu
 from ..kernels.native import BFloat16Rate
 from ..kernels.triton import convnet as convnet_triton
@@ -59,11 +61,28 @@ class NativeConvNetScore(SequentialScore):
     def __call__(self, x: Tensor) -> Tensor:
         return convnet_cpu.score(self._packed, x.to(torch.float32)).to(x.dtype)
 
+    def energy(self, x: Tensor) -> Tensor:
+        return convnet_cpu.energy(self._packed, x.to(torch.float32), self._offset)
+
+    def energy_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        energies, score = convnet_cpu.energy_and_score(self._packed, x.to(torch.float32), self._offset)
+        return energies, score.to(x.dtype)
+
+    @functools.cached_property
+    def _offset(self) -> float:
+        return float(walk.last_offset(self.network, torch.device("cpu")))
+
     def run_chain_(self, x: Tensor, args: ChainArgs) -> bool:
         if x.dtype != torch.float32 or not x.is_contiguous() or x.is_neg() or not len(x):
             return False
         convnet_cpu.run_(self._packed, x, args)
         return True
+
+    def runs_transitions(self, x: Tensor, kind: TransitionKind) -> bool:
+        return x.dtype == torch.float32 and not x.is_neg()
+
+    def run_transitions_(self, x: Tensor, memory: MetropolisMemory | Tensor, args: TransitionArgs) -> None:
+        convnet_cpu.run_transitions_(self._packed, x, memory, args, self._offset)
 
 
 class TritonConvNetScore(SequentialScore):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BackendUnavailable
-from ..kernels.arguments import ChainArgs
+from ..kernels.arguments import ChainArgs, MetropolisMemory, TransitionArgs, TransitionKind
 from ..kernels.cpu import program as native_kernels
 from ..kernels.triton import fused as fused_kernels
 from ..network.dependencies import Dependencies
@@ -69,6 +69,11 @@ class Recording:
         if self.precision != "fp32":
             return f"native programs compute in fp32, not in {self.precision}"
         return native_graph(self.graph)
+
+    @functools.cached_property
+    def native_with_energies(self) -> NativeGraph | str:
+        """Energies and scores as a native program, or why there is none."""
+        return native_graph(self.graph, with_energies=True) if isinstance(self.native, NativeGraph) else self.native
 
     @property
     def fusion(self) -> str:
@@ -152,25 +157,51 @@ class GraphScore(AutogradScore):
 
 
 class NativeGraphScore(GraphScore):
-    """The score by a native program, which also runs whole chains. Energies are computed by torch's operators."""
+    """The score by a native program, which also runs whole chains, and energies beside it by another program, or by
+    torch's operators where there is none.
+    """
 
     updates_with = "cpu"
 
     def _bound_step(self) -> Callable[[Tensor], Tensor]:
         native = self._recording.native
         assert isinstance(native, NativeGraph)
-        tensors = [t.detach() for t in self._dependencies.tensors]
-        self._program = native.bind(tensors, self._dependencies.modules)
+        self._program = self._bound_native(native)
         return lambda x: native_kernels.score(self._program, x.contiguous())
 
     def energy_and_score(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
-        return super().energy_and_score(x)[0], self(x)
+        if self._program_with_energies is None:
+            return super().energy_and_score(x)[0], self(x)
+        with torch.no_grad():
+            return native_kernels.energy_and_score(self._program_with_energies, x.contiguous())
+
+    @functools.cached_property
+    def _program_with_energies(self) -> native_kernels.Bound | None:
+        native = self._recording.native_with_energies
+        if isinstance(native, str) or self._recording.graph.energies is None:
+            return None
+        return self._bound_native(native)
+
+    def _bound_native(self, native: NativeGraph) -> native_kernels.Bound:
+        with torch.no_grad():
+            return native.bind([t.detach() for t in self._dependencies.tensors], self._dependencies.modules)
 
     def run_chain_(self, x: Tensor, args: ChainArgs) -> bool:
         if not x.is_contiguous() or x.is_neg():
             return False
         native_kernels.run_(self._program, x, args)
         return True
+
+    def runs_transitions(self, x: Tensor, kind: TransitionKind) -> bool:
+        return not x.is_neg() and self._program_of(kind) is not None
+
+    def run_transitions_(self, x: Tensor, memory: MetropolisMemory | Tensor, args: TransitionArgs) -> None:
+        program = self._program_of(args.kind)
+        assert program is not None
+        native_kernels.run_transitions_(program, x, memory, args)
+
+    def _program_of(self, kind: TransitionKind) -> native_kernels.Bound | None:
+        return self._program if kind == TransitionKind.underdamped else self._program_with_energies
 
 
 class GraphEngine(ScoreEngine):

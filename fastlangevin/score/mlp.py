@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import native, triton
-from ..kernels.arguments import ChainArgs
+from ..kernels.arguments import ChainArgs, MetropolisMemory, TransitionArgs, TransitionKind
 from ..kernels.cpu import mlp_chain
 from ..network import walk
 from ..network.layers import Activation, Layer, Linear, LogSumExp, Reshape
@@ -71,6 +71,12 @@ class NativeMlpScore(MlpScore):
 
     def _run_chain_(self, x: Tensor, args: ChainArgs) -> None:
         mlp_chain.run_(*self._energy, x, args)
+
+    def runs_transitions(self, x: Tensor, kind: TransitionKind) -> bool:
+        return x.dtype == torch.float32
+
+    def run_transitions_(self, x: Tensor, memory: MetropolisMemory | Tensor, args: TransitionArgs) -> None:
+        mlp_chain.run_transitions_(*self._energy, x.view(len(x), -1) if len(x) else x.flatten(1), memory, args)
 
 
 class TritonMlpScore(MlpScore):

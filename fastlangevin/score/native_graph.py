@@ -1,4 +1,4 @@
-"""The score of a recorded evaluation by a native program: all operators, or all steps of a chain, in one call."""
+"""Scores, and energies, of a recorded evaluation by a native program: all operators, or all steps, in one call."""
 
 from __future__ import annotations
 
@@ -61,13 +61,15 @@ class NativeGraph:
         return kernels.bind(self.program, self.n_samples, values.__getitem__)
 
 
-def native_graph(graph: Graph) -> NativeGraph | str:
-    """The native program of a graph, or why there is none."""
+def native_graph(graph: Graph, with_energies: bool = False) -> NativeGraph | str:
+    """The native program of a graph's score, and of its energies too if asked for, or why there is none."""
     state = graph.values[graph.state]
     if state.device.type != "cpu" or state.dtype != torch.float32:
         return f"states are {state.dtype} on {state.device.type}, not torch.float32 on cpu"
     graph = reading_activations(functional(without_aliases(graph)))
-    graph = needed(with_silu(graph), (graph.score,))
+    graph = with_silu(graph)
+    outputs = (graph.score, graph.energies) if with_energies and graph.energies is not None else (graph.score,)
+    graph = needed(graph, outputs)
     constant, varying = split_constant(graph)
     if any(c.writes for c in constant) or any(a.before is not None for a in graph.attributes):
         return "an evaluation changes what the next one reads"
@@ -77,7 +79,7 @@ def native_graph(graph: Graph) -> NativeGraph | str:
     if why is not None:
         return why
     try:
-        program = lower(graph, varying, graph.score, kernels.widest_tile())
+        program = lower(graph, varying, outputs, kernels.widest_tile())
     except NotLowered as error:
         return str(error)
     n_products = sum(call.operator in _PRODUCTS for call in varying)

@@ -23,7 +23,8 @@ from .base import Explanation, ScoreEngine
 
 
 class SequentialScore(AutogradScore):
-    """The score of a `Sequential`, by the kernels of a subclass; energies, and second derivatives, by autograd.
+    """The score of a `Sequential`, by the kernels of a subclass; energies by torch's operators unless the kernels have
+    them, and second derivatives by autograd.
 
     Attributes:
         kernels: what the subclass computes with, as text for plans.

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import fastlangevin as fl
+from fastlangevin.network.inputs import Inputs
 from fastlangevin.network.layers import Linear
 
 MODULES = {
@@ -75,10 +76,18 @@ FLOAT64 = dict(rtol=1e-12, atol=2e-13)
 
 
 def scores(net, x, kind="log_density"):
-    """The scores of both engines. The network is copied, because a forward of spectral norm changes it."""
-    return [
-        fl.Langevin(**{kind: copy.deepcopy(net)}, engine=engine, seed=1).score(x) for engine in ("convnet", "autograd")
-    ]
+    """The scores of both engines, and in float64 their energies, which are compared. The network is copied, because a
+    forward of spectral norm changes it.
+    """
+    samplers = [fl.Langevin(**{kind: copy.deepcopy(net)}, engine=e, seed=1) for e in ("convnet", "autograd")]
+    score, expected = (sampler.score(x) for sampler in samplers)
+    if x.dtype == torch.float64:
+        energy = samplers[1].energy(x)
+        torch.testing.assert_close(samplers[0].energy(x), energy, **FLOAT64)
+        both = samplers[0]._score.bind(x, Inputs()).energy_and_score(x)
+        torch.testing.assert_close(both[0], energy, **FLOAT64)
+        assert torch.equal(both[1], score)
+    return score, expected
 
 
 def chains(event, n=3, dtype=torch.float64):
@@ -220,8 +229,10 @@ def test_fp16_gradients_do_not_underflow(scale):
     expected = scale * exact_score(net, x)
     with torch.no_grad():
         net[4].weight *= scale
-    got = fl.Langevin(log_density=net, engine="convnet", precision="fp16", seed=1).score(x.float())
-    assert torch.equal(got.double(), expected)
+        log_density = copy.deepcopy(net).double()(x.double())
+    sampler = fl.Langevin(log_density=net, engine="convnet", precision="fp16", seed=1)
+    assert torch.equal(sampler.score(x.float()).double(), expected)
+    assert torch.equal(sampler.energy(x.float()), -log_density.float()) and (log_density - net[4].bias).abs().max() > 0
 
 
 def test_energies_and_traces():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from support import whole_chains
@@ -124,6 +126,27 @@ def test_states_of_any_dtype_and_layout(dtype):
     ):
         score = native_score(laid_out)
         assert score.dtype == dtype and torch.equal(score, expected)
+
+
+@pytest.mark.usefixtures("native_kernels")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("kind", [NativeConvNetScore, TorchOpsScore])
+def test_energies_after_an_affine_tail(kind, dtype):
+    """Two linear layers with biases, and a factor: sums of whole numbers and quarters, as in `whole`, below 2^24."""
+    torch.manual_seed(3)
+    tail = [nn.Conv2d(8, 3, 2), nn.Flatten(), nn.Linear(3, 2), nn.Linear(2, 1), nn.Flatten(0)]
+    net = whole_(
+        nn.Sequential(nn.Conv2d(2, 8, 3, 1, 1), nn.LeakyReLU(), nn.Conv2d(8, 8, 4, 2, 1), nn.LeakyReLU(), *tail)
+    )
+    x = states(5, 2).mul(2).round().clamp(-4, 4).to(dtype)
+    network = trace(Target("energy", lambda x: 0.5 * net(x)), x.shape, torch.float32, x.device, Inputs())
+    score = kind(network, "fp32", x)
+    expected = 0.5 * copy.deepcopy(net).double()(x.double())
+    energy, found = score.energy_and_score(x)
+    assert energy.dtype == torch.float32 and torch.equal(energy.double(), expected)
+    assert torch.equal(score.energy(x), energy) and torch.equal(score(x), found) and found.dtype == dtype
+    net[-2].bias.data += 2
+    assert torch.equal(kind(network, "fp32", x).energy(x), energy + 1)
 
 
 @pytest.mark.usefixtures("native_kernels")

@@ -83,7 +83,14 @@ def compare_native(seed, n_operations, labels, n_chains):
         return
     start, doubles = x.double().requires_grad_(), [a.double() for a in args]
     expected = exact_and_bound(lambda: -torch.autograd.grad(twin(start, *doubles).reshape(n_chains).sum(), start)[0])
-    assert_within_bound(score(x), *expected)
+    scores = score(x)
+    assert_within_bound(scores, *expected)
+    assert score._program_with_energies is not None
+    energies, same = score.energy_and_score(x)
+    with torch.no_grad():
+        expected = exact_and_bound(lambda: twin(x.double(), *doubles).reshape(n_chains, 1), n_draws=16)
+    assert_within_bound(energies[:, None], *expected)
+    assert torch.equal(same, scores)
     sampler = fl.Langevin(energy, engine="graph", **OPTIONS)
     chain = sampler(x, *args, step=0)
     assert torch.equal(sampler.trace(x, *args, every=1, step=0).x[-1], chain)
@@ -98,5 +105,5 @@ def compare_native(seed, n_operations, labels, n_chains):
 )
 @pytest.mark.skipif(native.load_cpu() is not None, reason="no cpu kernels here")
 def test_random_native_programs(seed, n_operations, labels, n_chains):
-    """In float32, against float64 autograd; whole chains have the bits of single steps."""
+    """Energies and scores in float32, against float64 autograd; whole chains have the bits of single steps."""
     compare_native(seed, n_operations, labels, n_chains)

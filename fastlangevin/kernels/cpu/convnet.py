@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ...network.layers import Conv, ConvTower
 from .. import native
-from ..arguments import ChainArgs
-from . import whole_chain
+from ..arguments import ChainArgs, MetropolisMemory, TransitionArgs
+from . import transitions, whole_chain
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -107,7 +107,32 @@ def score(packed: Packed, x: Tensor) -> Tensor:
     )
 
 
+def energy(packed: Packed, x: Tensor, offset: float) -> Tensor:
+    """(B,) energies at x, -(offset + Σ last · h(x)) with h the last activation.
+
+    Their products are added in float64, in an order that does not depend on the batch.
+    """
+    return torch.ops.fastlangevin.convnet_energy_cpu(
+        x.contiguous(), packed.words, packed.geometry, packed.slopes, packed.precision == "bf16", offset
+    )
+
+
+def energy_and_score(packed: Packed, x: Tensor, offset: float) -> tuple[Tensor, Tensor]:
+    """The bits of `energy` and of `score`, in one pass."""
+    return torch.ops.fastlangevin.convnet_energy_and_score_cpu(
+        x.contiguous(), packed.words, packed.geometry, packed.slopes, packed.precision == "bf16", offset
+    )
+
+
 def run_(packed: Packed, x: Tensor, args: ChainArgs) -> None:
     """All steps of the chains x, (B, C, H, W) contiguous float32, in place. See `whole_chain.run_`."""
     energy = (packed.words, packed.geometry, packed.slopes, packed.precision == "bf16")
     whole_chain.run_("convnet_chain_cpu_", x.view(len(x), -1), energy, args, packed.multiply_adds)
+
+
+def run_transitions_(
+    packed: Packed, x: Tensor, memory: MetropolisMemory | Tensor, args: TransitionArgs, offset: float
+) -> None:
+    """Other transitions of the chains of `run_`, in place, for the energies of `energy`. See `transitions.run_`."""
+    energy = (packed.words, packed.geometry, packed.slopes, packed.precision == "bf16", offset)
+    transitions.run_("convnet_transitions_cpu_", x.flatten(1), energy, memory, args, packed.multiply_adds)

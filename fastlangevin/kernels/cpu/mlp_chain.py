@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ...network.layers import Activation, Layer, Linear, LogSumExp
-from ..arguments import ActivationArgs, ActivationKind, ChainArgs
-from . import whole_chain
+from ..arguments import ActivationArgs, ActivationKind, ChainArgs, MetropolisMemory, TransitionArgs
+from . import transitions, whole_chain
 
 MOST_INPUTS, MOST_WIDTH = 1024, 1024
 
@@ -66,6 +66,25 @@ def run_(
     Args:
         layers: supported, see `unsupported`.
     """
+    energy, multiply_adds = _energy(layers, last, prior)
+    whole_chain.run_("mlp_chain_cpu_", x, energy, args, multiply_adds)
+
+
+def run_transitions_(
+    layers: Sequence[Layer],
+    last: Tensor,
+    prior: float,
+    x: Tensor,
+    memory: MetropolisMemory | Tensor,
+    args: TransitionArgs,
+) -> None:
+    """Other transitions of the chains of `run_`, in place."""
+    energy, multiply_adds = _energy(layers, last, prior)
+    transitions.run_("mlp_transitions_cpu_", x, energy, memory, args, multiply_adds)
+
+
+def _energy(layers: Sequence[Layer], last: Tensor, prior: float) -> tuple[tuple[object, ...], int]:
+    """The operators' arguments of an energy, and the multiply-adds of a score of one chain."""
     linears, activations = split(layers)
     arguments = [activation_args(activation) for activation in activations]
     energy = (
@@ -76,8 +95,7 @@ def run_(
         last.detach().contiguous(),
         prior,
     )
-    multiply_adds = 2 * sum(linear.weight.numel() for linear in linears)
-    whole_chain.run_("mlp_chain_cpu_", x, energy, args, multiply_adds)
+    return energy, 2 * sum(linear.weight.numel() for linear in linears)
 
 
 def activation_args(activation: Activation) -> ActivationArgs:

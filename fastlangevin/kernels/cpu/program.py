@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ...network.native.program import VECTOR_TAIL, NativeProgram
 from .. import native
-from ..arguments import ChainArgs
-from . import whole_chain
+from ..arguments import ChainArgs, MetropolisMemory, TransitionArgs
+from . import transitions, whole_chain
 
 
 def unsupported() -> str | None:
@@ -63,7 +63,29 @@ def score(program: Bound, x: Tensor) -> Tensor:
     return torch.ops.fastlangevin.program_score_cpu.default(x, program.code, program.shared, program.per_sample)
 
 
+def energy_and_score(program: Bound, x: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,) energies at x and the scores, as `score`, by a program that computes both."""
+    operator = torch.ops.fastlangevin.program_energy_and_score_cpu.default
+    energy, score = operator(x, program.code, program.shared, program.per_sample)
+    return energy, score
+
+
 def run_(program: Bound, x: Tensor, args: ChainArgs) -> None:
     """All steps of the chains x, (B, *event) contiguous float32, in place. See `whole_chain.run_`."""
     tensors = (program.code, program.shared, program.per_sample)
     whole_chain.run_("program_chain_cpu_", x.view(len(x), -1), tensors, args, program.multiply_adds)
+
+
+def run_transitions_(program: Bound, x: Tensor, memory: MetropolisMemory | Tensor, args: TransitionArgs) -> None:
+    """Other transitions of the chains of `run_`, in place: with Metropolis tests, by a program that computes energies.
+    See `transitions.run_`.
+    """
+    tensors = (program.code, program.shared, program.per_sample)
+    transitions.run_(
+        "program_transitions_cpu_",
+        x.view(len(x), -1) if len(x) else x.flatten(1),
+        tensors,
+        memory,
+        args,
+        program.multiply_adds,
+    )

@@ -44,9 +44,20 @@ def run_(
     if not steps or not len(x):
         return
     call = getattr(torch.ops.fastlangevin, operator).default
-    most = min(_MOST_UPDATES // max(1, x.numel()), _MOST_MULTIPLY_ADDS // max(1, multiply_adds * len(x)))
-    n_steps = max(1, most)
+    n_steps = steps_in_one_call(x, multiply_adds)
     for k in range(0, len(steps), n_steps):  # Python handles signals between calls
         eta, sigma = list(step_sizes[k : k + n_steps]), list(noise_stds[k : k + n_steps])
         call(x, *energy, eta, sigma, has_noise, seed, int(steps[k]), *tail, int(args.order))
     written(x)
+
+
+def steps_in_one_call(x: Tensor, multiply_adds: int = 0, times_longer: int = 1) -> int:
+    """How many steps of the chains x a call of an operator may run before Python looks for signals.
+
+    Args:
+        multiply_adds: of a step of one chain.
+        times_longer: how much longer a call may take than one of Langevin steps, where multiply-adds count.
+    """
+    of_products = times_longer * _MOST_MULTIPLY_ADDS // max(1, multiply_adds * len(x))
+    most = min(_MOST_UPDATES // max(1, x.numel()), of_products)
+    return max(1, most)

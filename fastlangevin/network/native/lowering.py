@@ -45,7 +45,7 @@ class Lowering:
 
     Args:
         calls: whose results change from step to step, in order.
-        output: the value that is needed after them.
+        outputs: the values that are needed after them.
         widest_tile: output channels of products whose weights may lie together.
 
     Attributes:
@@ -55,8 +55,8 @@ class Lowering:
         state: the buffer of a sample's state.
     """
 
-    def __init__(self, graph: Graph, calls: Sequence[Call], output: int, widest_tile: int) -> None:
-        self.graph, self.instructions, self._output = graph, list[Instruction](), output
+    def __init__(self, graph: Graph, calls: Sequence[Call], outputs: Sequence[int], widest_tile: int) -> None:
+        self.graph, self.instructions, self._outputs = graph, list[Instruction](), tuple(outputs)
         self._widest_tile = widest_tile
         shape = graph.values[graph.state].shape
         if not shape:
@@ -73,8 +73,8 @@ class Lowering:
         sample = self.sample_shape(shape, 0)
         self._bind(graph.state, Node(sample, 0, View(self.state, sample, dense_strides(sample))))
 
-    def run(self) -> View:
-        """Writes all calls. Returns the output in row-major order, in a buffer of its own."""
+    def run(self) -> list[View]:
+        """Writes all calls. Returns the outputs in row-major order, each all of a buffer."""
         for i, call in enumerate(self._calls):
             self._now = i
             found = RULES.get(call.operator)
@@ -85,13 +85,16 @@ class Lowering:
                 if value is not None and node is not None:
                     self._bind(value, node)
         self._now = len(self._calls)
-        if self._output not in self._nodes:
-            raise NotLowered("the score does not depend on the state")
-        node = self._nodes[self._output]
+        return [self._result(value) for value in self._outputs]
+
+    def _result(self, value: int) -> View:
+        if value not in self._nodes:
+            raise NotLowered("a result does not depend on the state")
+        node = self._nodes[value]
         if self.n_samples > 1 and node.batch != 0:
-            raise NotLowered("the score's first dimension does not count the samples")
+            raise NotLowered("a result's first dimension does not count the samples")
         view = self.stored(node, tuple(range(len(node.shape))))
-        is_own = view.is_whole and view.base is not self.state
+        is_own = view.is_whole and isinstance(view.base, Buffer) and view.base is not self.state
         if not is_own or not _same(view.strides, dense_strides(view.shape), view.shape):
             view = self.copied(node)
         return view
@@ -314,7 +317,7 @@ class Lowering:
 
     def _is_needed(self, node: Node, cone: Sequence[Node]) -> bool:
         """Whether an instruction after this one reads a node that this one computes."""
-        if any(v == self._output or (self._readers[v] and self._readers[v][-1] >= self._now) for v in node.values):
+        if any(v in self._outputs or (self._readers[v] and self._readers[v][-1] >= self._now) for v in node.values):
             return True
         return any(u.view is None and not u.is_absorbed and u not in cone for u in node.users)
 

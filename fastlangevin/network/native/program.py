@@ -22,7 +22,7 @@ from . import (  # noqa: F401  (they register rules)
 )
 from .instructions import Instruction, Multiply, Pointwise, Product, patches
 from .lowering import Lowering
-from .values import Base, Buffer, Constant, NotLowered, View
+from .values import Base, Buffer, Constant, NotLowered
 
 VECTOR_TAIL = 16  # `vector_tail` of csrc/cpu/program.h
 _CACHED_WEIGHTS = 2**16
@@ -32,7 +32,7 @@ _SCRATCH, _SHARED, _PER_SAMPLE = range(3)
 
 @dataclass(frozen=True, eq=False)
 class NativeProgram:
-    """The score of a sample as code for native kernels.
+    """The score of a sample, and maybe its energy, as code for native kernels.
 
     Attributes:
         code: `ProgramCode` of csrc/cpu/program.h and the instructions, as int64.
@@ -52,25 +52,25 @@ class NativeProgram:
     others: int
 
 
-def lower(graph: Graph, calls: Sequence[Call], output: int, widest_tile: int) -> NativeProgram:
+def lower(graph: Graph, calls: Sequence[Call], outputs: Sequence[int], widest_tile: int) -> NativeProgram:
     """The calls of a step as a native program.
 
     Args:
         calls: whose results change from step to step.
-        output: the value of the score.
+        outputs: the value of the score, and that of the energies if they are computed too.
         widest_tile: output channels whose weights lie together, at most: as many as the kernels compute at a time.
 
     Raises:
         NotLowered: a call has no kernel or depends on several samples, or torch's operators are faster.
     """
-    lowering = Lowering(graph, calls, output, widest_tile)
-    score = lowering.run()
+    lowering = Lowering(graph, calls, outputs, widest_tile)
+    results = lowering.run()
     products = [i for i in lowering.instructions if isinstance(i, Product)]
     work = sum(p.multiply_adds for p in products)
     padded = sum(p.multiply_adds * _rounded(p.result.shape[2]) // p.result.shape[2] for p in products)
     if padded > max(_LITTLE_WORK, _MOST_PADDED * work):
         raise NotLowered("its convolutions have so few channels in a group that most lanes of vectors would be idle")
-    return _placed(lowering.instructions, lowering.state, score)
+    return _placed(lowering.instructions, lowering.state, [view.base for view in results])
 
 
 def _rounded(channels: int) -> int:
@@ -78,8 +78,8 @@ def _rounded(channels: int) -> int:
     return -(-channels // 8) * 8
 
 
-def _placed(instructions: Sequence[Instruction], state: Buffer, score: View) -> NativeProgram:
-    lives = _lives(instructions, state, score.base)
+def _placed(instructions: Sequence[Instruction], state: Buffer, results: Sequence[Base]) -> NativeProgram:
+    lives = _lives(instructions, state, results)
     places, sample_words = _places(instructions, lives)
     constants: dict[Constant, int] = {}
     words = {False: 0, True: 0}
@@ -97,7 +97,8 @@ def _placed(instructions: Sequence[Instruction], state: Buffer, score: View) -> 
     extra = max((i.extra for i in instructions if isinstance(i, Multiply)), default=0)
     # An odd number of cache lines, so that a number of one sample and of the next fall into different sets.
     sample_words = sample_words // (2 * VECTOR_TAIL) * 2 * VECTOR_TAIL + 3 * VECTOR_TAIL
-    head = [VECTOR_TAIL, state.size, places[state], locate(score.base)[1], sample_words, extra]
+    score, energy = [locate(base)[1] for base in results] + [-1] * (2 - len(results))
+    head = [VECTOR_TAIL, state.size, places[state], score, energy, sample_words, extra]
     code = [*head, _samples_at_once(instructions), words[False], words[True], len(instructions)]
     for instruction in instructions:
         code += instruction.code(locate)
@@ -135,15 +136,18 @@ def _samples_at_once(instructions: Sequence[Instruction]) -> int:
     return next(n for n, c in costs.items() if c <= 1.1 * min(costs.values()))
 
 
-def _lives(instructions: Sequence[Instruction], state: Buffer, score: Base) -> dict[Buffer, tuple[int, int]]:
+def _lives(
+    instructions: Sequence[Instruction], state: Buffer, results: Sequence[Base]
+) -> dict[Buffer, tuple[int, int]]:
     """The first and the last instruction that needs each buffer."""
     lives: dict[Buffer, tuple[int, int]] = {state: (-1, -1)}
     for i, instruction in enumerate(instructions):
         for base in (*instruction.writes, *instruction.reads):
             if isinstance(base, Buffer):
                 lives[base] = (lives.get(base, (i, i))[0], i)
-    assert isinstance(score, Buffer)
-    lives[score] = (lives[score][0], len(instructions))
+    for base in results:
+        assert isinstance(base, Buffer)
+        lives[base] = (lives[base][0], len(instructions))
     return lives
 
 

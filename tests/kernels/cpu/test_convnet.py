@@ -1,8 +1,7 @@
-"""The convnet's native score: against float64 and a bfloat16 reference, bits whatever the batch, bad input."""
+"""The convnet's native scores and energies: against float64 and in bfloat16, bits whatever the batch, bad input."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import math
@@ -15,108 +14,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import network_bounds
 from support.activation_bounds import LIBRARY
+from support.convnet_towers import IN_TILES, TOWERS, build, conv, images, stack, whole_numbers
 from support.error_bounds import Roundings, assert_within
-from support.network_bounds import Exact
 from torch.nn.functional import conv2d, leaky_relu
 
 from fastlangevin.kernels import native
 from fastlangevin.kernels.cpu import convnet as convnet_cpu
-from fastlangevin.network import walk
-from fastlangevin.network.layers import Activation, Conv, Linear
+from fastlangevin.network.layers import Conv
 
 pytestmark = pytest.mark.skipif(native.load_cpu() is not None, reason="no cpu kernels here")
 
 needs_bf16 = pytest.mark.skipif(
     native.load_cpu() is not None or not native.cpu_has_bfloat16(), reason="no bfloat16 arithmetic here"
 )
-
-
-def conv(outs, ins, kernel, stride=1, padding=0, bias=True, seed=0) -> Conv:
-    pair = lambda v: v if isinstance(v, tuple) else (v, v)
-    generator = torch.Generator().manual_seed(seed)
-    kh, kw = pair(kernel)
-    weight = torch.randn(outs, ins, kh, kw, generator=generator) * (2 / (ins * kh * kw)) ** 0.5
-    shift = torch.randn(outs, generator=generator) * 0.3 if bias else None
-    return Conv(weight, shift, pair(stride), pair(padding), (1, 1), 1)
-
-
-# x's shape, and for each layer: channels, kernel, stride, padding, slope, bias or not.
-TOWERS = {
-    "paper-8x8": ((1, 8, 8), [(32, 3, 1, 1, 0.2, True), (64, 4, 2, 1, 0.2, True)]),
-    "paper-16x16": ((3, 16, 16), [(32, 3, 1, 1, 0.2, True), (64, 4, 2, 1, 0.2, True), (128, 4, 2, 1, 0.2, True)]),
-    "one-layer": ((5, 4, 7), [(33, 3, 1, 1, 0.2, True)]),
-    "pixel": ((1, 1, 1), [(1, 1, 1, 0, 0.5, True)]),
-    "relu": ((3, 9, 9), [(16, 3, 1, 1, 0.0, True), (48, 3, 1, 1, 0.0, True), (5, 3, 1, 0, 0.0, False)]),
-    "steep": ((2, 6, 5), [(17, 3, 1, 1, 1.5, True), (9, 2, 1, 0, 1.0, True)]),
-    "ragged": ((5, 13, 17), [(33, (3, 2), (1, 2), (1, 0), 0.2, True), (65, (4, 5), (3, 2), (2, 1), 0.0, False)]),
-    "stride-over-kernel": ((3, 10, 11), [(5, 2, 3, 0, 0.2, True), (7, 1, 2, 0, 0.1, True)]),
-    "padding-over-kernel": ((1, 4, 5), [(3, 1, 1, 2, 0.2, True), (32, 2, 3, 2, 0.2, True)]),
-    "kernel-5": ((3, 12, 7), [(32, 5, 1, 2, 0.2, True), (16, 5, 3, 2, 0.2, True)]),
-    "kernel-over-image": ((2, 1, 3), [(16, 5, 1, 2, 0.2, True), (7, (1, 5), 1, (0, 2), 0.2, True)]),
-    "tiles": ((3, 9, 6), [(48, 1, 1, 0, 0.2, True), (80, 4, 2, 0, 0.2, True)]),
-    "tiles-odd": ((3, 4, 13), [(64, 1, 1, 0, 0.2, True), (80, 4, 2, 2, 0.0, False)]),
-    "tiles-deep": ((2, 8, 6), [(130, 1, 1, 0, 0.2, False), (80, 4, 2, 0, 0.2, True)]),
-    "tiles-of-1": ((2, 5, 6), [(64, 1, 1, 0, 0.2, True), (64, 2, 1, 0, 0.1, True), (65, 2, 1, 1, 0.2, True)]),
-    "tiles-of-2x3": ((1, 8, 13), [(48, 1, 1, 0, 0.2, True), (64, (4, 6), (2, 3), (1, 2), 0.2, True)]),
-    "wide": ((64, 5, 4), [(130, 3, 2, 1, 0.2, True), (112, 3, 1, 1, 0.2, True)]),
-}
 ROWS = pytest.mark.parametrize("name", TOWERS)
-IN_TILES = [name for name in TOWERS if name.startswith("tiles")]
-
-
-def build(shape, rows):
-    """The layers, and a constant gradient at the last one's output."""
-    layers, channels, h = [], shape[0], torch.zeros(1, *shape)
-    for i, (outs, kernel, stride, padding, slope, bias) in enumerate(rows):
-        layer = conv(outs, channels, kernel, stride, padding, bias, seed=i)
-        layers.append((layer, slope))
-        h, channels = walk.forward(layer, h), outs
-    return layers, torch.randn(h.shape[1:], generator=torch.Generator().manual_seed(99))
-
-
-def images(n, shape, seed=5):
-    return torch.rand(n, *shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
 def exact(layers, last, x):
-    """The score in float64, by autograd."""
+    """Log-density and score in float64, by autograd."""
     x = x.double().requires_grad_()
     h = x
     for layer, slope in layers:
         bias = None if layer.bias is None else layer.bias.double()
         h = leaky_relu(conv2d(h, layer.weight.double(), bias, layer.stride, layer.padding), slope)
-    return torch.autograd.grad((h * last.double()).sum(), x)[0]
-
-
-def stack(layers, last):
-    """As `network_bounds` takes it: last is the weights of a linear layer on top."""
-    steps = [step for conv, slope in layers for step in (conv, Activation("leaky_relu", (slope,)))]
-    return [*steps, torch.nn.Flatten(), Linear(last.flatten()[None], None)]
-
-
-def whole_numbers(layers, last, x, dtype=torch.float64):
-    """The same tower of whole numbers and slopes of quarters, as large as they may be that float32 adds them without
-    an error once they are rounded to `dtype`: 2^24 is nearly reached. And its score with that rounding. float64 is for
-    the kernel of float32.
-    """
-    for bits in range(10, -2, -1):
-        whole = [
-            (
-                dataclasses.replace(
-                    conv,
-                    weight=(conv.weight * (conv.weight[0].numel() / 2) ** 0.5 * 2.0**bits).round(),
-                    bias=None if conv.bias is None else (conv.bias * 3 * 4.0**bits).round(),
-                ),
-                math.ceil(4 * slope) / 4,
-            )
-            for conv, slope in layers
-        ]
-        end, images = (last * 2.0**bits).round(), (x * 4 * 2.0**bits).round()
-        with contextlib.suppress(FloatingPointError):
-            arithmetic = Exact(dtype=dtype, winograd=dtype == torch.float64)
-            expected = network_bounds.score(Roundings(), stack(whole, end), images.double(), arithmetic)
-            return whole, end, images, expected.detach()
-    raise AssertionError("no whole numbers are short enough")
+    f = (h * last.double()).flatten(1).sum(1)
+    return f.detach(), torch.autograd.grad(f.sum(), x)[0]
 
 
 @functools.cache
@@ -127,22 +49,36 @@ def whole_tower(name, dtype):
 
 def score(layers, last, x, precision="fp32"):
     """The kernel's score, with the memory that it is likely to get poisoned."""
+    return energy_and_score(layers, last, x, None, precision)[1]
+
+
+def energy_and_score(layers, last, x, offset, precision="fp32"):
+    """The kernel's, likewise. Without energies if offset is None."""
     assert convnet_cpu.unsupported(layers, x.shape[1:], precision) is None
     packed = convnet_cpu.pack(layers, last, x.shape[1:], precision)
     poison = [torch.full((4096 * k + 16,), torch.nan) for k in range(1, 40)]
     poison += [torch.full_like(x, torch.nan) for _ in range(3)]
     del poison
-    return convnet_cpu.score(packed, x)
+    if offset is None:
+        return None, convnet_cpu.score(packed, x)
+    energy, got = convnet_cpu.energy_and_score(packed, x, offset)
+    assert torch.equal(convnet_cpu.energy(packed, x, offset), energy) or energy.isnan().any()
+    return energy, got
 
 
 @ROWS
 @pytest.mark.parametrize("n", [1, 3, 65])
 def test_sums_of_whole_numbers_are_exact(capability, name, n):
-    layers, last, x, expected = whole_tower(name, torch.float64)
+    """So that energies have one rounding, of their sum to float32."""
+    layers, last, x, f, expected = whole_tower(name, torch.float64)
     got = score(layers, last, x[:n])
     assert got.shape == x[:n].shape and got.dtype == torch.float32 and got.is_contiguous()
     assert torch.equal(got.double(), expected[:n])
-    assert torch.equal(expected[:n], exact(layers, last, x[:n])) and (expected[:n] != 0).double().mean() > 0.1
+    exact_f, exact_score = exact(layers, last, x[:n])
+    assert torch.equal(expected[:n], exact_score) and (expected[:n] != 0).double().mean() > 0.1
+    energy, same = energy_and_score(layers, last, x[:n], 7.25)
+    assert torch.equal(same, got) and torch.equal(energy, -(f[:n] + 7.25).float())
+    assert torch.equal(f[:n], exact_f) and (f[:n] != 0).any()
 
 
 @needs_bf16
@@ -150,16 +86,19 @@ def test_sums_of_whole_numbers_are_exact(capability, name, n):
 @pytest.mark.parametrize("n", [1, 65])
 def test_bfloat16_rounds_images_weights_activations_and_gradients(name, n):
     """To nearest, halves to even, before products and sums that are exact."""
-    layers, last, x, expected = whole_tower(name, torch.bfloat16)
-    assert torch.equal(score(layers, last, x[:n], "bf16").double(), expected[:n])
-    assert (expected[:n] != exact(layers, last, x[:n])).double().mean() > 0.1
+    layers, last, x, f, expected = whole_tower(name, torch.bfloat16)
+    energy, got = energy_and_score(layers, last, x[:n], 7.25, "bf16")
+    assert torch.equal(got.double(), expected[:n]) and torch.equal(energy, -(f[:n] + 7.25).float())
+    assert torch.equal(score(layers, last, x[:n], "bf16"), got)
+    assert (expected[:n] != exact(layers, last, x[:n])[1]).double().mean() > 0.1
 
 
 @needs_bf16
 def test_bfloat16_rounds_what_is_multiplied_and_nothing_else():
     """To the bit, of numbers of float32's length, half of which lie in the middle between two of bfloat16. In 1x1
     convolutions whose weights are diagonal each sum is one product, exact in float32, and a bias. The second layer's
-    biases put its sums so near 0 that their signs show the activations to the bit.
+    biases put its sums so near 0 that their signs show the activations to the bit. The energy is of those sums and of
+    the gradients at them, neither of which is rounded to bfloat16.
     """
     n, slopes, generator = 256, (0.2, 0.3), torch.Generator().manual_seed(7)
     rounded = lambda value: value.bfloat16().float()
@@ -181,8 +120,10 @@ def test_bfloat16_rounds_what_is_multiplied_and_nothing_else():
         (Conv(weight.diag()[:, :, None, None], shift, (1, 1), (0, 0), (1, 1), 1), slope)
         for weight, shift, slope in zip((first, second), (bias, near), slopes, strict=True)
     ]
-    got = score(layers, last[:, None, None], x[None, :, None, None], "bf16")
+    energy, got = energy_and_score(layers, last[:, None, None], x[None, :, None, None], 0.5, "bf16")
     assert torch.equal(got.flatten(), expected)
+    terms = (product + near).double() * torch.where(above, last, slopes[1] * last).double()
+    assert energy.item() == torch.tensor(-math.fsum([0.5, *terms.tolist()])).item()
 
 
 @functools.cache
@@ -198,8 +139,9 @@ def bounded(name):
         ]
         last, x = positive(last), positive(x)
     arithmetic = dataclasses.replace(LIBRARY, winograd=True)
-    expected = network_bounds.score(roundings, stack(layers, last), x.double(), arithmetic)
-    return layers, last, x, (expected.detach(), roundings.bound(expected), roundings.sure)
+    both = network_bounds.log_density_and_score(roundings, stack(layers, last), x.double(), arithmetic)
+    bounds = [roundings.bound(v.reshape(len(x), -1)).view_as(v) for v in both]
+    return layers, last, x, [(v.detach(), bound, roundings.sure) for v, bound in zip(both, bounds, strict=True)]
 
 
 @pytest.mark.parametrize("name", ["paper-8x8", "paper-16x16", *IN_TILES, "relu", "kernel-5", "ragged", "wide"])
@@ -223,10 +165,12 @@ def test_against_float64(capability, name):
     """Of any numbers: each sum is off by γ_n Σ|terms| at most, whatever the order, and no sign turns unless a float32
     pre-activation may be of either.
     """
-    layers, last, x, expected = bounded(name)
+    layers, last, x, (expected_f, expected) = bounded(name)
     before = x.clone()
-    assert_within(score(layers, last, x), *expected, tight=1e-3)
-    assert torch.equal(x, before)
+    energy, got = energy_and_score(layers, last, x, 0.0)
+    assert_within(got, *expected, tight=1e-3)
+    assert_within(-energy, *expected_f, tight=1e-3)
+    assert torch.equal(x, before) and torch.equal(score(layers, last, x), got)
 
 
 @settings(max_examples=60, deadline=None)
@@ -248,11 +192,10 @@ def test_any_tower(data):
         return
     layers, last = build(shape, rows)
     x = images(draw(st.integers(1, 9)), shape)
-    whole, end, states, expected = whole_numbers(layers, last, x)
-    assert torch.equal(score(whole, end, states).double(), expected)
-    if native.cpu_has_bfloat16():
-        whole, end, states, expected = whole_numbers(layers, last, x, torch.bfloat16)
-        assert torch.equal(score(whole, end, states, "bf16").double(), expected)
+    for precision, dtype in (("fp32", torch.float64), ("bf16", torch.bfloat16))[: 1 + native.cpu_has_bfloat16()]:
+        whole, end, states, f, expected = whole_numbers(layers, last, x, dtype)
+        energy, got = energy_and_score(whole, end, states, -2.5, precision)
+        assert torch.equal(got.double(), expected) and torch.equal(energy, -(f - 2.5).float())
 
 
 @pytest.mark.parametrize("precision", convnet_cpu.PRECISIONS)
@@ -264,13 +207,13 @@ def test_bits_do_not_depend_on_threads_or_batch(capability, threads, name, preci
         pytest.skip(convnet_cpu.unsupported(layers, shape, precision))
     x = images(65, shape)
     threads(1)
-    expected = score(layers, last, x, precision)
+    found = lambda x: energy_and_score(layers, last, x, 0.25, precision)
+    expected = found(x)
     for n_threads in (2, 5):
         threads(n_threads)
-        assert torch.equal(score(layers, last, x, precision), expected)
-        for sizes in ([1] * 65, [2, 31, 32], [64, 1]):
-            parts = [score(layers, last, part, precision) for part in x.split(sizes)]
-            assert torch.equal(torch.cat(parts), expected)
+        for sizes in ([65], [1] * 65, [2, 31, 32], [64, 1]):
+            parts = zip(*map(found, x.split(sizes)), strict=True)
+            assert all(torch.equal(torch.cat(p), e) for p, e in zip(parts, expected, strict=True))
 
 
 def test_strides_of_x_and_of_weights_do_not_matter():
@@ -289,6 +232,8 @@ def test_strides_of_x_and_of_weights_do_not_matter():
 def test_no_chains():
     layers, last = build(*TOWERS["paper-8x8"])
     assert score(layers, last, torch.empty(0, 1, 8, 8)).shape == (0, 1, 8, 8)
+    energy, got = energy_and_score(layers, last, torch.empty(0, 1, 8, 8), 1.0)
+    assert energy.shape == (0,) and got.shape == (0, 1, 8, 8)
 
 
 def test_weights_that_require_grad_are_unchanged():
@@ -304,6 +249,8 @@ def test_opcheck():
     packed = convnet_cpu.pack(layers, last, shape, "fp32")
     arguments = (images(3, shape), packed.words, packed.geometry, packed.slopes, False)
     torch.library.opcheck(torch.ops.fastlangevin.convnet_score_cpu.default, arguments)
+    torch.library.opcheck(torch.ops.fastlangevin.convnet_energy_cpu.default, (*arguments, 0.5))
+    torch.library.opcheck(torch.ops.fastlangevin.convnet_energy_and_score_cpu.default, (*arguments, 0.5))
 
 
 # Unsupported arguments, and bad input
@@ -362,6 +309,8 @@ def test_x_that_does_not_fit_is_an_error(x):
     packed = convnet_cpu.pack(_GOOD, _LAST, (3, 8, 8), "fp32")
     with pytest.raises(RuntimeError, match="x must be contiguous float32 of the geometry's shape"):
         convnet_cpu.score(packed, x)
+    with pytest.raises(RuntimeError, match="x must be contiguous float32 of the geometry's shape"):
+        convnet_cpu.energy_and_score(packed, x, 0.0)
 
 
 def test_packed_words_of_something_else_are_an_error():

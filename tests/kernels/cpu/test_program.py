@@ -1,8 +1,12 @@
-"""Native programs: every instruction on every instruction set, against float64; bits whatever the batch and threads."""
+"""Native programs: every instruction on every instruction set, against float64; bits whatever the batch and threads.
+
+Programs with energies differ from those without, so that each test runs both.
+"""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import itertools
 import math
@@ -15,7 +19,7 @@ from torch import nn
 
 import fastlangevin as fl
 from fastlangevin.kernels import native
-from fastlangevin.kernels.cpu import whole_chain
+from fastlangevin.kernels.cpu import program, whole_chain
 from fastlangevin.network.inputs import Inputs
 from fastlangevin.network.native.values import View, dense_strides
 from fastlangevin.network.target import Target
@@ -32,16 +36,28 @@ def native_score(energy, x, *args):
 
 
 def computed(bound, x):
-    """The scores, after a run on states that leave NaN in the memory that is worked in."""
-    bound(torch.full_like(x, math.nan))
-    return bound(x)
+    """Energies (B, 1) and scores, after runs on states that leave NaN in the memory that is worked in."""
+    assert bound._program_with_energies is not None
+    poison = torch.full_like(x, math.nan)
+    bound(poison)
+    alone = bound(x)
+    bound.energy_and_score(poison)
+    energies, scores = bound.energy_and_score(x)
+    assert energies.shape == (len(x),) and torch.equal(scores, alone)
+    return energies[:, None], scores
 
 
 def exact(energy, x, *args):
+    """Energies and scores in float64, in the order of `computed`."""
     twin = copy.deepcopy(energy).double() if isinstance(energy, nn.Module) else energy
     x = x.double().requires_grad_()
-    args = [a.double() if a.is_floating_point() else a for a in args]
-    return -torch.autograd.grad(twin(x, *args).sum(), x)[0]
+    energies = twin(x, *[a.double() if a.is_floating_point() else a for a in args]).reshape(len(x), 1)
+    return energies.detach(), -torch.autograd.grad(energies.sum(), x)[0]
+
+
+def assert_within_bounds(got, expected):
+    for found, bounds in zip(got, expected, strict=True):
+        assert_within_bound(found, *bounds)
 
 
 def whole(shape, most=2, seed=0):
@@ -104,9 +120,10 @@ def product(name, n):
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_sums_of_whole_numbers_are_exact(capability, name, n):
     """Float32 adds whole numbers, here quarters of quarters of them, without an error up to 2^24 of those."""
-    bound, x, expected = product(name, n)
-    assert 0 < expected.abs().max() < 2**20 and torch.equal(16 * expected, (16 * expected).round())
-    assert torch.equal(computed(bound, x).double(), expected)
+    bound, x, (energy, score) = product(name, n)
+    assert 0 < score.abs().max() < 2**20 and torch.equal(16 * score, (16 * score).round())
+    assert 0 < energy.abs().max() < 2**18 and torch.equal(32 * energy, (32 * energy).round())
+    assert all(torch.equal(found.double(), e) for found, e in zip(computed(bound, x), (energy, score), strict=True))
 
 
 POINTWISE = {
@@ -161,8 +178,9 @@ IMAGES = {
 
 
 def smooth(energy, x, *args):
-    """The bound program and x, and the scores in float64 with the bounds of what roundings do to them."""
-    return native_score(energy, x, *args), x, exact_and_bound(lambda: exact(energy, x, *args))
+    """The bound program and x, and energies and scores in float64 with the bounds of what roundings do to them."""
+    bounds = [exact_and_bound(lambda i=i: exact(energy, x, *args)[i], n) for i, n in enumerate((16, 4))]
+    return native_score(energy, x, *args), x, bounds
 
 
 @functools.cache
@@ -193,20 +211,20 @@ def of_images(name, n):
 @pytest.mark.parametrize("name", POINTWISE)
 def test_pointwise(capability, name):
     bound, x, expected = pointwise(name)
-    assert_within_bound(computed(bound, x), *expected)
+    assert_within_bounds(computed(bound, x), expected)
 
 
 @pytest.mark.parametrize("name", VECTORS)
 def test_functions_of_vectors(capability, name):
     bound, x, expected = of_vectors(name)
-    assert_within_bound(computed(bound, x), *expected)
+    assert_within_bounds(computed(bound, x), expected)
 
 
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("name", IMAGES)
 def test_functions_of_images(capability, name, n):
     bound, x, expected = of_images(name, n)
-    assert_within_bound(computed(bound, x), *expected)
+    assert_within_bounds(computed(bound, x), expected)
 
 
 class Weighted(nn.Module):
@@ -234,7 +252,7 @@ class Attention(nn.Module):
 def test_attention(capability, n):
     torch.manual_seed(3)
     bound, x, expected = smooth(Attention(), torch.randn(n, 17, 6))
-    assert_within_bound(computed(bound, x), *expected)
+    assert_within_bounds(computed(bound, x), expected)
 
 
 def test_numbers_of_each_sample(capability):
@@ -255,7 +273,7 @@ def test_numbers_of_each_sample(capability):
     energy, x = Conditional(), torch.randn(6, 7)
     y, t = torch.tensor([0, 2, 1, 1, 0, 2]), torch.rand(6)
     bound, x, expected = smooth(energy, x, y, t)
-    assert_within_bound(computed(bound, x), *expected)
+    assert_within_bounds(computed(bound, x), expected)
 
 
 class Net(nn.Module):
@@ -275,11 +293,15 @@ class Net(nn.Module):
 def test_bits_do_not_depend_on_threads_or_batch(capability, threads, norm):
     energy, x = Net(norm), torch.randn(65, 2, 9, 7)
     expected = native_score(energy, x)(x)
+    energies = native_score(energy, x).energy_and_score(x)[0]
     threads(3)
     assert torch.equal(native_score(energy, x)(x), expected)
+    assert torch.equal(native_score(energy, x).energy_and_score(x)[0], energies)
     threads(1)
     for a, b in itertools.pairwise((0, 1, 3, 40, 65)):
-        assert torch.equal(native_score(energy, x[a:b].clone())(x[a:b]), expected[a:b])
+        part = native_score(energy, x[a:b].clone())
+        assert torch.equal(part(x[a:b]), expected[a:b])
+        assert torch.equal(part.energy_and_score(x[a:b])[0], energies[a:b])
 
 
 OPTIONS = [
@@ -316,6 +338,27 @@ def test_memory_around_the_state_is_unchanged(capability):
     chain = sampler(x)
     assert not torch.equal(chain, x) and bound(x).shape == x.shape
     assert (memory[:3] == 99).all() and (memory[20:] == 99).all() and (x == 0.1).all()
+
+
+def test_energies_without_a_kernel_are_torch_s():
+    energy, x = lambda x: (x.tanh() + x.square()).sum(1), torch.randn(5, 4)
+    bound = native_score(energy, x)
+    bound._recording.native_with_energies = "there is no kernel"
+    assert bound._program_with_energies is None
+    energies, scores = bound.energy_and_score(x)
+    torch.testing.assert_close(energies, energy(x))
+    assert torch.equal(scores, bound(x))
+
+
+def test_code_of_scores_alone_is_not_run_for_energies():
+    x = torch.randn(3, 2, 9, 7)
+    bound = native_score(Net(), x)
+    with pytest.raises(RuntimeError, match="the code computes no energies"):
+        program.energy_and_score(bound._program, x)
+    with pytest.raises(RuntimeError, match="x is not of the states that the code is for"):
+        program.energy_and_score(bound._program_with_energies, x[:, :1].contiguous())
+    arguments = dataclasses.astuple(bound._program_with_energies)[:3]
+    torch.library.opcheck(torch.ops.fastlangevin.program_energy_and_score_cpu.default, (x, *arguments))
 
 
 @pytest.mark.parametrize("shape", [(6,), (2, 3), (1, 6, 1), (3, 1, 2), (4,), (2, 2, 3)])
