@@ -8,19 +8,26 @@ import importlib
 from typing import TYPE_CHECKING
 
 from . import energies, models, noise
+from .chains.preconditioner import RMSprop
 from .chains.update import langevin_update_
 from .errors import BackendUnavailable, ChainDiverged, CheckpointError, RankFailed, TrainingDiverged
 from .network.inputs import PerStep
+from .samplers.annealed import AnnealedLangevin
+from .samplers.hmc import HMC
 from .samplers.inpaint import inpaint
 from .samplers.langevin import Langevin
+from .samplers.mala import MALA
 from .samplers.plan import Plan
 from .samplers.replay_buffer import ReplayBuffer
+from .samplers.tempering import ParallelTempering
 from .samplers.trace import Trace
+from .samplers.underdamped import Underdamped
 from .version import __version__
 
 if TYPE_CHECKING:
-    from . import distributed, recipes
+    from . import diagnostics, distributed, recipes
     from .data import Data, digits, load_data
+    from .diagnostics.annealed_importance import LogPartition, log_partition
     from .display.pictures import save_grid
     from .evaluation.evaluate import evaluate
     from .reproduction.reproduce import Reproduction, reproduce
@@ -33,16 +40,19 @@ else:
     # What chains do not need is imported when it is first read, and with it PIL, rich, yaml and safetensors.
     _HOMES = {
         "Data": "data",
+        "LogPartition": "diagnostics.annealed_importance",
         "Reconstruction": "samplers.generator",
         "Reproduction": "reproduction.reproduce",
         "ShardedReplayBuffer": "samplers.sharded_buffer",
         "TrainResult": "runs.result",
+        "diagnostics": "diagnostics",
         "digits": "data",
         "distributed": "distributed",
         "evaluate": "evaluation.evaluate",
         "interpolate": "samplers.generator",
         "load": "runs.opening",
         "load_data": "data",
+        "log_partition": "diagnostics.annealed_importance",
         "recipes": "recipes",
         "reconstruct": "samplers.generator",
         "reproduce": "reproduction.reproduce",
@@ -62,13 +72,19 @@ else:
 
 
 __all__ = [
+    "HMC",
+    "MALA",
+    "AnnealedLangevin",
     "BackendUnavailable",
     "ChainDiverged",
     "CheckpointError",
     "Data",
     "Langevin",
+    "LogPartition",
+    "ParallelTempering",
     "PerStep",
     "Plan",
+    "RMSprop",
     "RankFailed",
     "Reconstruction",
     "ReplayBuffer",
@@ -77,7 +93,9 @@ __all__ = [
     "Trace",
     "TrainResult",
     "TrainingDiverged",
+    "Underdamped",
     "__version__",
+    "diagnostics",
     "digits",
     "distributed",
     "energies",
@@ -87,6 +105,7 @@ __all__ = [
     "langevin_update_",
     "load",
     "load_data",
+    "log_partition",
     "models",
     "noise",
     "recipes",

@@ -1,7 +1,8 @@
-"""The library's exceptions."""
+"""The library's exceptions, and where its warnings point."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 
@@ -71,3 +72,13 @@ class CheckpointError(ValueError):
 
 class RankFailed(RuntimeError):
     """Another rank failed, ended, or did not answer in time; the message says which and how."""
+
+
+def level_of_the_caller() -> int:
+    """The stacklevel, for the function that calls this one, of the first frame outside of this package and of torch,
+    whose compiler may stand between the two.
+    """
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("fastlangevin", "torch"):
+        level, frame = level + 1, frame.f_back
+    return level

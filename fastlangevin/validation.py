@@ -34,7 +34,9 @@ def check_int(name: str, value: object, least: int = 1) -> int:
 
 
 def check_positive(name: str, value: object) -> float:
-    """Returns the value as a float. Raises ValueError unless it is a positive finite number."""
+    """Returns the value as a float. Raises ValueError unless it is a positive finite number, or a tensor of one."""
+    if isinstance(value, Tensor) and value.dim() == 0 and not value.is_complex() and value.dtype != torch.bool:
+        value = value.item()
     if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {value!r}")
     return float(value)

@@ -76,7 +76,8 @@ class CapturedChain:
         self._first = torch.arange(self._n_steps, device=x.device)
         self._lock = threading.Lock()
         self._fill(chain, x)
-        chain = dataclasses.replace(chain, inputs=self._inputs, seed=self._table.seed)
+        self._memory = chain.new_memory(self._x)
+        chain = dataclasses.replace(chain, inputs=self._inputs, seed=self._table.seed, memory=self._memory)
         buffers = dependencies.buffers()
         plans = [self._plan(chain, x, u, buffers) for u in ([unroll] if unroll else unrolls(self._n_steps))]
         self.times = {u: self._time(chain, x, run) for u, run in plans} if len(plans) > 1 else {}
@@ -89,8 +90,11 @@ class CapturedChain:
         with self._lock:
             self._device.begin()
             self._fill(chain, x0)
+            if not chain.begins:
+                _copy(chain.memory, self._memory)
             self._run()
             x = torch.empty_like(x0).copy_(self._x)
+            _copy(self._memory, chain.memory)
             self._device.end()
         return x
 
@@ -113,10 +117,18 @@ class CapturedChain:
             columns, load = self._table.window(unroll)
         position = self._first[:unroll].clone()
         part = with_columns(chain, columns)
+        # Of several replays only the first one begins a chain: what begins it is then a graph of its own.
+        begins_alone = load is not None and chain.begins and bool(self._memory)
+        if load is not None:
+            part = dataclasses.replace(part, begins=False, continues=True)
+        whole = with_columns(chain, self._table.columns())
 
         def rewind() -> None:
             if load is not None:
                 position.copy_(self._first[:unroll])
+
+        def begin() -> None:
+            whole.begin_(self._x, whole.bind(self._x))
 
         def body() -> None:
             if load is not None:
@@ -127,14 +139,18 @@ class CapturedChain:
         def from_the_start() -> None:
             rewind()
             self._x.copy_(x)
+            if begins_alone:
+                begin()
             body()
 
         def run() -> None:
             rewind()
+            replay_begin()
             for _ in range(self._n_steps // unroll):
                 replay()
 
         self._device.warm_up(from_the_start, buffers)
+        replay_begin = self._device.capture(begin) if begins_alone else _nothing
         replay = self._device.capture(body)
         return unroll, run
 
@@ -147,6 +163,15 @@ class CapturedChain:
         self._x.copy_(x)
         for static, given in zip(self._inputs.tensors(), chain.inputs.tensors(), strict=True):
             static.copy_(given)
+
+
+def _copy(memory: Sequence[Tensor], to: Sequence[Tensor]) -> None:
+    for source, target in zip(memory, to, strict=True):
+        target.copy_(source)
+
+
+def _nothing() -> None:
+    pass
 
 
 def columns_of(chain: Chain) -> list[Column]:
@@ -279,5 +304,6 @@ def graph_key(chain: Chain, x: Tensor, dependencies: Dependencies) -> tuple[Any,
     )
     engine = (chain.score.name, chain.score.precision, chain.score.target.kind)
     update = (type(chain), chain.backend.name, chain.requested_backend, chain.offset)
-    options = (len(chain), *engine, *update, *chain.built_in(), layout(columns_of(chain)))
+    place = (chain.begins, chain.continues) if chain.memory else ()
+    options = (len(chain), *engine, *update, *place, *chain.built_in(), layout(columns_of(chain)))
     return (x.shape, x.dtype, x.device, options, inputs, flags, dependencies.fingerprint())

@@ -1,18 +1,20 @@
-"""Detects chains that are not finite, without synchronizing with a GPU."""
+"""Detects chains that are not finite, or that no longer move, without synchronizing with a GPU."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections import deque
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..errors import ChainDiverged
+from ..errors import ChainDiverged, level_of_the_caller
 from ..transfer import ToHost
 
 _MOST_PENDING = 64  # calls
+STUCK = 100  # proposals that are rejected in a row
 
 
 def n_not_finite(x: Tensor) -> Tensor:
@@ -35,7 +37,7 @@ class PendingChecks:
     """The checks of calls whose numbers of chains that are not finite are still being copied to the host, in order."""
 
     def __init__(self) -> None:
-        self._checks: deque[_Check] = deque()
+        self._checks: deque[_Check | _StuckCheck] = deque()
 
     def __len__(self) -> int:
         return len(self._checks)
@@ -48,11 +50,15 @@ class PendingChecks:
         """The same, of a number that is known on the device."""
         self._checks.append(_Check(n_chains, first_step, ToHost(n_diverged)))
 
+    def add_stuck(self, n_stuck: Tensor, n_chains: int) -> None:
+        """Queues the warning of chains that no longer move."""
+        self._checks.append(_StuckCheck(n_chains, ToHost(n_stuck)))
+
     def raise_arrived(self) -> None:
         """Raises `ChainDiverged` for the first call known to have diverged. Does not wait, so that calls can queue on a
         GPU, unless very many are queued.
         """
-        while self._checks and (self._checks[0].n_diverged.arrived() or len(self._checks) > _MOST_PENDING):
+        while self._checks and (self._checks[0].number.arrived() or len(self._checks) > _MOST_PENDING):
             self._checks.popleft().raise_if_diverged()
 
     def raise_all(self) -> None:
@@ -66,13 +72,34 @@ class PendingChecks:
 class _Check:
     n_chains: int
     first_step: int
-    n_diverged: ToHost
+    number: ToHost
 
     def raise_if_diverged(self) -> None:
         """Waits for the number."""
-        n_diverged = int(self.n_diverged.value())
+        n_diverged = int(self.number.value())
         if n_diverged:
             raise _error(n_diverged, self.n_chains, self.first_step, None)
+
+
+@dataclass(frozen=True)
+class _StuckCheck:
+    n_chains: int
+    number: ToHost
+
+    def raise_if_diverged(self) -> None:
+        """Waits for the number, and warns instead."""
+        warn_of_stuck(int(self.number.value()), self.n_chains)
+
+
+def warn_of_stuck(n_stuck: int, n_chains: int) -> None:
+    """Warns if any chains no longer move."""
+    if n_stuck:
+        warnings.warn(
+            f"{n_stuck} of {n_chains} chains rejected their last {STUCK} proposals or more: lower step_size, for "
+            "example by warm_up, which finds one",
+            RuntimeWarning,
+            stacklevel=level_of_the_caller(),
+        )
 
 
 def _error(n_diverged: int, n_chains: int, first_step: int, step: int | None) -> ChainDiverged:

@@ -35,12 +35,13 @@ def draw(
     device: torch.device,
     dtype: torch.dtype,
     backend: str | None,
+    std: float = 1.0,
 ) -> Tensor:
     """x0 of `shape`, from `Stream.INITIAL_STATE` at counter `step`.
 
-    "uniform" is lo + (hi - lo)·u over the bounds, U(-1, 1) without bounds; "normal" is N(0, 1), clamped to the bounds
-    if there are any. A callable is called with the shape and the keywords seed, step and chain_offset, and its result
-    is used unchanged.
+    "uniform" is lo + (hi - lo)·u over the bounds, U(-1, 1) without bounds; "normal" is N(0, std²), clamped to the
+    bounds if there are any. A callable is called with the shape and the keywords seed, step and chain_offset, and its
+    result is used unchanged.
     """
     if callable(init):
         x0 = init(tuple(shape), seed=seed, step=step, chain_offset=chain_offset)
@@ -60,9 +61,12 @@ def draw(
         offset=offset,
         device=device,
         backend=backend,
-    ).to(dtype)
+    )
     if init == "uniform":
-        return x0.mul_(hi - lo).add_(lo)
+        return x0.to(dtype).mul_(hi - lo).add_(lo)
+    if std != 1.0:
+        x0 = x0.to(torch.promote_types(dtype, torch.float32)).mul_(std)
+    x0 = x0.to(dtype)
     if bounds is None:
         return x0
     return x0.clamp_(*(torch.tensor(bound, dtype=dtype).item() for bound in bounds))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from torch import distributed as dist
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 
+from ..errors import level_of_the_caller
 from ..validation import check_int
 
 Group = ProcessGroup | DeviceMesh
@@ -122,15 +122,5 @@ def warn_of_equal_noise() -> None:
         "mine = fl.distributed.shard(n_chains), and chain_offset=mine.chain_offset; or chain_offset=0 where the same "
         "noise is wanted, or the seeds differ",
         UserWarning,
-        stacklevel=_level_of_the_caller(),
+        stacklevel=level_of_the_caller(),
     )
-
-
-def _level_of_the_caller() -> int:
-    """The stacklevel, for the function that calls this one, of the first frame outside of this package and of torch,
-    whose compiler may stand between the two.
-    """
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("fastlangevin", "torch"):
-        level, frame = level + 1, frame.f_back
-    return level

@@ -8,8 +8,9 @@ import copy
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from ..chains import initial
 from ..chains.chain import Chain
 from ..chains.cuda_capture import being_captured
 from ..chains.cuda_graph import GraphCache
-from ..chains.divergence import PendingChecks, is_finite, report
+from ..chains.divergence import PendingChecks, is_finite, report, warn_of_stuck
 from ..chains.initial import check_state
 from ..distributed.shards import is_initialized, warn_of_equal_noise
 from ..errors import BackendUnavailable
@@ -37,7 +38,8 @@ from .graph_break import outside_graphs
 from .noise_counter import NoiseCounter, check_step
 from .options import NOISE, TARGETS, Options
 from .plan import WHOLE_CHAIN_ENGINES, Plan, make_plan
-from .trace import Trace, record
+from .trace import Trace, of_records, record
+from .trace_file import recording
 
 S = TypeVar("S", bound="Sampler")
 
@@ -48,7 +50,12 @@ class Sampler(Options, abc.ABC):
     The keyword arguments of a subclass's constructor, other than those of the target, `seed` and `generator`, are its
     options. It defines an `Option` for each of them, `_check_options`, which also checks the options that it adds, and
     `_chain`, which returns its transitions.
+
+    Attributes:
+        _whole_chains_on: types of devices on which kernels of the score run whole chains of its transitions.
     """
+
+    _whole_chains_on: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, target: Target, noise: NoiseCounter, options: Mapping[str, Any]) -> None:
         self.target = target
@@ -168,6 +175,7 @@ class Sampler(Options, abc.ABC):
         n_steps: int | None = None,
         chain_offset: int | None = None,
         step: int | None = None,
+        out: str | os.PathLike[str] | None = None,
     ) -> Trace:
         """Runs the chains like a call, with the same states, and records states along the chain.
 
@@ -175,14 +183,26 @@ class Sampler(Options, abc.ABC):
 
         Args:
             every: number of steps between records, at least 1. The first and the last state are always recorded.
+            out: a file .npz or a folder .zarr (extra "diagnostics"), to which the records are written as they are made:
+                no more than 1024 of them, or 4 MiB of states, are in memory. The result then reads from it, as that of
+                `Trace.load`. None: all records stay in memory, on the chains' device.
+
+                Until the trace is complete it is in the folder `out` + ".part". If an error or Ctrl-C ends it, its
+                records so far are moved to `out`, with a warning. A killed process leaves the folder behind, in which a
+                .zarr can be read.
+
+        Raises:
+            FileExistsError: `out` exists, or its folder ".part": nothing is ever overwritten.
+            ImportError: a .zarr without the extra "diagnostics".
         """
         check_int("every", every)
         check_state("x0", x0, self.target)
-        chain = self._start(x0, make_inputs(self.target, args, kwargs), n_steps, chain_offset, step)
-        with self._running(x0.device):
-            trace = record(chain, x0, every)
-        self._settle(chain, x0, trace.x[-1])
-        return trace
+        with recording(out) as records:
+            chain = self._start(x0, make_inputs(self.target, args, kwargs), n_steps, chain_offset, step)
+            with self._running(x0.device):
+                x = record(chain, x0, every, records)
+        self._settle(chain, x0, x)
+        return of_records(records) if out is None else Trace.load(out)
 
     @outside_graphs
     def energy(self, x: Tensor, *args: Any, kwargs: Mapping[str, Any] | None = None) -> Tensor:
@@ -237,16 +257,24 @@ class Sampler(Options, abc.ABC):
         shape = None if shape is None else check_states_shape(shape)
         with self._running(device):
             plan = make_plan(self._score, self._backend(device), self.backend, self._graphs, device, shape)
-        why = self._without_score_kernels()
+        why = self._without_score_kernels(device)
         if why is not None and plan.engine in WHOLE_CHAIN_ENGINES:
             plan = dataclasses.replace(plan, reasons=(*plan.reasons, f"steps are taken one by one: {why}"))
         elif why is not None and plan.engine == "convnet" and device.type == triton.DEVICE:
             plan = dataclasses.replace(plan, reasons=(*plan.reasons, f"the update is a kernel of its own: {why}"))
         return plan
 
-    def _without_score_kernels(self) -> str | None:
-        """Why kernels of the score do not do this sampler's updates, or None if they may."""
-        return f"no kernel runs whole chains of {type(self).__name__}"
+    @property
+    def _initial_std(self) -> float:
+        """The standard deviation of init="normal"."""
+        return 1.0
+
+    def _without_score_kernels(self, device: torch.device) -> str | None:
+        """Why kernels of the score do not do this sampler's updates on a device, or None if they may."""
+        if device.type in self._whole_chains_on:
+            return None
+        where = f" on {device.type}" if self._whole_chains_on else ""
+        return f"no kernel runs whole chains of {type(self).__name__}{where}"
 
     def state_dict(self) -> dict[str, int]:
         """Returns the noise counter: "seed", "step" and "stream_version", as ints."""
@@ -365,6 +393,8 @@ class Sampler(Options, abc.ABC):
             backend=self._backend(x.device),
             requested_backend=self.backend,
             chains=range(chain_offset, chain_offset + x.shape[0]),
+            event=x.shape[1:],
+            dtype=x.dtype,
             device=x.device,
             offset=offset,
             seed=0,
@@ -372,6 +402,8 @@ class Sampler(Options, abc.ABC):
         )
         if mask is not None:
             chain = chain.keeping(check_mask(mask, x))
+        with torch.inference_mode(False):  # steps run outside of it, and may not write to its tensors
+            chain.memory = chain.new_memory(x)
         seed, first = self._noise.reserve(n_steps, step)
         chain.seed, chain.steps = int(check_seed(seed)), range(first, first + n_steps)
         return chain
@@ -407,6 +439,7 @@ class Sampler(Options, abc.ABC):
             device=like.device,
             dtype=like.dtype,
             backend=self._backend(like.device).name,
+            std=self._initial_std,
         )
         if callable(self.init):
             check_state("init's state", x0, self.target)
@@ -441,14 +474,19 @@ class Sampler(Options, abc.ABC):
 
     def _settle(self, chain: Chain, x0: Tensor, x: Tensor) -> None:
         """Raises for chains that are not finite: immediately on a CPU, in a later call or `check` on CUDA."""
+        n_stuck = chain.n_stuck()
         if x.is_cuda:
             if not being_captured():  # by the caller: no values are known until the graph is replayed
                 self._pending.add(x, int(chain.steps[0]))
+                if n_stuck is not None:
+                    self._pending.add_stuck(n_stuck, len(x))
         elif not is_finite(x):
             # To find the step the chain runs again, which a sharded network cannot on some ranks alone.
             is_alone = not self.target.is_sharded
             with self._running(x0.device):
                 raise report(x, int(chain.steps[0]), chain.first_divergence(x0) if is_alone else None)
+        elif n_stuck is not None:
+            warn_of_stuck(int(n_stuck), len(x))
 
     def _device(self, inputs: Inputs) -> torch.device:
         device = self.target.device()

@@ -15,6 +15,7 @@ from ..chains.step_table import StepTable
 from ..network.dependencies import Dependencies
 from ..network.inputs import Inputs
 from .base import Sampler
+from .continued import Ends, ends, going_on
 from .replay_buffer import Draw, ReplayBuffer
 
 
@@ -34,6 +35,8 @@ class DeviceCall:
         self._sampler, self._x, self._inputs, self._upload = sampler, x, Inputs(args), upload
         self._table: StepTable | None = None
         self._chain: Chain | None = None
+        self._memory: tuple[Tensor, ...] | None = None
+        self._n_stuck: Tensor | None = None
         self.first_step = 0  # of the noise of the last call that began
 
     @staticmethod
@@ -63,7 +66,10 @@ class DeviceCall:
         if self._table is None:
             self._table = StepTable(columns, self._x.device)
         self._table.fill(columns, int(chain.seed), self._upload)
-        self._chain = dataclasses.replace(with_columns(chain, self._table.columns()), seed=self._table.seed)
+        if self._memory is None:
+            self._memory = chain.memory
+        on_device = with_columns(chain, self._table.columns())
+        self._chain = dataclasses.replace(on_device, seed=self._table.seed, memory=self._memory)
         dependencies = Dependencies(sampler.target.function)
         check_capturable(chain, self._x, dependencies)
         return graph_key(chain, self._x, dependencies)
@@ -84,15 +90,21 @@ class DeviceCall:
             backend=self._chain.backend.name,
         )
 
-    def run(self, x0: Tensor) -> Tensor:
-        """The last states, a new tensor."""
+    def run(self, x0: Tensor, velocity: Tensor | None = None) -> Ends:
+        """The ends of the chains, new tensors. velocity: at the start, as for `continued.run`."""
         assert self._chain is not None
+        chain = going_on(self._chain, velocity)
         with self._sampler._running(x0.device):
-            return self._chain.run_(x0.clone())
+            x = chain.run_(x0.clone())
+        self._n_stuck = chain.n_stuck()
+        return ends(chain, x)
 
     def settle(self, n_diverged: Tensor) -> None:
         """Queues the check of the last call, after which n_diverged chains were not finite: raised by a later call."""
-        self._sampler._pending.add_count(n_diverged, len(self._x), self.first_step)
+        pending = self._sampler._pending
+        pending.add_count(n_diverged, len(self._x), self.first_step)
+        if self._n_stuck is not None:
+            pending.add_stuck(self._n_stuck, len(self._x))
 
 
 class DeviceBuffer:
@@ -115,5 +127,5 @@ class DeviceBuffer:
     def sample(self, n: int, y: Tensor | None) -> Draw:
         return self._buffer._draw(n, y, self._seed, self._drawn_at)
 
-    def store(self, x: Tensor, slots: Tensor | None, y: Tensor | None) -> None:
-        self._buffer._keep(x, slots, y, self._seed, self._stored_at)
+    def store(self, x: Tensor, slots: Tensor | None, y: Tensor | None, velocity: Tensor | None = None) -> None:
+        self._buffer._keep(x, velocity, slots, y, self._seed, self._stored_at)

@@ -15,6 +15,7 @@ from ..chains.divergence import report
 from ..chains.initial import check_state
 from ..network.inputs import Inputs, make_inputs
 from ..validation import check_int, check_positive
+from .base import Sampler
 from .graph_break import outside_graphs
 from .langevin import Langevin
 
@@ -35,7 +36,7 @@ class Reconstruction(NamedTuple):
 
 @outside_graphs
 def reconstruct(
-    sampler: Langevin,
+    sampler: Sampler,
     x: Tensor,
     *args: Any,
     kwargs: Mapping[str, Any] | None = None,
@@ -65,7 +66,7 @@ def reconstruct(
     linear networks without bounds.
 
     Args:
-        sampler: whose chain is the generator; of an energy, a log-density or a score.
+        sampler: a `Langevin`, whose chain is the generator; of an energy, a log-density or a score.
         x: (B, *event) images or points, floating point and finite, B at least 1, on the network's device. Detached.
             z has x's dtype, or float32 if that has 16 bits.
         args, kwargs: extra arguments of the energy.
@@ -117,7 +118,7 @@ def reconstruct(
 
 @outside_graphs
 def interpolate(
-    sampler: Langevin, z1: Tensor, z2: Tensor, *args: Any, kwargs: Mapping[str, Any] | None = None, n: int = 8
+    sampler: Sampler, z1: Tensor, z2: Tensor, *args: Any, kwargs: Mapping[str, Any] | None = None, n: int = 8
 ) -> Tensor:
     """Interpolates between latents, from z2 to z1: n images for each of B pairs.
 
@@ -128,7 +129,7 @@ def interpolate(
     `reconstruct`. The sampler and its counter do not change.
 
     Args:
-        sampler: whose chain is the generator.
+        sampler: a `Langevin`, whose chain is the generator.
         z1, z2: (B, *event) latents of one shape and dtype: draws of `sampler.initial`, or `Reconstruction.z`.
         args, kwargs: extra arguments of the energy, for a batch of B.
         n: number of images per pair, including those of z2 (first) and z1 (last); at least 2.
@@ -160,7 +161,7 @@ def interpolate(
 class _Generator:
     """M_θ: a sampler's chain without noise, from any z. It does not raise for chains that are not finite."""
 
-    def __init__(self, sampler: Langevin) -> None:
+    def __init__(self, sampler: Sampler) -> None:
         self._sampler = copy.copy(sampler).replace(noise_std=0.0, temperature=1.0)
 
     def __call__(self, z: Tensor, inputs: Inputs) -> Tensor:
@@ -168,8 +169,17 @@ class _Generator:
 
 
 def _check_sampler(sampler: object) -> None:
-    if not isinstance(sampler, Langevin):
-        raise TypeError(f"sampler must be a Langevin, got {type(sampler).__name__}")
+    """Raises TypeError for a sampler whose chain is no generator M_θ."""
+    if isinstance(sampler, Langevin):
+        return
+    why = ""
+    if isinstance(sampler, Sampler):
+        why = (
+            ": the generator is a chain of Langevin dynamics without noise, which has a gradient. For the network of a "
+            'run with another sampler: fastlangevin.load(run, sampler={"kind": "langevin", "step_size": …, '
+            '"noise_std": …})'
+        )
+    raise TypeError(f"sampler must be a Langevin, got {type(sampler).__name__}{why}")
 
 
 def _try(generator: _Generator, z: Tensor, x: Tensor, inputs: Inputs) -> Reconstruction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -14,6 +15,9 @@ from ..chains.chain import Chain
 from ..chains.initial import Init, check_state
 from ..chains.langevin_chain import LangevinChain
 from ..chains.last_step import last_step
+from ..chains.memory_chain import UNIT_MASS
+from ..chains.preconditioned_chain import PreconditionedChain
+from ..chains.preconditioner import Preconditioner, RMSprop, check_preconditioner, constant
 from ..chains.schedule import Schedule, Values
 from ..chains.vjp import DifferentiableChain
 from ..network.inputs import make_inputs
@@ -54,6 +58,13 @@ class Langevin(Sampler):
     - step_size and a number for noise_std: a short run with decoupled noise. A temperature other than 1 is an error.
     - noise_std only: step_size is 1. step_size only: an error.
 
+    With a preconditioner P, diagonal and positive, the step is
+
+        x ← clamp(x + step_size·P·s + noise_std·sqrt(P)·z)
+
+    whose stationary distribution still tends to exp(-U / temperature) for ``noise_std=None`` and a constant P, best the
+    variances of the elements. `RMSprop` adapts P to the scores, at the price of a bias that it states.
+
     No side effects: x0, gradients, flags, modes and (given a seed or generator) torch's random state do not change.
     A network in train mode still has the side effects of its evaluation: dropout draws from torch's random state, and
     batch norm updates its averages.
@@ -82,6 +93,9 @@ class Langevin(Sampler):
             same with x̃ clamped too, which needs bounds.
         noise_last: True for x ← clamp(x + η·clip(s(x))) + σz, the order of some loops after JEM (Grathwohl et al., ICLR
             2020), whose states leave the bounds by their noise. Needs bounds, and excludes noise_first.
+        preconditioner: P: a tensor of the shape of a chain's state, positive and finite, which is copied; an `RMSprop`;
+            or None for none. Steps are then taken one by one, the same numbers hold for all chains, noise_first and
+            noise_last must be False, and there is neither a gradient to x0 nor `with_last_step`.
         init: p0 of `sample`: "uniform" over the bounds, which must then be on both sides (U(-1, 1) without bounds),
             "normal" (clamped to the bounds), or a callable `(shape, *, seed, step, chain_offset)`.
         precision: of the network, at least: "fp32" (strict), "tf32", "bf16" or "fp16". On a CPU "bf16" is computed in
@@ -120,6 +134,7 @@ class Langevin(Sampler):
     grad_clip_norm = Option["float | None"]()
     noise_first = Option["bool | Literal['clamp']"]()
     noise_last = Option[bool]()
+    preconditioner = Option[Preconditioner]()
 
     def __init__(
         self,
@@ -136,6 +151,7 @@ class Langevin(Sampler):
         bounds: Bounds | None = None,
         noise_first: bool | Literal["clamp"] = False,
         noise_last: bool = False,
+        preconditioner: Preconditioner = None,
         init: Init = "uniform",
         precision: str = "fp32",
         engine: str = "auto",
@@ -158,6 +174,7 @@ class Langevin(Sampler):
                 "bounds": bounds,
                 "noise_first": noise_first,
                 "noise_last": noise_last,
+                "preconditioner": preconditioner,
                 "init": init,
                 "precision": precision,
                 "engine": engine,
@@ -190,6 +207,8 @@ class Langevin(Sampler):
         must divide their number), the last step by autograd, in the sampler's precision. Under torch.no_grad there is
         no graph.
         """
+        if self.preconditioner is not None:
+            raise ValueError("with_last_step needs preconditioner=None")
         check_state("x0", x0, self.target)
         chain = self._start(x0, make_inputs(self.target, args, kwargs), n_steps, chain_offset, step)
         assert isinstance(chain, LangevinChain)
@@ -202,11 +221,17 @@ class Langevin(Sampler):
     def _chain(self, n_steps: int, **shared: Any) -> LangevinChain:
         step_sizes, noise_stds = _coefficients(self._options, n_steps)
         where = (n_steps, shared["chains"], shared["device"])
-        return LangevinChain(
+        kind: Callable[..., LangevinChain] = LangevinChain
+        if isinstance(self.preconditioner, RMSprop):
+            kind = functools.partial(PreconditionedChain, momentum=UNIT_MASS, rmsprop=self.preconditioner)
+        elif self.preconditioner is not None:
+            momentum = constant(self.preconditioner, shared["event"], shared["device"], shared["dtype"])
+            kind = functools.partial(PreconditionedChain, momentum=momentum, rmsprop=None)
+        return kind(
             step_sizes=schedule.of_chains("step_size", step_sizes, *where),
             noise_stds=schedule.of_chains("noise_std", noise_stds, *where),
             has_noise=self.noise_first is not False or isinstance(noise_stds, Tensor) or any(noise_stds),
-            kernels_may_update=self._without_score_kernels() is None,
+            kernels_may_update=self._without_score_kernels(shared["device"]) is None,
             grad_clip=self.grad_clip,
             grad_clip_norm=self.grad_clip_norm,
             bounds=self.bounds,
@@ -215,17 +240,21 @@ class Langevin(Sampler):
             **shared,
         )
 
-    def _without_score_kernels(self) -> str | None:
+    def _without_score_kernels(self, device: torch.device) -> str | None:
         for name in ("step_size", "noise_std", "temperature"):
             if isinstance(self._options[name], Tensor) and self._options[name].dim():
                 return f"{name} differs between chains"
         if self.grad_clip_norm is not None:
             return "they do not compute the norm of the score, which grad_clip_norm limits"
+        if self.preconditioner is not None:
+            return "they have no preconditioner"
         if self.noise_last:
             return "they apply the bounds after the noise, not before it (noise_last=True)"
         return None
 
     def _differentiable(self, chain: Chain, x0: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.preconditioner is not None:
+            raise ValueError("x0 must not require grad with a preconditioner, through which there is none: detach it")
         return DifferentiableChain.apply(x0, chain, run, self._running)
 
     @classmethod
@@ -245,6 +274,9 @@ class Langevin(Sampler):
         if options["noise_last"] and (noise_first or options["bounds"] is None):
             given = f"noise_first={noise_first!r}" if noise_first else "bounds=None"
             raise ValueError(f"noise_last=True needs bounds, and noise_first=False, got {given}")
+        options["preconditioner"] = check_preconditioner(options["preconditioner"])
+        if options["preconditioner"] is not None:
+            _check_without(options)
         check_pair(options)
         for name, default in (("step_size", _STEP_SIZE), ("noise_std", _NOISE_STD)):
             if options[name] is Paper.DEFAULT:
@@ -252,6 +284,19 @@ class Langevin(Sampler):
             options[name] = schedule.check(name, options[name])
         _coefficients(options, options["n_steps"])
         return options
+
+
+def _check_without(options: Mapping[str, Any]) -> None:
+    """Raises ValueError for options that do not go with a preconditioner."""
+    for name in ("noise_first", "noise_last"):
+        if options[name]:
+            raise ValueError(f"{name} must be False with a preconditioner, got {options[name]!r}")
+    for name in ("step_size", "noise_std", "temperature"):
+        if isinstance(options[name], Tensor) and options[name].dim():
+            raise ValueError(
+                f"{name} must be the same for all chains with a preconditioner, got a tensor of shape "
+                f"{tuple(options[name].shape)}"
+            )
 
 
 def check_pair(options: Mapping[str, Any]) -> None:

@@ -87,10 +87,11 @@ class Options:
             raise unknown("backend", options["backend"], ("auto", *kernels.BACKENDS))
         if options["graph"] not in (True, False, "auto"):
             raise unknown("graph", options["graph"], ("True", "False", "auto"))
+        if "bounds" in options:
+            options = {**options, "bounds": check_bounds(options["bounds"])}
         return {
             **options,
             "n_steps": check_int("n_steps", options["n_steps"]),
-            "bounds": check_bounds(options["bounds"]),
             "unroll": None if options["unroll"] is None else check_int("unroll", options["unroll"]),
         }
 

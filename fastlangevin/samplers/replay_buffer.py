@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Real
 from typing import Any, Literal, NamedTuple
 
@@ -33,11 +33,14 @@ class Draw(NamedTuple):
         x: (n, *shape) float32 states.
         slots: (n,) int64, the slot from which each state was drawn, or which a new draw from p0 replaces.
         fresh: (n,) bool, whether a state is a new draw from p0.
+        velocity: (n, *shape) float32 velocities of a buffer that stores them; NaN for states that have none yet, which
+            `Underdamped.with_velocity` takes.
     """
 
     x: Tensor
     slots: Tensor
     fresh: Tensor
+    velocity: Tensor | None = None
 
 
 class ReplayBuffer:
@@ -46,6 +49,11 @@ class ReplayBuffer:
         x0 = buffer.sample(n)            a stored state, or with probability `reinit` a draw from p0
         x = sampler(x0.x)
         buffer.store(x)                  buffer.store(x, x0.slots) if the policy is "indexed"
+
+    With ``velocities=True`` chains of `Underdamped` dynamics go on with the velocities that they had:
+
+        x, v = sampler.with_velocity(x0.x, velocity=x0.velocity)
+        buffer.store(x, velocity=v)
 
     Stored states are drawn uniformly and with replacement; an empty buffer draws all states from p0. Policies:
 
@@ -74,6 +82,7 @@ class ReplayBuffer:
         init: p0, as in `Langevin`: "uniform" over the bounds (else U(-1, 1)), "normal", or a callable
             `(shape, *, seed, step, chain_offset)`.
         bounds: (lo, hi), finite.
+        velocities: whether to store velocities too, in float32 whatever the `storage` of states.
         seed: 64 bits. None: drawn once by the constructor, from `generator` or else from torch's default generator.
         generator: of the seed. Mutually exclusive with `seed`.
         device: of the states.
@@ -93,6 +102,7 @@ class ReplayBuffer:
         per_class: int | None = None,
         init: initial.Init = "uniform",
         bounds: tuple[float, float] | None = None,
+        velocities: bool = False,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
@@ -115,6 +125,9 @@ class ReplayBuffer:
             raise ValueError(f"bounds must be finite, got {self.bounds}")
         if storage == "uint8" and self.bounds is None:
             raise ValueError("storage='uint8' needs bounds, got None")
+        if velocities not in (True, False):
+            raise unknown("velocities", velocities, ("True", "False"))
+        self.velocities = bool(velocities)
         self.device = with_index(torch.device(device))
         self._noise = NoiseCounter(seed, generator, owner="buffer")
         self._slots = Slots(self.capacity, self.per_class or 1, policy, self.reinit, self._device_of_slots())
@@ -122,6 +135,7 @@ class ReplayBuffer:
         rows = self._rows()
         size = (len(rows) + 1, *self.shape)
         self._values = torch.zeros(size, dtype=_STORAGES[storage], device=self.device)
+        self._velocities = torch.full(size, math.nan, device=self.device, dtype=torch.float32) if velocities else None
         if policy == "indexed":
             with torch.no_grad():
                 self._values[:-1] = self._encoded(self._fresh(rows, *self._noise.reserve()))
@@ -154,10 +168,16 @@ class ReplayBuffer:
         with torch.inference_mode(False), torch.no_grad():
             slots, fresh = self._slots.draw(n, y, seed, step)
             stored = self._decoded(self._values.index_select(0, slots), 0, seed, step)
-            x = torch.where(self._like_states(fresh), self._fresh(range(n), seed, step), stored)
-        return Draw(x, slots, fresh)
+            is_fresh = self._like_states(fresh)
+            x = torch.where(is_fresh, self._fresh(range(n), seed, step), stored)
+            velocity = None
+            if self._velocities is not None:
+                velocity = torch.where(is_fresh, math.nan, self._velocities.index_select(0, slots))
+        return Draw(x, slots, fresh, velocity)
 
-    def store(self, x: Tensor, slots: Tensor | None = None, y: Tensor | None = None) -> None:
+    def store(
+        self, x: Tensor, slots: Tensor | None = None, y: Tensor | None = None, velocity: Tensor | None = None
+    ) -> None:
         """Stores last states of chains. If several states have one slot, the last of them is kept.
 
         States that are not finite raise an error on a CPU, because later chains would start from them. On other devices
@@ -168,14 +188,22 @@ class ReplayBuffer:
             slots: (n,) int64, those that `sample` returned. Required if the policy is "indexed"; else None.
             y: (n,) int64 classes. Required with `per_class`, unless the policy is "indexed", where a slot determines
                 the class.
+            velocity: of x's shape, stored as float32. Required if the buffer stores velocities; else None.
 
         Raises:
             TypeError, ValueError: an argument that is not as above. Values of slots and classes are checked on a CPU
                 only.
             OverflowError: the noise counter would exceed 2^32.
         """
-        self._check_states(x)
+        self._check_states("x", x)
         n = self._batch_size(x)
+        if (velocity is not None) != self.velocities:
+            wanted = "given to a buffer that stores them" if self.velocities else "None unless the buffer stores them"
+            raise ValueError(f"velocity must be {wanted} (velocities={self.velocities})")
+        if velocity is not None:
+            self._check_states("velocity", velocity)
+            if len(velocity) != len(x):
+                raise ValueError(f"velocity must be of the {len(x)} chains of x, got {len(velocity)}")
         if (slots is None) == (self.policy == "indexed"):
             wanted = "the slots that sample returned" if slots is None else "None, because the policy selects them"
             raise ValueError(f"slots must be {wanted} (policy={self.policy!r})")
@@ -187,26 +215,43 @@ class ReplayBuffer:
             self._check_classes(y, n)
         elif self.per_class is not None:
             raise ValueError("y must be given to a buffer with per_class, got None")
-        self._keep(x, slots, y, *self._noise.reserve())
+        self._keep(x, velocity, slots, y, *self._noise.reserve())
 
     def _batch_size(self, x: Tensor) -> int:
         """The number of states of the whole batch of which x is stored."""
         return len(x)
 
-    def _keep(self, x: Tensor, slots: Tensor | None, y: Tensor | None, seed: int | Tensor, step: int | Tensor) -> None:
+    def _keep(
+        self,
+        x: Tensor,
+        velocity: Tensor | None,
+        slots: Tensor | None,
+        y: Tensor | None,
+        seed: int | Tensor,
+        step: int | Tensor,
+    ) -> None:
         with torch.inference_mode(False), torch.no_grad():
             if slots is None:
                 slots = self._slots.place(len(x), y, seed, step)
-            self._values.index_copy_(0, self._slots.last_of_each(slots), self._encoded(x))
+            slots = self._slots.last_of_each(slots)
+            for rows, kept in self._pairs(self._encoded(x), velocity):
+                rows.index_copy_(0, slots, kept)
+
+    def _pairs(self, values: Tensor, velocity: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """What is stored, with what is to be stored there."""
+        yield self._values, values
+        if self._velocities is not None and velocity is not None:
+            yield self._velocities, velocity.to(torch.float32)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the whole state of the buffer.
 
-        The tensors "values" (capacity, *shape) and "counts" (number of classes,) are views, not copies; the other
-        entries are ints and strings.
+        The tensors "values" and "velocities" (if they are stored), both (capacity, *shape), and "counts" (number of
+        classes,) are views, not copies; the other entries are ints and strings.
         """
         return {
             "values": self._values[:-1],
+            **({} if self._velocities is None else {"velocities": self._velocities[:-1]}),
             "counts": self._slots.counts,
             "policy": self.policy,
             **self._noise.state_dict(),
@@ -219,13 +264,19 @@ class ReplayBuffer:
         The buffer is unchanged if an error is raised.
 
         Raises:
-            ValueError: a missing key, tensors of another shape or dtype, another policy or version of the noise stream,
-                a step that is not an int in 0 … 2^32, or a seed that does not fit 64 bits.
+            ValueError: a missing key, velocities for a buffer that does not store them, tensors of another shape or
+                dtype, another policy or version of the noise stream, a step that is not an int in 0 … 2^32, or a seed
+                that does not fit 64 bits.
             TypeError: a seed that is not an int.
         """
-        self._noise.check(state, needed=("values", "counts", "policy"))
+        rows = {"values": self._values}
+        if self._velocities is not None:
+            rows["velocities"] = self._velocities
+        elif "velocities" in state:
+            raise ValueError("state has velocities, and the buffer was created without (velocities=False)")
+        self._noise.check(state, needed=(*rows, "counts", "policy"))
         for name, shape, dtype in (
-            ("values", (self.capacity, *self.shape), self._values.dtype),
+            *((name, (self.capacity, *self.shape), stored.dtype) for name, stored in rows.items()),
             ("counts", tuple(self._slots.counts.shape), torch.int64),
         ):
             got = state[name]
@@ -235,8 +286,9 @@ class ReplayBuffer:
         if state["policy"] != self.policy:
             raise ValueError(f"state's policy must be {self.policy!r}, got {state['policy']!r}")
         with torch.no_grad():
-            rows = self._rows()
-            self._values[:-1].copy_(state["values"][rows.start : rows.stop])
+            own = self._rows()
+            for name, stored in rows.items():
+                stored[:-1].copy_(state[name][own.start : own.stop])
             self._slots.counts.copy_(state["counts"])
         self._noise.load_state_dict(state)
 
@@ -259,7 +311,8 @@ class ReplayBuffer:
 
     def __repr__(self) -> str:
         options = [f"{self.capacity}", f"{self.shape}", f"reinit={self.reinit}", f"policy={self.policy!r}"]
-        for name, default in (("storage", "float32"), ("per_class", None), ("init", "uniform"), ("bounds", None)):
+        defaults = {"storage": "float32", "per_class": None, "init": "uniform", "bounds": None, "velocities": False}
+        for name, default in defaults.items():
             if getattr(self, name) != default:
                 options.append(f"{name}={getattr(self, name)!r}")
         return f"ReplayBuffer({', '.join(options)}, seed={self.seed}, step={self.step})"
@@ -303,15 +356,15 @@ class ReplayBuffer:
         level = values.to(torch.float32).add_(u)
         return level.mul_((hi - lo) / _LEVELS).add_(lo)
 
-    def _check_states(self, x: Tensor) -> None:
-        check_state_dtype("x", x)
+    def _check_states(self, name: str, x: Tensor) -> None:
+        check_state_dtype(name, x)
         if x.dim() == 0 or x.shape[1:] != self.shape:
-            raise ValueError(f"x must have the shape (n, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
-        self._check_device("x", x, self.device)
+            raise ValueError(f"{name} must have the shape (n, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
+        self._check_device(name, x, self.device)
         if x.device.type == "cpu":
             n_bad = int(n_not_finite(x))
             if n_bad:
-                raise ValueError(f"x must be finite, got NaN or infinity in {n_bad} of {len(x)} states")
+                raise ValueError(f"{name} must be finite, got NaN or infinity in {n_bad} of {len(x)} states")
 
     def _check_classes(self, y: Tensor, n: int) -> None:
         if self.per_class is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -75,23 +76,29 @@ class ShardedReplayBuffer(ReplayBuffer):
         """
         return super().sample(n, y)
 
-    def store(self, x: Tensor, slots: Tensor | None = None, y: Tensor | None = None) -> None:
+    def store(
+        self, x: Tensor, slots: Tensor | None = None, y: Tensor | None = None, velocity: Tensor | None = None
+    ) -> None:
         """Stores the last states of the chains that were drawn last.
 
         Args:
-            x: those of this rank's part.
+            x, velocity: those of this rank's part.
             slots, y: of the whole batch, on the host, as for `ReplayBuffer.store`.
         """
-        super().store(x, slots, y)
+        super().store(x, slots, y, velocity)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the whole state of the buffer on rank 0, with tensors in the memory of its host; elsewhere "values"
-        is missing. `load_state_dict` takes the whole state, of any number of ranks or of a `ReplayBuffer`.
+        and "velocities" are missing. `load_state_dict` takes the whole state, of any number of ranks or of a
+        `ReplayBuffer`.
         """
         state = super().state_dict()
         parts = [len(rows) for rows in self._ranks.parts(self.capacity)]
-        values = self._ranks.collect(state.pop("values"), parts)
-        return state if values is None else {"values": values, **state}
+        whole: dict[str, Any] = {}
+        for name in ("values", "velocities"):
+            if name in state and (rows := self._ranks.collect(state.pop(name), parts)) is not None:
+                whole[name] = rows
+        return {**whole, **state}
 
     def _rows(self) -> range:
         return self._ranks.part(self.capacity)
@@ -114,26 +121,43 @@ class ShardedReplayBuffer(ReplayBuffer):
         with torch.inference_mode(False), torch.no_grad():
             slots, fresh = self._slots.draw(n, y, seed, step)
             route = self._route(torch.where(fresh, -1, self._owners(slots)))
-            rows = to_device(slots[route.here] - self._rows().start, self.device)
-            values = self._ranks.exchange(self._values.index_select(0, rows), route.of_ranks, route.on_ranks)
-            x = self._fresh(chains, seed, step)
-            stored = torch.zeros((len(chains), *self.shape), dtype=values.dtype, device=self.device)
-            stored.index_copy_(0, to_device(route.mine - chains.start, self.device), values)
-            is_fresh = self._like_states(to_device(fresh[chains.start : chains.stop], self.device))
-            x = torch.where(is_fresh, x, self._decoded(stored, chains.start, seed, step))
-        return Draw(x, slots, fresh)
+            from_rows = to_device(slots[route.here] - self._rows().start, self.device)
+            to_chains = to_device(route.mine - chains.start, self.device)
 
-    def _keep(self, x: Tensor, slots: Tensor | None, y: Tensor | None, seed: int | Tensor, step: int | Tensor) -> None:
+            def drawn(rows: Tensor) -> Tensor:
+                """Of what is stored what the chains of this rank have drawn, zeros where they are fresh."""
+                found = self._ranks.exchange(rows.index_select(0, from_rows), route.of_ranks, route.on_ranks)
+                of_chains = torch.zeros((len(chains), *self.shape), dtype=rows.dtype, device=self.device)
+                return of_chains.index_copy_(0, to_chains, found)
+
+            is_fresh = self._like_states(to_device(fresh[chains.start : chains.stop], self.device))
+            stored = self._decoded(drawn(self._values), chains.start, seed, step)
+            x = torch.where(is_fresh, self._fresh(chains, seed, step), stored)
+            velocity = None
+            if self._velocities is not None:
+                velocity = torch.where(is_fresh, math.nan, drawn(self._velocities))
+        return Draw(x, slots, fresh, velocity)
+
+    def _keep(
+        self,
+        x: Tensor,
+        velocity: Tensor | None,
+        slots: Tensor | None,
+        y: Tensor | None,
+        seed: int | Tensor,
+        step: int | Tensor,
+    ) -> None:
         n, chains = self._n, self._ranks.part(self._n)
         with torch.inference_mode(False), torch.no_grad():
             if slots is None:
                 slots = self._slots.place(n, y, seed, step)
             slots = self._slots.last_of_each(slots)
             route = self._route(torch.where(slots == self.capacity, -1, self._owners(slots)))
-            rows = to_device(route.mine - chains.start, self.device)
-            values = self._ranks.exchange(self._encoded(x).index_select(0, rows), route.on_ranks, route.of_ranks)
-            rows = to_device(slots[route.here] - self._rows().start, self.device)
-            self._values.index_copy_(0, rows, values)
+            from_chains = to_device(route.mine - chains.start, self.device)
+            to_rows = to_device(slots[route.here] - self._rows().start, self.device)
+            for rows, kept in self._pairs(self._encoded(x), velocity):
+                found = self._ranks.exchange(kept.index_select(0, from_chains), route.on_ranks, route.of_ranks)
+                rows.index_copy_(0, to_rows, found)
 
     def _owners(self, slots: Tensor) -> Tensor:
         """The rank that has each slot."""

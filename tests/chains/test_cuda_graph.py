@@ -208,6 +208,7 @@ BUILT_IN = [  # options that are constants of a graph
     {"noise_first": True},
     {"noise_first": "clamp"},
     {"noise_last": True},
+    {"preconditioner": fl.RMSprop()},
     {"precision": "bf16"},
     {"engine": "autograd"},
     {"backend": "reference"},

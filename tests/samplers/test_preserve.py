@@ -29,13 +29,32 @@ def test_state_of_the_caller_does_not_change():
     assert torch.is_grad_enabled()
 
 
+SAMPLERS = {
+    "langevin": lambda: fl.Langevin(quadratic, n_steps=3, seed=1),
+    "constant P": lambda: fl.Langevin(quadratic, n_steps=3, seed=1, preconditioner=torch.ones(2)),
+    "rmsprop": lambda: fl.Langevin(quadratic, n_steps=3, seed=1, preconditioner=fl.RMSprop()),
+    "mala": lambda: fl.MALA(quadratic, n_steps=3, seed=1, step_size=0.1),
+    "hmc": lambda: fl.HMC(quadratic, n_steps=3, seed=1, step_size=0.1, mass=torch.ones(2)),
+    "underdamped": lambda: fl.Underdamped(quadratic, n_steps=3, seed=1, step_size=0.1, mass=torch.ones(2)),
+    "annealed": lambda: fl.AnnealedLangevin(
+        lambda x, sigma: quadratic(x) / sigma, sigmas=[2.0, 1.0], steps_per_level=2, step_size=0.1, denoise=True, seed=1
+    ),
+    "tempering": lambda: fl.ParallelTempering(
+        quadratic, temperatures=[1, 2], step_size=0.1, swap_every=2, n_steps=4, seed=1
+    ),
+}
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_works_with_gradients_disabled(mode):
-    expected = fl.Langevin(quadratic, n_steps=3, seed=1)(torch.ones(2, 2))
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_works_with_gradients_disabled(sampler, mode):
+    expected = SAMPLERS[sampler]()(torch.ones(2, 2))
     with mode():
-        got = fl.Langevin(quadratic, n_steps=3, seed=1)(torch.ones(2, 2))
+        got = SAMPLERS[sampler]()(torch.ones(2, 2))
+        trace = SAMPLERS[sampler]().trace(torch.ones(2, 2))
         assert not torch.is_grad_enabled()
     assert torch.equal(got, expected) and not got.is_inference()
+    assert torch.equal(trace.x[-1], expected)
 
 
 def test_inference_tensors_as_extra_arguments():

@@ -22,6 +22,7 @@ CHANGES = {
     "bounds": (-1.0, 1.0),
     "noise_first": True,
     "noise_last": False,
+    "preconditioner": fl.RMSprop(),
     "init": "normal",
     "precision": "bf16",
     "engine": "autograd",

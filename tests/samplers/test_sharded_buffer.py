@@ -23,6 +23,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "indexed-classes": {"per_class": 3, "policy": "indexed", "reinit": 0.2, "storage": "uint8", **BOUNDED},
     "bytes": {"storage": "uint8", "reinit": 0.0, **BOUNDED},
     "callable": {"init": None, "reinit": 0.5},
+    "velocities": {"velocities": True, "reinit": 0.3},
+    "indexed-velocities": {"velocities": True, "policy": "indexed", "reinit": 0.2, "storage": "uint8", **BOUNDED},
 }
 
 
@@ -40,17 +42,21 @@ def made(kind: str, group: Any = None) -> fl.ReplayBuffer:
 
 
 def calls(buffer: fl.ReplayBuffer, mine: slice, first: int, last: int) -> list[Tensor]:
-    """The drawn states of some calls, each followed by one that stores what a sampler could have made of them."""
+    """The drawn states of some calls, each followed by one that stores what a sampler could have made of them. Those of
+    a buffer with velocities are followed by these, with 99 where there are none.
+    """
     drawn = []
     for call in range(first, last):
         y = torch.tensor([0, 2, 2, 1, 0, 2, 0]) if buffer.per_class and call % 3 else None
         draw = buffer.sample(N, y)
-        drawn.append(draw.x)
+        drawn += [draw.x] if draw.velocity is None else [draw.x, draw.velocity.nan_to_num(nan=99.0)]
         x = (draw.x * 0.5 + 0.01 * torch.arange(N).view(-1, 1, 1)[mine]).clamp(-1, 1)
+        v = None if draw.velocity is None else drawn[-1] + call + x
         if buffer.policy == "indexed":
-            buffer.store(x, draw.slots)
+            buffer.store(x, draw.slots, velocity=v)
         else:
-            buffer.store(x, None, torch.tensor([1, 2, 0, 0, 2, 1, 1]) if buffer.per_class else None)
+            y = torch.tensor([1, 2, 0, 0, 2, 1, 1]) if buffer.per_class else None
+            buffer.store(x, None, y, v)
     return drawn
 
 
@@ -73,8 +79,9 @@ def test_draws_and_states_are_those_of_one_process(size):
         drawn = [torch.cat(parts) for parts in zip(*(found[kind][0] for found in by_rank), strict=True)]
         for call, (got, want) in enumerate(zip(drawn, expected, strict=True)):
             assert torch.equal(got, want), (kind, call)
-        assert torch.equal(by_rank[0][kind][1]["values"], state["values"]), kind
-        assert all("values" not in found[kind][1] for found in by_rank[1:])
+        for name in ("values", "velocities") if one.velocities else ("values",):
+            assert torch.equal(*(s[name].nan_to_num(nan=99.0) for s in (by_rank[0][kind][1], state))), (kind, name)
+            assert all(name not in found[kind][1] for found in by_rank[1:])
         for found in by_rank:
             assert {k: v for k, v in found[kind][1].items() if not isinstance(v, Tensor)} == {
                 k: v for k, v in state.items() if not isinstance(v, Tensor)
@@ -102,7 +109,7 @@ def test_a_state_continues_on_another_number_of_ranks():
     by_rank = unwrapped(on_ranks(3, _continued, {kind: found[1] for kind, found in of_two.items()}))
     for kind in KINDS:
         one = made(kind)
-        expected = calls(one, slice(None), 0, 9)[4:]
+        expected = calls(one, slice(None), 0, 9)[8 if one.velocities else 4 :]
         drawn = [torch.cat(parts) for parts in zip(*(found[kind][0] for found in by_rank), strict=True)]
         assert all(map(torch.equal, drawn, expected)), kind
         again = made(kind)
