@@ -15,6 +15,7 @@ import fastlangevin
 from ..distributed.shards import is_initialized
 from ..distributed.start import speaks, started_by_torchrun
 from ..errors import BackendUnavailable, ChainDiverged, RankFailed
+from .diagnose import diagnose
 from .evaluate import evaluate
 from .info import info
 from .interpolate import interpolate
@@ -66,7 +67,7 @@ class _Command(TyperCommand):
         return params
 
 
-for command in (train, sample, reconstruct, interpolate, evaluate, reproduce, info):
+for command in (train, sample, reconstruct, interpolate, evaluate, diagnose, reproduce, info):
     app.command(cls=_Command)(command)
 
 _EXPECTED: tuple[type[Exception], ...] = (

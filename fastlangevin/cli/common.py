@@ -22,7 +22,7 @@ from ..runs.opening import OpenedRun, open_run, resolve_device
 
 RunPath = Annotated[Path, typer.Argument(help="The folder of a run, or a checkpoint file.", show_default=False)]
 Steps = Annotated[
-    int | None, typer.Option("--steps", min=1, help="Number of Langevin steps.", show_default="the run's")
+    int | None, typer.Option("--steps", min=1, help="Number of steps of a chain.", show_default="the run's")
 ]
 ImageSize = Annotated[
     int | None,

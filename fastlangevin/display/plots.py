@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import statistics
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..extras import require
 from ..files import replacing
 
 if TYPE_CHECKING:
@@ -24,10 +24,7 @@ def has_plots() -> bool:
 
 def check_matplotlib() -> None:
     """Raises ImportError if matplotlib is not installed or cannot be imported."""
-    try:
-        importlib.import_module("matplotlib.figure")
-    except Exception as error:  # a broken installation, or MPLBACKEND, raises other errors than ImportError
-        raise ImportError(f"matplotlib cannot be imported ({error}): pip install 'fastlangevin[plots]'") from error
+    require("matplotlib.figure", "plots")
 
 
 def save_training_plot(history: Sequence[dict[str, Any]], path: Path) -> None:

@@ -72,9 +72,9 @@ class _WideColumn(ProgressColumn):
 class Reporter:
     """Shows rows of metrics if `show`: in a bar on a terminal, elsewhere on a line at most every 10 seconds."""
 
-    def __init__(self, n_iterations: int, first: int, n_steps: int, show: bool) -> None:
+    def __init__(self, n_iterations: int, first: int, n_steps: int, sampler: str, show: bool) -> None:
         self._console = console(show)
-        self._n_iterations, self._n_steps = n_iterations, n_steps
+        self._n_iterations, self._n_steps, self._sampler = n_iterations, n_steps, sampler
         self._first, self._started, self._last_line = first, time.monotonic(), float("-inf")
         self._bar = None
         if show and self._console.is_terminal:
@@ -110,7 +110,7 @@ class Reporter:
         elapsed = time.monotonic() - self._started
         rate = (row["iteration"] - self._first) / max(elapsed, 1e-9)
         figures = f"gap {row['energy_gap']:+.3f} score {row['score_norm']:.3f}"
-        speed = f"{rate:.3g} iterations/s, {rate * self._n_steps:.0f} Langevin steps/s"
+        speed = f"{rate:.3g} iterations/s, {rate * self._n_steps:.0f} {self._sampler} steps/s"
         if self._bar:
             self._bar.update(self._task, figures=figures, rate=f"{rate:.3g} it/s")
         elif elapsed - self._last_line >= _SECONDS_BETWEEN_LINES or row["iteration"] == self._n_iterations:

@@ -28,7 +28,7 @@ class Terminal(io.TextIOWrapper):
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "cp437"])
 def test_characters_that_a_terminal_cannot_show(monkeypatch, encoding, is_terminal):
     monkeypatch.setattr(sys, "stdout", Terminal(encoding, is_terminal))
-    reporter = progress.Reporter(2, 0, 10, show=True)
+    reporter = progress.Reporter(2, 0, 10, "Langevin", show=True)
     reporter.say("folder:猫: 5 items of 1×8×8, σ … \udcff")
     with reporter:
         reporter.row({"iteration": 1, "energy_gap": 0.5, "score_norm": 1.0})
@@ -43,7 +43,7 @@ def test_characters_that_a_terminal_cannot_show(monkeypatch, encoding, is_termin
 
 def test_without_a_standard_output(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
-    reporter = progress.Reporter(2, 0, 10, show=True)
+    reporter = progress.Reporter(2, 0, 10, "Langevin", show=True)
     with reporter:
         reporter.say("nobody reads this")
 
@@ -54,7 +54,7 @@ def test_a_terminal_that_is_gone(monkeypatch):
     os.close(reader)
     with open(writer, "w", encoding="utf-8") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
-        reporter = progress.Reporter(2, 0, 10, show=True)
+        reporter = progress.Reporter(2, 0, 10, "Langevin", show=True)
         for _ in range(3):
             reporter.say("nobody reads this")
         stream.write("nor this")
@@ -67,7 +67,7 @@ def test_the_bar_keeps_iteration_speed_and_time_left(monkeypatch, width):
     monkeypatch.setattr(
         progress, "Console", lambda file, **o: console(file=screen, force_terminal=True, width=width, **o)
     )
-    reporter = progress.Reporter(70_000, 1230, 100, show=True)
+    reporter = progress.Reporter(70_000, 1230, 100, "Langevin", show=True)
     reporter._started -= 2.0
     with reporter:
         reporter.advance(1234)
