@@ -26,7 +26,7 @@ def sample(
         typer.Option(min=0, help="Class of a class-conditional run's samples.", show_default="all classes in turn"),
     ] = None,
     n_steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Number of Langevin steps.", show_default="the run's")
+        int | None, typer.Option("--steps", min=1, help="Number of steps of a chain.", show_default="the run's")
     ] = None,
     seed: Annotated[
         int | None,

@@ -13,10 +13,10 @@ import fastlangevin
 from .. import recipes
 from ..distributed.start import started_by_torchrun
 from ..runs import checkpoint
-from ..runs.checks import check_sampler_pair
 from ..runs.flags import pair
 from ..runs.folder import RunFolder
 from ..runs.resolution import override as with_overrides
+from ..runs.sampler_options import check_noise, note_on_dropped
 from . import common
 from .setting_flags import overrides, resume_overrides, takes_flags
 
@@ -74,7 +74,10 @@ def train(
     settings = overrides(flags)
     named = None if recipe is None else recipes.named(recipe)
     if not (from_checkpoint or (resume and checkpoint.newest(RunFolder(out).checkpoints))):
-        _check_pair(settings, named or recipes.BY_DATA.get(data, recipes.short_run))
+        _check_noise(settings, named or recipes.BY_DATA.get(data, recipes.short_run))
+        if named is not None:
+            for note in note_on_dropped(named["sampler"], settings.get("sampler", {}), f"recipe {recipe}"):
+                common.say(note, quiet)
     try:
         fastlangevin.train(
             data,
@@ -101,10 +104,10 @@ def train(
         raise
 
 
-def _check_pair(settings: dict[str, Any], recipe: dict[str, Any]) -> None:
-    """Applies `check_sampler_pair` to flags, and adds their names to the message."""
+def _check_noise(settings: dict[str, Any], recipe: dict[str, Any]) -> None:
+    """Applies `check_noise` to flags, and adds their names to the message."""
     try:
-        check_sampler_pair(settings.get("sampler", {}), recipe["sampler"])
+        check_noise(settings.get("sampler", {}), recipe["sampler"])
     except ValueError as error:
         raise ValueError(
             f"{error} (on the command line: --noise-std langevin for None, or --noise-std NUMBER)"

@@ -22,14 +22,14 @@ from ..distributed.start import joined
 from ..runs.opening import open_run
 from ..runs.result import TrainResult
 from ..runs.settings import Settings
-from ..samplers.langevin import Langevin
+from ..samplers.base import Sampler
 from ..samplers.preserve import aside
 from ..validation import check_int, check_positive
 from . import parts
 
 
 def evaluate(
-    run: str | Path | TrainResult | tuple[nn.Module, Langevin],
+    run: str | Path | TrainResult | tuple[nn.Module, Sampler],
     data: Any,
     *,
     model: nn.Module | None = None,
@@ -66,7 +66,7 @@ def evaluate(
         data: as for `train`.
         model: of a run that is loaded, as for `load`.
         n: number of samples, at least 2.
-        n_steps: K, the number of Langevin steps of a sample. Default: the sampler's.
+        n_steps: K, the number of steps of a sample's chain. Default: the sampler's.
         fid: whether to compute the FID. None: if it is available. True: raise an error if it is not. On a CPU Inception
             takes about 0.1 s per image, and the FID means little unless n exceeds the number of features (2,048).
         features: maps images in [-1, 1], (B, *event), to (B, D), finite. Default: Inception's features.
@@ -217,7 +217,7 @@ def _check_data(data: Data, settings: Settings | None) -> None:
 class _Opened(NamedTuple):
     """A copy of the sampler, and of a run its settings and the interval of its states."""
 
-    sampler: Langevin
+    sampler: Sampler
     settings: Settings | None
     range: Range | None
 
@@ -227,9 +227,9 @@ def _open(run: Any, model: nn.Module | None, device: str | torch.device) -> _Ope
         opened = open_run(run, model=model, device=device)
         return _Opened(opened.sampler, opened.settings, opened.settings.range)
     sampler = run.sampler if isinstance(run, TrainResult) else run[-1] if isinstance(run, tuple) and run else None
-    if not isinstance(sampler, Langevin):
+    if not isinstance(sampler, Sampler):
         raise TypeError(
-            "run must be a run's folder or checkpoint, a TrainResult, or a pair (model, sampler) with a Langevin, got "
+            "run must be a run's folder or checkpoint, a TrainResult, or a pair (model, sampler), got "
             f"{type(run).__name__}"
         )
     if model is not None:

@@ -18,6 +18,7 @@ from ..display.pictures import is_drawable, save_stacked
 from ..display.progress import Stages
 from ..distributed.ranks import Ranks
 from ..errors import ChainDiverged
+from ..samplers.base import Sampler
 from ..samplers.generator import reconstruct
 from ..samplers.langevin import Langevin
 from ..samplers.trace import Trace
@@ -50,7 +51,7 @@ class Drawn(NamedTuple):
         classes: int64 (n,), those of the samples, if the network is f(x, y); else None.
     """
 
-    sampler: Langevin
+    sampler: Sampler
     data: Data
     range: Range
     seed: int
@@ -89,7 +90,7 @@ class Drawn(NamedTuple):
 
 
 def draw(
-    sampler: Langevin, data: Data, states_range: Range, n: int, seed: int, stages: Stages, ranks: Ranks
+    sampler: Sampler, data: Data, states_range: Range, n: int, seed: int, stages: Stages, ranks: Ranks
 ) -> Drawn | None:
     """Draws n samples. Each has the noise of its index, so that they do not depend on the size of a batch, nor on the
     number of ranks, each of which draws its part of them for rank 0. The others return None.
@@ -117,7 +118,7 @@ def draw(
     return Drawn(sampler, data, states_range, seed, stages, states, samples, indices, classes)
 
 
-def _classes(sampler: Langevin, data: Data, indices: Tensor, n: int) -> Tensor | None:
+def _classes(sampler: Sampler, data: Data, indices: Tensor, n: int) -> Tensor | None:
     """The classes of n samples, if the network is f(x, y): those of the data items in turn, or 0 … C - 1 in turn."""
     n_classes = sampler.target.n_classes
     if n_classes is None:
@@ -255,6 +256,8 @@ def reconstruction(drawn: Drawn, n: int) -> dict[str, Any]:
     """MSE per element of n data items by the best latents, in squared units of [-1, 1]."""
     if n == 0:
         raise Skipped("n_reconstruct=0")
+    if not isinstance(drawn.sampler, Langevin):
+        raise Skipped(f"the generator is a chain of Langevin dynamics, not of {type(drawn.sampler).__name__}")
     x = rescaled(drawn.items(drawn.indices[:n]), UNIT, drawn.range)
     classes = drawn.classes_of_items(drawn.indices[:n])
     drawn.stages.say(f"reconstruction of {len(x)} items")
@@ -280,7 +283,7 @@ def chain(drawn: Drawn, n_chains: int) -> dict[str, Any]:
     length, every = _TIMES_K * sampler.n_steps, math.ceil(sampler.n_steps / _RECORDS_PER_K)
     try:
         for name in ("step_size", "noise_std", "temperature"):
-            if (given := getattr(sampler, name)) is not None:
+            if (given := getattr(sampler, name, None)) is not None:
                 schedule.resolve(name, given, length)
     except (ValueError, TypeError) as error:
         raise Skipped(f"the schedule does not cover {length} steps: {error}") from error
@@ -303,7 +306,7 @@ def chain(drawn: Drawn, n_chains: int) -> dict[str, Any]:
 
 
 def trace_until_divergence(
-    sampler: Langevin, x0: Tensor, *args: Tensor, n_steps: int, every: int
+    sampler: Sampler, x0: Tensor, *args: Tensor, n_steps: int, every: int
 ) -> tuple[Trace, int | None]:
     """Traces chains from the sampler's noise step 0 up to the last record in which all states are finite.
 
@@ -321,7 +324,8 @@ def trace_until_divergence(
             finite = torch.isfinite(trace.x).flatten(1).all(1).cpu()
             end = int(finite.int().argmin())
             energy = None if trace.energy is None else trace.energy[:end]
-            records = Trace(trace.x[:end], energy, trace.score_norm[:end], trace.steps[:end])
+            statistics = {name: values[:end] for name, values in trace.statistics.items()}
+            records = Trace(trace.x[:end], energy, trace.score_norm[:end], trace.steps[:end], statistics)
             return records, int(trace.steps[end])
         if not error.step:  # in the first step, or not found again by the second pass
             raise

@@ -5,15 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
-from torch import Tensor
-
-from ..chains.schedule import resolve as resolve_schedule
 from ..data.values import check_value_range
-from ..samplers.langevin import Langevin, check_pair
 from ..samplers.replay_buffer import ReplayBuffer
 from ..validation import as_index, check_int, unknown
 from . import piecewise
@@ -23,10 +19,7 @@ Check = Callable[[str, Any], Any]
 positive_schedule: Check = functools.partial(piecewise.check, positive=True)
 schedule: Check = functools.partial(piecewise.check, positive=False)
 
-_SET_BY_TRAINING = {
-    "sampler": ("energy", "log_density", "score", "seed", "generator"),
-    "buffer": ("shape", "init", "bounds", "seed", "generator", "device", "per_class"),
-}
+_SET_BY_TRAINING = ("shape", "init", "bounds", "seed", "generator", "device", "per_class", "velocities")  # of a buffer
 
 
 def int_or_none(name: str, value: Any) -> int | None:
@@ -95,72 +88,22 @@ def seed(name: str, value: Any) -> int:
     return number
 
 
-def sampler(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Checks options of `Langevin` and returns them in the form in which a file stores them: schedules as lists."""
-    for option in _SET_BY_TRAINING["sampler"]:
-        if option in options:
-            raise ValueError(f"{name} must not contain {option!r}, which training sets")
-    _check_names(name, options, "sampler", Langevin)
-    if callable(options.get("init")):
-        raise ValueError(f"{name}'s init must be 'uniform' or 'normal' in training: a function cannot be saved")
-    checked = Langevin.check_options(without_unread_temperature(options))
-    plain = {option: _plain(value) for option, value in options.items()}
-    for option in ("step_size", "noise_std", "temperature"):
-        value = plain.get(option)
-        if value is not None and not isinstance(value, (int, float)):
-            values = resolve_schedule(option, value, checked["n_steps"])
-            if isinstance(values, Tensor):
-                raise ValueError(f"{name}'s {option} must not differ between chains in training, got a tensor")
-            plain[option] = values
-    return plain
-
-
-def check_sampler_pair(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Checks that the given options of `Langevin` determine the noise.
-
-    Args:
-        given: the caller's options. step_size needs noise_std among them, even if the defaults have one.
-        defaults: the options of the recipe or run, whose noise_std a given temperature refers to.
-
-    Raises:
-        ValueError: step_size without noise_std, or a temperature other than 1 without noise_std=None.
-    """
-    if "step_size" not in given and "noise_std" not in given and "noise_std" in defaults:
-        given = {**given, "noise_std": defaults["noise_std"]}
-    check_pair(given)
-
-
-def without_unread_temperature(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Drops a temperature that has no effect because noise_std is a number. Runs of version 0.1 may have stored one."""
-    unread = options.get("noise_std") is not None
-    return {name: value for name, value in options.items() if not (unread and name == "temperature")}
-
-
 def buffer(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns options of `ReplayBuffer` in the form in which a file stores them. `ReplayBuffer` checks their values."""
-    for option in _SET_BY_TRAINING["buffer"]:
+    for option in _SET_BY_TRAINING:
         if option in options:
             raise ValueError(f"{name} must not contain {option!r}: training sets it and does not use classes")
-    _check_names(name, options, "buffer", ReplayBuffer)
-    return {option: _plain(value) for option, value in options.items()}
-
-
-def _option_names(setting: str, made: type) -> list[str]:
-    return [name for name in inspect.signature(made).parameters if name not in _SET_BY_TRAINING[setting]]
-
-
-def _check_names(name: str, options: Iterable[str], setting: str, made: type) -> None:
-    """Raises TypeError for an option that `made` does not have."""
-    names = _option_names(setting, made)
+    names = [option for option in inspect.signature(ReplayBuffer).parameters if option not in _SET_BY_TRAINING]
     for option in options:
         if option not in names:
             raise TypeError(str(unknown(f"{name}'s options", option, names)))
+    return {option: plain(value) for option, value in options.items()}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Converts NumPy numbers to Python numbers and tuples to lists."""
     if isinstance(value, (tuple, list)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, Integral) and not isinstance(value, bool):
         return int(value)
     return float(value) if isinstance(value, Real) and not isinstance(value, (bool, int)) else value

@@ -11,8 +11,8 @@ from torch import nn
 
 from ..distributed.start import local_device
 from ..network.target import note_log_density
-from ..samplers.langevin import Langevin
-from . import checkpoint, checks, training_checkpoint
+from ..samplers.base import Sampler
+from . import checkpoint, sampler_options, training_checkpoint
 from .folder import RunFolder
 from .settings import Settings
 
@@ -24,15 +24,16 @@ def load(
     sampler: dict[str, Any] | None = None,
     ema: bool | None = None,
     device: str | torch.device = "cpu",
-) -> tuple[nn.Module, Langevin]:
+) -> tuple[nn.Module, Sampler]:
     """Loads the model and the sampler of a run's newest checkpoint.
 
     Args:
         run: a run's folder, or a checkpoint file.
         model: an instance of the trained class, into which the weights are loaded. It is required unless that class is
             `models.ConvNet`.
-        sampler: options of `Langevin` that replace those of the run. step_size must be given with noise_std: a number,
-            or None for sqrt(2·step_size·temperature).
+        sampler: options that replace those of the run's sampler. Of `Langevin` step_size must be given with noise_std:
+            a number, or None for sqrt(2·step_size·temperature). A "kind" chooses another sampler, as in `train`, with
+            those of the run's options that it has, but for step_size.
         ema: True for the averaged weights, False for the learned ones. None: the average if there is one.
         device: of the model; "auto" as for `train`.
 
@@ -44,8 +45,8 @@ def load(
         FileNotFoundError: no such run, or no checkpoint in it.
         CheckpointError: a damaged checkpoint, or one of another model or format.
         ValueError: no model for a run of a user-defined class; ema=True for a run without an average; step_size without
-            noise_std, or a temperature other than 1 without noise_std=None; another option's value that `Langevin` does
-            not accept; a device that does not exist.
+            noise_std, or a temperature other than 1 without noise_std=None; another kind without a step_size; another
+            option's value that the sampler does not accept; a device that does not exist.
         TypeError: an unknown option of the sampler.
     """
     loaded = open_run(run, model=model, sampler=sampler, ema=ema, device=device)
@@ -56,7 +57,7 @@ class OpenedRun(NamedTuple):
     """The newest checkpoint of a run as a model, its sampler and the settings."""
 
     model: nn.Module
-    sampler: Langevin
+    sampler: Sampler
     settings: Settings
 
 
@@ -79,7 +80,7 @@ def open_run(
         raise FileNotFoundError(f"run={str(run)!r} is neither a run's folder nor a checkpoint file")
     stored = training_checkpoint.load(path)
     settings = stored.settings
-    checks.check_sampler_pair(sampler or {}, settings.sampler)
+    sampler_options.check_noise(sampler or {}, settings.sampler)
     model = (settings.make_model() if model is None else model).to(resolve_device(device))
     if ema and not settings.ema:
         raise ValueError(f"ema=True needs a run with an average of the weights, but run={str(run)!r} has none")
@@ -91,10 +92,9 @@ def open_run(
 
 def make_sampler(
     model: nn.Module, settings: Settings, n_steps: int, state: dict[str, int], options: Mapping[str, Any]
-) -> Langevin:
+) -> Sampler:
     """Returns the run's sampler with n_steps and other options replaced, and the noise counter of `state`."""
-    options = Langevin.check_options(settings.langevin_options(**{"n_steps": n_steps, **options}))
-    sampler = Langevin(log_density=model, seed=0, **options)
+    sampler = settings.make_sampler(model, 0, **{"n_steps": n_steps, **options})
     sampler.load_state_dict(state)
     return sampler
 

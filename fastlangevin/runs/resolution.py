@@ -13,8 +13,9 @@ from torch import nn
 from ..data.dataset import Data
 from ..distributed.sharded_module import class_of
 from ..models import ConvNet
+from ..samplers.langevin import Langevin
 from ..validation import nearest
-from . import checks
+from . import sampler_options
 from .settings import DECLARATIONS, Overrides, Settings
 
 _BUFFER = {"capacity": 10_000}  # of JEM and IGEBM
@@ -61,7 +62,7 @@ def override(recipe: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[st
     """Returns a recipe with the overrides; settings that hold options are merged option by option.
 
     A setting that depends on an override is dropped: sample_steps if n_steps is given, the buffer's options if start is
-    not "buffer".
+    not "buffer", and of the sampler's what another kind does not have (`sampler_options.dropped`).
     """
     settings = _merged(recipe, overrides)
     if "n_steps" in overrides.get("sampler", {}) and "sample_steps" not in overrides:
@@ -90,7 +91,7 @@ def resolve(
     overrides = given(overrides)
     if saved is None:
         recipe = {**{name: d.default for name, d in DECLARATIONS.items()}, **recipe}
-        checks.check_sampler_pair(overrides.get("sampler", {}), recipe["sampler"])
+        sampler_options.check_noise(overrides.get("sampler", {}), recipe["sampler"])
         merged = override(recipe, overrides)
     else:
         merged = _merged({name: getattr(saved, name) for name in DECLARATIONS}, overrides)
@@ -126,7 +127,7 @@ def changed(settings: Settings, changes: Mapping[str, Any], iteration: int) -> S
             raise ValueError("class_conditional cannot change at a resume, because the network depends on it")
         if settings.optimizer != "Adam" and name in ("lr", "lr_decay", "adam_betas"):
             raise ValueError(f"{name} has no effect in a run with an optimizer= of its own, {settings.optimizer}")
-    checks.check_sampler_pair(changes.get("sampler", {}), settings.sampler)
+    sampler_options.check_noise(changes.get("sampler", {}), settings.sampler)
     values = _checked(override({name: getattr(settings, name) for name in DECLARATIONS}, changes))
     made = replace(settings, **values)
     before, after = settings.to_dict(), made.to_dict()
@@ -148,15 +149,21 @@ def _checked(merged: Mapping[str, Any]) -> dict[str, Any]:
     values["buffer"] = _buffer_for(values["start"], values["buffer"])
     if values["clamp_data"] and values["sampler"].get("bounds") is None:
         raise ValueError("clamp_data=True clamps to the sampler's bounds, but sampler has none")
+    made = sampler_options.class_of(values["sampler"])
+    if values["kl_weight"] and not issubclass(made, Langevin):
+        raise ValueError(
+            f"kl_weight must be 0 with {made.__name__}, got {values['kl_weight']:g}: the KL term goes through the last "
+            "step of Langevin dynamics, and the steps of other samplers have no gradient"
+        )
     return values
 
 
 def _merged(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Merges overrides into defaults; settings that hold options are merged option by option."""
+    """Merges overrides into defaults; settings that hold options are merged option by option (`Declaration.merge`)."""
     merged = {**defaults, **overrides}
     for name, declared in DECLARATIONS.items():
         if declared.options_of is not None:
-            merged[name] = {**defaults.get(name, {}), **overrides.get(name, {})}
+            merged[name] = declared.merge(defaults.get(name, {}), overrides.get(name, {}))
     return merged
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..data.ranges import Range
 from ..distributed.sharded_module import ShardedAverage
-from ..samplers.langevin import Langevin
+from ..samplers.base import Sampler
 
 
 @dataclass(frozen=True, repr=False)
@@ -19,8 +19,8 @@ class TrainResult:
 
     Attributes:
         model: the trained network, a log-density, on the device on which it was trained.
-        sampler: a sampler of that network (of `ema` if it is not None) with `sample_steps` steps. Its noise counter has
-            the value at the end of training.
+        sampler: the run's sampler of that network (of `ema` if it is not None) with `sample_steps` steps. Its noise
+            counter has the value at the end of training.
         history: one dict per logged iteration, as in metrics.jsonl; `train` describes the entries.
         out: the run's folder, or None if nothing was written.
         ema: the network with the averaged weights, or None. Of a network on which `fully_shard` was called a
@@ -31,7 +31,7 @@ class TrainResult:
     """
 
     model: nn.Module
-    sampler: Langevin
+    sampler: Sampler
     history: list[dict[str, Any]]
     out: Path | None
     ema: nn.Module | ShardedAverage | None

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, TypedDict
 
@@ -12,8 +13,10 @@ from torch import nn
 
 from ..data.ranges import Range
 from ..models import ConvNet
+from ..samplers.base import Sampler
+from ..samplers.kinds import KINDS
 from ..validation import check_int, check_shape
-from . import checks, flags, piecewise
+from . import checks, flags, piecewise, sampler_options
 from .flags import Flag
 from .piecewise import PiecewiseConstant
 
@@ -27,8 +30,9 @@ class Declaration:
             existed.
         check: maps (name, value) to the value as plain numbers, strings, lists and dicts; raises for a bad value.
         flags: of the command line, one for each option if the setting is a dict.
-        options_of: the class whose options the setting, a dict, holds. Options that are not given are those of the
-            recipe.
+        options_of: what the setting, a dict, holds options of. Options that are not given are those of the recipe, by
+            `merge`.
+        merge: of (the recipe's options, the given ones).
         in_recipes: whether recipes contain it.
         of_model: whether it is an argument of the default network, with which it is stored.
         may_change: whether a resumed run may have another value.
@@ -38,6 +42,7 @@ class Declaration:
     check: checks.Check
     flags: tuple[Flag, ...]
     options_of: str | None = None
+    merge: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]] = operator.or_
     in_recipes: bool = True
     of_model: bool = False
     may_change: bool = False
@@ -147,9 +152,10 @@ class Settings:
     )
     sampler: dict[str, Any] = setting(
         {"n_steps": 100, "step_size": 1.0, "noise_std": 0.01},
-        checks.sampler,
-        Flag("--steps", int, "Number of Langevin steps, K.", minimum=1, option="n_steps"),
-        Flag("--step-size", float, "Langevin step size; needs --noise-std.", option="step_size"),
+        sampler_options.check,
+        Flag("--sampler", str, f"Kind of sampler: {', '.join(KINDS)}.", option="kind"),
+        Flag("--steps", int, "Number of steps of a chain, K.", minimum=1, option="n_steps"),
+        Flag("--step-size", float, "Step size; of Langevin dynamics it needs --noise-std.", option="step_size"),
         Flag(
             "--noise-std",
             str,
@@ -158,7 +164,10 @@ class Settings:
             "STD|langevin",
             option="noise_std",
         ),
-        Flag("--temperature", float, "Langevin temperature; needs --noise-std langevin.", option="temperature"),
+        Flag("--temperature", float, "Temperature; of Langevin it needs --noise-std langevin.", option="temperature"),
+        Flag("--leapfrog", int, "Number of leapfrog steps of HMC.", minimum=1, option="n_leapfrog"),
+        Flag("--friction", float, "Friction of underdamped dynamics.", option="friction"),
+        Flag("--mass", float, "Mass of HMC and underdamped dynamics.", option="mass"),
         Flag(
             "--grad-clip",
             str,
@@ -169,12 +178,13 @@ class Settings:
         ),
         Flag("--bounds", str, "Limits on the states.", flags.pair_or_none, "LO,HI|none", option="bounds"),
         Flag("--precision", str, "Precision of the sampler: fp32, tf32, bf16 or fp16.", option="precision"),
-        options_of="Langevin",
+        options_of="sampler",
+        merge=sampler_options.merged,
     )
     sample_steps: int = setting(
         None,
         checks.int_or_none,
-        Flag("--sample-steps", int, "Number of Langevin steps when the model is sampled after training.", minimum=1),
+        Flag("--sample-steps", int, "Number of steps when the model is sampled after training.", minimum=1),
     )
     seed: int = setting(1, checks.seed, Flag("--seed", int, "Random seed."), in_recipes=False)
     checkpoint_every: int = setting(
@@ -279,9 +289,12 @@ class Settings:
     def data_noise_at(self, iteration: int) -> float:
         return piecewise.at(self.data_noise, iteration)
 
-    def langevin_options(self, **replaced: Any) -> dict[str, Any]:
-        """Returns the options of the run's `Langevin`, with the given ones replaced."""
-        return checks.without_unread_temperature({**self.sampler, **replaced})
+    def make_sampler(self, model: nn.Module, seed: int, **replaced: Any) -> Sampler:
+        """Returns the run's sampler of a log-density. Options may be replaced, and its kind, without which those that
+        another kind does not have are left out.
+        """
+        made, options = sampler_options.made_by(sampler_options.merged(self.sampler, replaced))
+        return made(log_density=model, seed=seed, **options)  # type: ignore[call-arg]
 
     @property
     def _is_convnet(self) -> bool:

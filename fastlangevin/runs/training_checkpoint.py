@@ -17,7 +17,7 @@ from ..distributed import sharded_module
 from ..distributed.ranks import Ranks
 from ..distributed.sharded_module import ShardedAverage
 from ..errors import ChainDiverged, CheckpointError
-from ..samplers.langevin import Langevin
+from ..samplers.base import Sampler
 from ..samplers.noise_counter import NoiseCounter
 from ..samplers.replay_buffer import ReplayBuffer
 from ..samplers.sharded_buffer import ShardedReplayBuffer
@@ -46,7 +46,7 @@ class Training(Protocol):
     model: nn.Module
     averaged: AveragedModel | ShardedAverage | None
     optimizer: torch.optim.Optimizer
-    sampler: Langevin
+    sampler: Sampler
     buffer: ReplayBuffer | ShardedReplayBuffer | None
     device: torch.device
     ranks: Ranks
@@ -206,7 +206,8 @@ def restore(training: Training, stored: TrainingCheckpoint) -> None:
     """Restores a training, and torch's random state, from a checkpoint.
 
     Where its settings differ from those of the checkpoint: an average of the weights that was not kept starts from the
-    weights, and a replay buffer of another kind is empty. An optimiser of another class starts anew.
+    weights, a replay buffer of another kind is empty, and one that begins or ceases to store velocities keeps its
+    states. An optimiser of another class starts anew.
 
     Raises:
         CheckpointError: a part of the state is missing or does not fit the training.
@@ -226,7 +227,8 @@ def restore(training: Training, stored: TrainingCheckpoint) -> None:
             training.optimization.load_state_dict(plain_values.from_json(meta.get("scheduler", {})))
         training.sampler.load_state_dict(meta["sampler"])
         if training.buffer is not None and _fits(settings.buffer, saved.buffer):
-            training.buffer.load_state_dict({**checkpoint.part(tensors, "buffer."), **meta["buffer"]})
+            state = {**checkpoint.part(tensors, "buffer."), **meta["buffer"]}
+            training.buffer.load_state_dict(_with_velocities(state, training.buffer.velocities))
         training.gaps.load_state_dict(meta.get("gaps", {}))
         training.iteration, training.attempt = stored.iteration, meta.get("attempt", 0)
         training.diverged_at, training.back_to = meta.get("diverged_at"), meta.get("back_to")
@@ -238,6 +240,13 @@ def restore(training: Training, stored: TrainingCheckpoint) -> None:
 def _fits(options: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
     """Whether a replay buffer with these options can hold the states of the saved one."""
     return bool(saved) and {**options, "reinit": None} == {**saved, "reinit": None}
+
+
+def _with_velocities(state: Mapping[str, Any], wanted: bool) -> dict[str, Any]:
+    """The state of a replay buffer with or without velocities, those that it lacks to be drawn when chains go on."""
+    if not wanted:
+        return {name: value for name, value in state.items() if name != "velocities"}
+    return {"velocities": torch.full(state["values"].shape, math.nan), **state}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

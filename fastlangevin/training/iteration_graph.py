@@ -174,8 +174,9 @@ class CapturedIteration:
             state.averaged.n_averaged += 1
         self._call.settle(self._n_diverged)
         state.iteration += 1
-        step = self._call.first_step
-        return Step(*self._energies, self._x0, self._x, self._classes, step, lr, self._watched)
+        noise_step, acceptance = self._call.first_step, self._ends.acceptance
+        starts = (self._x0, self._velocity)
+        return Step(*self._energies, *starts, self._ends.x, self._classes, noise_step, lr, self._watched, acceptance)
 
     def _body(self) -> None:
         state, classes = self._state, self._classes
@@ -188,7 +189,7 @@ class CapturedIteration:
             device=state.device,
         )
         state.add_data_noise_(x_data, z)
-        slots = None
+        slots = self._velocity = None
         if state.settings.start == "data":
             self._x0 = x_data
         elif self._buffer is None:
@@ -197,15 +198,17 @@ class CapturedIteration:
             draw = self._buffer.sample(len(x_data), *(classes or (None,)))
             assert state.buffer is not None
             self._x0, slots = draw.x, draw.slots if state.buffer.policy == "indexed" else None
-        self._x = self._call.run(self._x0)
+            self._velocity = draw.velocity
+        self._ends = self._call.run(self._x0, self._velocity)
+        x = self._ends.x
         if self._buffer is not None:
-            self._buffer.store(self._x, slots, classes[0] if classes and slots is None else None)
-        self._n_diverged = n_not_finite(self._x)
-        self._energies = state.backward(x_data, self._x, classes)
+            self._buffer.store(x, slots, classes[0] if classes and slots is None else None, self._ends.velocity)
+        self._n_diverged = n_not_finite(x)
+        self._energies = state.backward(x_data, x, classes)
         state.limit_gradient_()
         state.optimization.step_on_device(self._lr, state.settings)
         state.average_()
-        self._watched = self._watch(*self._energies, self._x)
+        self._watched = self._watch(*self._energies, x)
 
 
 def _unsupported(state: TrainingState, device_type: str) -> str | None:

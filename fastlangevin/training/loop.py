@@ -47,7 +47,8 @@ class TrainingLoop:
         self.max_rollbacks = state.settings.max_rollbacks if state.settings.on_divergence == "rollback" else 0
         self.first, self.last = state.iteration, state.settings.n_iterations
         self.saved_at = state.iteration if state.iteration else None
-        self.reporter = Reporter(self.last, self.first, state.sampler.n_steps, progress and state.ranks.is_main)
+        steps = (state.sampler.n_steps, type(state.sampler).__name__)
+        self.reporter = Reporter(self.last, self.first, *steps, progress and state.ranks.is_main)
         self.history = self._history()
         self.rollbacks: list[dict[str, Any]] = []
         self.started = time.monotonic() - (self.history[-1]["seconds"] if self.history else 0.0)
@@ -114,8 +115,8 @@ class TrainingLoop:
         if line := self.estimate.after(state.iteration):
             self.reporter.say(line)
         if self._is_logged(state.iteration) or state.iteration == self.first + 1:
-            numbers = (step.energy_data, step.energy_samples, *state.gradient_strengths(step))
-            self.rows.add(state.iteration, round(time.monotonic() - self.started, 3), step.lr, *numbers)
+            seconds, of_chains = round(time.monotonic() - self.started, 3), state.metrics_of_chains(step)
+            self.rows.add(state.iteration, seconds, step.lr, step.energy_data, step.energy_samples, of_chains)
         self.rows.show_arrived()
         if self.run is not None and state.iteration % self.settings.checkpoint_every == 0:
             self._settle()
@@ -292,7 +293,8 @@ def describe(state: TrainingState) -> str:
     n = sum(p.numel() for p in state.model.parameters())
     shape = "×".join(map(str, state.data.event_shape))
     plan = state.sampler.plan_for(state.device)
-    steps = f"{state.sampler.n_steps} Langevin steps ({state.settings.sample_steps} to sample)"
+    kind = type(state.sampler).__name__
+    steps = f"{state.sampler.n_steps} {kind} steps ({state.settings.sample_steps} to sample)"
     ranks = f", {state.ranks.size} ranks" if state.ranks.size > 1 else ""
     own = "" if state.optimization.is_default else f"; optimizer {state.optimization.name}, with an lr of its own"
     return (

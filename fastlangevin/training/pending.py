@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ class PendingRows:
 
     def __init__(self, show: Callable[[dict[str, Any]], None]) -> None:
         self._show = show
-        self._rows: deque[tuple[int, float, float, ToHost]] = deque()
+        self._rows: deque[tuple[dict[str, Any], tuple[str, ...], ToHost]] = deque()
 
     def add(
         self,
@@ -26,16 +26,20 @@ class PendingRows:
         lr: float,
         energy_data: Tensor,
         energy_samples: Tensor,
-        score_norm: Tensor,
-        gradient_strength: Tensor,
+        of_chains: Mapping[str, Tensor],
     ) -> None:
-        """Queues a row. Its values are 0-d tensors on one device, which are not read here."""
-        numbers = torch.stack([energy_data, energy_samples, score_norm, gradient_strength])
-        self._rows.append((iteration, seconds, lr, ToHost(numbers)))
+        """Queues a row. Its values are 0-d tensors on one device, which are not read here.
+
+        Args:
+            of_chains: other values, by name.
+        """
+        numbers = torch.stack([energy_data, energy_samples, *of_chains.values()])
+        known = {"iteration": iteration, "lr": lr, "seconds": seconds}
+        self._rows.append((known, tuple(of_chains), ToHost(numbers)))
 
     def show_arrived(self) -> None:
         """Shows the rows whose values have arrived, without waiting."""
-        while self._rows and self._rows[0][3].arrived():
+        while self._rows and self._rows[0][2].arrived():
             self._show_first()
 
     def show_all(self) -> None:
@@ -48,17 +52,16 @@ class PendingRows:
         self._rows.clear()
 
     def _show_first(self) -> None:
-        iteration, seconds, lr, numbers = self._rows.popleft()
-        energy_data, energy_samples, score_norm, gradient_strength = numbers.value().tolist()
+        known, names, numbers = self._rows.popleft()
+        energy_data, energy_samples, *others = numbers.value().tolist()
         self._show(
             {
-                "iteration": iteration,
+                "iteration": known["iteration"],
                 "energy_data": energy_data,
                 "energy_samples": energy_samples,
                 "energy_gap": energy_data - energy_samples,
-                "score_norm": score_norm,
-                "gradient_strength": gradient_strength,
-                "lr": lr,
-                "seconds": seconds,
+                **dict(zip(names, others, strict=True)),
+                "lr": known["lr"],
+                "seconds": known["seconds"],
             }
         )

@@ -24,6 +24,8 @@ from ..network.target import note_log_density
 from ..runs import training_checkpoint
 from ..runs.opening import make_sampler
 from ..runs.settings import Settings
+from ..samplers import continued
+from ..samplers.base import Sampler
 from ..samplers.langevin import Langevin
 from ..samplers.preserve import aside
 from ..samplers.replay_buffer import ReplayBuffer
@@ -40,18 +42,21 @@ Watch = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Step(NamedTuple):
-    """The result of one iteration: mean energies; of this rank's chains the first and last states (n, *event) and
-    their classes (n,), if they have any; their noise step; lr; and what the guard looks at.
+    """The result of one iteration: mean energies; of this rank's chains the first states (n, *event), the velocities
+    that they continue with, if any, the last states and their classes (n,), if they have any; their noise step; lr;
+    what the guard looks at; and the share of this rank's proposals that were accepted, if they were tested.
     """
 
     energy_data: Tensor
     energy_samples: Tensor
     x0: Tensor
+    velocity: Tensor | None
     x: Tensor
     classes: tuple[Tensor, ...]
     noise_step: int
     lr: float
     watched: Tensor
+    acceptance: Tensor | None
 
 
 @dataclass
@@ -96,7 +101,7 @@ class TrainingState:
             raise ValueError(f"model must have parameters that require grad, but {type(self.model).__name__} has none")
         self.dtype = learned[0].dtype
         self.part = self.ranks.part(settings.batch_size)
-        self.sampler = Langevin(log_density=self.model, seed=settings.seed, **settings.langevin_options())
+        self.sampler = settings.make_sampler(self.model, settings.seed)
         self.buffer = self._make_buffer()
         note_log_density(self.model, settings.n_classes)
         self.averaged: AveragedModel | ShardedAverage | None = None
@@ -169,18 +174,22 @@ class TrainingState:
         self.add_data_noise_(x_data, z)
         noise_step = self.sampler.step
         in_batch = self.classes_of_buffer(batch)
-        x0, slots = self._first_states(x_data, in_batch)
+        x0, velocity, slots = self._first_states(x_data, in_batch)
         with self._together():
             if settings.kl_weight:
+                assert isinstance(self.sampler, Langevin)
                 x_kl = self.sampler.with_last_step(x0, *classes, chain_offset=part.start)
-                x = x_kl.detach()
+                x, last_velocity, acceptance = x_kl.detach(), None, None
             else:
                 with self.all_finite(self.sampler):
-                    x = self.sampler(x0, *classes, chain_offset=part.start)
+                    x, last_velocity, acceptance = continued.run(
+                        self.sampler, x0, *classes, velocity=velocity, chain_offset=part.start
+                    )
             energies = self.backward(x_data, x, classes, x_kl if settings.kl_weight else None)
             watched = watch(*energies, x)
         if self.buffer is not None:
-            self.buffer.store(x, slots, *(in_batch if slots is None else ()))
+            y = in_batch[0] if in_batch and slots is None else None
+            self.buffer.store(x, slots, y, last_velocity)
         if self.ranks.size > 1:
             watched *= self.weight
             self.ranks.sum_([*self.gradients(), watched])
@@ -191,14 +200,14 @@ class TrainingState:
         if self.averaged is not None:
             self.averaged.update_parameters(self.model)
         self.iteration += 1
-        return Step(*energies, x0, x, classes, noise_step, lr, watched)
+        return Step(*energies, x0, velocity, x, classes, noise_step, lr, watched, acceptance)
 
     def _together(self) -> contextlib.AbstractContextManager[None]:
         """`ranks.together` for a body that evaluates the network."""
         return self.ranks.together(_PATIENCE if self.is_sharded else None)
 
     @contextlib.contextmanager
-    def all_finite(self, sampler: Langevin) -> Iterator[None]:
+    def all_finite(self, sampler: Sampler) -> Iterator[None]:
         """Makes chains of a sharded network that diverge on one rank an error of all before any goes on."""
         if not self.is_sharded:
             yield
@@ -270,15 +279,17 @@ class TrainingState:
         for mean, buffer in zip(self.averaged.module.buffers(), self.model.buffers(), strict=True):
             mean.copy_(buffer)
 
-    def gradient_strengths(self, step: Step) -> tuple[Tensor, Tensor]:
-        """Returns mean |∇ log p| at the samples, and v, its mean at up to four states of each of up to eight chains.
+    def metrics_of_chains(self, step: Step) -> dict[str, Tensor]:
+        """Returns "score_norm", mean |∇ log p| at the samples; "gradient_strength", v, its mean at up to four states of
+        each of up to eight chains; and of proposals that were tested "acceptance", the share that was accepted.
 
         v is the average gradient magnitude of Nijkamp et al. (AAAI 2020, arXiv:1903.12370, Section 3). The noise should
         be of the same size.
         """
         n, n_looked_at = len(self.part), min(_LOOKED_AT, self.settings.batch_size)
         here = min(max(n_looked_at - self.part.start, 0), n)
-        means = torch.zeros(2, device=self.device)
+        names = ("score_norm", "gradient_strength", *(() if step.acceptance is None else ("acceptance",)))
+        means = torch.zeros(len(names), device=self.device)
         with self._together(), aside(self.model, self.device), self.all_finite(self.sampler):
             norms = torch.linalg.vector_norm(self.sampler.score(step.x, *step.classes).flatten(1).float(), dim=1)
             means[0] = norms.mean() * self.weight
@@ -286,12 +297,17 @@ class TrainingState:
             if n_traced:
                 every = -(-self.sampler.n_steps // 4)
                 classes = [y[:n_traced] for y in step.classes]
-                x0, offset = step.x0[:n_traced], self.part.start
-                trace = self.sampler.trace(x0, *classes, every=every, step=step.noise_step, chain_offset=offset)
+                velocity = None if step.velocity is None else step.velocity[:n_traced]
+                where = {"chain_offset": self.part.start, "step": step.noise_step}
+                trace = continued.trace(
+                    self.sampler, step.x0[:n_traced], *classes, velocity=velocity, every=every, **where
+                )
             if here:
                 means[1] = trace.score_norm[:-1].mean() * (here / n_looked_at)
+        if step.acceptance is not None:
+            means[2] = step.acceptance * self.weight
         self.ranks.sum_([means])
-        return means[0], means[1]
+        return dict(zip(names, means.unbind(), strict=True))
 
     @property
     def seed(self) -> int:
@@ -347,7 +363,7 @@ class TrainingState:
         if self.buffer is not None:
             self.buffer.reseed(self.seed)
 
-    def for_sampling(self, **options: Any) -> Langevin:
+    def for_sampling(self, **options: Any) -> Sampler:
         """Returns a sampler with `sample_steps` steps, of the averaged weights if any, else of the learned ones."""
         model = self.model if self.averaged is None else self.averaged.module
         return make_sampler(model, self.settings, self.settings.sample_steps, self.sampler.state_dict(), options)
@@ -382,14 +398,18 @@ class TrainingState:
         assert self.data.labels is not None
         return (self.data.labels[batch],) if self.ranks.size > 1 else self.classes(batch)
 
-    def _first_states(self, x_data: Tensor, in_batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
-        """Returns the initial states of the chains, and the slots of the batch if the buffer's policy needs them."""
+    def _first_states(
+        self, x_data: Tensor, in_batch: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Returns the initial states of the chains, the velocities that they continue with, if any, and the slots of
+        the batch if the buffer's policy needs them.
+        """
         if self.settings.start == "data":
-            return x_data, None
+            return x_data, None, None
         if self.buffer is None:
-            return self.sampler.initial(x_data.shape, chain_offset=self.part.start, device=self.device), None
+            return self.sampler.initial(x_data.shape, chain_offset=self.part.start, device=self.device), None, None
         draw = self.buffer.sample(self.settings.batch_size, *in_batch)
-        return draw.x, draw.slots if self.buffer.policy == "indexed" else None
+        return draw.x, draw.velocity, draw.slots if self.buffer.policy == "indexed" else None
 
     def _make_buffer(self) -> ReplayBuffer | ShardedReplayBuffer | None:
         if self.settings.start != "buffer":
@@ -398,5 +418,7 @@ class TrainingState:
         shape, options = tuple(self.data.event_shape), self.settings.buffer
         if n := self.settings.n_classes:
             options = {**options, "per_class": n, "capacity": max(n, options["capacity"] // n * n)}
-        options = {"shape": shape, "seed": self.settings.seed, "device": self.device, **p0, **options}
+        velocities = continued.has_velocities(self.sampler)
+        given = {"shape": shape, "velocities": velocities, "seed": self.settings.seed, "device": self.device}
+        options = {**given, **p0, **options}
         return ReplayBuffer(**options) if self.ranks.size == 1 else ShardedReplayBuffer(group=self.ranks, **options)

@@ -26,6 +26,7 @@ from ..runs.folder import RunFolder
 from ..runs.opening import resolve_device
 from ..runs.resolution import resolve, takes_overrides
 from ..runs.result import TrainResult
+from ..runs.sampler_options import note_on_dropped
 from ..runs.settings import Overrides, Settings
 from ..samplers.preserve import own_randomness
 from ..validation import check_positive
@@ -82,7 +83,7 @@ def train(
     A logged iteration (a line of metrics.jsonl, a dict of `TrainResult.history`) has iteration; energy_data and
     energy_samples, the mean energies; energy_gap, the first minus the second (d_s of Nijkamp et al., AAAI 2020,
     arXiv:1903.12370, Section 3.1); score_norm, mean |∇ log p| at the samples; gradient_strength, its mean along chains
-    (v there); lr; and seconds.
+    (v there); lr; seconds; and of samplers with a Metropolis test acceptance, the share of proposals accepted.
 
     Args:
         data: "digits"; a tensor or array, or a file of one; a folder of images; a torch Dataset; "cifar10", "celeba" or
@@ -108,16 +109,18 @@ def train(
             second argument, chains run in the classes of the batch, and a buffer keeps each class apart (its capacity
             is rounded down to a multiple of their number). `result.sampler.sample(shape, y)` samples classes.
         energy_penalty: weight α of the penalty on squared energies (Du and Mordatch, NeurIPS 2019).
-        kl_weight: weight of the KL term through the last Langevin step (Du et al., ICML 2021).
+        kl_weight: weight of the KL term through the last Langevin step (Du et al., ICML 2021); 0 with other samplers.
         start: the initial states of chains: "noise": p0 (short-run MCMC); "data": the batch itself (contrastive
             divergence, Hinton, 2002); "buffer": the last states of earlier chains (Tieleman, ICML 2008).
         buffer: options of `ReplayBuffer`, for start="buffer". Options that are not given are the recipe's; the default
-            capacity is 10,000. The buffer is part of checkpoints.
+            capacity is 10,000. The buffer is part of checkpoints. With underdamped dynamics it stores velocities too.
         features: n_f of the ConvNet.
-        sampler: options of `Langevin`. Options that are not given are the recipe's. step_size must be given with
+        sampler: options of the sampler, and its "kind": "langevin" (the default), "mala", "hmc" or "underdamped".
+            Options that are not given are the recipe's, except those that another kind than the recipe's does not have,
+            and except step_size, which must be given with another kind. Of `Langevin` step_size must be given with
             noise_std: a number, or None for sqrt(2·step_size·temperature). A temperature needs noise_std=None.
-        sample_steps: number of Langevin steps when the model is sampled after training: for the picture, by the
-            result's sampler, by `load` and by `fastlangevin sample`. Default: as many as in training.
+        sample_steps: number of steps when the model is sampled after training: for the picture, by the result's
+            sampler, by `load` and by `fastlangevin sample`. Default: as many as in training.
         seed: of the weights' initialisation, the order of the data and the noise; default 1.
         checkpoint_every, log_every: in iterations. The initial and the final state are always saved.
         keep_checkpoints: number of checkpoints to keep, the newest ones.
@@ -221,8 +224,11 @@ def train(
                 settings, notes = resuming.settings_of_resume(run, stored, overrides, resume_overrides, source, model)
             elif origin is not None:
                 settings = resuming.settings_from(origin, overrides, source, model)
+                notes = note_on_dropped(origin.settings.sampler, overrides.get("sampler") or {}, "the run before")
             else:
-                settings = resolve(overrides, recipes.BY_DATA.get(source.name, recipes.short_run), source, model, None)
+                recipe = recipes.BY_DATA.get(source.name, recipes.short_run)
+                settings = resolve(overrides, recipe, source, model, None)
+                notes = note_on_dropped(recipe["sampler"], overrides.get("sampler") or {}, "the default recipe")
             if settings.on_divergence == "rollback" and run is None:
                 raise ValueError("on_divergence='rollback' needs out, the folder of the checkpoints to return to")
             if stored is not None and settings.n_iterations < stored.iteration:

@@ -14,6 +14,8 @@ from PIL import Image
 from support.training_runs import start
 
 import fastlangevin as fl
+from fastlangevin import cli
+from fastlangevin.diagnostics import page
 from fastlangevin.runs import checkpoint
 
 pytestmark = pytest.mark.any_processor
@@ -64,6 +66,27 @@ def test_existing_picture_is_not_replaced_unless_requested(trained, tmp_path):
     assert "exists: use --overwrite" in done.stderr and picture.read_bytes() == b"mine"
     run("sample", trained, "-o", picture, "--overwrite")
     assert picture.read_bytes() != b"mine"
+
+
+def test_diagnose(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(page, "_png", lambda figure: b"")  # tests of the pictures are in tests/diagnostics
+
+    def diagnose(*arguments: object, code: int = 0) -> str:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["diagnose", str(trained), *map(str, arguments)])
+        assert ended.value.code == code
+        return "".join(capsys.readouterr())
+
+    out = tmp_path / "new" / "r.html"
+    chains = ("--steps", 40, "--chains", 3, "--every", 2, "--elements", 5, "--seed", 3)
+    said = diagnose("-o", out, *chains)
+    assert "R-hat is up to" in said and f"plots of 3 chains of 40 steps in {out}" in said
+    text = out.read_text("utf-8")
+    assert "40, of which 20 are burn-in; a draw every 2" in text and "5 rows of 6 quantities" in text
+    out.write_bytes(b"mine")
+    assert "exists: use --overwrite" in diagnose("-o", out, code=1)
+    assert "out must end in .html" in diagnose("-o", "x.pdf", code=1)
+    assert out.read_bytes() == b"mine"
 
 
 def test_resume_and_quiet(trained):

@@ -14,6 +14,7 @@ from fastlangevin.cli import setting_flags
 from fastlangevin.data.sources import load_data
 from fastlangevin.runs.resolution import override, resolve
 from fastlangevin.runs.settings import DECLARATIONS, Overrides, Settings, defaults
+from fastlangevin.samplers.kinds import KINDS
 
 IDENTITY = ["data", "data_fingerprint", "event_shape", "model"]
 PAST = ["n_classes", "label_fingerprint", "optimizer", "from_checkpoint", "changes"]
@@ -89,10 +90,14 @@ GIVEN = {
     "--buffer-policy": ("indexed", "indexed"),
     "--buffer-storage": ("uint8", "uint8"),
     "--features": (5, 5),
+    "--sampler": ("langevin", "langevin"),
     "--steps": (6, 6),
     "--step-size": (0.7, 0.7),
     "--noise-std": ("langevin", None),
     "--temperature": (0.8, 0.8),
+    "--leapfrog": (3, 3),
+    "--friction": ("inf", float("inf")),
+    "--mass": (2.5, 2.5),
     "--grad-clip": ("0.03", 0.03),
     "--bounds": ("-1,1", (-1.0, 1.0)),
     "--precision": ("bf16", "bf16"),
@@ -122,7 +127,13 @@ def test_every_flag_reaches_the_settings(monkeypatch):
     for name, flag in FLAGS:
         value = taken[name] if flag.option is None else taken[name][flag.option]
         assert value == GIVEN[flag.spelling][1], flag.spelling
-    resolved({name: value for name, value in taken.items() if name in DECLARATIONS})  # all of them are accepted
+    given = {name: value for name, value in taken.items() if name in DECLARATIONS}
+    accepted = set()
+    for kind, made in KINDS.items():
+        own = {o: v for o, v in given["sampler"].items() if o in made._defaults()}
+        others = {} if kind == "langevin" else {"kl_weight": 0.0, "clamp_data": False}
+        accepted |= {*resolved({**given, **others, "sampler": {**own, "kind": kind}}).sampler}
+    assert accepted == {*given["sampler"]}
 
 
 def test_omitted_flags_are_not_given():
@@ -177,6 +188,8 @@ def names_after(name: str) -> list[str]:
 def test_a_resume_may_change_only_n_iterations_and_how_it_is_watched(name):
     value = next(GIVEN[flag.spelling][1] for n, flag in FLAGS if n == name)
     options = {flag.option: GIVEN[flag.spelling][1] for n, flag in FLAGS if n == name and flag.option}
+    if name == "sampler":
+        options = {option: options[option] for option in ("kind", "n_steps", "step_size", "noise_std", "bounds")}
     saved = resolved({"sampler": {"bounds": (-2.0, 2.0)}, "start": "buffer" if name == "buffer" else None})
     overrides = {name: options or value}
     if name == "n_iterations" or name in names_after("seed"):

@@ -17,8 +17,8 @@ from torch import nn
 import fastlangevin as fl
 from fastlangevin.chains.cuda_capture import NotCapturable
 from fastlangevin.data import digits
+from fastlangevin.samplers import continued
 from fastlangevin.samplers.device_call import DeviceCall
-from fastlangevin.samplers.langevin import Langevin
 from fastlangevin.training import loop, optimizers
 from fastlangevin.training.iteration_graph import IterationGraph
 from fastlangevin.training.state import TrainingState
@@ -63,15 +63,23 @@ OPTIONS = {
     "of a class": {"class_conditional": True, "start": "buffer", "buffer": {"capacity": 30}},
     "schedules": {"lr": [(0, 1e-3), (5, 1e-4)], "lr_decay": 0.5, "adam_betas": (0.5, 0.9), "max_grad_norm": 0.1},
     "an average": {"ema": 0.9, "energy_penalty": 0.1},
+    "mala": {"kind": {"kind": "mala", "step_size": 1.0}, "start": "buffer", "buffer": {"capacity": 20}},
+    "hmc": {"kind": {"kind": "hmc", "step_size": 0.5, "n_leapfrog": 2, "mass": 2.0}},
+    "velocities": {
+        "kind": {"kind": "underdamped", "step_size": 0.5},
+        "start": "buffer",
+        "buffer": {"capacity": 20, "policy": "indexed", "reinit": 0.3},
+    },
 }
 
 
 def train(data="digits", **options):
     options = {**SHORT, "n_iterations": N, "log_every": 2, **options}
-    bounds = options.pop("bounds", None)
+    bounds, kind = options.pop("bounds", None), options.pop("kind", None)
     if "class_conditional" in options:
         data = labelled()
-    return fl.train(data, **options | {"sampler": {**options["sampler"], "bounds": bounds}})
+    sampler = {"n_steps": 2, **kind} if kind else {**options["sampler"], "bounds": bounds}
+    return fl.train(data, **options | {"sampler": sampler})
 
 
 def assert_same(a, b):
@@ -116,7 +124,7 @@ def test_a_steady_iteration_calls_nothing_but_the_graph(monkeypatch, capture):
 
     for name in ("step", "_first_states"):
         monkeypatch.setattr(TrainingState, name, lambda *_: pytest.fail("not captured"))
-    monkeypatch.setattr(Langevin, "__call__", lambda *_: pytest.fail("not captured"))
+    monkeypatch.setattr(continued, "run", lambda *_, **__: pytest.fail("not captured"))
     capture(Spy)
     train(log_every=100)
     assert launched == ["upload"] * 2 * 3 + ["upload", "upload", "replay"] * (N - 3)
@@ -163,10 +171,10 @@ def test_chains_that_are_not_finite_are_counted(capture, monkeypatch):
     """In the graph; a call of the sampler raises once the number has arrived."""
     counts, run, settle = [], DeviceCall.run, DeviceCall.settle
 
-    def diverging(self, x0):
-        x = run(self, x0)
-        x[1:3] = torch.nan
-        return x
+    def diverging(self, x0, velocity):
+        ends = run(self, x0, velocity)
+        ends.x[1:3] = torch.nan
+        return ends
 
     def spy(self, n_diverged):
         counts.append(int(n_diverged))
@@ -180,6 +188,18 @@ def test_chains_that_are_not_finite_are_counted(capture, monkeypatch):
     with pytest.raises(fl.TrainingDiverged, match="not finite"):
         train()
     assert counts == [2]
+
+
+def test_chains_that_no_longer_move_are_counted():
+    """In the graph; a warning once the number has arrived."""
+    sampler = fl.MALA(lambda x: 1e6 * x.square().sum((1, 2, 3)), step_size=1.0, n_steps=100, seed=1)
+    call = DeviceCall(sampler, torch.empty(3, 1, 2, 2), (), lambda values, to: to.copy_(values))
+    call.begin()
+    ends = call.run(call.initial())
+    assert ends.acceptance == 0.0
+    call.settle(torch.tensor(0))
+    with pytest.warns(RuntimeWarning, match="3 of 3 chains rejected their last 100 proposals or more"):
+        sampler.check()
 
 
 class Failing(FakeCapture):

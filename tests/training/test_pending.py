@@ -46,14 +46,15 @@ def test_rows_are_shown_in_order_once_they_have_arrived(monkeypatch):
     rows = pending.PendingRows(shown.append)
     counts = []
     for i in range(1, 4):
-        rows.add(i, 0.5 * i, 0.1 * i, *torch.tensor([3.0, 1.0, 7.0, 5.0]) * i)
+        data, samples, *others = torch.tensor([3.0, 1.0, 7.0, 5.0]) * i
+        rows.add(i, 0.5 * i, 0.1 * i, data, samples, dict(zip(("score_norm", "acceptance"), others, strict=True)))
         rows.show_arrived()
         counts.append(len(shown))
     assert counts == [0, 0, 1]  # the second is queried only after the first has been shown
     for _ in range(4):
         rows.show_arrived()
     assert [row["iteration"] for row in shown] == [1, 2, 3]
-    expected = {"energy_data": 6, "energy_samples": 2, "energy_gap": 4, "score_norm": 14, "gradient_strength": 10}
+    expected = {"energy_data": 6, "energy_samples": 2, "energy_gap": 4, "score_norm": 14, "acceptance": 10}
     assert shown[1] == {"iteration": 2, "seconds": 1.0, "lr": 0.2, **expected}
 
 

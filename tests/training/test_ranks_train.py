@@ -32,6 +32,11 @@ CASES: dict[str, dict[str, Any]] = {
     "classes": {"class_conditional": True, "start": "buffer", "buffer": {"capacity": 30}},
     "kl": {"start": "data", "kl_weight": 0.5, "energy_penalty": 0.1},
     "indexed": {"start": "buffer", "buffer": {"capacity": 31, "policy": "indexed", "storage": "uint8"}},
+    "mala": {"sampler": {"kind": "mala", "n_steps": 3, "step_size": 0.1}, "n_iterations": 6},
+    "velocities": {
+        **{"sampler": {"kind": "underdamped", "n_steps": 3, "step_size": 0.3, "friction": 0.1}, "n_iterations": 6},
+        **{"start": "buffer", "buffer": {"capacity": 31}},
+    },
 }
 
 

@@ -132,9 +132,9 @@ def test_chains_from_a_buffer_against_a_plain_loop(policy):
         def p0(self, i, batch):
             if i:
                 self.buffer.store(self.last, self.slots)
-            x, slots, _ = self.buffer.sample(B)
-            self.slots = slots if policy == "indexed" else None
-            return x
+            draw = self.buffer.sample(B)
+            self.slots = draw.slots if policy == "indexed" else None
+            return draw.x
 
         def move(self, x, step, create_graph=False):
             self.last = super().move(x, step, create_graph).detach()
