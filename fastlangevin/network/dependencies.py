@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from . import bytecode
 from .inspection import PLAIN, attributes_of, has_hooks, is_a, is_class, is_implicit, is_torch, methods_of
 
 _EXACTLY_PLAIN = {*PLAIN, bool}
@@ -234,9 +235,8 @@ class Dependencies:
             self._visit_all((function.__defaults__, function.__kwdefaults__))
         if function.__dict__:
             self._owners.append(function)
-        names = _names(function.__code__)
-        self._names |= names
-        for name in sorted(names & function.__globals__.keys()):
+        self._names |= _names(function.__code__)
+        for name in sorted(bytecode.read(function.__code__).globals & function.__globals__.keys()):
             self._visit(function.__globals__[name])
 
 

@@ -81,6 +81,16 @@ def test_attributes_that_the_energy_reads_count_and_others_do_not():
     assert fingerprint(holder.energy) != before[0] and fingerprint(own) != before[1]
 
 
+def test_a_global_of_the_name_of_an_attribute_is_not_read(monkeypatch):
+    """But one that a function within the energy names is."""
+    holder, stranger = Holder(), nn.Linear(7, 7)
+    before = Dependencies(holder.energy).structure()
+    monkeypatch.setitem(globals(), "beta", stranger)
+    found = Dependencies(holder.energy)
+    assert found.structure() == before and stranger not in found.modules
+    assert stranger in Dependencies(lambda x: [beta for _ in x]).modules  # noqa: F821
+
+
 def test_settings_of_a_torch_module_count():
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.LeakyReLU(0.2), nn.Dropout(0.1))
     before = fingerprint(net)
