@@ -23,7 +23,8 @@ from matplotlib.ticker import ScalarFormatter
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
 NAME, TIME_PLOT, FLOOR_PLOT = "benchmarks.md", "benchmarks-time.png", "benchmarks-floor.png"
-KINDS = ("chain", "network", "train", "update", "first-call")
+KINDS = ("chain", "network", "family", "overhead", "train", "update", "first-call")
+_OWN_TABLES = ("network", "family", "overhead", "first-call")
 # The columns of the networks' table, each with the contenders of which one runs a network.
 _NETWORK_COLUMNS = {
     OURS: [OURS],
@@ -61,6 +62,15 @@ _NETWORKS = """\
 Energies as public codes have them, rebuilt and untrained (`benchmarks/public_networks/`): the batch, the update and the
 numbers are the code's, the networks have fewer channels or blocks, and on a CPU chains are shorter. Speed-ups over the
 same eager loop; the engine is the one that `fl.Langevin` chose for fp32."""
+_FAMILY = """\
+MALA, HMC, underdamped, tempered and annealed dynamics beside the same of other libraries, with the same options and
+from the same states (`benchmarks/bench_family.py`). The first column of figures is the speed-up over the eager loop;
+the others are how many times as fast as a contender fastlangevin is, the median over paired rounds. Before a contender
+is timed, its acceptance rate, the moments of its states and of the log-density are compared with the eager loop's
+(`benchmarks/family_checks.py`). "unsupported": it has no such sampler."""
+_OVERHEADS = """\
+Time per score evaluation on a convnet, relative to `fl.Langevin` in the same round (median, quartiles): what
+velocities, energies, tests and random numbers cost beside the network."""
 _FIRST_CALLS = """\
 Each contender runs in a separate process. The speed-up over the eager loop's process is for the time from the start of
 the process, imports included, to the first x_K. Cold: empty caches, so kernels are built and code is compiled. Warm:
@@ -87,12 +97,16 @@ def markdown(entries: list[Entry], machines: list[dict[str, Any]]) -> str:
     head = ["workload", "contender", "checked", "speed", "quartiles", "rounds", "share of floor"]
     lines += _table_head(head + (["time"] if on_gpu else []))
     for entry in entries:
-        if entry["kind"] not in ("network", "first-call"):
+        if entry["kind"] not in _OWN_TABLES:
             lines += [_line(entry, row, on_gpu) for row in _merged(entry["rows"])]
     lines += ["", "![Time per step relative to the eager loop](benchmarks-time.png)"]
     lines += ["", "![Share of the floor that fastlangevin reaches on each workload](benchmarks-floor.png)"]
     networks = [entry for entry in entries if entry["kind"] == "network"]
     lines += ["", "## Networks of public codes", "", *_networks(networks)] if networks else []
+    family = [entry for entry in entries if entry["kind"] == "family"]
+    lines += ["", "## Other samplers", "", *_family(family)] if family else []
+    overheads = [entry for entry in entries if entry["kind"] == "overhead"]
+    lines += ["", *_OVERHEADS.splitlines(), "", *_overheads(overheads)] if overheads else []
     lines += ["", "## Where another contender is faster", "", *_faster_peers(entries)]
     lines += ["", "## First call and peak memory", "", *_first_calls(entries)]
     return "\n".join(lines) + "\n"
@@ -166,14 +180,41 @@ def _networks(entries: list[Entry]) -> list[str]:
     return lines + (["", *failures] if failures else [])
 
 
+def _family(entries: list[Entry]) -> list[str]:
+    """A row for each work, and why contenders failed."""
+    names = list(dict.fromkeys(row["contender"] for entry in entries for row in entry["rows"]))
+    names.remove(OURS)
+    lines, failures = [*_FAMILY.splitlines(), "", *_table_head(["sampler and density", OURS, *names])], []
+    for entry in entries:
+        rows = {row["contender"]: row for row in entry["rows"]}
+        cells = [entry["title"], f"{rows[OURS]['ratio']:.1f}× ({_quartiles(rows[OURS])})"]
+        for name in names:
+            cells.append(f"{rows[name]['ours']:.1f}×" if rows[name]["status"] == "timed" else rows[name]["status"])
+        lines.append("| " + " | ".join(cells) + " |")
+        failed = [row for row in rows.values() if row["status"] == "failed"]
+        failures += [f"- {entry['title']}: {row['contender']} failed: {row['reason']}" for row in failed]
+    return lines + (["", *failures] if failures else [])
+
+
+def _overheads(entries: list[Entry]) -> list[str]:
+    names = [row["contender"] for row in entries[0]["rows"]]
+    lines = _table_head(["network", *names])
+    for entry in entries:
+        cells = ["{:.3f} ({:.3f}, {:.3f})".format(row["overhead"], *row["quartiles"]) for row in entry["rows"]]
+        lines.append("| " + " | ".join([entry["title"], *cells]) + " |")
+    return lines
+
+
 def _faster_peers(entries: list[Entry]) -> list[str]:
     """Contenders of any precision with a higher median than fastlangevin in fp32, fastest first."""
     lines = []
     for entry in entries:
+        if entry["kind"] in ("overhead", "first-call"):
+            continue
         timed = {row["contender"]: row["ratio"] for row in entry["rows"] if row["status"] == "timed"}
         ours = {name: ratio for name, ratio in timed.items() if is_ours(name)}
         faster = sorted(((r, n) for n, r in timed.items() if n not in ours and r > timed[OURS]), reverse=True)
-        if entry["kind"] == "first-call" or not faster:
+        if not faster:
             continue
         peers = ", ".join(f"{name} {ratio:.2f}×" for ratio, name in faster)
         ours_text = ", ".join(f"{name} {ratio:.2f}×" for name, ratio in ours.items())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from family_works import Negative
 from torch import Tensor, nn
 
 import fastlangevin as fl
@@ -13,24 +14,35 @@ import fastlangevin as fl
 if TYPE_CHECKING:
     from works import Work
 
+_ENERGIES = (fl.energies.GaussianMixture, fl.energies.DoubleWell)
+
 
 def log_density(work: Work) -> Callable[[Any], Any]:
     """(B, *event) to (B,), in JAX."""
+    f = of_module(work.module)
+    return (lambda x: -f(x)) if isinstance(work.module, _ENERGIES) else f
+
+
+def of_module(module: nn.Module) -> Callable[[Any], Any]:
+    """What the module computes, (B, *event) to (B,), in JAX."""
     import jax
 
-    module = work.module
+    if isinstance(module, Negative):
+        f = of_module(module.log_density)
+        return lambda x: -f(x)
     if isinstance(module, fl.energies.GaussianMixture):
         c, mu, p = (t.cpu().numpy() for t in (module.constants, module.means, module.precisions))
-        return lambda x: jax.nn.logsumexp(c - 0.5 * (p * (x[:, None] - mu) ** 2).sum(2), axis=1)
+        return lambda x: -jax.nn.logsumexp(c - 0.5 * (p * (x[:, None] - mu) ** 2).sum(2), axis=1)
     if isinstance(module, fl.energies.DoubleWell):
         barrier, width = module.barrier, module.width
-        return lambda x: -barrier * (((x / width) ** 2 - 1) ** 2).sum(1)
-    layers = [_layer(layer) for layer in module.net]
+        return lambda x: barrier * (((x / width) ** 2 - 1) ** 2).sum(1)
+    layers, prior = [_layer(layer) for layer in module.net], getattr(module, "prior", 0.0)
 
     def network(x: Any) -> Any:
+        f = x
         for layer in layers:
-            x = layer(x)
-        return x
+            f = layer(f)
+        return f - 0.5 * prior * (x**2).sum(1) if prior else f
 
     return network
 

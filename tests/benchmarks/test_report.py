@@ -93,3 +93,26 @@ def test_committed_results_have_a_row_for_every_contender():
     for chain in (e for e in entries if e["kind"] == "chain"):
         assert {row["contender"] for row in chain["rows"]} == set(CONTENDERS)
         assert all(("ratio" in row) == (row["status"] == "timed") for row in chain["rows"])
+
+
+def test_samplers_of_the_family_have_a_table_of_their_own():
+    rows = [
+        {"contender": OURS, **TIMED, "ratio": 20.0, "ours": 1.0},
+        {"contender": BASELINE, **TIMED, "ratio": 1.0, "ours": 20.0},
+        {"contender": "other", **TIMED, "ratio": 4.0, "ours": 5.02},
+        {"contender": "odd", "status": "failed", "reason": "another density"},
+        {"contender": "small", "status": "unsupported", "reason": "none"},
+    ]
+    family = entry(rows, kind="family", title="MALA, well, 9 steps")
+    figures = [{"contender": "fl.Langevin", "status": "timed", "overhead": 1.0, "quartiles": [1.0, 1.0]}]
+    figures.append({"contender": "fl.MALA", "status": "timed", "overhead": 1.0321, "quartiles": [1.01, 1.05]})
+    overhead = entry(figures, kind="overhead", title="net, 20 scores")
+    text = report.markdown([entry(ROWS), family, overhead], []).splitlines()
+    assert f"| sampler and density | {OURS} | {BASELINE} | other | odd | small |" in text
+    assert "| MALA, well, 9 steps | 20.0× (1.90, 2.10) | 20.0× | 5.0× | failed | unsupported |" in text
+    assert "- MALA, well, 9 steps: odd failed: another density" in text
+    assert "| network | fl.Langevin | fl.MALA |" in text
+    assert "| net, 20 scores | 1.000 (1.000, 1.000) | 1.032 (1.010, 1.050) |" in text
+    assert "Other samplers" not in "\n".join(report.markdown([entry(ROWS)], []))
+    (axes,) = report.plot_times([entry(ROWS), family, overhead]).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["some work, K = 5"]
