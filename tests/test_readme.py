@@ -1,8 +1,9 @@
-"""The README's blocks run as they stand, one after the other."""
+"""The README's blocks run as they stand, one after the other, and its pictures say what the files say."""
 
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import typer
 import fastlangevin as fl
 from fastlangevin import cli
 
-TEXT = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", TEXT, re.M | re.S)
 COMMANDS = re.findall(r"^fastlangevin (.*?)(?: +#.*)?$", TEXT, re.M)
 
@@ -32,4 +34,28 @@ def test_python_blocks(tmp_path, monkeypatch):
 def test_commands_are_accepted(command):
     name, *arguments = shlex.split(command)
     found = typer.main.get_command(cli.app).commands[name]
-    assert found.make_context(name, arguments).params
+    accepted = found.make_context(name, arguments).params
+    assert set(accepted) == {p.name for p in found.params if p.expose_value}
+
+
+def test_length():
+    assert len(TEXT.splitlines()) < 120
+
+
+def test_chart():
+    """`python scripts/draw_speed.py` after new results."""
+    script = runpy.run_path(str(ROOT / "scripts" / "draw_speed.py"))
+    assert (ROOT / "docs" / "speed.svg").read_text() == script["chart"](script["speeds"](script["RESULTS"]))
+
+
+def test_badges():
+    """`python scripts/draw_badges.py` after a change of pyproject.toml."""
+    script = runpy.run_path(str(ROOT / "scripts" / "draw_badges.py"))
+    for name, text in script["badges"]((ROOT / "pyproject.toml").read_text()).items():
+        assert (ROOT / "docs" / name).read_text() == text and f"(docs/{name})" in TEXT
+
+
+def test_citation():
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {fl.__version__}\n" in citation
+    assert f"version = {{{fl.__version__}}}" in (ROOT / "docs" / "citing.md").read_text()
