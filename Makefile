@@ -5,6 +5,9 @@
 # make test-triton36: all Triton kernels compiled by Triton 3.6, which CUDA builds of torch 2.11 bring, for six GPUs.
 # make test-processors: the tests with older instruction sets in torch's libraries.
 # make test-sanitizers: the tests of the native kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
+# make wheel: a wheel with the CPU kernels and an sdist in dist/, audited.   make test-wheel: installed and run without a
+# compiler, by every Python of TEST_PYTHONS.
+# make docs: the site in site/, built by .venv-docs without the network.   make docs-serve: the same on http://127.0.0.1:8000.
 # make test-campaign: 20,000 random graphs through every engine; a training that is killed 50 times and resumed, and one
 # on three ranks, 20 times.
 PYTHON ?= python3
@@ -12,15 +15,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := -m pip --disable-pip-version-check install -qq
 PIP := $(BIN)/python $(INSTALL) -c constraints.txt
+TEST_PYTHONS ?= $(PYTHON)
 NEWEST := .venv-newest
 TRITON36 := .venv-triton36
+DOCS := .venv-docs
 CPP_FILES := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 SOURCES := setup.py pyproject.toml constraints.txt fastlangevin/kernels/build.py $(shell find csrc -type f)
 
 # Waiting threads sleep. If another program uses a core, spinning threads make training ten times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-newest test-cuda-build test-triton36 test-processors test-sanitizers test-campaign lint format bench bench-docs bench-quick clean
+.PHONY: demo test test-newest test-cuda-build test-triton36 test-processors test-sanitizers test-campaign wheel test-wheel docs docs-serve lint format bench bench-docs bench-family bench-quick clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fastlangevin train digits --out runs/demo --resume
@@ -48,6 +53,21 @@ test-campaign: $(VENV)/.dev
 	nice $(BIN)/python scripts/kill_campaign.py $(ARGS)
 	nice $(BIN)/python scripts/kill_campaign.py --ranks 3 --times 20
 
+# FASTLANGEVIN_CUDA=1 includes the CUDA kernels, which need the glibc of the machine that builds them.
+wheel: $(VENV)/.release
+	rm -rf dist build
+	FASTLANGEVIN_CUDA=$${FASTLANGEVIN_CUDA:-0} $(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/python scripts/audit_wheel.py dist/*.whl
+
+test-wheel: wheel
+	@for python in $(TEST_PYTHONS); do scripts/test_wheel $$python dist/*.whl || exit 1; done
+
+docs: $(DOCS)/.docs
+	NO_MKDOCS_2_WARNING=1 PATH=$(CURDIR)/$(DOCS)/bin:$$PATH $(DOCS)/bin/mkdocs build --strict
+
+docs-serve: $(DOCS)/.docs
+	NO_MKDOCS_2_WARNING=1 PATH=$(CURDIR)/$(DOCS)/bin:$$PATH $(DOCS)/bin/mkdocs serve --strict
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -64,10 +84,18 @@ bench: $(VENV)/.peers
 	$(BIN)/python -m pytest benchmarks/ --benchmark-only --benchmark-json=.benchmarks/latest.json
 	$(BIN)/python benchmarks/report.py .benchmarks/latest.json --out .benchmarks/report
 
+# The family of samplers alone, about four minutes: its results join the committed ones.
+bench-family: $(VENV)/.peers
+	mkdir -p .benchmarks
+	$(BIN)/python -m pytest benchmarks/bench_family.py --benchmark-only --benchmark-json=.benchmarks/family.json
+	cp .benchmarks/family.json benchmarks/results/cpu-family.json
+	$(BIN)/python benchmarks/report.py
+
 bench-docs: $(VENV)/.dev
 	rm -f benchmarks/results/cpu*.json
 	cp .benchmarks/latest.json benchmarks/results/cpu.json
 	$(BIN)/python benchmarks/report.py
+	$(BIN)/python scripts/draw_speed.py
 
 bench-quick: $(VENV)/.dev
 	$(BIN)/python benchmarks/guard.py
@@ -88,6 +116,10 @@ $(VENV)/.dev: $(VENV)/.torch $(SOURCES)
 	@echo "installing fastlangevin with its test tools and building its native kernels"
 	$(PIP) --no-build-isolation -e '.[dev]'
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.release: $(VENV)/.dev
+	$(PIP) -e '.[release]' --no-build-isolation
+	@touch $@
 
 # The other packages are those of constraints.txt; triton is the one that this torch asks for.
 $(NEWEST)/.torch: constraints.txt constraints-newest.txt
@@ -118,6 +150,13 @@ $(VENV)/.peers: $(VENV)/.dev
 	  $(PIP) $$peer || echo "$$peer could not be installed: the benchmarks will report it"; done
 	@touch $@
 
+# The tools alone: the pages are made from the sources, without importing them.
+$(DOCS)/.docs: pyproject.toml constraints.txt
+	@echo "setting up $(DOCS): mkdocs and its extensions"
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python $(INSTALL) -c constraints.txt $$($(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
+	@touch $@
+
 clean:
-	rm -rf build dist *.egg-info fastlangevin/_native $(VENV)/.demo $(VENV)/.dev $(VENV)/.peers $(NEWEST)/.dev $(NEWEST)/.cuda-build
+	rm -rf build dist site *.egg-info fastlangevin/_native $(VENV)/.demo $(VENV)/.dev $(VENV)/.peers $(NEWEST)/.dev $(NEWEST)/.cuda-build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis

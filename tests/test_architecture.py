@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "fastlangevin"
-GROUND = {"errors", "validation", "files", "transfer", "version"}
+GROUND = {"errors", "extras", "validation", "files", "transfer", "version"}
 LEAVES = {"energies", "models"}
 BELOW_SAMPLERS = GROUND | LEAVES | {"distributed", "network", "kernels", "noise", "score", "chains"}
 BELOW_RUNS = BELOW_SAMPLERS | {"samplers", "data", "display"}
@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "score": GROUND | LEAVES | {"network", "kernels", "noise"},
     "chains": GROUND | LEAVES | {"network", "kernels", "noise", "score"},
     "samplers": BELOW_SAMPLERS,
+    "diagnostics": BELOW_SAMPLERS | {"samplers"},
     "data": GROUND | {"distributed"},
     "display": GROUND | {"data"},
     "runs": BELOW_RUNS,
@@ -29,7 +30,7 @@ MAY_IMPORT = {
     "training": BELOW_RUNS | {"runs", "recipes"},
     "evaluation": BELOW_RUNS | {"runs"},
     "reproduction": BELOW_RUNS | {"runs", "recipes", "training", "evaluation"},
-    "cli": BELOW_RUNS | {"runs", "recipes", "training", "evaluation", "reproduction", ""},
+    "cli": BELOW_RUNS | {"diagnostics", "runs", "recipes", "training", "evaluation", "reproduction", ""},
     "__main__": {"cli"},
 }
 
