@@ -35,7 +35,7 @@ def main() -> None:
 
     command = Path(sysconfig.get_path("scripts")) / "fastlangevin"
     with tempfile.TemporaryDirectory() as folder:
-        for arguments in (["info"], ["train", "digits", "--out", f"{folder}/run", "--n-iterations", "3"]):
+        for arguments in (["info"], ["train", "digits", "--out", f"{folder}/run", "--iterations", "3"]):
             subprocess.run([command, *arguments], check=True, stdout=subprocess.DEVNULL)
         model, _ = fl.load(f"{folder}/run")
         assert isinstance(model, torch.nn.Module)
