@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
-import torch
 from torch import Tensor
 
 from ..kernels.arguments import MetropolisMemory, Momentum, TransitionArgs, TransitionKind
 from ..noise import Stream
 from ..score import BoundScore
 from .chain import Chain
-
-UNIT_MASS = Momentum(None, None, None)
+from .momentum import UNIT_MASS
 
 
 @dataclass(eq=False, kw_only=True)
@@ -58,6 +58,35 @@ class MemoryChain(Chain):
     @abc.abstractmethod
     def _transition_args(self, steps: slice) -> TransitionArgs: ...
 
+    def _args_of_kernels(
+        self,
+        steps: slice,
+        noise_stds: Sequence[float | Tensor],
+        decays: Sequence[float | Tensor] = (),
+        momentum: Momentum = UNIT_MASS,
+        n_leapfrog: int = 1,
+        bounds: tuple[float, float] | None = None,
+    ) -> TransitionArgs:
+        """The arguments of these steps, with the noise and the decays of all, which are numbers where kernels run."""
+        lo, hi = bounds or (-math.inf, math.inf)
+        return TransitionArgs(
+            self._kind,
+            cast(Sequence[float], self.step_sizes[steps]),
+            cast(Sequence[float], noise_stds[steps]),
+            cast(Sequence[float], decays[steps]),
+            n_leapfrog,
+            self.temperature,
+            momentum,
+            lo,
+            hi,
+            cast(int, self.seed),
+            cast(Sequence[int], self.steps[steps]),
+            self.stream,
+            self.offset,
+            self.test_stream,
+            self.chains.start,
+        )
+
     def _advance_(self, x: Tensor, start: int, stop: int, score: BoundScore) -> None:
         super().advance_(x, start, stop, score)
 
@@ -72,8 +101,3 @@ class MemoryChain(Chain):
     @property
     @abc.abstractmethod
     def _kind(self) -> TransitionKind: ...
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The type of velocities of states like x."""
-    return torch.promote_types(x.dtype, torch.float32)

@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -23,7 +23,8 @@ from ..kernels.arguments import (
 )
 from ..score import BoundScore
 from .divergence import STUCK
-from .memory_chain import UNIT_MASS, MemoryChain, compute_dtype
+from .memory_chain import MemoryChain
+from .momentum import compute_dtype, masses_column, momentum_of_column
 
 M = TypeVar("M", bound="MetropolisChain")
 
@@ -136,25 +137,6 @@ class MetropolisChain(MemoryChain):
             self.chains.start,
         )
 
-    def _transition_args(self, steps: slice) -> TransitionArgs:
-        lo, hi = self.bounds or (-math.inf, math.inf)
-        return TransitionArgs(
-            self._kind,
-            cast(Sequence[float], self.step_sizes[steps]),
-            1,
-            0.0,
-            self.temperature,
-            UNIT_MASS,
-            lo,
-            hi,
-            cast(int, self.seed),
-            cast(Sequence[int], self.steps[steps]),
-            self.stream,
-            self.offset,
-            self.test_stream,
-            self.chains.start,
-        )
-
 
 @dataclass(eq=False, kw_only=True)
 class MalaChain(MetropolisChain):
@@ -199,6 +181,9 @@ class MalaChain(MetropolisChain):
         """Moves x, and the memory, to the proposals y of step k that are accepted. score, energy: at y."""
         args = self._test_args(k, self.step_sizes[k], 0.0)
         self.backend.moves.mala_test(x, self._kernel_memory(), y, score.contiguous(), energy.double(), args)
+
+    def _transition_args(self, steps: slice) -> TransitionArgs:
+        return self._args_of_kernels(steps, self.noise_stds, bounds=self.bounds)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -254,18 +239,12 @@ class HmcChain(MetropolisChain):
         moves.hmc_test(x, memory, y, v, s.contiguous(), energy.double(), momentum, args)
 
     def _transition_args(self, steps: slice) -> TransitionArgs:
-        return super()._transition_args(steps)._replace(n_leapfrog=self.n_leapfrog, momentum=self.momentum)
+        noise_stds = [math.sqrt(self.temperature)] * len(self)
+        return self._args_of_kernels(
+            steps, noise_stds, momentum=self.momentum, n_leapfrog=self.n_leapfrog, bounds=self.bounds
+        )
 
 
 def langevin_noise_stds(step_sizes: Sequence[float], temperature: float) -> list[float]:
     """sqrt(2ηT) of each step."""
     return [math.sqrt(2.0 * eta * temperature) for eta in step_sizes]
-
-
-def masses_column(momentum: Momentum, n: int) -> tuple[Sequence[Tensor], ...]:
-    """Masses as columns of a step table, the same at each step: tensors that a captured graph reads from memory."""
-    return () if momentum.masses is None else tuple([m] * n for m in momentum if m is not None)
-
-
-def momentum_of_column(columns: Sequence[Sequence[float | Tensor]]) -> Momentum:
-    return Momentum(*(cast(Tensor, column[0]) for column in columns)) if columns else UNIT_MASS

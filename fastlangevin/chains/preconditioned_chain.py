@@ -13,8 +13,7 @@ from ..noise import Stream
 from ..score import BoundScore
 from .clip import clip_norm
 from .langevin_chain import LangevinChain
-from .memory_chain import compute_dtype
-from .metropolis_chain import masses_column, momentum_of_column
+from .momentum import compute_dtype, masses_column, momentum_of_column
 from .preconditioner import RMSprop
 
 

@@ -70,6 +70,22 @@ def resolve(name: str, schedule: Schedule, n_steps: int) -> Values:
     return [_check(f"{name} at step {k}", value) for k, value in enumerate(values)]
 
 
+def positive_step_sizes(step_size: Schedule, n_steps: int) -> list[float]:
+    """The step size of each step: a number, a sequence of n_steps numbers or a callable of the step.
+
+    Raises:
+        TypeError, ValueError: not one of these, or a value that is not positive and finite.
+    """
+    if isinstance(step_size, Tensor) and step_size.dim():
+        raise TypeError(f"step_size must be the same for all chains, got a tensor of shape {tuple(step_size.shape)}")
+    values = resolve("step_size", step_size, n_steps)
+    assert isinstance(values, list)
+    least = min(values)
+    if not least > 0:
+        raise ValueError(f"step_size must be positive, got {least}")
+    return values
+
+
 def langevin_noise(step_sizes: Values, temperatures: Values) -> Values:
     """σ = sqrt(2 η T): the noise with which the chain targets exp(-U / T) as η → 0."""
     if not isinstance(step_sizes, Tensor) and not isinstance(temperatures, Tensor):

@@ -14,8 +14,8 @@ from torch import Tensor
 from ..kernels.arguments import Momentum, MoveArgs, TransitionArgs, TransitionKind
 from ..noise import Stream
 from ..score import BoundScore
-from .memory_chain import MemoryChain, compute_dtype
-from .metropolis_chain import masses_column, momentum_of_column
+from .memory_chain import MemoryChain
+from .momentum import compute_dtype, masses_column, momentum_of_column
 
 
 class UnderdampedMemory(NamedTuple):
@@ -48,7 +48,6 @@ class UnderdampedChain(MemoryChain):
     decays: Sequence[float | Tensor]
     noise_stds: Sequence[float | Tensor]
     has_equal_steps: bool
-    friction: float
     momentum: Momentum
     velocity: Tensor | None
 
@@ -133,19 +132,4 @@ class UnderdampedChain(MemoryChain):
         return UnderdampedMemory(*self.memory).velocity
 
     def _transition_args(self, steps: slice) -> TransitionArgs:
-        return TransitionArgs(
-            self._kind,
-            cast(Sequence[float], self.step_sizes[steps]),
-            1,
-            self.friction,
-            self.temperature,
-            self.momentum,
-            -math.inf,
-            math.inf,
-            cast(int, self.seed),
-            cast(Sequence[int], self.steps[steps]),
-            self.stream,
-            self.offset,
-            self.test_stream,
-            self.chains.start,
-        )
+        return self._args_of_kernels(steps, self.noise_stds, self.decays, self.momentum)

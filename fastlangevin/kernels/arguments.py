@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -104,8 +103,9 @@ class TransitionArgs(NamedTuple):
 
     kind: TransitionKind
     step_sizes: Sequence[float]  # n of them
+    noise_stds: Sequence[float]  # of a Langevin proposal, or of the velocities of a mass of 1; n of them
+    decays: Sequence[float]  # of the velocities before new noise is added, of underdamped dynamics alone; n of them
     n_leapfrog: int  # steps of a trajectory, of HMC alone
-    friction: float  # of underdamped dynamics alone
     temperature: float
     momentum: Momentum
     lo: float  # limits of the state, beyond which the density is 0; infinities where there is no such limit
@@ -116,21 +116,6 @@ class TransitionArgs(NamedTuple):
     offset: int  # of the state's first element in the noise stream
     test_stream: int  # of the noise stream, for the uniform numbers of Metropolis tests
     first_chain: int  # place of the state's first chain in the whole batch
-
-    @property
-    def decays(self) -> list[float]:
-        """Of the velocities in each step of underdamped dynamics."""
-        return [math.exp(-self.friction * size) for size in self.step_sizes]
-
-    @property
-    def noise_stds(self) -> list[float]:
-        """Of a Langevin proposal, or of the velocities of a mass of 1."""
-        sizes, temperature = self.step_sizes, self.temperature
-        if self.kind == TransitionKind.mala:
-            return [math.sqrt(2.0 * size * temperature) for size in sizes]
-        if self.kind == TransitionKind.hmc:
-            return [math.sqrt(temperature)] * len(sizes)
-        return [math.sqrt(-math.expm1(-2 * self.friction * size) * temperature) for size in sizes]
 
 
 class ChainArgs(NamedTuple):

@@ -15,7 +15,7 @@ from ..chains.chain import Chain
 from ..chains.initial import Init, check_state
 from ..chains.langevin_chain import LangevinChain
 from ..chains.last_step import last_step
-from ..chains.memory_chain import UNIT_MASS
+from ..chains.momentum import UNIT_MASS
 from ..chains.preconditioned_chain import PreconditionedChain
 from ..chains.preconditioner import Preconditioner, RMSprop, check_preconditioner, constant
 from ..chains.schedule import Schedule, Values

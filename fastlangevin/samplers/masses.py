@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..chains.memory_chain import UNIT_MASS
+from ..chains.momentum import UNIT_MASS
 from ..kernels.arguments import Momentum
 from ..validation import check_positive
 

@@ -43,7 +43,7 @@ class Metropolis(Sampler):
             raise TypeError(
                 f"{type(self).__name__} compares energies: it needs an energy or a log_density, not a score"
             )
-        return step_sizes(self.step_size, n_steps)
+        return schedule.positive_step_sizes(self.step_size, n_steps)
 
     @outside_graphs
     def warm_up(
@@ -99,21 +99,5 @@ class Metropolis(Sampler):
     def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
         options = super()._check_options(options)
         options["temperature"] = check_positive("temperature", options["temperature"])
-        step_sizes(options["step_size"], options["n_steps"])
+        schedule.positive_step_sizes(options["step_size"], options["n_steps"])
         return options
-
-
-def step_sizes(step_size: Schedule, n_steps: int) -> list[float]:
-    """The step size of each step: a number, a sequence of n_steps numbers or a callable of the step.
-
-    Raises:
-        TypeError, ValueError: not one of these, or a value that is not positive and finite.
-    """
-    if isinstance(step_size, Tensor) and step_size.dim():
-        raise TypeError(f"step_size must be the same for all chains, got a tensor of shape {tuple(step_size.shape)}")
-    values = schedule.resolve("step_size", step_size, n_steps)
-    assert isinstance(values, list)
-    least = min(values)
-    if not least > 0:
-        raise ValueError(f"step_size must be positive, got {least}")
-    return values

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..chains.initial import Init, check_state
-from ..chains.schedule import Schedule
+from ..chains.schedule import Schedule, positive_step_sizes
 from ..chains.underdamped_chain import UnderdampedChain, UnderdampedMemory
 from ..network.inputs import make_inputs
 from ..network.target import make_target
@@ -19,7 +19,6 @@ from ..validation import check_positive, dtype_and_shape
 from .base import Sampler
 from .graph_break import outside_graphs
 from .masses import check_mass, momentum
-from .metropolis import step_sizes
 from .noise_counter import NoiseCounter
 from .options import Option
 
@@ -146,7 +145,7 @@ class Underdamped(Sampler):
         return x, UnderdampedMemory(*chain.memory).velocity
 
     def _chain(self, n_steps: int, **shared: Any) -> UnderdampedChain:
-        sizes = step_sizes(self.step_size, n_steps)
+        sizes = positive_step_sizes(self.step_size, n_steps)
         decays = [math.exp(-self.friction * size) for size in sizes]
         return UnderdampedChain(
             step_sizes=sizes,
@@ -154,7 +153,6 @@ class Underdamped(Sampler):
             decays=decays,
             noise_stds=[math.sqrt(-math.expm1(-2 * self.friction * size) * self.temperature) for size in sizes],
             has_equal_steps=len(set(sizes)) == 1,
-            friction=self.friction,
             momentum=momentum(self.mass, shared["event"], shared["device"], shared["dtype"]),
             temperature=self.temperature,
             velocity=None,
@@ -169,5 +167,5 @@ class Underdamped(Sampler):
             options["friction"] = check_positive("friction", options["friction"])
         options["mass"] = check_mass(options["mass"])
         options["temperature"] = check_positive("temperature", options["temperature"])
-        step_sizes(options["step_size"], options["n_steps"])
+        positive_step_sizes(options["step_size"], options["n_steps"])
         return options

@@ -139,11 +139,11 @@ def test_divergence_is_reported_or_rejected(kind):
 
 
 def test_states_without_an_event_shape(kind):
-    """(B,): one number a chain."""
+    """(B,): one number a chain. Halves and a sum of one number are exact, so both energies round alike."""
     sampler = kind(lambda x: 0.5 * x * x, n_steps=3, seed=3, **({"mass": 2.0} if "mass" in kind.keywords else {}))
     x0 = X[:, 0].contiguous()
     column = sampler.replace(energy=lambda x: 0.5 * (x * x).sum(1))
-    torch.testing.assert_close(sampler(x0, step=0), column(x0[:, None], step=0)[:, 0], rtol=1e-5, atol=1e-6)
+    assert torch.equal(sampler(x0, step=0), column(x0[:, None], step=0)[:, 0])
 
 
 def test_starts_from_which_no_chain_can_move(kind):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import fastlangevin as fl
 from fastlangevin import kernels
-from fastlangevin.chains.memory_chain import UNIT_MASS
+from fastlangevin.chains.momentum import UNIT_MASS
 from fastlangevin.kernels.arguments import MoveArgs
 from fastlangevin.noise import Stream, normal, uniform
 

@@ -131,8 +131,10 @@ def test_a_proposal_whose_energy_is_nan_is_rejected():
 def test_chains_that_reject_everything_are_warned_of():
     sampler = fl.MALA(energy, step_size=1e4, n_steps=100, seed=5)
     x0 = torch.zeros(3, 2)
-    with pytest.warns(RuntimeWarning, match="3 of 3 chains rejected their last 100 proposals or more: lower step_size"):
+    message = "3 of 3 chains rejected their last 100 proposals or more: lower step_size"
+    with pytest.warns(RuntimeWarning, match=message) as warned:
         sampler(x0)
+    assert warned[0].filename == __file__  # the caller's line, so that Python shows it once for each
     with pytest.warns(RuntimeWarning, match="3 of 3 chains"):
         sampler(x0, callback=lambda k, x: None, every=30)
     sampler(x0, n_steps=99)

@@ -29,6 +29,7 @@ Memory = MetropolisMemory | Tensor
 KINDS = tuple(TransitionKind)
 UNIT_MASSES = Momentum(None, None, None)
 SIZES = (0.5, 0.3, 0.4, 0.2)
+FRICTION = 0.7
 
 
 @dataclass
@@ -118,11 +119,18 @@ CASES = {"double well": double_well, "Gaussian": gaussian, "MLP": mlp}
 
 
 def arguments(kind: TransitionKind, momentum: Momentum = UNIT_MASSES, **changes: object) -> TransitionArgs:
+    """The noise and the decays follow from the step sizes."""
     args = TransitionArgs(
-        *(kind, SIZES, 3, 0.7, 1.3, momentum, -math.inf, math.inf, 20191125, range(7, 7 + len(SIZES))),
+        *(kind, SIZES, (), (), 3, 1.3, momentum, -math.inf, math.inf, 20191125, range(7, 7 + len(SIZES))),
         **dict(stream=0, offset=0, test_stream=3, first_chain=0),
-    )
-    return args._replace(**changes)
+    )._replace(**changes)
+    t, sizes = args.temperature, args.step_sizes
+    if kind == TransitionKind.underdamped:
+        decays = [math.exp(-FRICTION * size) for size in sizes]
+        return args._replace(
+            noise_stds=[math.sqrt(-math.expm1(-2 * FRICTION * size) * t) for size in sizes], decays=decays
+        )
+    return args._replace(noise_stds=[math.sqrt(2.0 * size * t if kind == TransitionKind.mala else t) for size in sizes])
 
 
 def memory_of(kind: TransitionKind, x: Tensor) -> Memory:
@@ -150,27 +158,33 @@ def step_by_step(case: Case, x: Tensor, memory: Memory, args: TransitionArgs, fm
     if not isinstance(memory, Tensor):
         memory.energy.copy_(case.energy(x, fma))
         memory.score.copy_(score)
-    for size, step in zip(args.step_sizes, args.steps, strict=True):
+    for k, (size, noise_std, step) in enumerate(zip(args.step_sizes, args.noise_stds, args.steps, strict=True)):
         key, place = (args.seed, step), (args.stream, args.offset)
         if isinstance(memory, Tensor):
-            decay = math.exp(-args.friction * size)
-            noise_std = math.sqrt(-math.expm1(-2 * args.friction * size) * args.temperature)
-            numbers = MoveArgs(False, size / 2, 1, size / 2, decay, noise_std, *key, *place)
+            numbers = MoveArgs(False, size / 2, 1, size / 2, args.decays[k], noise_std, *key, *place)
             move(x, memory, score, m, numbers)
             score = case.score(x, fma)
             move(x, memory, score, m, numbers._replace(drift=0.0, decay=None))
             continue
-        y, root = x.clone(), math.sqrt(args.temperature)
+        y = x.clone()
         test = MetropolisArgs(
-            size, size / 2, root, args.temperature, args.lo, args.hi, *key, *place, args.test_stream, args.first_chain
+            size,
+            size / 2,
+            noise_std,
+            args.temperature,
+            args.lo,
+            args.hi,
+            *key,
+            *place,
+            args.test_stream,
+            args.first_chain,
         )
         if args.kind == TransitionKind.mala:
-            noise_std = math.sqrt(2.0 * size * args.temperature)
             reference.update(y, memory.score, UpdateArgs(size, noise_std, *key, *place, None, None, None))
             reference_moves.mala_test(x, memory, y, case.score(y, fma), case.energy(y, fma).double(), test)
             continue
         v = torch.full_like(x, math.nan)
-        numbers = MoveArgs(True, size / 2, 1, size, None, root, *key, *place)
+        numbers = MoveArgs(True, size / 2, 1, size, None, noise_std, *key, *place)
         move(y, v, memory.score, m, numbers)
         for _ in range(args.n_leapfrog - 1):
             move(y, v, case.score(y, fma), m, numbers._replace(draws=False, kick=size))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import native
-from ..arguments import MetropolisMemory, TransitionArgs, TransitionKind
+from ..arguments import MetropolisMemory, TransitionArgs
 from ..operators import written
 from .whole_chain import steps_in_one_call
 
@@ -39,8 +39,8 @@ def run_(
         raise RuntimeError(why)
     if x.dim() != 2 or x.dtype != torch.float32 or not x.is_contiguous():
         raise ValueError(f"x must be (B, d), contiguous and float32, got {x.dtype} {tuple(x.shape)}")
-    if not len(args.steps) == len(args.step_sizes):
-        raise ValueError("steps and step_sizes must have the same length")
+    if not len(args.steps) == len(args.step_sizes) == len(args.noise_stds):
+        raise ValueError("steps, step_sizes and noise_stds must have the same length")
     n = len(args.steps)
     if not n or not len(x):
         return
@@ -50,7 +50,7 @@ def run_(
         tested = (memory.energy, memory.log_ratio, memory.n_accepted, memory.n_rejected)
     call = getattr(torch.ops.fastlangevin, operator).default
     most = max(1, steps_in_one_call(x, multiply_adds, _TIMES_LONGER) // max(1, args.n_leapfrog))
-    sizes, decays = args.step_sizes, args.decays if args.kind == TransitionKind.underdamped else []
+    sizes = args.step_sizes
     for k in range(0, n, most):  # Python handles signals between calls
         here = slice(k, k + most)
         call(
@@ -60,8 +60,8 @@ def run_(
             velocity,
             int(args.kind),
             list(sizes[here]),
-            args.noise_stds[here],
-            decays[here],
+            list(args.noise_stds[here]),
+            list(args.decays[here]),
             args.n_leapfrog,
             args.temperature,
             *args.momentum,

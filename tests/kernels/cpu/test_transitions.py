@@ -298,7 +298,7 @@ def test_operators_pass_opcheck():
     [
         ({"memory": torch.zeros(4, 3)}, "memory must be given"),
         ({"x": states(4, 3).double()}, "x must be .* contiguous and float32"),
-        ({"args": {"steps": [1]}}, "steps and step_sizes must have the same length"),
+        ({"args": {"steps": [1]}}, "steps, step_sizes and noise_stds must have the same length"),
         ({"args": {"n_leapfrog": 0}}, "n_leapfrog must be positive"),
         ({"args": {"momentum": Momentum(*[torch.ones(5)] * 3)}}, "masses must repeat over the elements"),
         ({"args": {"momentum": Momentum(*[torch.ones(3).double()] * 3)}}, "masses must be contiguous"),
