@@ -127,6 +127,7 @@ def test_step_sizes_that_change_from_step_to_step(kind, engine):
         else:
             x = one(x, step=k)
     torch.testing.assert_close(sampler(X, step=0), x, rtol=0, atol=1e-5)
+    assert torch.equal(sampler.trace(X, step=0, every=2).x[-1], sampler(X, step=0))  # in parts
 
 
 def test_divergence_is_reported_or_rejected(kind):
