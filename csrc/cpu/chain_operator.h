@@ -24,6 +24,16 @@ inline const float* floats(const Tensor& a, const char* what) {
   return static_cast<const float*>(a.const_data_ptr());
 }
 
+struct ReleaseAligned {
+  void operator()(float* memory) const { ::operator delete(memory, std::align_val_t{64}); }
+};
+
+// n floats, 64-byte aligned.
+inline std::unique_ptr<float, ReleaseAligned> aligned_floats(int64_t n) {
+  const size_t bytes = sizeof(float) * static_cast<size_t>(n);
+  return std::unique_ptr<float, ReleaseAligned>(static_cast<float*>(::operator new(bytes, std::align_val_t{64})));
+}
+
 // step_sizes and noise_stds must outlive what is returned.
 inline ChainArgs chain_args(const std::vector<double>& step_sizes, const std::vector<double>& noise_stds,
                             bool has_noise, int64_t seed, int64_t step, int64_t offset, std::optional<double> grad_clip,
@@ -49,14 +59,11 @@ inline ChainArgs chain_args(const std::vector<double>& step_sizes, const std::ve
 template <class Energy, class Args>
 void run_chains(const StepKernel<Energy, Args>& kernel, const Energy& energy, const Args& args, const Tensor& x,
                 int64_t n) {
-  constexpr std::align_val_t line{64};
-  const auto release = [](float* memory) { ::operator delete(memory, line); };
   floats(x, "x");
   float* const chains = static_cast<float*>(x.mutable_data_ptr());
   const int64_t width = n == 0 ? 0 : x.numel() / n;
   torch::stable::parallel_for(0, (n + kernel.block - 1) / kernel.block, 1, [&](int64_t begin, int64_t end) {
-    const size_t bytes = sizeof(float) * static_cast<size_t>(kernel.scratch_size(energy));
-    const std::unique_ptr<float, decltype(release)> scratch(static_cast<float*>(::operator new(bytes, line)), release);
+    const auto scratch = aligned_floats(kernel.scratch_size(energy));
     const int64_t first = begin * kernel.block;
     kernel.run(energy, args, first, std::min(n, end * kernel.block) - first, chains + first * width, scratch.get());
   });

@@ -18,26 +18,27 @@ Program make_program(const Tensor& code, const Tensor& shared, const Tensor& per
                       code.numel() * sizeof(int64_t) >= sizeof(ProgramCode),
                   "code must be contiguous int64");
   const auto* const program = static_cast<const ProgramCode*>(code.const_data_ptr());
-  STD_TORCH_CHECK(program->vector_tail == vector_tail, "the code was not written for these kernels");
+  STD_TORCH_CHECK(program->vector_tail == vector_tail && (program->lanes == 1 || program->lanes == program_lanes),
+                  "the code was not written for these kernels");
   STD_TORCH_CHECK(shared.numel() >= program->shared_words + vector_tail, "shared is too short for the code");
-  STD_TORCH_CHECK(per_sample.numel() >= n_samples * program->per_sample_words + vector_tail,
+  const int64_t n_rows = (n_samples + program->lanes - 1) / program->lanes;
+  STD_TORCH_CHECK(per_sample.numel() >= n_rows * program->per_sample_words + vector_tail,
                   "per_sample is too short for the code and the batch");
   return {program, floats(shared, "shared"), floats(per_sample, "per_sample"), 0};
 }
+
+bool is_in_lanes(const Program& program) { return program.code->lanes > 1; }
 
 // run(first, n, scratch) for blocks of samples, spread over torch's threads. state_words: of scratch memory a sample,
 // besides the program's.
 template <class Run>
 void each_block(const Program& program, int64_t n_samples, int64_t state_words, const Run& run) {
-  constexpr std::align_val_t line{64};
-  const auto release = [](float* memory) { ::operator delete(memory, line); };
   const ProgramCode& code = *program.code;
   const int64_t words = code.sample_words + state_words;
   torch::stable::parallel_for(0, n_samples, 1, [&](int64_t begin, int64_t end) {
     const int64_t most = std::max(code.samples_at_once, cached_words / words);
     const int64_t n_blocks = (end - begin + most - 1) / most, widest = (end - begin + n_blocks - 1) / n_blocks;
-    const size_t bytes = sizeof(float) * static_cast<size_t>(widest * words + code.extra_words + 2 * vector_tail);
-    const std::unique_ptr<float, decltype(release)> scratch(static_cast<float*>(::operator new(bytes, line)), release);
+    const auto scratch = aligned_floats(widest * words + code.extra_words + 2 * vector_tail);
     for (int64_t i = begin; i < end; i += widest) run(i, std::min(widest, end - i), scratch.get());
   });
 }
@@ -53,6 +54,16 @@ Tensor evaluate(const Program& program, const Tensor& x, float* energy) {
   const float* const from = floats(x, "x");
   float* const to = static_cast<float*>(out.mutable_data_ptr());
   const int64_t size = program.code->n_state;
+  if (is_in_lanes(program)) {
+    const int64_t n = x.size(0), n_blocks = (n + program_lanes - 1) / program_lanes;
+    torch::stable::parallel_for(0, n_blocks, 1, [&](int64_t begin, int64_t end) {
+      const auto scratch = aligned_floats(program.code->sample_words + program.code->extra_words + vector_tail);
+      const int64_t first = begin * program_lanes, m = std::min(n, end * program_lanes) - first;
+      program_kernels().lane_score(program, first, m, from + first * size, to + first * size,
+                                   energy ? energy + first : nullptr, scratch.get());
+    });
+    return out;
+  }
   each_block(program, x.size(0), 0, [&](int64_t first, int64_t n, float* scratch) {
     Program part = program;
     part.first = first;
@@ -86,6 +97,7 @@ void chain(const Tensor& x, const Tensor& code, const Tensor& shared, const Tens
   check_state(x, program);
   const ChainArgs args =
       chain_args(step_sizes, noise_stds, has_noise, seed, step, offset, grad_clip, lo, hi, noise_first);
+  if (is_in_lanes(program)) return run_chains(program_kernels().lane_chain.langevin, program, args, x, n_samples);
   float* const states = static_cast<float*>(x.mutable_data_ptr());
   const int64_t size = program.code->n_state;
   each_block(program, n_samples, 2 * size, [&](int64_t first, int64_t n, float* scratch) {
@@ -102,6 +114,9 @@ void transitions(const Tensor& x, const TransitionArgs& args, const Tensor& code
   check_state(x, program);
   STD_TORCH_CHECK(args.kind == TransitionKind::underdamped || program.code->energy >= 0,
                   "the code computes no energies");
+  if (is_in_lanes(program)) {
+    return run_chains(program_kernels().lane_chain.transitions, program, args, x, x.size(0));
+  }
   const RowTransitions chains(args, static_cast<float*>(x.mutable_data_ptr()), x.size(0), program.code->n_state);
   each_block(program, x.size(0), 0, [&](int64_t first, int64_t n, float* scratch) {
     Program part = program;

@@ -4,6 +4,9 @@
 // A sample's numbers lie in its part of the scratch memory; constants lie in one tensor that samples share, and in one
 // with a row for each. Buffers are aligned to 64 bytes and end on a multiple of 16 numbers, so that whole vectors are
 // read and written.
+//
+// In a program in lanes, `program_lanes` samples are computed as one: each of their numbers lies beside its like of the
+// others, and what is said of a sample here holds of all of them together, but for its state.
 #pragma once
 
 #include "chain.h"
@@ -37,7 +40,7 @@ struct Step {
   double number, other;
 };
 
-enum class Opcode : int64_t { pointwise, product, multiply, window, reduce };
+enum class Opcode : int64_t { pointwise, product, multiply, window, reduce, lane_product };
 
 // For each of `n` elements; followed by the operands, the outputs and the steps.
 struct PointwiseCode {
@@ -52,6 +55,14 @@ struct ProductCode {
   int64_t weights, start, tile;  // the first two: in the shared constants
   Axis y, x;
   int64_t in_y, in_x, in_channels, out_y, out_x, out_channels;
+};
+
+// Of a program in lanes: out(y, x, :) = start + the product of in(y, x, :) with the weights, whose tiles are those of
+// ProductCode. Channels follow each other.
+struct LaneProductCode {
+  Place in, out;
+  int64_t weights, start, tile;
+  int64_t n_y, n_x, in_y, in_x, in_channels, out_y, out_x, out_channels;
 };
 
 // out[i] = a[i] · b[i] for matrices (m, k) and (k, n) of the sample; a and out have rows of numbers that lie together.
@@ -82,6 +93,7 @@ struct ReduceCode {
 
 struct ProgramCode {
   int64_t vector_tail;      // numbers after a buffer's end that may be read and written: checked against the kernels'
+  int64_t lanes;            // samples side by side: 1 or program_lanes
   int64_t n_state;          // numbers of a sample's state, and of its score
   int64_t state, score;     // offsets of theirs, row-major
   int64_t energy;           // offset of a sample's energy; -1 in a program of the score alone
@@ -98,7 +110,7 @@ struct Program {
   int64_t first;  // row of the constants of the first sample
 };
 
-constexpr int64_t vector_tail = 16;
+constexpr int64_t vector_tail = 16, program_lanes = 32;
 
 struct ProgramKernels {
   // The scores of n contiguous states, and their energies unless `energy` is null. scratch: n * sample_words +
@@ -108,9 +120,14 @@ struct ProgramKernels {
   // n * n_state numbers more.
   void (*chain)(const Program& program, const ChainArgs& args, uint64_t first_element, int64_t n, float* x,
                 float* scratch);
+  // Of programs in lanes: the scores and energies of n states from number `first`, a multiple of program_lanes, of x's
+  // on. scratch: sample_words + extra_words numbers.
+  void (*lane_score)(const Program& program, int64_t first, int64_t n, const float* x, float* score, float* energy,
+                     float* scratch);
+  ChainKernel<Program> lane_chain;
 };
 
-extern const ProgramKernels portable_program, avx2_program, avx512_program;
+extern const ProgramKernels portable_program, avx2_program, avx512_program, neon_program;
 
 // The kernels of the instruction set in force.
 const ProgramKernels& program_kernels();

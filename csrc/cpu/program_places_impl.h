@@ -50,8 +50,8 @@ FL_INLINE void store_any(float* at, typename V::f32 a) {
 // visit(offset, stride, n): the runs along the last dimension of the elements [start, start + m).
 template <class Visit>
 FL_INLINE void each_run(const Strided& s, int64_t start, int64_t m, const Visit& visit) {
-  int64_t index[most_dims], offset = 0;
-  for (int64_t d = s.n_dims; d-- > 0;) {
+  int64_t index[most_dims] = {}, offset = 0;
+  for (int64_t d = s.n_dims; d-- > 0 && start > 0;) {
     index[d] = start % s.sizes[d];
     start /= s.sizes[d];
     offset += index[d] * s.strides[d];

@@ -10,7 +10,7 @@
 namespace fastlangevin {
 namespace {
 
-constexpr int64_t sum_run = 64, most_lanes = 64;
+constexpr int64_t sum_run = 64, kept_at_once = 64;
 
 struct SumReduction {
   double start = 0.0;
@@ -54,28 +54,48 @@ class Offsets {
   int64_t n_, index_[most_dims] = {}, offset_ = 0;
 };
 
-// result[c] over all reduced elements, for `lanes` neighbours c that lie together.
+// to[c] over the elements at some offsets, for `lanes` neighbours c that lie together.
 template <class V, class R>
-FL_INLINE void reduce_lanes(const R& reduce, const float* in, const ReduceCode& code, int64_t lanes, double* result) {
-  constexpr int64_t width = V::width;
+FL_INLINE void reduce_offsets(const R& reduce, const float* in, const int64_t* offsets, int64_t n, int64_t lanes,
+                              float* to) {
+  const float start = static_cast<float>(reduce.start);
+  int64_t c = 0;
+  for (; c + V::width <= lanes; c += V::width) {
+    typename V::f32 now = V::broadcast(start);
+    for (int64_t i = 0; i < n; ++i) now = reduce(now, load_any<V>(in + offsets[i] + c));
+    store_any<V>(to + c, now);
+  }
+  for (; c < lanes; ++c) {
+    float now = start;
+    for (int64_t i = 0; i < n; ++i) now = reduce(now, in[offsets[i] + c]);
+    to[c] = now;
+  }
+}
+
+// out[c] over all reduced elements, for `lanes` neighbours c that lie together.
+template <class V, class R>
+FL_INLINE void reduce_lanes(const R& reduce, const float* in, const ReduceCode& code, int64_t lanes, float* out) {
   const int64_t kept = code.n_kept;
   Offsets reduced(code.in.sizes + kept, code.in.strides + kept, code.in.n_dims - kept);
-  const int64_t count = reduced.count(), whole = lanes - lanes % width;
-  std::fill(result, result + lanes, reduce.start);
-  alignas(64) float part[most_lanes];
-  for (int64_t done = 0; done < count;) {
-    const int64_t m = std::min(sum_run, count - done);
-    std::fill(part, part + most_lanes, static_cast<float>(reduce.start));
-    for (int64_t i = 0; i < m; ++i, reduced.advance()) {
-      const float* const from = in + reduced.offset();
-      for (int64_t c = 0; c < whole; c += width) {
-        store_any<V>(part + c, reduce(load_any<V>(part + c), load_any<V>(from + c)));
-      }
-      for (int64_t c = whole; c < lanes; ++c) part[c] = reduce(part[c], from[c]);
-    }
-    for (int64_t c = 0; c < lanes; ++c) result[c] = reduce(result[c], static_cast<double>(part[c]));
-    done += m;
+  const int64_t count = reduced.count();
+  int64_t offsets[sum_run];
+  const auto take = [&](int64_t n) {
+    for (int64_t i = 0; i < n; ++i, reduced.advance()) offsets[i] = reduced.offset();
+  };
+  if (count <= sum_run && code.scale == 1.0) {
+    take(count);
+    return reduce_offsets<V>(reduce, in, offsets, count, lanes, out);
   }
+  alignas(64) float part[kept_at_once];
+  double results[kept_at_once];
+  std::fill(results, results + lanes, reduce.start);
+  for (int64_t done = 0; done < count; done += sum_run) {
+    const int64_t n = std::min(sum_run, count - done);
+    take(n);
+    reduce_offsets<V>(reduce, in, offsets, n, lanes, part);
+    for (int64_t c = 0; c < lanes; ++c) results[c] = reduce(results[c], static_cast<double>(part[c]));
+  }
+  for (int64_t c = 0; c < lanes; ++c) out[c] = static_cast<float>(results[c] * code.scale);
 }
 
 // Over all reduced elements, the last of whose dimensions lies together.
@@ -118,7 +138,6 @@ void run_reduction(const R& reduce, const ReduceCode& code, const Samples& sampl
   const bool lanes_lie = kept > 0 && code.in.strides[kept - 1] == 1 && code.out.strides[kept - 1] == 1;
   const bool run_lies = n_dims > kept && code.in.strides[n_dims - 1] == 1;
   const int64_t rows = lanes_lie ? kept - 1 : kept;
-  double results[most_lanes];
   for (int64_t s = 0; s < samples.n; ++s) {
     const float* const in = samples.at(code.in.place, s);
     float* const out = samples.out(code.out.place, s);
@@ -126,10 +145,9 @@ void run_reduction(const R& reduce, const ReduceCode& code, const Samples& sampl
     for (int64_t r = from.count(); r > 0; --r, from.advance(), to.advance()) {
       if (lanes_lie) {
         const int64_t size = code.in.sizes[kept - 1];
-        for (int64_t c = 0; c < size; c += most_lanes) {
-          const int64_t lanes = std::min(most_lanes, size - c);
-          reduce_lanes<V>(reduce, in + from.offset() + c, code, lanes, results);
-          for (int64_t i = 0; i < lanes; ++i) out[to.offset() + c + i] = static_cast<float>(results[i] * code.scale);
+        for (int64_t c = 0; c < size; c += kept_at_once) {
+          const int64_t lanes = std::min(kept_at_once, size - c);
+          reduce_lanes<V>(reduce, in + from.offset() + c, code, lanes, out + to.offset() + c);
         }
       } else {
         const float* const at = in + from.offset();

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...network.native.program import VECTOR_TAIL, NativeProgram
@@ -46,13 +47,17 @@ def bind(program: NativeProgram, n_samples: int, value: Callable[[int], Tensor])
         value: of each fixed value of the graph, by index.
     """
     code = program.code
+    lanes, n_rows = program.lanes, -(-n_samples // program.lanes)
     shared = torch.zeros(program.shared_words + VECTOR_TAIL)
-    per_sample = torch.zeros(n_samples * program.per_sample_words + VECTOR_TAIL)
-    rows = per_sample[: n_samples * program.per_sample_words].view(n_samples, program.per_sample_words)
+    per_sample = torch.zeros(n_rows * program.per_sample_words + VECTOR_TAIL)
+    rows = per_sample[: n_rows * program.per_sample_words].view(n_rows, program.per_sample_words)
     for constant, place in program.constants:
         made = constant.make(*(value(v) for v in constant.values))
         if constant.is_per_sample:
-            rows[:, place : place + constant.size] = made.reshape(n_samples, constant.size)
+            size = constant.size // lanes
+            numbers = F.pad(made.reshape(n_samples, size), (0, 0, 0, n_rows * lanes - n_samples))
+            row = numbers.view(n_rows, lanes, size).transpose(1, 2).reshape(n_rows, constant.size)
+            rows[:, place : place + constant.size] = row
         else:
             shared[place : place + constant.size] = made.reshape(-1)
     return Bound(code, shared, per_sample, program.multiply_adds)

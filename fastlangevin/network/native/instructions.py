@@ -12,7 +12,7 @@ from typing import NamedTuple
 from .values import Base, Shape, View, dense_strides
 
 MOST_DIMS, MOST_VALUES, MOST_WINDOW = 8, 64, 1024
-_POINTWISE, _PRODUCT, _MULTIPLY, _WINDOW, _REDUCE = range(5)
+_POINTWISE, _PRODUCT, _MULTIPLY, _WINDOW, _REDUCE, _LANE_PRODUCT = range(6)
 
 Locate = Callable[[Base], tuple[int, int]]  # the space and the offset of a buffer or a constant
 
@@ -147,6 +147,42 @@ class Product:
 
 
 @dataclass(frozen=True)
+class LaneProduct:
+    """Products of weights with the channels of each pixel of images (height, width, channels, samples), whose samples
+    lie together and whose channels follow each other.
+
+    Attributes:
+        tile: output channels whose weights lie together, at most.
+    """
+
+    image: View
+    result: View
+    weights: Base
+    start: Base
+    tile: int
+
+    @property
+    def reads(self) -> list[Base]:
+        return [self.image.base, self.weights, self.start]
+
+    @property
+    def writes(self) -> list[Base]:
+        return [self.result.base]
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of a sample."""
+        return math.prod(self.image.shape[:3]) * self.result.shape[2]
+
+    def code(self, locate: Locate) -> list[int]:
+        n_y, n_x, n_in, _ = self.image.shape
+        body = [*_place(self.image, locate), *_place(self.result, locate)]
+        body += [locate(self.weights)[1], locate(self.start)[1], self.tile, n_y, n_x]
+        body += [*self.image.strides[:2], n_in, *self.result.strides[:2], self.result.shape[2]]
+        return [_LANE_PRODUCT, len(body), *body]
+
+
+@dataclass(frozen=True)
 class Multiply:
     """Products of the matrices (n, rows, inner) and (n, inner, columns) of a sample."""
 
@@ -234,7 +270,7 @@ class Reduce:
         return [_REDUCE, len(body), *body]
 
 
-Instruction = Pointwise | Product | Multiply | WindowSum | Reduce
+Instruction = Pointwise | Product | LaneProduct | Multiply | WindowSum | Reduce
 
 
 def collapsed(view: View) -> View:

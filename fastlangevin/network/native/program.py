@@ -20,12 +20,14 @@ from . import (  # noqa: F401  (they register rules)
     rules_views,
     rules_windows,
 )
-from .instructions import Instruction, Multiply, Pointwise, Product, patches
+from .instructions import Instruction, LaneProduct, Multiply, Pointwise, Product, patches
+from .lanes import LANES, in_lanes
 from .lowering import Lowering
 from .values import Base, Buffer, Constant, NotLowered
 
 VECTOR_TAIL = 16  # `vector_tail` of csrc/cpu/program.h
 _CACHED_WEIGHTS = 2**16
+_FEW_WORDS = 576
 _LITTLE_WORK, _MOST_PADDED = 2**20, 2.5  # multiply-adds of a sample
 _SCRATCH, _SHARED, _PER_SAMPLE = range(3)
 
@@ -36,7 +38,8 @@ class NativeProgram:
 
     Attributes:
         code: `ProgramCode` of csrc/cpu/program.h and the instructions, as int64.
-        constants: each with its place among the shared ones, or in the rows of the samples.
+        lanes: samples whose numbers lie side by side; 1: those of each sample lie together.
+        constants: each with its place among the shared ones, or in the rows of samples, `lanes` of them in a row.
         shared_words, per_sample_words: how many numbers those are.
         n_instructions: of a step.
         multiply_adds: of a step, per sample and with those of padding.
@@ -44,6 +47,7 @@ class NativeProgram:
     """
 
     code: Tensor
+    lanes: int
     constants: tuple[tuple[Constant, int], ...]
     shared_words: int
     per_sample_words: int
@@ -70,7 +74,21 @@ def lower(graph: Graph, calls: Sequence[Call], outputs: Sequence[int], widest_ti
     padded = sum(p.multiply_adds * _rounded(p.result.shape[2]) // p.result.shape[2] for p in products)
     if padded > max(_LITTLE_WORK, _MOST_PADDED * work):
         raise NotLowered("its convolutions have so few channels in a group that most lanes of vectors would be idle")
-    return _placed(lowering.instructions, lowering.state, [view.base for view in results])
+    buffers = [lowering.state, *(view.base for view in results if isinstance(view.base, Buffer))]
+    if _is_small(lowering.instructions, buffers) and (wide := in_lanes(lowering.instructions, buffers)) is not None:
+        return _placed(*wide, LANES)
+    return _placed(lowering.instructions, buffers, 1)
+
+
+def _is_small(instructions: Sequence[Instruction], buffers: Sequence[Buffer]) -> bool:
+    """Whether samples are faster side by side, whatever the batch, on whose size a sample's bits must not depend.
+
+    Then a sample's numbers fill few vectors, and those of `LANES` samples stay in the L2 cache. Products fill vectors
+    either way.
+    """
+    state, *results = buffers
+    _, words = _places(instructions, _lives(instructions, state, results))
+    return words <= (_FEW_WORDS if any(isinstance(i, Product) for i in instructions) else 2 * _FEW_WORDS)
 
 
 def _rounded(channels: int) -> int:
@@ -78,9 +96,10 @@ def _rounded(channels: int) -> int:
     return -(-channels // 8) * 8
 
 
-def _placed(instructions: Sequence[Instruction], state: Buffer, results: Sequence[Base]) -> NativeProgram:
-    lives = _lives(instructions, state, results)
-    places, sample_words = _places(instructions, lives)
+def _placed(instructions: Sequence[Instruction], buffers: Sequence[Buffer], lanes: int) -> NativeProgram:
+    """buffers: of the state, the score and, if they are computed, the energies."""
+    state, *results = buffers
+    places, sample_words = _places(instructions, _lives(instructions, state, results))
     constants: dict[Constant, int] = {}
     words = {False: 0, True: 0}
     for instruction in instructions:
@@ -98,19 +117,20 @@ def _placed(instructions: Sequence[Instruction], state: Buffer, results: Sequenc
     # An odd number of cache lines, so that a number of one sample and of the next fall into different sets.
     sample_words = sample_words // (2 * VECTOR_TAIL) * 2 * VECTOR_TAIL + 3 * VECTOR_TAIL
     score, energy = [locate(base)[1] for base in results] + [-1] * (2 - len(results))
-    head = [VECTOR_TAIL, state.size, places[state], score, energy, sample_words, extra]
+    head = [VECTOR_TAIL, lanes, state.size // lanes, places[state], score, energy, sample_words, extra]
     code = [*head, _samples_at_once(instructions), words[False], words[True], len(instructions)]
     for instruction in instructions:
         code += instruction.code(locate)
-    products = [i for i in instructions if isinstance(i, (Product, Multiply))]
+    products = [i for i in instructions if isinstance(i, (Product, LaneProduct, Multiply))]
     return NativeProgram(
         torch.tensor(code, dtype=torch.int64),
+        lanes,
         tuple(constants.items()),
         words[False],
         words[True],
         len(instructions),
         sum(p.multiply_adds for p in products),
-        sum(i.operations for i in instructions if not isinstance(i, (Product, Multiply))),
+        sum(i.operations for i in instructions if not isinstance(i, (Product, LaneProduct, Multiply))) // lanes,
     )
 
 

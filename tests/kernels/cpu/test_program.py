@@ -1,10 +1,12 @@
 """Native programs: every instruction on every instruction set, against float64; bits whatever the batch and threads.
 
-Programs with energies differ from those without, so that each test runs both.
+Programs with energies differ from those without, so that each test runs both. What can be computed with samples side by
+side is tested in both layouts.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -21,11 +23,34 @@ import fastlangevin as fl
 from fastlangevin.kernels import native
 from fastlangevin.kernels.cpu import program, whole_chain
 from fastlangevin.network.inputs import Inputs
+from fastlangevin.network.native import program as programs
+from fastlangevin.network.native.lanes import LANES
 from fastlangevin.network.native.values import View, dense_strides
 from fastlangevin.network.target import Target
 from fastlangevin.score.graph import GraphEngine, NativeGraphScore
 
 pytestmark = pytest.mark.skipif(native.load_cpu() is not None, reason="no cpu kernels here")
+
+
+LAYOUTS = {"together": 1, "in lanes": LANES}
+
+
+@contextlib.contextmanager
+def laid_out(layout):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(programs, "_is_small", lambda *_: layout == "in lanes")
+        yield
+
+
+@pytest.fixture(params=LAYOUTS)
+def layout(request):
+    """How the numbers of samples lie, whatever their size."""
+    with laid_out(request.param):
+        yield request.param
+
+
+def n_lanes(bound):
+    return bound._recording.native.program.lanes
 
 
 def native_score(energy, x, *args):
@@ -98,6 +123,7 @@ PRODUCTS = {
     "linear": (nn.Linear(19, 37), (19,)),
     "linear to one": (nn.Linear(2, 1), (2,)),
     "linear of rows": (nn.Linear(5, 66), (3, 5)),
+    "linear of many": (nn.Linear(131, 147, bias=False), (131,)),
     "mean over windows": (nn.AvgPool2d(2), (3, 4, 6)),
     "ragged mean": (nn.AvgPool2d(3, 2, 1, ceil_mode=True, divisor_override=2), (5, 7, 9)),
     "maximum": (nn.MaxPool2d(2), (3, 5, 6)),
@@ -109,18 +135,26 @@ PRODUCTS = {
 }
 
 
+MATRICES = [name for name in PRODUCTS if name.startswith("linear")]
+
+
 @functools.cache
-def product(name, n):
+def product(name, n, layout):
     layer, event = PRODUCTS[name]
     energy, x = Squares(copy.deepcopy(layer)), whole((n, *event), seed=9)
-    return native_score(energy, x), x, exact(energy, x)
+    with laid_out(layout):
+        return native_score(energy, x), x, exact(energy, x)
 
 
-@pytest.mark.parametrize("n", [1, 5])
-@pytest.mark.parametrize("name", PRODUCTS)
-def test_sums_of_whole_numbers_are_exact(capability, name, n):
+@pytest.mark.parametrize(
+    ("name", "n", "layout"),
+    [(name, n, "together") for name in PRODUCTS for n in (1, 5)]
+    + [(name, n, "in lanes") for name in MATRICES for n in (1, 33)],
+)
+def test_sums_of_whole_numbers_are_exact(capability, name, n, layout):
     """Float32 adds whole numbers, here quarters of quarters of them, without an error up to 2^24 of those."""
-    bound, x, (energy, score) = product(name, n)
+    bound, x, (energy, score) = product(name, n, layout)
+    assert n_lanes(bound) == LAYOUTS[layout]
     assert 0 < score.abs().max() < 2**20 and torch.equal(16 * score, (16 * score).round())
     assert 0 < energy.abs().max() < 2**18 and torch.equal(32 * energy, (32 * energy).round())
     assert all(torch.equal(found.double(), e) for found, e in zip(computed(bound, x), (energy, score), strict=True))
@@ -184,18 +218,20 @@ def smooth(energy, x, *args):
 
 
 @functools.cache
-def pointwise(name):
+def pointwise(name, layout):
     function, weights = POINTWISE[name], torch.linspace(-1, 2, 37)
     x = torch.randn(7, 37, generator=torch.Generator().manual_seed(1)) * 3
     x[0, :3] = torch.tensor([30.0, -30.0, 0.7])
-    return smooth(lambda x: (function(x) * weights.to(x.dtype)).sum(1), x)
+    with laid_out(layout):
+        return smooth(lambda x: (function(x) * weights.to(x.dtype)).sum(1), x)
 
 
 @functools.cache
-def of_vectors(name):
+def of_vectors(name, layout):
     function = VECTORS[name]
     x = torch.randn(3, 11, generator=torch.Generator().manual_seed(2)) * 2
-    return smooth(lambda x: function(x).reshape(len(x), -1).sum(1), x)
+    with laid_out(layout):
+        return smooth(lambda x: function(x).reshape(len(x), -1).sum(1), x)
 
 
 @functools.cache
@@ -209,14 +245,23 @@ def of_images(name, n):
 
 
 @pytest.mark.parametrize("name", POINTWISE)
-def test_pointwise(capability, name):
-    bound, x, expected = pointwise(name)
+def test_pointwise(capability, layout, name):
+    bound, x, expected = pointwise(name, layout)
+    assert n_lanes(bound) == LAYOUTS[layout]
     assert_within_bounds(computed(bound, x), expected)
 
 
+def test_sigmoid_is_never_subnormal(capability, layout):
+    """Processors are 10 to 100 times slower with subnormal numbers."""
+    x = -torch.tensor([[87.0], [87.4], [88.0], [95.0], [1e4], [math.inf]])
+    energies, _ = computed(native_score(lambda x: torch.sigmoid(x).sum(1), x), x)
+    assert (energies >= torch.finfo(torch.float32).tiny).all() and (energies[1:] < 1.23e-38).all()
+
+
 @pytest.mark.parametrize("name", VECTORS)
-def test_functions_of_vectors(capability, name):
-    bound, x, expected = of_vectors(name)
+def test_functions_of_vectors(capability, layout, name):
+    bound, x, expected = of_vectors(name, layout)
+    assert n_lanes(bound) == LAYOUTS[layout]
     assert_within_bounds(computed(bound, x), expected)
 
 
@@ -255,7 +300,8 @@ def test_attention(capability, n):
     assert_within_bounds(computed(bound, x), expected)
 
 
-def test_numbers_of_each_sample(capability):
+@pytest.mark.parametrize("n", [6, 70])
+def test_numbers_of_each_sample(capability, layout, n):
     """Arguments, labels and their embeddings."""
     torch.manual_seed(4)
     embedding = nn.Embedding(3, 7)
@@ -270,9 +316,10 @@ def test_numbers_of_each_sample(capability):
             picked = torch.gather(logits, 1, y[:, None])[:, 0]
             return picked * t + ((x - t[:, None]) ** 2).sum(1)
 
-    energy, x = Conditional(), torch.randn(6, 7)
-    y, t = torch.tensor([0, 2, 1, 1, 0, 2]), torch.rand(6)
+    energy, x = Conditional(), torch.randn(n, 7)
+    y, t = torch.randint(3, (n,)), torch.rand(n)
     bound, x, expected = smooth(energy, x, y, t)
+    assert n_lanes(bound) == LAYOUTS[layout]
     assert_within_bounds(computed(bound, x), expected)
 
 
@@ -289,9 +336,28 @@ class Net(nn.Module):
         return self.head(F.elu(self.norm(self.b(h))).mean((2, 3)) + h.mean((2, 3))[:, :5])
 
 
-@pytest.mark.parametrize("norm", [False, True])
-def test_bits_do_not_depend_on_threads_or_batch(capability, threads, norm):
-    energy, x = Net(norm), torch.randn(65, 2, 9, 7)
+class Small(nn.Module):
+    """Computed with samples side by side. Takes a number for each."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(6)
+        self.net = nn.Sequential(nn.Linear(3, 19), nn.SiLU(), nn.Linear(19, 1))
+        self.means = nn.Parameter(torch.randn(5, 3))
+
+    def forward(self, x, t=1.5):
+        near = -0.5 * (x[:, None] - self.means).square().sum(2)
+        return self.net(x).flatten() * t - near.logsumexp(1)
+
+
+CASES = {"convolutions": (Net(), (2, 9, 7)), "norm": (Net(True), (2, 9, 7)), "small": (Small(), (3,))}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bits_do_not_depend_on_threads_or_batch(capability, threads, name):
+    energy, event = CASES[name]
+    x = torch.randn(65, *event)
+    assert n_lanes(native_score(energy, x)) == (LANES if name == "small" else 1)
     expected = native_score(energy, x)(x)
     energies = native_score(energy, x).energy_and_score(x)[0]
     threads(3)
@@ -313,11 +379,13 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.parametrize("name", ["convolutions", "small"])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_whole_chains_have_the_bits_of_single_steps(capability, monkeypatch, threads, options):
+def test_whole_chains_have_the_bits_of_single_steps(capability, monkeypatch, threads, options, name):
     """In one call, in several, and step by step with the backend's update; on any number of threads."""
     options = {"n_steps": 6, "step_size": 0.1, "noise_std": 0.05, "seed": 3, "engine": "graph", **options}
-    energy, x = Net(), torch.rand(9, 2, 9, 7) - 0.5
+    energy, event = CASES[name]
+    x = torch.rand(70 if name == "small" else 9, *event) - 0.5
     whole = fl.Langevin(energy, **options)(x, step=5)
     sampler = fl.Langevin(energy, **options)
     trace = sampler.trace(x, every=1, step=5)
@@ -329,15 +397,35 @@ def test_whole_chains_have_the_bits_of_single_steps(capability, monkeypatch, thr
     assert torch.equal(fl.Langevin(energy, **options)(x, step=5), whole)
 
 
-def test_memory_around_the_state_is_unchanged(capability):
-    memory = torch.full((30, 2, 9, 7), 99.0)
+@pytest.mark.parametrize("name", ["convolutions", "small"])
+def test_memory_around_the_state_is_unchanged(capability, name):
+    energy, event = CASES[name]
+    memory = torch.full((30, *event), 99.0)
     x = memory[3:20]
     x.fill_(0.1)
-    bound = native_score(Net(), x)
-    sampler = fl.Langevin(Net(), n_steps=3, step_size=0.1, noise_std=0.1, engine="graph", seed=1)
+    bound = native_score(energy, x)
+    sampler = fl.Langevin(energy, n_steps=3, step_size=0.1, noise_std=0.1, engine="graph", seed=1)
     chain = sampler(x)
     assert not torch.equal(chain, x) and bound(x).shape == x.shape
     assert (memory[:3] == 99).all() and (memory[20:] == 99).all() and (x == 0.1).all()
+
+
+def test_what_needs_the_numbers_of_a_sample_side_by_side_keeps_them_so(layout):
+    assert n_lanes(native_score(Squares(nn.Conv2d(1, 2, 2)), torch.randn(3, 1, 4, 4))) == 1
+    assert n_lanes(native_score(Attention(), torch.randn(3, 2, 6))) == 1
+
+
+@pytest.mark.parametrize(
+    ("energy", "width", "lanes"),
+    [
+        (nn.Sequential(nn.Linear(120, 120), nn.Tanh(), nn.Linear(120, 1), nn.Flatten(0)), 120, LANES),
+        (nn.Sequential(nn.Linear(120, 600), nn.Tanh(), nn.Linear(600, 1), nn.Flatten(0)), 120, 1),
+        (lambda x: (x.tanh() * x).sum(1), 250, LANES),
+        (lambda x: (x.tanh() * x).sum(1), 1000, 1),
+    ],
+)
+def test_how_few_numbers_lie_side_by_side(energy, width, lanes):
+    assert n_lanes(native_score(energy, torch.randn(2, width))) == lanes
 
 
 def test_energies_without_a_kernel_are_torch_s():

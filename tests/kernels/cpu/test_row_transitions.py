@@ -28,15 +28,30 @@ KINDS = {
     "underdamped": functools.partial(fl.Underdamped, step_size=0.3, friction=0.7, mass=MASS, temperature=1.5),
     "underdamped, schedule": functools.partial(fl.Underdamped, step_size=[0.1, 0.3, 0.3, 0.4, 0.5], mass=2.0),
 }
-ENGINES = {"convnet": (nn.LeakyReLU, NativeConvNetScore), "graph": (nn.SiLU, NativeGraphScore)}
 
 
-def network(activation) -> nn.Sequential:
+def convnet(activation) -> nn.Sequential:
     torch.manual_seed(3)
     tower = [nn.Conv2d(3, 20, 3, 1, 1), activation(), nn.Conv2d(20, 33, 4, 2, 1), activation(), nn.Flatten()]
     net = nn.Sequential(*tower, nn.Linear(132, 1), nn.Flatten(0)).requires_grad_(False)
     net[-2].weight.mul_(10)
     return net
+
+
+def small() -> nn.Sequential:
+    """Computed with chains side by side."""
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(48, 19), nn.SiLU(), nn.Linear(19, 1), nn.Flatten(0))
+    net.requires_grad_(False)[-2].weight.mul_(10)
+    return net
+
+
+# By the name of the case: the engine, its network and its score.
+ENGINES = {
+    "convnet": ("convnet", functools.partial(convnet, nn.LeakyReLU), NativeConvNetScore),
+    "graph": ("graph", functools.partial(convnet, nn.SiLU), NativeGraphScore),
+    "graph, side by side": ("graph", small, NativeGraphScore),
+}
 
 
 def states(n=37) -> Tensor:
@@ -48,8 +63,9 @@ def engine(request):
     return request.param
 
 
-def sampler(engine, name, **options):
-    return KINDS[name](log_density=network(ENGINES[engine][0]), engine=engine, n_steps=N_STEPS, seed=3, **options)
+def sampler(case, name, **options):
+    engine, make, _ = ENGINES[case]
+    return KINDS[name](log_density=make(), engine=engine, n_steps=N_STEPS, seed=3, **options)
 
 
 def outcome(made, x, step=5):
@@ -68,7 +84,7 @@ def assert_equal(got, expected):
 @pytest.mark.parametrize("name", KINDS)
 def test_whole_chains_have_the_bits_of_single_moves(capability, monkeypatch, threads, engine, name):
     """In one call, in several, step by step; on any number of threads and for any split of the batch."""
-    x, calls, score = states(), [], ENGINES[engine][1]
+    x, calls, score = states(), [], ENGINES[engine][2]
     run = score.run_transitions_
     monkeypatch.setattr(score, "run_transitions_", lambda self, x, *args: (calls.append(len(x)), run(self, x, *args)))
     whole = outcome(sampler(engine, name), x)
@@ -106,7 +122,7 @@ def test_no_chains_and_memory_around_the_state(engine, name):
     chain = sampler(engine, name)(x)
     assert torch.equal(x, states(3)) and not torch.equal(chain, x)
     assert (memory[:3] == 99).all() and (memory[6:] == 99).all()
-    assert KINDS[name](log_density=network(ENGINES[engine][0]), seed=3)(x[:0]).shape == (0, *EVENT)
+    assert KINDS[name](log_density=ENGINES[engine][1](), seed=3)(x[:0]).shape == (0, *EVENT)
 
 
 def test_what_the_operators_refuse():
