@@ -107,6 +107,17 @@ class TritonConvNetScore(SequentialScore):
     def __call__(self, x: Tensor) -> Tensor:
         return convnet_triton.score(self._packed, x.to(torch.float32).contiguous()).to(x.dtype)
 
+    def energy(self, x: Tensor) -> Tensor:
+        return convnet_triton.energy(self._packed, x.to(torch.float32).contiguous(), self._offset)
+
+    def energy_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        energies, score = convnet_triton.energy_and_score(self._packed, x.to(torch.float32).contiguous(), self._offset)
+        return energies, score.to(x.dtype)
+
+    @functools.cached_property
+    def _offset(self) -> Tensor:
+        return walk.last_offset(self.network, self._packed.last.device).double()
+
     def fused_step_(self, x: Tensor, args: UpdateArgs) -> bool:
         if x.dtype != torch.float32 or not x.is_contiguous():
             return False

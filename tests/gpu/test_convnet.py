@@ -46,6 +46,29 @@ def test_score_equals_autograd(precision, cosine, batch):
         assert torch.equal(convnet.score(packed, x), score)
 
 
+@pytest.mark.parametrize(("precision", "off"), [("fp16", 0.01), ("tf32", 0.01), ("bf16", 0.05)])
+def test_energies_come_with_the_score(precision, off):
+    """To the roundings of the layers, which add up at random over the terms of the last product."""
+    network, convnet, packed = paper(precision)
+    x = torch.rand(64, *SHAPE, device=DEVICE) * 2 - 1
+    offset = network.net[8].bias.detach().double()
+    energies, score = convnet.energy_and_score(packed, x, offset)
+    assert torch.equal(score, convnet.score(packed, x)) and torch.equal(energies, convnet.energy(packed, x, offset))
+    wide = network.double()
+    size = (wide.net[:8](x.double()) * wide.net[8].weight).flatten(1).abs().sum(1)
+    assert ((energies + wide(x.double()).flatten()).abs() <= off * size).all()
+
+
+@pytest.mark.parametrize("kind", [fl.MALA, fl.HMC])
+def test_captured_transitions_have_the_bits_of_eager_ones(kind):
+    options = {"step_size": 0.02, "n_steps": 5, "precision": "fp16", "seed": 1}
+    network, x0 = paper("fp16")[0], torch.rand(16, *SHAPE, device=DEVICE) * 2 - 1
+    eager = kind(log_density=network, graph=False, **options)
+    captured = kind(log_density=network, graph=True, **options)
+    for _ in range(2):
+        assert torch.equal(captured(x0), eager(x0))
+
+
 def test_a_step_is_the_score_and_the_update():
     _, convnet, packed = paper("fp16")
     x = torch.rand(7, *SHAPE, device=DEVICE) * 2 - 1

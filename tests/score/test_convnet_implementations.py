@@ -15,7 +15,9 @@ from fastlangevin.kernels import native
 from fastlangevin.kernels.cpu import convnet as convnet_cpu
 from fastlangevin.kernels.cpu import whole_chain
 from fastlangevin.kernels.native import BFloat16Rate
+from fastlangevin.kernels.triton import convnet as convnet_triton
 from fastlangevin.network.inputs import Inputs
+from fastlangevin.network.layers import Conv
 from fastlangevin.network.target import Target
 from fastlangevin.network.tracing import trace
 from fastlangevin.score.convnet import ConvNetEngine, NativeConvNetScore, TritonConvNetScore, as_tower
@@ -128,25 +130,37 @@ def test_states_of_any_dtype_and_layout(dtype):
         assert score.dtype == dtype and torch.equal(score, expected)
 
 
-@pytest.mark.usefixtures("native_kernels")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("kind", [NativeConvNetScore, TorchOpsScore])
-def test_energies_after_an_affine_tail(kind, dtype):
+def assert_energies_after_an_affine_tail(kind, precision, channels, dtype):
     """Two linear layers with biases, and a factor: sums of whole numbers and quarters, as in `whole`, below 2^24."""
     torch.manual_seed(3)
-    tail = [nn.Conv2d(8, 3, 2), nn.Flatten(), nn.Linear(3, 2), nn.Linear(2, 1), nn.Flatten(0)]
-    net = whole_(
-        nn.Sequential(nn.Conv2d(2, 8, 3, 1, 1), nn.LeakyReLU(), nn.Conv2d(8, 8, 4, 2, 1), nn.LeakyReLU(), *tail)
-    )
+    tail = [nn.Conv2d(channels, 3, 2), nn.Flatten(), nn.Linear(3, 2), nn.Linear(2, 1), nn.Flatten(0)]
+    tower = [nn.Conv2d(2, channels, 3, 1, 1), nn.LeakyReLU(), nn.Conv2d(channels, channels, 4, 2, 1), nn.LeakyReLU()]
+    net = whole_(nn.Sequential(*tower, *tail))
     x = states(5, 2).mul(2).round().clamp(-4, 4).to(dtype)
     network = trace(Target("energy", lambda x: 0.5 * net(x)), x.shape, torch.float32, x.device, Inputs())
-    score = kind(network, "fp32", x)
+    score = kind(network, precision, x)
     expected = 0.5 * copy.deepcopy(net).double()(x.double())
     energy, found = score.energy_and_score(x)
     assert energy.dtype == torch.float32 and torch.equal(energy.double(), expected)
     assert torch.equal(score.energy(x), energy) and torch.equal(score(x), found) and found.dtype == dtype
     net[-2].bias.data += 2
-    assert torch.equal(kind(network, "fp32", x).energy(x), energy + 1)
+    assert torch.equal(kind(network, precision, x).energy(x), energy + 1)
+
+
+@pytest.mark.usefixtures("native_kernels")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("kind", [NativeConvNetScore, TorchOpsScore])
+def test_energies_after_an_affine_tail(kind, dtype):
+    assert_energies_after_an_affine_tail(kind, "fp32", 8, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_energies_by_triton_after_an_affine_tail(dtype):
+    """In TF32, whose ten bits hold these numbers."""
+    layers = [(Conv(torch.zeros(32, 2, 3, 3), None, (1, 1), (1, 1), (1, 1), 1), 0.0)]
+    if why := convnet_triton.unsupported(layers, (2, 4, 4), "tf32", torch.device("cpu")):
+        pytest.skip(why)
+    assert_energies_after_an_affine_tail(TritonConvNetScore, "tf32", 32, dtype)
 
 
 @pytest.mark.usefixtures("native_kernels")

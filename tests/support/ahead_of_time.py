@@ -54,6 +54,8 @@ def sources(architecture: int, everything: bool):
         for precision in ("fp16", "bf16", "tf32"):
             yield from convnet_sources(precision, architecture)
             yield from convnet_sources(precision, architecture, cudnn=True)
+            yield from convnet_sources(precision, architecture, energy=True)
+            yield from convnet_sources(precision, architecture, cudnn=True, energy=True)
             yield from between_sources(precision, architecture)
         for precision in ("fp16", "bf16", "fp32"):
             yield from fused_sources.sources(precision)
@@ -81,6 +83,7 @@ def sources(architecture: int, everything: bool):
         yield from convnet_sources("fp16", architecture)
         yield from convnet_sources("bf16", architecture, ("forward-4x4",))
         yield from convnet_sources("fp16", architecture, ("forward-4x4",), dependent=True)
+        yield from convnet_sources("fp16", architecture, energy=True)
         yield from convnet_sources("fp16", architecture, ("forward-4x4", "backward-16x16"), descriptor=True)
         yield from convnet_sources("tf32", architecture, ("first-32x32", "backward-4x4", "input-32x32"))
     else:
@@ -143,9 +146,11 @@ def convnet_sources(
     dependent: bool = False,
     cudnn: bool = False,
     descriptor: bool = False,
+    energy: bool = False,
 ):
     """The kernels of the paper's network, n_f = 64, for 64 images of 32×32, named by the smaller images; or only those
-    that follow cuDNN where it computes all products; or products whose weights come through tensor descriptors.
+    that follow cuDNN where it computes all products; or products whose weights come through tensor descriptors; or
+    what ends the way forward where energies are computed too.
     """
     sizes = ((3, 32, 64, 1), (64, 32, 128, 2), (128, 16, 256, 2), (256, 8, 512, 2))
     layers = [Geometry(planes, size, size, channels, stride) for planes, size, channels, stride in sizes]
@@ -167,6 +172,10 @@ def convnet_sources(
             pointers["x_pointer"] = "*fp32"
         pointers |= {"last_pointer": "*fp32"} if launch.constants.get("LAST") else {"mask_pointer": "*i32"}
         constants = launch.constants | (parts if launch.name == "input" else {})
+        if energy:
+            if not constants.get("LAST"):
+                continue
+            constants["ENERGY"], pointers["parts_pointer"] = True, "*fp32"
         name = f"{launch.name}-{layer.out[0]}x{layer.out[1]}"
         if cudnn != (launch.choice == measured.CUDNN) or (only and name not in only):
             continue
@@ -176,7 +185,7 @@ def convnet_sources(
             sizes = f"{constants['N']}, {constants['K']}"
             pointers["w_pointer"] = f"tensordesc<{compute[1:]}[{sizes}]>"
         name = f"{'pass' if cudnn else 'convnet'}-{precision}-{name}{'-dependent' if dependent else ''}"
-        name += "-descriptor" if descriptor else ""
+        name += "-descriptor" if descriptor else "-energy" if energy else ""
         yield name, source(launch.kernel, pointers, constants), launch.options
 
 

@@ -108,7 +108,7 @@ def nchw(activation: Tensor) -> Tensor:
 
 # image, channels, strides, batch, precision, other options
 NETS = {
-    "tail of a tile, one plane": ((1, 8, 8), (32, 64), (1, 2), 1, "fp16", {}),
+    "tail of a tile, one plane": ((1, 8, 8), (32, 96), (1, 2), 1, "fp16", {}),
     "two images a tile": ((3, 8, 8), (32, 64, 64), (1, 2, 1), 3, "fp16", {}),
     "96 channels are three tiles": ((2, 8, 8), (64, 96, 32), (1, 1, 2), 1, "fp16", {"slope": 0.0}),
     "three layers": ((3, 16, 16), (32, 64, 128), (1, 2, 2), 3, "tf32", {}),
@@ -180,6 +180,51 @@ def test_every_kernel_against_float64(net, whole):
             slopes = torch.where(signs(workspace.masks[i - 1]), 1.0, layers[i - 1][1]).double()
             got = nchw(workspace.activations[i - 1])
             assert_sums(got, sums, terms, n_terms, lambda v, slopes=slopes: v * slopes, precision, whole)
+
+
+OFFSET = torch.tensor([0.75], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_energies_of_whole_numbers_are_exact(net, monkeypatch):
+    """In one pass with the score, whose bits stay the same, and alone; nothing is written beyond their parts."""
+    shape, widths, strides, batch, precision, options = NETS[net]
+    layers, last = whole_tower(shape, widths, strides, **options)
+    packed, x = convnet.pack(layers, last, shape, precision), whole_images(batch, shape)
+    score = convnet.score(packed, x)
+    like = packed.workspace(batch).new_parts()
+    memory = torch.full((like.numel() + 4096,), 99.0)
+    monkeypatch.setattr(convnet.Workspace, "new_parts", lambda self: memory[: like.numel()].view_as(like))
+    with_score, same = convnet.energy_and_score(packed, x, OFFSET)
+    alone = convnet.energy(packed, x, OFFSET)
+    assert torch.equal(same, score) and torch.equal(alone, with_score) and (memory[like.numel() :] == 99).all()
+    a = kept(x, precision)
+    for i, (conv, slope) in enumerate(layers):
+        bias = None if conv.bias is None else conv.bias.double()
+        a = functional.leaky_relu(functional.conv2d(a, packed_as(conv.weight, precision), bias, conv.stride, 1), slope)
+        a = kept(a, precision) if i < len(layers) - 1 else a
+    terms = a * last.double()
+    assert (terms.abs().sum(1) < 2**24 * finest_bit(terms)).all()  # of a pixel: the others are added in float64
+    assert torch.equal(alone, -(terms.flatten(1).sum(1) + OFFSET).float()) and alone.count_nonzero() == batch
+
+
+def test_energies_of_any_numbers_and_of_none():
+    shape, (layers, last) = (3, 8, 8), tower((3, 8, 8), (64, 128), (1, 2))
+    packed, x = convnet.pack(layers, last, shape, "fp16"), torch.randn(2, *shape)
+    (conv, slope), energies = layers[1], convnet.energy(packed, x, OFFSET)
+    workspace = packed.workspace(2)
+    a, weight = nchw(workspace.activations[0]), packed_as(conv.weight, "fp16")
+    pre, terms = (functional.conv2d(f(a), f(weight), None, (2, 2), 1) for f in (torch.clone, torch.abs))
+    bias = conv.bias.double()[:, None, None]
+    pre, terms = pre + bias, terms + bias.abs()
+    n = weight[0].numel() + 1
+    expected = -(functional.leaky_relu(pre, slope) * last.double()).flatten(1).sum(1) - OFFSET
+    # Of each product: its sum, the gradient, the product, and the sums over a tile of at most 128 channels.
+    off = (gamma(n + 131) * terms * last.double().abs()).flatten(1).sum(1) + U * expected.abs()
+    assert ((energies.double() - expected).abs() <= off).all()
+    assert convnet.energy(packed, x[:0], OFFSET).shape == (0,)
+    energies, score = convnet.energy_and_score(packed, x[:0], OFFSET)
+    assert energies.shape == (0,) and score.shape == (0, *shape)
 
 
 @pytest.mark.parametrize("precision", convnet.DTYPES)

@@ -5,6 +5,17 @@ are computed on tensor cores, in fp16, bf16 or tf32; sums are float32.
 """
 
 from .launches import DTYPES, Packed, Workspace, pack, unsupported
-from .steps import run_chain_, score, step_
+from .steps import energy, energy_and_score, run_chain_, score, step_
 
-__all__ = ["DTYPES", "Packed", "Workspace", "pack", "run_chain_", "score", "step_", "unsupported"]
+__all__ = [
+    "DTYPES",
+    "Packed",
+    "Workspace",
+    "energy",
+    "energy_and_score",
+    "pack",
+    "run_chain_",
+    "score",
+    "step_",
+    "unsupported",
+]

@@ -123,5 +123,5 @@ def between_kernel(
         for first_column in range(0, CHANNELS, N):
             windows = (origin, top, left, inside, first_column)
             acc = first_sums(band_pointer, forward_pointer, *windows, H, W, BAND * W, PLANES, KERNEL, N, PRODUCTS)
-            outputs = (bias_pointer, y_pointer, mask_pointer, None)
-            activate(acc, row, inside, first_column, *outputs, slope, HEIGHT * WIDTH, CHANNELS, False)
+            outputs = (bias_pointer, y_pointer, mask_pointer, None, None)
+            activate(acc, row, inside, first_column, *outputs, slope, HEIGHT * WIDTH, CHANNELS, False, False)

@@ -2,7 +2,9 @@
 
 Rows are pixels of the output in the order (image, y, x), columns its channels; activations are NHWC. A bit of the mask
 is set where the pre-activation is positive: bit c % 32 of word c // 32 of a pixel. The last layer's kernel writes
-the gradient with respect to its pre-activation instead of the activation.
+the gradient with respect to its pre-activation instead of the activation. With ENERGY it also writes parts of the
+log-density: what follows the last activation is affine, and LeakyReLU is its argument times its derivative, so that,
+but for an offset, the log-density is the product of the pre-activations with the gradients at them.
 """
 
 from __future__ import annotations
@@ -24,10 +26,12 @@ def activate(
     y_pointer,
     mask_pointer,
     last_pointer,
+    parts_pointer,
     slope,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
     LAST: tl.constexpr,
+    ENERGY: tl.constexpr,
 ):
     M: tl.constexpr = acc.shape[0]
     N: tl.constexpr = acc.shape[1]
@@ -37,6 +41,9 @@ def activate(
     if LAST:
         last = tl.load(last_pointer + (row % PIXELS)[:, None] * CHANNELS + column[None, :])
         y = tl.where(positive, last, last * slope)
+        if ENERGY:
+            part_at = row.to(tl.int64) * (CHANNELS // N) + first_column // N
+            tl.store(parts_pointer + part_at, tl.sum(acc * y, 1), mask=inside)
     else:
         y = tl.where(positive, acc, acc * slope)
         bits = tl.reshape(positive.to(tl.int32), [M, N // 32, 32]) << tl.arange(0, 32)[None, None, :]
@@ -83,6 +90,7 @@ def first_kernel(
     y_pointer,  # (B, HEIGHT, WIDTH, CHANNELS)
     mask_pointer,  # (B, HEIGHT, WIDTH, CHANNELS / 32) int32
     last_pointer,  # (HEIGHT, WIDTH, CHANNELS) float32
+    parts_pointer,  # (B, HEIGHT, WIDTH, CHANNELS / N) float32
     rows: tl.int32,
     slope: tl.float32,
     HEIGHT: tl.constexpr,
@@ -92,6 +100,7 @@ def first_kernel(
     KERNEL: tl.constexpr,
     STRIDE: tl.constexpr,
     LAST: tl.constexpr,
+    ENERGY: tl.constexpr,
     M: tl.constexpr,
     N: tl.constexpr,
     K: tl.constexpr,
@@ -106,8 +115,8 @@ def first_kernel(
     origin = (row // (HEIGHT * WIDTH)).to(tl.int64) * (DEPTH * H * W) + top * W + left
     first_column, inside = tl.program_id(1) * N, row < rows
     acc = first_sums(x_pointer, w_pointer, origin, top, left, inside, first_column, H, W, H * W, DEPTH, KERNEL, N, K)
-    tensors = (bias_pointer, y_pointer, mask_pointer, last_pointer)
-    activate(acc, row, inside, first_column, *tensors, slope, HEIGHT * WIDTH, CHANNELS, LAST)
+    tensors = (bias_pointer, y_pointer, mask_pointer, last_pointer, parts_pointer)
+    activate(acc, row, inside, first_column, *tensors, slope, HEIGHT * WIDTH, CHANNELS, LAST, ENERGY)
 
 
 @triton.jit
@@ -118,6 +127,7 @@ def forward_kernel(
     y_pointer,
     mask_pointer,
     last_pointer,
+    parts_pointer,
     partial_pointer,
     lock_pointer,
     rows: tl.int32,
@@ -129,6 +139,7 @@ def forward_kernel(
     KERNEL: tl.constexpr,
     STRIDE: tl.constexpr,
     LAST: tl.constexpr,
+    ENERGY: tl.constexpr,
     M: tl.constexpr,
     N: tl.constexpr,
     K: tl.constexpr,
@@ -169,11 +180,12 @@ def forward_kernel(
         else:
             b = tl.load(w_pointer + ((r * KERNEL + s) * DEPTH + channel) + weights)
         acc = tl.dot(a, b, acc, input_precision="tf32")
-    tensors = (bias_pointer, y_pointer, mask_pointer, last_pointer)
+    tensors = (bias_pointer, y_pointer, mask_pointer, last_pointer, parts_pointer)
+    first_column = tl.program_id(1) * N
     if SPLIT == 1:
-        activate(acc, row, row < rows, tl.program_id(1) * N, *tensors, slope, HEIGHT * WIDTH, CHANNELS, LAST)
+        activate(acc, row, row < rows, first_column, *tensors, slope, HEIGHT * WIDTH, CHANNELS, LAST, ENERGY)
     else:
         tile = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
         if is_last_split(acc, partial_pointer, lock_pointer, tile, split, SPLIT, M, N):
             acc = sum_of_splits(partial_pointer, tile, SPLIT, M, N)
-            activate(acc, row, row < rows, tl.program_id(1) * N, *tensors, slope, HEIGHT * WIDTH, CHANNELS, LAST)
+            activate(acc, row, row < rows, first_column, *tensors, slope, HEIGHT * WIDTH, CHANNELS, LAST, ENERGY)

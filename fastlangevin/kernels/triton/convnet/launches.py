@@ -167,7 +167,19 @@ class Workspace:
             self._other_activations = torch.empty_like(self.activations[0])
             self._bands = torch.empty(self.between.band, dtype=packed.dtype, device=device)
 
-    def arguments(self, i: int, x: Tensor) -> tuple[object, ...]:
+    @property
+    def last_forward(self) -> int:
+        """The number of the launch that ends the layers' way forward."""
+        return len(self._packed.layers) - 1
+
+    def new_parts(self) -> Tensor:
+        """(B, parts) float32, for the parts of the log-densities."""
+        launch = self.launches[self.last_forward]
+        channels, columns = self._packed.layers[-1].geometry.channels, launch.constants["N"]
+        assert isinstance(columns, int)
+        return self._packed.last.new_empty(self.batch, self._packed.last[..., 0].numel() * channels // columns)
+
+    def arguments(self, i: int, x: Tensor, parts: Tensor | None = None) -> tuple[object, ...]:
         """The arguments of launch i after cuDNN's sums, if it needs them; of the last launch, those before the update's
         numbers.
         """
@@ -177,7 +189,7 @@ class Workspace:
         if i < n:
             layer = layers[i]
             mask, last = (self.masks[i], None) if i < n - 1 else (None, self._packed.last)
-            out = (layer.bias, self.activations[i], mask, last)
+            out = (layer.bias, self.activations[i], mask, last, parts)
             if launch.name == "activate":
                 return (*out, rows, layer.slope)
             a, splits = (x, ()) if i == 0 else (self.activations[i - 1], shared)
@@ -192,21 +204,22 @@ class Workspace:
         weights = self._weights(launch, layer.backward)
         return (gradient, weights, *before, *shared, rows, layers[j - 1].slope)
 
-    def run(self, i: int, x: Tensor) -> None:
-        """Launch i of all but the last."""
-        launch, arguments = self.launches[i], self.arguments(i, x)
+    def run(self, i: int, x: Tensor, parts: Tensor | None = None) -> None:
+        """Launch i of all but the last. parts: where the one that ends the way forward leaves the log-densities'."""
+        launch, arguments = self.launches[i], self.arguments(i, x, parts)
         if launch.name in ("activate", "deactivate"):
             arguments = (self._cudnn_sums(i), *arguments)
-        launch(*arguments)
+        launch(*arguments, **({} if parts is None else {"ENERGY": True}))
 
-    def backpropagate(self, x: Tensor, start: int = 0) -> None:
+    def backpropagate(self, x: Tensor, start: int = 0, parts: Tensor | None = None) -> None:
         """Runs all kernels but the last: computes the gradient at the first layer from the state.
 
         Args:
             start: 1 if the first kernel has run.
+            parts: `new_parts`, if energies are wanted too.
         """
         for i in range(start, len(self.launches) - 1):
-            self.run(i, x)
+            self.run(i, x, parts if i == self.last_forward else None)
 
     def score(self, x: Tensor, out: Tensor) -> None:
         """The score from the gradient at the first layer."""

@@ -112,7 +112,7 @@ class Launch:
         return _KERNELS[self.name]
 
     def __call__(self, *arguments: object, **constants: object) -> None:
-        self.kernel[self.grid](*arguments, **self.constants, **constants, **self.options)
+        self.kernel[self.grid](*arguments, **(self.constants | constants), **self.options)
 
 
 def plan(layers: Sequence[Geometry], batch: int, itemsize: int, gpu: Gpu) -> list[Launch]:
@@ -124,7 +124,7 @@ def plan(layers: Sequence[Geometry], batch: int, itemsize: int, gpu: Gpu) -> lis
     last = len(layers) - 1
     names = ["first"] + ["forward"] * last
     forward = [
-        _launch(name, layer, batch, itemsize, gpu, {"LAST": i == last})
+        _launch(name, layer, batch, itemsize, gpu, {"LAST": i == last, "ENERGY": False})
         for i, (name, layer) in enumerate(zip(names, layers, strict=True))
     ]
     backward = [_launch("backward", layer, batch, itemsize, gpu, {}) for layer in reversed(layers[1:])]

@@ -19,11 +19,13 @@ def activate_kernel(
     y_pointer,  # (B, HEIGHT, WIDTH, CHANNELS)
     mask_pointer,  # (B, HEIGHT, WIDTH, CHANNELS / 32) int32
     last_pointer,  # (HEIGHT, WIDTH, CHANNELS) float32
+    parts_pointer,  # (B, HEIGHT, WIDTH, CHANNELS / N) float32
     rows: tl.int32,
     slope: tl.float32,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
     LAST: tl.constexpr,
+    ENERGY: tl.constexpr,
     M: tl.constexpr,
     N: tl.constexpr,
     PDL: tl.constexpr,
@@ -31,8 +33,8 @@ def activate_kernel(
     after_the_last_kernel(PDL)
     row = tl.program_id(0) * M + tl.arange(0, M)
     acc = _sums(sums_pointer, row, rows, CHANNELS, N)
-    tensors = (bias_pointer, y_pointer, mask_pointer, last_pointer)
-    activate(acc, row, row < rows, tl.program_id(1) * N, *tensors, slope, PIXELS, CHANNELS, LAST)
+    tensors = (bias_pointer, y_pointer, mask_pointer, last_pointer, parts_pointer)
+    activate(acc, row, row < rows, tl.program_id(1) * N, *tensors, slope, PIXELS, CHANNELS, LAST, ENERGY)
 
 
 @triton.jit

@@ -24,6 +24,45 @@ def score(packed: Packed, x: Tensor) -> Tensor:
     return out
 
 
+def energy(packed: Packed, x: Tensor, offset: Tensor) -> Tensor:
+    """(B,) float32: -log p, by the kernels of the way forward alone.
+
+    log p without its constant terms is a product of float32 sums, whose parts are added up in float64.
+
+    Args:
+        offset: (1,) those constant terms, which layers after the last activation add.
+    """
+    from ..device import on
+
+    if not len(_checked(packed, x)):
+        return x.new_empty(0)
+    with on(x.device):
+        workspace = packed.workspace(len(x))
+        parts = workspace.new_parts()
+        for i in range(workspace.last_forward + 1):
+            workspace.run(i, x, parts if i == workspace.last_forward else None)
+    return _energies(packed, parts, offset)
+
+
+def energy_and_score(packed: Packed, x: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """`energy` and `score` of one pass."""
+    from ..device import on
+
+    out = torch.empty_like(_checked(packed, x))
+    if not len(x):
+        return x.new_empty(0), out
+    with on(x.device):
+        workspace = packed.workspace(len(x))
+        parts = workspace.new_parts()
+        workspace.backpropagate(x, parts=parts)
+        workspace.score(x, out)
+    return _energies(packed, parts, offset), out
+
+
+def _energies(packed: Packed, parts: Tensor, offset: Tensor) -> Tensor:
+    return (parts.sum(1, dtype=torch.float64) * packed.unscale + offset).neg_().float()
+
+
 def step_(packed: Packed, x: Tensor, args: UpdateArgs) -> None:
     """One Langevin step of x in place, bit for bit the same as `score` followed by `Backend.update`.
 
