@@ -5,6 +5,7 @@
 # make test-triton36: all Triton kernels compiled by Triton 3.6, which CUDA builds of torch 2.11 bring, for six GPUs.
 # make test-processors: the tests with older instruction sets in torch's libraries.
 # make test-sanitizers: the tests of the native kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
+# make test-arm: the CPU kernels for ARM64, cross-compiled and run under qemu (Debian's g++-aarch64-linux-gnu, qemu-user-static).
 # make wheel: a wheel with the CPU kernels and an sdist in dist/, audited.   make test-wheel: installed and run without a
 # compiler, by every Python of TEST_PYTHONS.
 # make docs: the site in site/, built by .venv-docs without the network.   make docs-serve: the same on http://127.0.0.1:8000.
@@ -25,7 +26,7 @@ SOURCES := setup.py pyproject.toml constraints.txt fastlangevin/kernels/build.py
 # Waiting threads sleep. If another program uses a core, spinning threads make training ten times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-newest test-cuda-build test-triton36 test-processors test-sanitizers test-campaign wheel test-wheel docs docs-serve lint format bench bench-docs bench-family bench-quick clean
+.PHONY: demo test test-newest test-cuda-build test-triton36 test-processors test-sanitizers test-arm test-campaign wheel test-wheel docs docs-serve lint format bench bench-docs bench-family bench-quick clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fastlangevin train digits --out runs/demo --resume
@@ -47,6 +48,9 @@ test-processors: $(VENV)/.dev
 
 test-sanitizers: $(VENV)/.dev
 	nice $(BIN)/python scripts/test_sanitizers.py $(ARGS)
+
+test-arm: $(VENV)/.dev
+	TEST_ARM64=1 nice $(BIN)/python -m pytest tests/kernels/cpu/test_arm64.py $(ARGS)
 
 test-campaign: $(VENV)/.dev
 	RANDOM_GRAPHS=$${RANDOM_GRAPHS:-20000} nice $(BIN)/python -m pytest tests/score/test_random_graphs.py

@@ -39,9 +39,9 @@ def build_libraries(directory: Path) -> bool:
             import torch
         except ImportError:
             why = "torch cannot be imported in the build environment (use --no-build-isolation to build now)"
+    reasons = {build.CPU: why, build.CUDA: why or build.cuda_unsupported()}
     built = False
-    for library, unsupported in ((build.CPU, lambda: None), (build.CUDA, build.cuda_unsupported)):
-        reason = why or unsupported()
+    for library, reason in sorted(reasons.items(), key=lambda item: item[1] is None):  # errors before minutes of work
         if reason is None:
             try:
                 build.build(library, directory, **build.torch_folders(Path(torch.__file__).parent))

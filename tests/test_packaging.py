@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import io
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -53,18 +54,27 @@ def tiny(tmp_path, monkeypatch) -> build.Library:
     return build.Library("tiny", (("tiny/a.cpp", ()),))
 
 
+@pytest.fixture
+def unoptimised(tmp_path) -> dict[str, str]:
+    """The environment of builds of which only the files matter: a sixth of the time."""
+    compiler = tmp_path / "unoptimised"
+    compiler.write_text(f'#!/bin/sh\nexec {build.compiler()} "$@" -O0\n')
+    compiler.chmod(0o755)
+    return {"CXX": str(compiler)}
+
+
 def python(code: str, **environment: str) -> subprocess.CompletedProcess:
     """Without Triton's interpreter, which would serve CPU tensors before the reference does."""
     environment = {**os.environ, "TRITON_INTERPRET": "0", **environment}
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd="/")
 
 
-def test_wheel_holds_libraries_and_sources(tmp_path):
+def test_wheel_holds_libraries_and_sources(tmp_path, unoptimised):
     command = ["pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index", "-q", "-w", tmp_path, "."]
-    environment = {**os.environ, "FASTLANGEVIN_CUDA": "0"}
+    environment = {**os.environ, **unoptimised, "FASTLANGEVIN_CUDA": "0"}
     subprocess.run([sys.executable, "-m", *command], check=True, cwd=ROOT, capture_output=True, env=environment)
     (wheel,) = tmp_path.glob("*.whl")
-    assert wheel.name == "fastlangevin-0.1.0-py3-none-linux_x86_64.whl"
+    assert wheel.name == f"fastlangevin-0.1.0-py3-none-linux_{platform.machine()}.whl"
     names = set(zipfile.ZipFile(wheel).namelist())
     sources = {f"fastlangevin/csrc/{p.relative_to(ROOT / 'csrc')}" for p in (ROOT / "csrc").rglob("*") if p.is_file()}
     assert sources <= names
@@ -77,8 +87,8 @@ def test_wheel_holds_libraries_and_sources(tmp_path):
     assert not [n for n in names if "libfastlangevin_cuda" in n]
 
 
-def test_first_use_compiles_once_with_a_message(tmp_path):
-    environment = {"FASTLANGEVIN_CACHE": str(tmp_path / "cache")}
+def test_first_use_compiles_once_with_a_message(tmp_path, unoptimised):
+    environment = {**unoptimised, "FASTLANGEVIN_CACHE": str(tmp_path / "cache")}
     expected = python(NO_PREBUILT + DRAW.replace("step=2", "step=2, backend='reference'"), **environment).stdout
     code = [sys.executable, "-c", NO_PREBUILT + DRAW]
     both = [
@@ -107,7 +117,7 @@ def test_without_a_working_compiler_the_reference_is_used_with_one_warning(tmp_p
     assert done.stderr.count("slow reference backend") == 1 and "needs a C++ compiler" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize("name", build.INSTRUCTION_SETS)
 def test_instruction_set_by_name(name):
     code = (
         "import fastlangevin as fl; from fastlangevin.kernels import native\n"
@@ -126,6 +136,8 @@ def test_the_best_instruction_set_is_chosen():
     expected = "avx2" if {"avx2", "fma", "f16c"} <= flags else "portable"
     if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags:
         expected = "avx512"
+    if "asimd" in flags:
+        expected = "neon"
     code = "from fastlangevin.kernels import native; native.load_cpu(); print(native.cpu_capability())"
     assert python(code, FASTLANGEVIN_CPU_CAPABILITY="").stdout.strip() == expected
 
@@ -133,13 +145,19 @@ def test_the_best_instruction_set_is_chosen():
 def test_unknown_instruction_set_is_an_error():
     done = python("import fastlangevin as fl; " + DRAW, FASTLANGEVIN_CPU_CAPABILITY="avx3")
     assert done.returncode != 0
-    assert "FASTLANGEVIN_CPU_CAPABILITY must be 'avx512', 'avx2' or 'portable', got 'avx3'" in done.stderr
+    names = {"avx512": "'avx512', 'avx2' or 'portable'", "neon": "'neon' or 'portable'"}
+    best = next(iter(build.INSTRUCTION_SETS))
+    assert f"FASTLANGEVIN_CPU_CAPABILITY must be {names[best]}, got 'avx3'" in done.stderr
 
 
 HEAVY = [
     *("triton", "matplotlib", "tensorboard", "sklearn", "torchvision", "torch._dynamo", "sympy", "typer"),
     *("PIL", "rich", "yaml", "safetensors", "filelock"),
-    *(f"fastlangevin.{room}" for room in ("cli", "data", "display", "runs", "training", "evaluation", "reproduction")),
+    *("torchebm", "ebm", "pytorch_lightning"),
+    *(
+        f"fastlangevin.{room}"
+        for room in ("adapters", "cli", "data", "display", "runs", "training", "evaluation", "reproduction")
+    ),
 ]
 LOADED = f"import sys; print([m for m in {HEAVY} if m in sys.modules])\n"
 
@@ -177,37 +195,67 @@ for energy, shape in zip(energies, ((3, 2), (3, 1, 8, 8), (3, 2), (3, 1, 8, 8), 
     assert done.stdout.split() == ["mlp", "convnet", "graph", "graph", "autograd", "[]"], done.stderr
 
 
-def test_a_library_for_one_instruction_set():
+def sets_in(source: str) -> set[str]:
+    """The instruction sets that a source's name says it is for."""
+    return set(Path(source).stem.split("_")) & {"portable", "avx2", "avx512", "neon"}
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_a_library_for_one_instruction_set(machine):
     """Its name says so, and it has the sources of no other set: processors that share a folder do not share it."""
-    common = {s for s in build.CPU.sources if not set(Path(s[0]).stem.split("_")) & set(build.INSTRUCTION_SETS)}
-    for name in build.INSTRUCTION_SETS:
-        one = build.CPU.for_one(name)
-        assert one.filename().startswith(f"libfastlangevin_cpu-{name}-")
-        others = [other for other in build.INSTRUCTION_SETS if other != name]
-        parts = [part for source, _ in one.sources for part in Path(source).stem.split("_")]
-        assert name in parts and not set(parts) & set(others)
+    library, sets = build.cpu_library(machine), build.instruction_sets_of(machine)
+    common = {s for s in library.sources if not sets_in(s[0])}
+    for name in sets:
+        one = library.for_one(name)
+        assert one.filename().startswith(f"libfastlangevin_cpu-{sys.platform}_{machine}-{name}-")
+        assert all(sets_in(source) == {name} for source, _ in set(one.sources) - common)
         assert common and common < set(one.sources)
-    names = {build.CPU.for_one(name).digest() for name in build.INSTRUCTION_SETS} | {build.CPU.digest()}
-    assert len(names) == 4
+    assert len({library.for_one(name).digest() for name in sets} | {library.digest()}) == len(sets) + 1
+
+
+def test_each_architecture_has_its_own_sources(monkeypatch):
+    """All of them, and no flags or intrinsics of another; the names of the libraries are those of the platform."""
+    x86, arm = (dict(build.cpu_library(machine).sources) for machine in ("x86_64", "aarch64"))
+    every = {f"cpu/{path.name}" for path in (ROOT / "csrc" / "cpu").glob("*.cpp")}
+    assert x86.keys() | arm.keys() == every
+    assert {s for s in every if "neon" in s} == arm.keys() - x86.keys()
+    assert {s for s in every if "avx" in s} == x86.keys() - arm.keys()
+    assert set(arm.values()) == {()}
+    assert build.cpu_library("riscv64").sources == tuple(s for s in arm.items() if "neon" not in s[0])
+    names = {build.cpu_library(machine).filename() for machine in ("x86_64", "aarch64")} | {build.CUDA.filename()}
+    monkeypatch.setattr(build.sys, "platform", "darwin")
+    names.add(build.cpu_library("aarch64").filename())
+    assert len({name.rsplit("-", 1)[0] for name in names}) == len(names) == 4
+    assert any(name.startswith("libfastlangevin_cpu-darwin_aarch64-") for name in names)
+
+
+X86, ARM = "x86_64", "aarch64"
 
 
 @pytest.mark.parametrize(
-    ("flags", "wanted", "only"),
+    ("machine", "flags", "wanted", "only"),
     [
-        ("fpu avx2 fma f16c avx512f avx512bw avx512dq avx512vl avx512_bf16", None, "avx512"),
-        ("fpu avx2 fma f16c avx512f avx512bw avx512dq", None, "avx2"),
-        ("fpu avx2 fma f16c avx512f avx512bw avx512dq avx512vl", "avx2", "avx2"),
-        ("fpu avx2 fma", None, "portable"),
-        ("fpu avx2 fma f16c", "portable", "portable"),
-        (None, None, None),  # all: it is not known what the processor has
-        (None, "avx512", "avx512"),
-        ("fpu avx2 fma f16c", "avx512", "this processor does not have these instructions"),
-        ("fpu", "avx3", "must be 'avx512', 'avx2' or 'portable', got 'avx3'"),
+        (X86, "fpu avx2 fma f16c avx512f avx512bw avx512dq avx512vl avx512_bf16", None, "avx512"),
+        (X86, "fpu avx2 fma f16c avx512f avx512bw avx512dq", None, "avx2"),
+        (X86, "fpu avx2 fma f16c avx512f avx512bw avx512dq avx512vl", "avx2", "avx2"),
+        (X86, "fpu avx2 fma", None, "portable"),
+        (X86, "fpu avx2 fma f16c", "portable", "portable"),
+        (X86, None, None, None),  # all: it is not known what the processor has
+        (X86, None, "avx512", "avx512"),
+        (X86, "fpu avx2 fma f16c", "avx512", "this processor does not have these instructions"),
+        (X86, "fpu", "avx3", "must be 'avx512', 'avx2' or 'portable', got 'avx3'"),
+        (ARM, "fp asimd evtstrm aes", None, "neon"),
+        (ARM, "fp asimd evtstrm aes", "portable", "portable"),
+        (ARM, None, None, None),  # macOS does not say
+        (ARM, "fp asimd", "avx2", "must be 'neon' or 'portable', got 'avx2'"),
     ],
 )
-def test_what_is_compiled_at_first_use(flags, wanted, only, tmp_path, monkeypatch):
+def test_what_is_compiled_at_first_use(machine, flags, wanted, only, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "INSTRUCTION_SETS", build.instruction_sets_of(machine))
+    monkeypatch.setattr(build, "CPU", build.cpu_library(machine))
     cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("processor\t: 0\n" + (f"flags\t\t: {flags}\n" if flags else ""))
+    label = "flags\t" if machine == X86 else "Features"
+    cpuinfo.write_text("processor\t: 0\n" + (f"{label}\t: {flags}\n" if flags else ""))
     known = build.processor_flags(str(cpuinfo))
     monkeypatch.setattr(build, "processor_flags", lambda: known)
     monkeypatch.setenv("FASTLANGEVIN_CPU_CAPABILITY", wanted or "")
@@ -222,7 +270,8 @@ def test_instruction_sets_that_a_library_lacks(tmp_path):
     """`capability.cpp` with tables of some sets alone, as in a library for one."""
     table = 'namespace fastlangevin {{ extern const Kernels {0}_kernels; const Kernels {0}_kernels{{"{0}"}}; }}\n'
     found = {}
-    for names in ((), ("portable",), ("portable", "avx2")):
+    worst, better = list(build.INSTRUCTION_SETS)[::-1][:2]
+    for names in ((), (worst,), (worst, better)):
         stubs = tmp_path / f"{len(names)}.cpp"
         stubs.write_text('#include "kernels.h"\n' + "".join(table.format(name) for name in names))
         library = tmp_path / f"{len(names)}.so"
@@ -255,12 +304,58 @@ def test_a_processor_that_runs_no_set_of_the_library_gets_a_reason(monkeypatch):
     monkeypatch.setattr(native.torch.ops, "load_library", lambda path: None)
     monkeypatch.setattr(native, "cpu_capability", lambda: "")
     with pytest.warns(RuntimeWarning, match="slow reference backend: the processor cannot run library.so"):
-        assert "set FASTLANGEVIN_CPU_CAPABILITY=avx2 or portable" in native._load_cpu.__wrapped__()
+        others = " or ".join(list(build.INSTRUCTION_SETS)[1:])
+        assert f"set FASTLANGEVIN_CPU_CAPABILITY={others}" in native._load_cpu.__wrapped__()
 
 
-def test_unsupported_platforms_get_a_reason(monkeypatch):
-    monkeypatch.setattr(build.platform, "machine", lambda: "aarch64")
-    assert "native kernels need Linux on x86-64, got Linux on aarch64" in (build.unsupported() or "")
+@pytest.mark.parametrize(
+    ("platform_name", "system", "machine", "is_supported"),
+    [
+        ("linux", "Linux", "x86_64", True),
+        ("linux", "Linux", "aarch64", True),
+        ("darwin", "Darwin", "arm64", True),
+        ("darwin", "Darwin", "x86_64", False),
+        ("linux", "Linux", "riscv64", False),
+        ("win32", "Windows", "AMD64", False),
+    ],
+)
+def test_unsupported_platforms_get_a_reason(platform_name, system, machine, is_supported, monkeypatch):
+    monkeypatch.setattr(build.sys, "platform", platform_name)
+    monkeypatch.setattr(build.platform, "system", lambda: system)
+    monkeypatch.setattr(build.platform, "machine", lambda: machine)
+    why = build.unsupported()
+    needed = "native kernels need Linux on x86-64 or ARM64, or macOS on ARM64"
+    assert why == (None if is_supported else f"{needed}, got {system} on {machine}")
+
+
+def test_macos_links_without_options_of_gnu_s_linker(tiny, monkeypatch):
+    linked = {}
+    for name in ("linux", "darwin"):
+        monkeypatch.setattr(build.sys, "platform", name)
+        rules = build._ninja_file(tiny, "tiny.so", "c++", [], ["/torch/lib"])
+        linked[name] = next(line for line in rules if "-shared" in line)
+    assert "--no-as-needed" in linked["linux"] and "dynamic_lookup" not in linked["linux"]
+    assert "--no-as-needed" not in linked["darwin"] and "-undefined,dynamic_lookup" in linked["darwin"]
+
+
+def test_a_system_that_does_not_say_which_processors_may_be_used(monkeypatch):
+    """As macOS."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert native._n_processors() == 6
+
+
+@pytest.mark.parametrize(("name", "system", "machine"), [("darwin", "Darwin", "arm64"), ("linux", "Linux", "aarch64")])
+def test_other_platforms_without_a_compiler_have_the_reference(name, system, machine, tmp_path):
+    """Where Python says that it is one of them, after torch was imported."""
+    pretend = f"import os, platform, sys, torch; sys.platform, platform.system = {name!r}, lambda: {system!r}\n"
+    pretend += f"platform.machine = lambda: {machine!r}; del os.sched_getaffinity\n"
+    code = pretend + NO_PREBUILT + DRAW + "; print(native.first_use_library().filename())"
+    done = python(code, FASTLANGEVIN_CACHE=str(tmp_path), CXX="false")
+    expected = python("import fastlangevin as fl\n" + DRAW.replace("step=2", "step=2, backend='reference'")).stdout
+    drawn, filename = done.stdout.splitlines()
+    assert f"{drawn}\n" == expected and filename.startswith(f"libfastlangevin_cpu-{name}_aarch64-"), done.stderr
+    assert done.stderr.count("slow reference backend") == 1 and f"cpu-{name}_aarch64" in done.stderr
 
 
 def test_cuda_is_built_if_possible_and_wanted(monkeypatch, tmp_path):

@@ -1,5 +1,7 @@
 // The instruction set in force: the best that the processor has, or the one that Python asks for by name.
+#if defined(__x86_64__)
 #include <cpuid.h>
+#endif
 
 #include <atomic>
 #include <cstring>
@@ -11,15 +13,25 @@
 namespace fastlangevin {
 
 // Null in a library that was compiled for another instruction set alone (kernels/build.py).
-extern const Kernels portable_kernels __attribute__((weak)), avx2_kernels __attribute__((weak)),
-    avx512_kernels __attribute__((weak));
-extern const ProgramKernels portable_program __attribute__((weak)), avx2_program __attribute__((weak)),
-    avx512_program __attribute__((weak));
-extern const ConvnetKernels convnet_portable __attribute__((weak)), convnet_avx2 __attribute__((weak)),
-    convnet_avx512 __attribute__((weak)), convnet_avx512_bf16 __attribute__((weak));
+extern const Kernels portable_kernels __attribute__((weak));
+extern const ProgramKernels portable_program __attribute__((weak));
+extern const ConvnetKernels convnet_portable __attribute__((weak));
+#if defined(__x86_64__)
+extern const Kernels avx2_kernels __attribute__((weak)), avx512_kernels __attribute__((weak));
+extern const ProgramKernels avx2_program __attribute__((weak)), avx512_program __attribute__((weak));
+extern const ConvnetKernels convnet_avx2 __attribute__((weak)), convnet_avx512 __attribute__((weak)),
+    convnet_avx512_bf16 __attribute__((weak));
+#elif defined(__aarch64__)
+extern const Kernels neon_kernels __attribute__((weak));
+extern const ProgramKernels neon_program __attribute__((weak));
+extern const ConvnetKernels convnet_neon __attribute__((weak));
+#endif
 
 namespace {
 
+bool always() { return true; }
+
+#if defined(__x86_64__)
 bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }
@@ -50,18 +62,25 @@ bool is_intel() {
   return __get_cpuid(0, &eax, &name[0], &name[2], &name[1]) && std::memcmp(name, "GenuineIntel", 12) == 0;
 }
 
+#endif
+
 struct InstructionSet {
   const char* name;
   bool (*runs)();  // on this processor
   const Kernels* kernels;
   const ProgramKernels* program;
   const ConvnetKernels *convnet, *convnet_bf16;
+  bool (*runs_bf16)();
 };
 
 const InstructionSet best_first[] = {
-    {"avx512", has_avx512, &avx512_kernels, &avx512_program, &convnet_avx512, &convnet_avx512_bf16},
-    {"avx2", has_avx2, &avx2_kernels, &avx2_program, &convnet_avx2, nullptr},
-    {"portable", [] { return true; }, &portable_kernels, &portable_program, &convnet_portable, nullptr},
+#if defined(__x86_64__)
+    {"avx512", has_avx512, &avx512_kernels, &avx512_program, &convnet_avx512, &convnet_avx512_bf16, has_avx512_bf16},
+    {"avx2", has_avx2, &avx2_kernels, &avx2_program, &convnet_avx2, nullptr, nullptr},
+#elif defined(__aarch64__)
+    {"neon", always, &neon_kernels, &neon_program, &convnet_neon, nullptr, nullptr},
+#endif
+    {"portable", always, &portable_kernels, &portable_program, &convnet_portable, nullptr, nullptr},
 };
 
 const InstructionSet* best() {
@@ -84,7 +103,7 @@ const Kernels& kernels() { return *in_force().kernels; }
 
 Convnet convnet() {
   const InstructionSet& set = in_force();
-  return {set.convnet, set.convnet_bf16 && has_avx512_bf16() ? set.convnet_bf16 : nullptr};
+  return {set.convnet, set.convnet_bf16 && set.runs_bf16() ? set.convnet_bf16 : nullptr};
 }
 
 const ProgramKernels& program_kernels() { return *in_force().program; }
@@ -103,11 +122,15 @@ extern "C" __attribute__((visibility("default"))) bool fastlangevin_cpu_has_bflo
 }
 
 // How fast the processor multiplies bfloat16: 0: it does not; 1: as fast as float32 (AVX512_BF16 of Intel's
-// processors); 2: twice as fast (AVX512_BF16 of others); 3: by AMX.
+// processors); 2: twice as fast (AVX512_BF16 of others); 3: by AMX. Of ARM64 nothing is known: 0.
 extern "C" __attribute__((visibility("default"))) int fastlangevin_cpu_bfloat16_rate() {
+#if defined(__x86_64__)
   using namespace fastlangevin;
   if (has_amx_bf16()) return 3;
   return !has_avx512_bf16() || !has_avx512() ? 0 : is_intel() ? 1 : 2;
+#else
+  return 0;
+#endif
 }
 
 // 0: done; 1: no such name; 2: this processor lacks it; 3: the library was compiled without it.

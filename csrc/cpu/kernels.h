@@ -49,7 +49,7 @@ struct Kernels {
   ChainKernel<DoubleWell> double_well_chain;
 };
 
-extern const Kernels portable_kernels, avx2_kernels, avx512_kernels;
+extern const Kernels portable_kernels, avx2_kernels, avx512_kernels, neon_kernels;
 
 // The kernels of the instruction set in force.
 const Kernels& kernels();

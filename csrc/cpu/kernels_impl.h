@@ -35,8 +35,9 @@ FL_INLINE void chunk_words(const NoiseKey& key, uint64_t group, typename A::u32 
 // first: two short loops let the processor overlap more of their iterations than one long one.
 template <class A, bool is_uniform>
 FL_INLINE void fill_chunks(const NoiseKey& key, uint64_t group, int64_t n_chunks, float* out) {
-  // The twelve instructions of a round of Philox do not fill its latency. With 16 registers there is no room for more.
-  constexpr int together = A::width == 16 ? 2 : 1;
+  // The twelve instructions of a round of Philox do not fill its latency. There is room for more in the 32 registers of
+  // AVX-512 and of NEON, whose vectors have 16 and 4 lanes.
+  constexpr int together = A::width == 16 || A::width == 4 ? 2 : 1;
   typename A::u32 r[most_chunks][4];
   const auto at = [&](int64_t chunk) { return group + static_cast<uint64_t>(chunk * A::width); };
   if (group >> 32 == (at(n_chunks) - 1) >> 32) {

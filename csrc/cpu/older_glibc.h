@@ -6,4 +6,6 @@
 
 #if defined(__GLIBC__) && defined(__x86_64__)
 __asm__(".symver log, log@GLIBC_2.2.5");
+#elif defined(__GLIBC__) && defined(__aarch64__)
+__asm__(".symver log, log@GLIBC_2.17");
 #endif

@@ -1,5 +1,5 @@
-// Vectors of floats for the chain kernels. V is Avx2Arithmetic, Avx512Arithmetic or PortableVectors, whose f32 are the
-// compiler's own vector types: with +, -, *, /, comparisons and ?: lane by lane.
+// Vectors of floats for the chain kernels. V is Avx2Arithmetic, Avx512Arithmetic, NeonArithmetic or PortableVectors,
+// whose f32 are the compiler's own vector types: with +, -, *, /, comparisons and ?: lane by lane.
 #pragma once
 
 #include "lanes.h"

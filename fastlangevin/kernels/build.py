@@ -3,12 +3,12 @@
 `FASTLANGEVIN_CUDA` controls whether the CUDA library is built: "auto" (the default) if nvcc is found, "0" never, "1"
 always (a build without nvcc is then an error).
 
-The CPU library of a wheel or a source install has the kernels of all instruction sets. At first use only those of one
-are compiled, which takes half the time.
+The CPU library of a wheel or a source install has the kernels of all instruction sets of the machine. At first use only
+those of one are compiled, which takes half the time.
 
-The file name of a library contains a digest of its sources and flags, and the instruction set if it has only one. A
-stale library is therefore never loaded, and several users and processors can share one cache. Its last bytes are a
-digest of all others, so that a damaged one is never loaded. This file imports neither torch nor the rest of the
+The file name of a library contains the platform, a digest of its sources and flags, and the instruction set if it has
+only one. A stale library is therefore never loaded, and several users and machines can share one cache. Its last bytes
+are a digest of all others, so that a damaged one is never loaded. This file imports neither torch nor the rest of the
 package: `setup.py` loads it by path.
 """
 
@@ -43,16 +43,33 @@ _NVCC_FLAGS = ("-O3", "-std=c++17", "--fmad=false", "-Xcompiler=-fPIC,-fvisibili
 # Machine code for these, and PTX of the first for the GPUs between them and for later ones.
 CUDA_ARCHITECTURES = ("80", "90a", "100", "120")
 # The best first; what a processor needs for each, as Linux names it.
-INSTRUCTION_SETS = {
+_ALL_INSTRUCTION_SETS = {
     "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"},
     "avx2": {"avx2", "fma", "f16c"},
+    "neon": {"asimd"},
     "portable": set[str](),
 }
+_OF_MACHINES = {"x86_64": ("avx512", "avx2", "portable"), "aarch64": ("neon", "portable")}
+_CUDA_TARGETS = {"x86_64": "x86_64-linux", "aarch64": "sbsa-linux"}  # folders of the CUDA toolkit
 _SEAL = b"\0fastlangevin sha256\0"  # at the end of a library, before the digest
 
 
 class BuildError(RuntimeError):
     """A shared library could not be compiled; the message gives the reason."""
+
+
+def _machine() -> str:
+    """The processor's architecture, by its name on Linux."""
+    name = platform.machine()
+    return {"AMD64": "x86_64", "arm64": "aarch64"}.get(name, name)
+
+
+def instruction_sets_of(machine: str) -> dict[str, set[str]]:
+    """The instruction sets that there are kernels of, the best first, and what a processor needs for each."""
+    return {name: _ALL_INSTRUCTION_SETS[name] for name in _OF_MACHINES.get(machine, ("portable",))}
+
+
+INSTRUCTION_SETS = instruction_sets_of(_machine())
 
 
 @dataclass(frozen=True)
@@ -64,11 +81,13 @@ class Library:
 
     Attributes:
         only: the one instruction set that it has kernels for; None: all.
+        machine: the architecture that it is for.
     """
 
     name: str
     sources: tuple[tuple[str, tuple[str, ...]], ...]
     only: str | None = None
+    machine: str = dataclasses.field(default_factory=_machine)
 
     def for_one(self, instruction_set: str) -> Library:
         """The library without the kernels of other instruction sets."""
@@ -91,53 +110,65 @@ class Library:
         return h.hexdigest()[:16]
 
     def filename(self) -> str:
-        return "-".join(filter(None, (f"libfastlangevin_{self.name}", self.only, f"{self.digest()}.so")))
+        parts = (f"libfastlangevin_{self.name}", f"{sys.platform}_{self.machine}", self.only, f"{self.digest()}.so")
+        return "-".join(filter(None, parts))
 
 
 def _instruction_set_of(source: str) -> str | None:
-    return next((name for name in INSTRUCTION_SETS if name in Path(source).stem.split("_")), None)
+    return next((name for name in _ALL_INSTRUCTION_SETS if name in Path(source).stem.split("_")), None)
 
 
-CPU = Library(
-    "cpu",
-    (
-        ("cpu/single_threaded.cpp", ()),
-        ("cpu/update.cpp", ()),
-        ("cpu/noise.cpp", ()),
-        ("cpu/moves.cpp", ()),
-        ("cpu/mlp_chain.cpp", ()),
-        ("cpu/analytic_chain.cpp", ()),
-        ("cpu/capability.cpp", ()),
-        ("cpu/kernels_portable.cpp", ()),
-        ("cpu/kernels_avx2.cpp", _AVX2),
-        ("cpu/kernels_avx512.cpp", _AVX512),
-        ("cpu/convnet.cpp", ()),
-        ("cpu/convnet_plan.cpp", ()),
-        ("cpu/convnet_portable.cpp", ()),
-        ("cpu/convnet_avx2.cpp", _AVX2),
-        ("cpu/convnet_avx512.cpp", _AVX512),
-        ("cpu/convnet_avx512_bf16.cpp", _AVX512_BF16),
-        ("cpu/program.cpp", ()),
-        ("cpu/program_portable.cpp", ()),
-        ("cpu/program_avx2.cpp", _AVX2),
-        ("cpu/program_avx512.cpp", _AVX512),
-    ),
+_CPU_SOURCES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("cpu/single_threaded.cpp", ()),
+    ("cpu/update.cpp", ()),
+    ("cpu/noise.cpp", ()),
+    ("cpu/moves.cpp", ()),
+    ("cpu/mlp_chain.cpp", ()),
+    ("cpu/analytic_chain.cpp", ()),
+    ("cpu/capability.cpp", ()),
+    ("cpu/kernels_portable.cpp", ()),
+    ("cpu/kernels_avx2.cpp", _AVX2),
+    ("cpu/kernels_avx512.cpp", _AVX512),
+    ("cpu/kernels_neon.cpp", ()),
+    ("cpu/convnet.cpp", ()),
+    ("cpu/convnet_plan.cpp", ()),
+    ("cpu/convnet_portable.cpp", ()),
+    ("cpu/convnet_avx2.cpp", _AVX2),
+    ("cpu/convnet_avx512.cpp", _AVX512),
+    ("cpu/convnet_avx512_bf16.cpp", _AVX512_BF16),
+    ("cpu/convnet_neon.cpp", ()),
+    ("cpu/program.cpp", ()),
+    ("cpu/program_portable.cpp", ()),
+    ("cpu/program_avx2.cpp", _AVX2),
+    ("cpu/program_avx512.cpp", _AVX512),
+    ("cpu/program_neon.cpp", ()),
 )
+
+
+def cpu_library(machine: str) -> Library:
+    """The CPU library for an architecture, without the kernels of others."""
+    sets = (None, *instruction_sets_of(machine))
+    sources = tuple(source for source in _CPU_SOURCES if _instruction_set_of(source[0]) in sets)
+    return Library("cpu", sources, machine=machine)
+
+
+CPU = cpu_library(_machine())
 CUDA = Library("cuda", (("cuda/update.cu", ()), ("cuda/moves.cu", ()), ("cuda/noise.cu", ())))
 
 
 def unsupported() -> str | None:
     """Why the native libraries cannot be built on this platform, or None if they can."""
-    if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
-        return f"native kernels need Linux on x86-64, got {platform.system()} on {platform.machine()}"
-    return None
+    if (sys.platform, _machine()) in (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "aarch64")):
+        return None
+    needed = "Linux on x86-64 or ARM64, or macOS on ARM64"
+    return f"native kernels need {needed}, got {platform.system()} on {platform.machine()}"
 
 
 def processor_flags(cpuinfo: str = "/proc/cpuinfo") -> set[str] | None:
     """What Linux says that the processor has; None if it does not say."""
     with contextlib.suppress(OSError), open(cpuinfo) as file:
         for line in file:
-            if line.startswith("flags"):
+            if line.startswith(("flags", "Features")):  # of x86-64, of ARM64
                 return set(line.split())
     return None
 
@@ -290,7 +321,9 @@ def _alone_in(directory: Path) -> Iterator[None]:
 
 def _ninja_file(library: Library, target: str, cxx: str, include: Sequence[str], libraries: Sequence[str]) -> list[str]:
     includes = [f"-isystem {_argument(i)}" for i in include]
-    link = [*(f"-L{_argument(d)}" for d in libraries), "-Wl,--no-as-needed", "-ltorch_cpu", "-ltorch", "-lc10"]
+    # macOS: what a library for one instruction set lacks is null there too.
+    keep = "-Wl,-undefined,dynamic_lookup" if sys.platform == "darwin" else "-Wl,--no-as-needed"
+    link = [*(f"-L{_argument(d)}" for d in libraries), keep, "-ltorch_cpu", "-ltorch", "-lc10"]
     lines = [
         f"cxx = {cxx.replace('$', '$$')}",
         f"flags = {' '.join([*_FLAGS, *includes])}",
@@ -357,7 +390,9 @@ def _cuda_rule(cxx: str, includes: Sequence[str]) -> list[str]:
 def _cuda_library_folders() -> list[Path]:
     compiler = nvcc()
     home = Path("/usr/local/cuda") if compiler is None else compiler.resolve().parent.parent
-    return [d for d in (home / "lib64", home / "lib", home / "targets/x86_64-linux/lib") if d.is_dir()]
+    return [
+        d for d in (home / "lib64", home / "lib", home / "targets" / _CUDA_TARGETS[_machine()] / "lib") if d.is_dir()
+    ]
 
 
 def _path(path: str) -> str:

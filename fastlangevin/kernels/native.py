@@ -85,8 +85,8 @@ def _load_cpu() -> str | None:
         torch.ops.load_library(str(_cpu_path()))
         if not cpu_capability():
             raise build.BuildError(
-                f"the processor cannot run {_cpu_path()}, although Linux says so: set {CAPABILITY_VARIABLE}=avx2 or "
-                "portable"
+                f"the processor cannot run {_cpu_path()}, although Linux says so: set {CAPABILITY_VARIABLE}="
+                + " or ".join(list(build.INSTRUCTION_SETS)[1:])
             )
     except (build.BuildError, OSError) as error:
         warnings.warn(
@@ -151,7 +151,7 @@ def _find_or_build(library: build.Library) -> Path:
         return found
     build.compiler()
     folder = cache_directory()
-    seconds = 60 if library.is_cuda else 3 + 5 * len(library.sources) // (4 * len(os.sched_getaffinity(0)))
+    seconds = 60 if library.is_cuda else 3 + 4 * len(library.sources) // _n_processors()
     why = ""
     if folder == _temporary_cache():
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -162,6 +162,11 @@ def _find_or_build(library: build.Library) -> Path:
     return build.build(
         library, folder, **build.torch_folders(Path(torch.__file__).parent), progress=_progress(sys.stderr)
     )
+
+
+def _n_processors() -> int:
+    """Those that this process may use, where the system says."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _progress(stream: TextIO) -> Callable[[int, int], None]:
@@ -193,7 +198,8 @@ def cpu_library() -> ctypes.CDLL:
 
 
 def cpu_capability() -> str:
-    """The instruction set in use: "avx512", "avx2" or "portable"; "" if the library has none that the processor has.
+    """The instruction set in use: "avx512", "avx2", "neon" or "portable"; "" if the library has none that the
+    processor has.
 
     The library must be loaded.
     """
@@ -212,7 +218,7 @@ def cpu_has_bfloat16() -> bool:
 class BFloat16Rate(enum.IntEnum):
     """How fast a processor multiplies bfloat16, by its family."""
 
-    NONE = 0  # it has no such instructions
+    NONE = 0  # it has no such instructions, or (ARM64) none that are known here
     OF_FLOAT32 = 1  # Intel's AVX512_BF16
     DOUBLE = 2  # AMD's AVX512_BF16
     AMX = 3
@@ -250,7 +256,8 @@ def _wanted_capability() -> str | None:
 
 
 def _unknown(name: str) -> ValueError:
-    return ValueError(f"{CAPABILITY_VARIABLE} must be 'avx512', 'avx2' or 'portable', got {name!r}")
+    *others, last = map(repr, build.INSTRUCTION_SETS)
+    return ValueError(f"{CAPABILITY_VARIABLE} must be {', '.join(others)} or {last}, got {name!r}")
 
 
 def _lacking(name: str) -> ValueError:

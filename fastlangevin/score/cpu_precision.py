@@ -32,7 +32,7 @@ def reasons(precision: str, device: torch.device) -> list[str]:
     if precision in ways(precision, device):
         return []
     has_none = native.cpu_bfloat16_rate() == BFloat16Rate.NONE
-    why = "has no products in bfloat16" if has_none else "multiplies bfloat16 no faster than float32"
+    why = "is not known to have products in bfloat16" if has_none else "multiplies bfloat16 no faster than float32"
     return [f"precision {precision!r} is computed in fp32: this processor {why}"]
 
 

@@ -76,7 +76,9 @@ def test_in_float32_where_bfloat16_is_no_faster(processor, name, rate):
     make, x, expected, _ = ENERGIES[name]
     plan = plan_after_a_call(make(), x)
     assert (plan.engine, plan.precision) == expected
-    words = {BFloat16Rate.NONE: "has no products in bfloat16"}.get(rate, "multiplies bfloat16 no faster than float32")
+    words = {BFloat16Rate.NONE: "is not known to have products in bfloat16"}.get(
+        rate, "multiplies bfloat16 no faster than float32"
+    )
     reason = f"precision 'bf16' is computed in fp32: this processor {words}"
     assert reason in plan.reasons or name == "analytic"
     for engine in ("autograd", expected[0]):

@@ -12,6 +12,9 @@ using V = fastlangevin::Avx512Arithmetic;
 #elif defined(__AVX2__)
 #include "../../../csrc/cpu/arithmetic_avx2.h"
 using V = fastlangevin::Avx2Arithmetic;
+#elif defined(FL_NEON)
+#include "../../../csrc/cpu/arithmetic_neon.h"
+using V = fastlangevin::NeonArithmetic;
 #else
 using V = fastlangevin::PortableVectors;
 #endif

@@ -295,7 +295,7 @@ def test_mismatched_arguments():
         mlp_chain.run_(net.layers, net.last.expand(3, 5).contiguous(), 0.0, x, arguments())
 
 
-FLAGS = {"portable": (), "avx2": build._AVX2, "avx512": build._AVX512}
+FLAGS = {"portable": (), "neon": ("-DFL_NEON",), "avx2": build._AVX2, "avx512": build._AVX512}
 
 
 def test_activations_in_units_of_the_last_place(capability, tmp_path):

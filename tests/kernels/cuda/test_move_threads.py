@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.instructions import FMA
 from support.move_cases import REFERENCE, after_move, after_test, at_a_uniform_of_0, proposals, same, velocities
 from support.updates import DTYPES
 
@@ -89,7 +90,7 @@ def on_host(tmp_path_factory):
     if build.unsupported():
         pytest.skip(str(build.unsupported()))
     library = tmp_path_factory.mktemp("cuda") / "move_threads.so"
-    flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-mfma", "-shared", "-fPIC", "-Wno-unknown-pragmas"]
+    flags = ["-std=c++17", "-O2", "-ffp-contract=off", *FMA, "-shared", "-fPIC", "-Wno-unknown-pragmas"]
     source = Path(__file__).with_name("move_threads.cpp")
     subprocess.run([build.compiler(), *flags, "-I", ROOT / "csrc", source, "-o", library], check=True)
     return OnHost(ctypes.CDLL(str(library)))

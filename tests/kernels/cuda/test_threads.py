@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.instructions import FMA
 from support.updates import DTYPES, layouts, same_bits, state
 
 import fastlangevin as fl
@@ -28,7 +29,7 @@ def threads_on_host(tmp_path_factory):
     if build.unsupported():
         pytest.skip(str(build.unsupported()))
     library = tmp_path_factory.mktemp("cuda") / "threads.so"
-    flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-mfma", "-shared", "-fPIC", "-Wno-unknown-pragmas"]
+    flags = ["-std=c++17", "-O2", "-ffp-contract=off", *FMA, "-shared", "-fPIC", "-Wno-unknown-pragmas"]
     source = Path(__file__).with_name("threads.cpp")
     subprocess.run([build.compiler(), *flags, "-I", ROOT / "csrc", source, "-o", library], check=True)
     return ctypes.CDLL(str(library))
