@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "evaluation": BELOW_RUNS | {"runs"},
     "reproduction": BELOW_RUNS | {"runs", "recipes", "training", "evaluation"},
     "cli": BELOW_RUNS | {"diagnostics", "runs", "recipes", "training", "evaluation", "reproduction", ""},
+    "adapters": BELOW_RUNS | {"runs", "training"},
     "__main__": {"cli"},
 }
 
