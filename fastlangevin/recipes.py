@@ -138,6 +138,27 @@ digits: dict[str, Any] = {
 # loss (arXiv:1912.03263, Eq. 5).
 digits_by_class: dict[str, Any] = {**digits, "class_conditional": True}
 
+# The same by other samplers at the temperature of its chains, σ² / 2η, and as many score evaluations, that of x0 being
+# one: MALA with Langevin's proposals, and underdamped dynamics whose two steps are as long as one of these
+# (benchmarks/short_runs.py, docs/digits.md).
+_TEMPERATURE = 0.03**2 / 2
+digits_mala: dict[str, Any] = {
+    **digits,
+    "sampler": {"kind": "mala", "n_steps": 9, "step_size": 1.0, "temperature": _TEMPERATURE},
+    "sample_steps": 9,
+}
+digits_underdamped: dict[str, Any] = {
+    **digits,
+    "sampler": {
+        "kind": "underdamped",
+        "n_steps": 9,
+        "step_size": 0.5**0.5,
+        "friction": 1.0,
+        "temperature": _TEMPERATURE,
+    },
+    "sample_steps": 9,
+}
+
 # Small colour images, 8 to 64 pixels, on two CPU cores in less than half an hour: chains of 20 steps as in the UvA
 # tutorial, with a clipped score and bounds, so that no step is large, from a buffer, so that few steps suffice; a
 # penalty and a clipped gradient keep the energies small. At a constant lr the samples collapse to one colour after some
@@ -177,6 +198,8 @@ BY_NAME = {
     "improved_cd": improved_cd,
     "digits": digits,
     "digits_by_class": digits_by_class,
+    "digits_mala": digits_mala,
+    "digits_underdamped": digits_underdamped,
     "small": small,
 }
 
@@ -189,6 +212,12 @@ def named(name: str) -> dict[str, Any]:
 
     Raises:
         ValueError: no such recipe.
+
+    Examples:
+        >>> recipe = fl.recipes.named("jem")
+        >>> recipe["sampler"]
+        {'n_steps': 20, 'step_size': 1.0, 'noise_std': 0.01}
+        >>> buffer = fl.ReplayBuffer(shape=(1, 8, 8), **recipe["buffer"])
     """
     if name not in BY_NAME:
         raise unknown("recipe", name, BY_NAME)

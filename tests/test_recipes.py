@@ -12,6 +12,7 @@ from torch import nn
 import fastlangevin as fl
 from fastlangevin.noise import Stream
 from fastlangevin.runs import piecewise
+from fastlangevin.samplers import kinds
 from fastlangevin.training import losses
 
 SEED = 5
@@ -274,7 +275,8 @@ def test_train_accepts_every_recipe(name):
     assert len(result.history) == 2 and all(math.isfinite(row["energy_gap"]) for row in result.history)
     sampler = result.sampler
     bounds, first = recipe["sampler"].get("bounds"), recipe["sampler"].get("noise_first", False)
-    assert (sampler.bounds, sampler.noise_first) == (bounds, first)
+    assert (getattr(sampler, "bounds", None), getattr(sampler, "noise_first", False)) == (bounds, first)
+    assert type(sampler) is kinds.KINDS[recipe["sampler"].get("kind", kinds.DEFAULT)]
     assert sampler.n_steps == (recipe["sample_steps"] or 2)
 
 
