@@ -25,7 +25,7 @@ from .samplers.underdamped import Underdamped
 from .version import __version__
 
 if TYPE_CHECKING:
-    from . import diagnostics, distributed, recipes
+    from . import adapters, diagnostics, distributed, recipes
     from .data import Data, digits, load_data
     from .diagnostics.annealed_importance import LogPartition, log_partition
     from .display.pictures import save_grid
@@ -45,6 +45,7 @@ else:
         "Reproduction": "reproduction.reproduce",
         "ShardedReplayBuffer": "samplers.sharded_buffer",
         "TrainResult": "runs.result",
+        "adapters": "adapters",
         "diagnostics": "diagnostics",
         "digits": "data",
         "distributed": "distributed",
@@ -95,6 +96,7 @@ __all__ = [
     "TrainingDiverged",
     "Underdamped",
     "__version__",
+    "adapters",
     "diagnostics",
     "digits",
     "distributed",

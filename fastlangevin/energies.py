@@ -22,6 +22,13 @@ class Gaussian(nn.Module):
     Args:
         mean: μ, (d,).
         covariance: Σ, (d, d), symmetric and positive definite.
+
+    Examples:
+        >>> energy = fl.energies.Gaussian([0.0, 1.0], [[1.0, 0.5], [0.5, 2.0]])
+        >>> energy(torch.tensor([[0.0, 1.0]]))  # 0 at the mean
+        tensor([0.])
+        >>> energy.sample(10).shape
+        torch.Size([10, 2])
     """
 
     mean: Tensor
@@ -56,6 +63,11 @@ class GaussianMixture(nn.Module):
         means: μ, (K, d).
         variances: v: a number, (K,) for isotropic components, or (K, d).
         weights: w, (K,), positive; normalised to a sum of 1. Default: equal.
+
+    Examples:
+        >>> mixture = fl.energies.GaussianMixture([[-2.0, 0.0], [2.0, 0.0]], variances=0.25)
+        >>> mixture.mean, mixture.sample(10).shape
+        (tensor([0., 0.]), torch.Size([10, 2]))
     """
 
     means: Tensor
@@ -115,6 +127,11 @@ class DoubleWell(nn.Module):
         dimension: d, at least 1.
         barrier: height of the barrier at 0, positive.
         width: distance of the wells from 0, positive.
+
+    Examples:
+        >>> wells = fl.energies.DoubleWell(dimension=1, barrier=4.0)
+        >>> wells(torch.tensor([[-1.0], [0.0], [1.0]]))
+        tensor([0., 4., 0.])
     """
 
     mean: Tensor
@@ -140,6 +157,11 @@ class Rosenbrock(nn.Module):
 
     The defaults are those of Goodman and Weare, Comm. App. Math. Comp. Sci. 5 (2010), Section 4. Exactly,
     x_1 ~ N(a, scale / 2), and x_2 given x_1 ~ N(x_1², scale / (2 b)). b and scale are positive.
+
+    Examples:
+        >>> valley = fl.energies.Rosenbrock()
+        >>> valley(torch.tensor([[1.0, 1.0], [0.0, 0.0]]))  # lowest at (a, a²)
+        tensor([0.0000, 0.0500])
     """
 
     _like: Tensor  # has the dtype and device of the results
@@ -178,6 +200,12 @@ class Funnel(nn.Module):
     Args:
         dimension: d, at least 2.
         scale: standard deviation of v, positive.
+
+    Examples:
+        >>> funnel = fl.energies.Funnel(dimension=2)
+        >>> x = funnel.sample(10_000, generator=torch.Generator().manual_seed(0))
+        >>> bool((x[:, 0].std() - 3).abs() < 0.1)
+        True
     """
 
     mean: Tensor
@@ -210,6 +238,11 @@ class Rings(nn.Module):
     Args:
         radii: r, positive.
         width: standard deviation across a ring, positive.
+
+    Examples:
+        >>> rings = fl.energies.Rings(radii=(1.0, 2.0), width=0.1)
+        >>> bool((rings(torch.tensor([[1.0, 0.0], [0.0, -2.0]])) < rings(torch.tensor([[1.5, 0.0]]))).all())
+        True
     """
 
     mean: Tensor

@@ -39,6 +39,16 @@ class ConvNet(nn.Module):
 
     Raises:
         ValueError: an argument that is not as above, or an input of another shape; the message names it.
+
+    Examples:
+        >>> network = fl.models.ConvNet(image_size=32, channels=3)
+        >>> sum(p.numel() for p in network.parameters())
+        2763393
+        >>> network(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2])
+        >>> by_class = fl.models.ConvNet(image_size=8, channels=1, features=8, n_classes=10)
+        >>> by_class(torch.zeros(2, 1, 8, 8), torch.tensor([3, 7])).shape
+        torch.Size([2])
     """
 
     def __init__(self, image_size: int, channels: int, features: int = 64, n_classes: int | None = None) -> None:
@@ -67,7 +77,9 @@ class ConvNet(nn.Module):
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         expected = (self.channels, self.image_size, self.image_size)
         if tuple(x.shape[1:]) != expected:
-            raise ValueError(f"x must be (B, {', '.join(map(str, expected))}), got {tuple(x.shape)}")
+            shape = ", ".join(map(str, expected))
+            made = f"this ConvNet was made with channels={self.channels} and image_size={self.image_size}"
+            raise ValueError(f"x must be (B, {shape}), got {tuple(x.shape)}: {made}")
         if self.n_classes is None:
             if y is not None:
                 raise ValueError("y must be None, because the network was made without n_classes")
@@ -93,6 +105,11 @@ class MLP(nn.Module):
 
     Raises:
         ValueError: an argument that is not as above, or an input of another shape; the message names it.
+
+    Examples:
+        >>> prior = fl.models.MLP(128, hidden=(200, 200), activation="gelu", prior=1.0)
+        >>> prior(torch.zeros(5, 128)).shape
+        torch.Size([5])
     """
 
     def __init__(

@@ -27,6 +27,10 @@ def lines() -> Iterator[str]:
     assert kernels.BACKENDS
     for name in sorted(fl.__all__):
         yield from described(f"fl.{name}", getattr(fl, name))
+    for adapter in fl.adapters.__all__:
+        own = getattr(fl.adapters, adapter)
+        for name in own.__all__:
+            yield from described(f"fl.adapters.{adapter}.{name}", getattr(own, name))
     for module in MODULES:
         own = vars(getattr(fl, module))
         for name, value in sorted(own.items()):

@@ -38,6 +38,13 @@ class RMSprop:
 
     Raises:
         ValueError: a number that is not as above.
+
+    Examples:
+        >>> energy = fl.energies.Gaussian([0.0, 0.0], [[1.0, 0.0], [0.0, 1e-4]])  # 100 times as wide as narrow
+        >>> rmsprop = fl.RMSprop(decay=0.99, eps=0.1)
+        >>> sampler = fl.Langevin(energy, step_size=0.01, noise_std=None, preconditioner=rmsprop, seed=1)
+        >>> bool(sampler(torch.zeros(100, 2), n_steps=500).isfinite().all())
+        True
     """
 
     decay: float = 0.99

@@ -54,6 +54,19 @@ def langevin_update_(
         TypeError, ValueError: an argument is not as described above.
         RuntimeError: x or score requires grad while gradients are recorded: the update is not differentiable.
         BackendUnavailable: the requested backend does not support x's device.
+
+    Examples:
+        >>> x = torch.zeros(64, 2)
+        >>> for k in range(10):  # Langevin dynamics of N(0, 1), with a score of one's own
+        ...     x = fl.langevin_update_(x, -x, step_size=0.1, noise_std=0.2**0.5, seed=1, step=k)
+        >>> x.shape
+        torch.Size([64, 2])
+
+        Without a score it is noise alone:
+
+        >>> x = fl.langevin_update_(torch.zeros(3), None, step_size=0.0, noise_std=1.0, seed=1, step=0)
+        >>> torch.equal(x, fl.noise.normal((3,), seed=1, step=0))
+        True
     """
     _check_state(x, score)
     if score is None and noise_std is None:

@@ -29,6 +29,14 @@ class Data:
             again, number and shape only). It does not depend on the labels.
         labels: int64 (n,) on the CPU, the class of each item, or None if the source has none.
         notes: remarks on how the source was read, such as what a folder's reading left out; `train` prints them.
+
+    Examples:
+        >>> data = fl.load_data("digits")
+        >>> data.name, data.event_shape, len(data), data.labels[:5].tolist()
+        ('digits', (1, 8, 8), 1797, [0, 1, 2, 3, 4])
+        >>> x = data.to("cpu").batch(torch.tensor([0, 10, 20]))
+        >>> x.shape, x.dtype
+        (torch.Size([3, 1, 8, 8]), torch.float32)
     """
 
     name: str

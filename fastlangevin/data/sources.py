@@ -85,6 +85,16 @@ def load_data(
         TypeError: not a source, or not real numbers; labels in a `.npz` that are not integers.
         FileNotFoundError: no such name, file or folder.
         ImportError: torchvision's data without torchvision, LSUN's without lmdb.
+
+    Examples:
+        >>> fl.load_data("digits").event_shape
+        (1, 8, 8)
+        >>> data = fl.load_data(torch.randint(256, (100, 32, 32, 3), dtype=torch.uint8))  # RGB images
+        >>> data.event_shape, len(data)
+        ((3, 32, 32), 100)
+        >>> signals = fl.load_data((torch.rand(100, 2, 64), torch.arange(100) % 4), layout="as_given")  # with labels
+        >>> signals.event_shape, signals.labels.bincount().tolist()
+        ((2, 64), [25, 25, 25, 25])
     """
     if image_size is not None:
         check_int("image_size", image_size, 1)
@@ -157,6 +167,13 @@ def digits() -> tuple[Tensor, Tensor]:
     Returns:
         images: float32 (1797, 1, 8, 8) in [-1, 1]; grey level x of 0 … 16 is x / 8 - 1.
         labels: int64 (1797,), 0 … 9.
+
+    Examples:
+        >>> images, labels = fl.digits()
+        >>> images.shape, float(images.min()), float(images.max())
+        (torch.Size([1797, 1, 8, 8]), -1.0, 1.0)
+        >>> labels.bincount().tolist()
+        [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     """
     values, labels = _digits()
     return scaled(values, _DIGITS), labels.to(torch.int64)

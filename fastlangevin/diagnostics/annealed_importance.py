@@ -29,6 +29,13 @@ class LogPartition(NamedTuple):
         standard_error: of `value`, one standard deviation.
         effective_sample_size: (Σ w)² / Σ w² of the chains' weights w, 1 … B.
         log_weights: (B,) float64, log w of each chain, of which E w = Z.
+
+    Examples:
+        >>> narrow = fl.energies.Gaussian([0.0], [[0.25]])
+        >>> first, second = (fl.log_partition(narrow, shape=(500, 1), betas=20, step_size=0.1, seed=s) for s in (1, 2))
+        >>> both = fl.LogPartition.from_log_weights(torch.cat([first.log_weights, second.log_weights]))
+        >>> bool(abs(both.value - math.log(0.5 * (2 * math.pi) ** 0.5)) < 5 * both.standard_error)
+        True
     """
 
     value: float
@@ -103,6 +110,12 @@ def log_partition(
 
     Warns:
         UserWarning: as for `LogPartition.from_log_weights`.
+
+    Examples:
+        >>> narrow = fl.energies.Gaussian([0.0, 0.0], [[0.25, 0.0], [0.0, 0.25]])
+        >>> estimate = fl.log_partition(narrow, shape=(1000, 2), betas=20, step_size=0.1, seed=1)
+        >>> bool(abs(estimate.value - math.log(2 * math.pi * 0.25)) < 5 * estimate.standard_error)
+        True
     """
     target = make_target(energy=energy, log_density=log_density)
     n_chains, *event = check_states_shape(shape)

@@ -53,6 +53,16 @@ def summary(
     Raises:
         ValueError: fewer than 4 records; a function that does not return one number for each state.
         ImportError: ArviZ is not installed; the message says how to.
+
+    Examples:
+        >>> energy = fl.energies.Gaussian([0.0, 1.0], [[1.0, 0.0], [0.0, 4.0]])
+        >>> x0 = 3 * torch.randn(16, 2, generator=torch.Generator().manual_seed(0))
+        >>> trace = fl.HMC(energy, step_size=0.5, n_leapfrog=4, seed=1).trace(x0, n_steps=1000)
+        >>> table = fl.diagnostics.summary(trace, burn_in=100)
+        >>> list(table.index)
+        ['energy', 'x[0]', 'x[1]']
+        >>> bool(abs(table.loc["x[1]", "mean"] - 1) < 5 * table.loc["x[1]", "mcse_mean"])
+        True
     """
     first = first_record(trace, burn_in)
     draws = {name: values[first:] for name, values in quantities(trace, functions, max_elements).items()}

@@ -63,6 +63,12 @@ def report(
     Raises:
         ValueError: as for `summary`; another ending of `out`.
         ImportError: ArviZ or matplotlib is not installed; the message says how to.
+
+    Examples:
+        >>> trace = fl.MALA(fl.energies.DoubleWell(), step_size=0.05, seed=1).trace(torch.zeros(4, 2), n_steps=100)
+        >>> doubts = fl.diagnostics.report(trace, "report.html")
+        >>> len(doubts) > 0  # 4 chains of 100 steps are not enough
+        True
     """
     path = check_out(out)
     values = quantities(trace, functions, max_elements)

@@ -47,6 +47,13 @@ def save_grid(
         ValueError: images of another shape or with NaN, columns below 1, a `value_range` that is not two finite numbers
             lo < hi, or an extension that Pillow does not write.
         OSError: the file cannot be written; the message names it.
+
+    Examples:
+        >>> images, _ = fl.digits()
+        >>> fl.save_grid(images[:64], "digits.png")
+        >>> from PIL import Image
+        >>> Image.open("digits.png").size
+        (656, 656)
     """
     _save(grid(images, columns, value_range), path)
 

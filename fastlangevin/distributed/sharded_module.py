@@ -170,6 +170,21 @@ class ShardedAverage:
     Attributes:
         module: the network.
         n_averaged: number of updates, a tensor on the host.
+
+    Examples:
+        On each rank of `torchrun`, or here on one rank:
+
+        >>> from torch.distributed.fsdp import fully_shard
+        >>> torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+        >>> mesh = torch.distributed.init_device_mesh("cpu", (1,))
+        >>> network = fully_shard(fl.models.ConvNet(8, 1, features=8), mesh=mesh)
+        >>> average = fl.distributed.ShardedAverage(network, decay=0.99)
+        >>> average.update_parameters(network)  # after each step of the optimiser
+        >>> with average.applied():
+        ...     f = network(torch.zeros(4, 1, 8, 8))
+        >>> int(average.n_averaged)
+        1
+        >>> torch.distributed.destroy_process_group()
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:

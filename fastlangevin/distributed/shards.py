@@ -22,6 +22,11 @@ class Shard(NamedTuple):
     Attributes:
         n_chains: the number of its chains.
         chain_offset: the number of chains before them, which a sampler takes.
+
+    Examples:
+        >>> third_of_four = fl.distributed.Shard(n_chains=64, chain_offset=128)
+        >>> third_of_four.rows
+        slice(128, 192, None)
     """
 
     n_chains: int
@@ -57,6 +62,13 @@ def shard(n_chains: int, group: Group | None = None) -> Shard:
         TypeError, ValueError: fewer chains than ranks; a group that this rank is no member of, or a mesh of several
             dimensions.
         RuntimeError: one of several processes (of torchrun) that has not initialised torch.distributed.
+
+    Examples:
+        >>> mine = fl.distributed.shard(256)  # all of them in a process without a group
+        >>> mine
+        Shard(n_chains=256, chain_offset=0)
+        >>> torch.zeros(256, 2)[mine.rows].shape
+        torch.Size([256, 2])
     """
     check_ranks_have_met()
     rank, size = place(group)

@@ -115,6 +115,13 @@ def evaluate(
         CheckpointError: a damaged checkpoint.
         ImportError: fid=True or features, or coverage=True, without the libraries (extras "eval", "inception").
         ChainDiverged: a sample's chain diverged. Divergence past K steps or in a reconstruction is part of the result.
+
+    Examples:
+        >>> result = fl.train("digits", n_iterations=2, features=8, progress=False)
+        >>> parts = {"fid": False, "coverage": False, "n_reconstruct": 0, "n_chains": 0}  # without the slow ones
+        >>> report = fl.evaluate(result, "digits", n=64, **parts, progress=False)
+        >>> report["n"], sorted(report["pixels"]), sorted(report["energy"])
+        (64, ['frechet_distance'], ['auroc', 'data_mean', 'data_std', 'gap', 'samples_mean', 'samples_std'])
     """
     n, n_reconstruct = check_int("n", n, 2), check_int("n_reconstruct", n_reconstruct, 0)
     n_chains, seed = check_int("n_chains", n_chains, 0), check_int("seed", seed, 0)

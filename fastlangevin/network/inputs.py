@@ -26,6 +26,15 @@ class PerStep:
 
     Raises:
         TypeError: values is neither.
+
+    Examples:
+        >>> def energy(x, sigma):
+        ...     return x.square().sum(1) / (2 * sigma**2)
+        >>> sampler = fl.Langevin(energy, step_size=0.001, noise_std=None, n_steps=50, seed=1)
+        >>> sampler(torch.ones(8, 2), fl.PerStep(torch.linspace(1.0, 0.1, 50))).shape  # σ falls along the chain
+        torch.Size([8, 2])
+        >>> sampler(torch.ones(8, 2), fl.PerStep(lambda k: 1 / (k + 1) ** 0.5)).shape
+        torch.Size([8, 2])
     """
 
     def __init__(self, values: Callable[[int], Any] | Sequence[Any] | Tensor) -> None:

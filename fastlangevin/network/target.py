@@ -130,6 +130,9 @@ def make_target(**given: Callable[..., Tensor] | None) -> Target:
     function = given[kinds[0]]
     if not callable(function):
         raise TypeError(f"{kinds[0]} must be callable, got {type(function).__name__}")
+    if isinstance(function, type):
+        got = f"the class {function.__name__}: make an instance"
+        raise TypeError(f"{kinds[0]} must be a function or a network, got {got}")
     function = unwrapped(function)
     if kinds[0] == "energy" and isinstance(function, nn.Module) and function in _TRAINED:
         warnings.warn(

@@ -48,6 +48,15 @@ def load(
             noise_std, or a temperature other than 1 without noise_std=None; another kind without a step_size; another
             option's value that the sampler does not accept; a device that does not exist.
         TypeError: an unknown option of the sampler.
+
+    Examples:
+        >>> _ = fl.train("digits", out="runs/digits", n_iterations=2, features=8, progress=False)
+        >>> model, sampler = fl.load("runs/digits")
+        >>> sampler.sample((4, 1, 8, 8)).shape
+        torch.Size([4, 1, 8, 8])
+        >>> _, longer = fl.load("runs/digits", sampler={"n_steps": 50})
+        >>> longer.n_steps
+        50
     """
     loaded = open_run(run, model=model, sampler=sampler, ema=ema, device=device)
     return loaded.model, loaded.sampler

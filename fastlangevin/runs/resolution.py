@@ -196,8 +196,8 @@ def _described(model: nn.Module | None, data: Data, features: Any, n_classes: in
         return {"class": class_of(model).__name__}
     if len(data.event_shape) != 3 or data.event_shape[1] != data.event_shape[2]:
         raise ValueError(
-            f"model must be given for data of shape {data.event_shape}: the default network takes square images "
-            "(for images of another shape, image_size= resizes and crops a folder's)"
+            f"data of shape {data.event_shape} need a model: the default network takes square images. Give one as "
+            "model=, or image_size= (--image-size), which cuts squares from the images of a folder"
         )
     channels, size, _ = data.event_shape
     if features is None:  # the resumed run has a user-defined model

@@ -28,6 +28,14 @@ class TrainResult:
         data_range: the interval of its data and samples.
         rollbacks: one dict per rollback of this call: the iteration that diverged, the reason, and the iteration
             (back_to), lr and seed with which training continued. (rollbacks.jsonl has those of all calls.)
+
+    Examples:
+        >>> result = fl.train("digits", n_iterations=2, features=8, ema=0.9, progress=False)
+        >>> result
+        TrainResult(ConvNet after 2 iterations)
+        >>> result.history[-1]["iteration"], result.out, result.data_range, result.rollbacks
+        (2, None, (-1.0, 1.0), [])
+        >>> x = result.sampler.sample((4, 1, 8, 8))  # by the averaged weights, result.ema
     """
 
     model: nn.Module

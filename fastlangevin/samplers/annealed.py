@@ -69,6 +69,16 @@ class AnnealedLangevin(Sampler):
     Raises:
         TypeError, ValueError: an argument that is not as above; the message names it.
         BackendUnavailable: an explicit backend, engine or graph that is not available (raised by a call).
+
+    Examples:
+        >>> def score(x, sigma):  # of data at -3 and 3: (mean of the data given x - x) / σ²
+        ...     variance = sigma[:, None] ** 2
+        ...     return (3 * torch.tanh(3 * x / variance) - x) / variance
+        >>> sigmas = [3.0, 1.0, 0.3, 0.1]
+        >>> sampler = fl.AnnealedLangevin(score=score, sigmas=sigmas, steps_per_level=20, step_size=1e-3, seed=1)
+        >>> x = sampler.sample((100, 1))
+        >>> bool(((x.abs() - 3).abs() < 0.6).all()), sampler.n_steps
+        (True, 80)
     """
 
     sigmas = Option["tuple[float, ...]"]()

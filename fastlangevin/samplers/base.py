@@ -113,6 +113,22 @@ class Sampler(Options, abc.ABC):
             BackendUnavailable: an explicit backend, engine or graph that is not available.
             ChainDiverged: a state is not finite at the end of the chain (on CUDA, where calls do not wait for each
                 other: raised by the first call after that is known, or by `check`).
+
+        Examples:
+            >>> network = fl.models.ConvNet(image_size=8, channels=1, features=8, n_classes=10)
+            >>> sampler = fl.Langevin(log_density=network, n_steps=10, step_size=1.0, noise_std=0.01, seed=1)
+            >>> x0, classes = torch.zeros(4, 1, 8, 8), torch.tensor([3, 1, 4, 1])
+            >>> x = sampler(x0, classes)
+            >>> longer = sampler(x, classes, n_steps=20)  # goes on, with new noise
+            >>> kept = sampler(x0, classes, mask=torch.arange(8) < 4)  # the left half stays as it is
+            >>> bool((kept[..., :4] == 0).all())
+            True
+
+            Half of a batch, with the noise of its place in the whole:
+
+            >>> half = sampler(x0[2:], classes[2:], step=0, chain_offset=2)
+            >>> bool((half - x[2:]).abs().max() < 1e-4)
+            True
         """
         observed = Observed(callback, every)
         return self._evolve(
@@ -142,6 +158,11 @@ class Sampler(Options, abc.ABC):
             device: of the chains. None: the network's, else that of the first extra argument that is a tensor,
                 else the CPU.
             dtype: of the chains' state: float32, float64, bfloat16 or float16.
+
+        Examples:
+            >>> sampler = fl.Langevin(log_density=fl.models.ConvNet(8, 3, features=8), n_steps=10, seed=1)
+            >>> sampler.sample((16, 3, 8, 8)).shape  # short runs from U(-1, 1)
+            torch.Size([16, 3, 8, 8])
         """
         inputs, observed = make_inputs(self.target, args, kwargs), Observed(callback, every)
         empty = self._empty(shape, inputs, device, dtype)
@@ -161,6 +182,12 @@ class Sampler(Options, abc.ABC):
         """Returns the (B, *event) initial states z ~ p0 from which `sample` starts with the same arguments.
 
         The counter does not advance: `sampler(sampler.initial(shape))` equals `sampler.sample(shape)`.
+
+        Examples:
+            >>> sampler = fl.Langevin(fl.energies.Rings(), step_size=0.01, noise_std=None, init="normal", seed=1)
+            >>> z = sampler.initial((100, 2))
+            >>> torch.equal(sampler(z, step=0), sampler.sample((100, 2)))
+            True
         """
         step = self.step if step is None else check_step(step)
         return self._initial(self._empty(shape, Inputs(), device, dtype), step, _checked(chain_offset))
@@ -194,6 +221,15 @@ class Sampler(Options, abc.ABC):
         Raises:
             FileExistsError: `out` exists, or its folder ".part": nothing is ever overwritten.
             ImportError: a .zarr without the extra "diagnostics".
+
+        Examples:
+            >>> sampler = fl.Langevin(fl.energies.DoubleWell(), step_size=0.02, noise_std=None, n_steps=100, seed=1)
+            >>> trace = sampler.trace(torch.zeros(8, 2), every=25)
+            >>> trace.steps.tolist(), trace.x.shape, trace.energy.shape
+            ([0, 25, 50, 75, 100], torch.Size([5, 8, 2]), torch.Size([5, 8]))
+            >>> trace = sampler.trace(trace.x[-1], n_steps=1000, every=10, out="trace.npz")  # long ones go to a file
+            >>> trace.x.shape
+            torch.Size([101, 8, 2])
         """
         check_int("every", every)
         check_state("x0", x0, self.target)
@@ -210,6 +246,13 @@ class Sampler(Options, abc.ABC):
 
         Raises:
             ValueError: the sampler was given a score, so that the energy is not known.
+
+        Examples:
+            >>> network = fl.models.MLP(2, hidden=(16,))
+            >>> sampler = fl.Langevin(log_density=network, step_size=0.1, noise_std=None, seed=1)
+            >>> x = torch.zeros(4, 2)
+            >>> torch.allclose(sampler.energy(x), -network(x))
+            True
         """
         if self.target.kind == "score":
             raise ValueError("energy is not known: the sampler was given a score")
@@ -221,7 +264,13 @@ class Sampler(Options, abc.ABC):
 
     @outside_graphs
     def score(self, x: Tensor, *args: Any, kwargs: Mapping[str, Any] | None = None) -> Tensor:
-        """Returns ∇ log p at (B, *event) states, of x's shape, unclipped, in the sampler's precision."""
+        """Returns ∇ log p at (B, *event) states, of x's shape, unclipped, in the sampler's precision.
+
+        Examples:
+            >>> sampler = fl.Langevin(lambda x: x.square().sum(1), step_size=0.1, noise_std=None, seed=1)
+            >>> sampler.score(torch.tensor([[1.0, -2.0]]))  # -∇U = -2x
+            tensor([[-2.,  4.]])
+        """
         check_state("x", x, self.target)
         with self._running(x.device):
             return self._score.bind(x, at_a_state(self.target, args, kwargs))(x)
@@ -229,21 +278,46 @@ class Sampler(Options, abc.ABC):
     def check(self) -> None:
         """Waits for all calls on CUDA, and raises `ChainDiverged` if the chains of one were not finite and no later
         call has raised that (on a CPU the call itself raises).
+
+        Examples:
+            >>> sampler = fl.Langevin(fl.energies.DoubleWell(), step_size=0.02, noise_std=None, seed=1)
+            >>> x = sampler.sample((100, 2))
+            >>> sampler.check()  # before x is saved, say
         """
         self._pending.raise_all()
 
     @property
     def seed(self) -> int:
+        """The seed of the noise.
+
+        Examples:
+            >>> fl.Langevin(fl.energies.Rings(), step_size=0.01, noise_std=None, seed=7).seed
+            7
+        """
         return self._noise.seed
 
     @property
     def step(self) -> int:
-        """The noise counter: the first noise step of the next call."""
+        """The noise counter: the first noise step of the next call.
+
+        Examples:
+            >>> sampler = fl.Langevin(fl.energies.Rings(), step_size=0.01, noise_std=None, n_steps=100, seed=1)
+            >>> x = sampler.sample((8, 2))
+            >>> sampler.step
+            100
+        """
         return self._noise.step
 
     @property
     def plan(self) -> Plan:
-        """How the sampler runs on the network's device (on the CPU if that is not known)."""
+        """How the sampler runs on the network's device (on the CPU if that is not known).
+
+        Examples:
+            >>> sampler = fl.Langevin(fl.energies.Rings(), step_size=0.01, noise_std=None, engine="autograd", seed=1)
+            >>> x = sampler.sample((8, 2))
+            >>> sampler.plan.engine, sampler.plan.precision
+            ('autograd', 'fp32')
+        """
         return self.plan_for(self._device(Inputs()))
 
     def plan_for(self, device: torch.device | str, shape: Sequence[int] | None = None) -> Plan:
@@ -252,6 +326,12 @@ class Sampler(Options, abc.ABC):
         Args:
             shape: (B, *event) of the states. None: that of the last call; before the first one, what the network's
                 first layer suggests, and many chains.
+
+        Examples:
+            >>> sampler = fl.Langevin(log_density=fl.models.ConvNet(32, 3, features=8), seed=1)
+            >>> plan = sampler.plan_for("cpu", (64, 3, 32, 32))
+            >>> plan.engine, plan.device
+            ('convnet', 'cpu')
         """
         device = with_index(torch.device(device))
         shape = None if shape is None else check_states_shape(shape)
@@ -277,7 +357,14 @@ class Sampler(Options, abc.ABC):
         return f"no kernel runs whole chains of {type(self).__name__}{where}"
 
     def state_dict(self) -> dict[str, int]:
-        """Returns the noise counter: "seed", "step" and "stream_version", as ints."""
+        """Returns the noise counter: "seed", "step" and "stream_version", as ints.
+
+        Examples:
+            >>> sampler = fl.Langevin(fl.energies.Rings(), step_size=0.01, noise_std=None, n_steps=100, seed=1)
+            >>> x = sampler.sample((8, 2))
+            >>> sampler.state_dict()
+            {'seed': 1, 'step': 100, 'stream_version': 1}
+        """
         return self._noise.state_dict()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -289,6 +376,15 @@ class Sampler(Options, abc.ABC):
             ValueError: a missing key, another version of the noise stream, a step that is not an int in 0 … 2^32, or a
                 seed that does not fit 64 bits.
             TypeError: a seed that is not an int.
+
+        Examples:
+            >>> sampler = fl.Langevin(fl.energies.Rings(), step_size=0.01, noise_std=None, n_steps=100, seed=1)
+            >>> x = sampler.sample((8, 2))
+            >>> torch.save(sampler.state_dict(), "sampler.pt")
+            >>> resumed = fl.Langevin(fl.energies.Rings(), step_size=0.01, noise_std=None, n_steps=100)
+            >>> resumed.load_state_dict(torch.load("sampler.pt"))
+            >>> torch.equal(resumed(x), sampler(x))
+            True
         """
         self._noise.load_state_dict(state)
 
@@ -306,6 +402,13 @@ class Sampler(Options, abc.ABC):
 
         Raises:
             TypeError, ValueError: as for the constructor.
+
+        Examples:
+            >>> sampler = fl.Langevin(fl.energies.Rings(), step_size=0.01, noise_std=None, n_steps=100, seed=1)
+            >>> longer = sampler.replace(n_steps=1000)
+            >>> x = longer.sample((8, 2))
+            >>> sampler.n_steps, sampler.step  # one noise counter for both
+            (100, 1000)
         """
         for name in NOISE:
             if name in options:

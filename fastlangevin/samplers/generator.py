@@ -27,6 +27,12 @@ class Reconstruction(NamedTuple):
         z: (B, *event) latents, the best ones found.
         x: (B, *event) reconstructions M_θ(z).
         mse: (B,) mean squared errors per pixel, in squared units of the data.
+
+    Examples:
+        >>> sampler = fl.Langevin(log_density=fl.models.ConvNet(8, 1, features=8), n_steps=10, seed=1)
+        >>> z, x, mse = fl.reconstruct(sampler, fl.digits()[0][:4], n_iterations=5)
+        >>> torch.allclose(x, sampler.replace(noise_std=0.0)(z), atol=1e-4)
+        True
     """
 
     z: Tensor
@@ -82,6 +88,13 @@ def reconstruct(
     Raises:
         TypeError, ValueError: an argument that is not as above; the message names it.
         ChainDiverged: the first chain of an image, from p0, is not finite.
+
+    Examples:
+        >>> sampler = fl.Langevin(log_density=fl.models.ConvNet(8, 1, features=8), n_steps=10, seed=1)
+        >>> images, _ = fl.digits()
+        >>> found = fl.reconstruct(sampler, images[:4], n_iterations=50)
+        >>> found.z.shape, bool(found.mse.max() < 0.5)
+        (torch.Size([4, 1, 8, 8]), True)
     """
     _check_sampler(sampler)
     check_state("x", x, sampler.target)
@@ -140,6 +153,12 @@ def interpolate(
     Raises:
         TypeError, ValueError: an argument that is not as above; the message names it.
         ChainDiverged: a chain is not finite.
+
+    Examples:
+        >>> sampler = fl.Langevin(log_density=fl.models.ConvNet(8, 1, features=8), n_steps=10, seed=1)
+        >>> z1, z2 = sampler.initial((3, 1, 8, 8)), sampler.initial((3, 1, 8, 8), chain_offset=3)
+        >>> fl.interpolate(sampler, z1, z2, n=8).shape  # 8 images for each of 3 pairs
+        torch.Size([3, 8, 1, 8, 8])
     """
     _check_sampler(sampler)
     check_int("n", n, 2)

@@ -58,6 +58,13 @@ class HMC(Metropolis):
     Raises:
         TypeError, ValueError: an argument that is not as above; the message names it.
         BackendUnavailable: an explicit backend, engine or graph that is not available (raised by a call).
+
+    Examples:
+        >>> energy = fl.energies.Gaussian([0.0, 0.0], [[1.0, 0.0], [0.0, 0.25]])
+        >>> sampler = fl.HMC(energy, step_size=0.2, n_leapfrog=8, mass=torch.tensor([1.0, 4.0]), n_steps=20, seed=1)
+        >>> x = sampler.sample((1000, 2))
+        >>> bool((x.var(0) - torch.tensor([1.0, 0.25])).abs().max() < 0.2)
+        True
     """
 
     target_acceptance = 0.8

@@ -38,6 +38,14 @@ def inpaint(
 
     Raises:
         TypeError, ValueError, …: as a call of the sampler.
+
+    Examples:
+        >>> sampler = fl.Langevin(log_density=fl.models.ConvNet(8, 1, features=8), n_steps=10, seed=1)
+        >>> images, _ = fl.digits()
+        >>> given = torch.arange(8)[:, None] < 4  # the upper half; broadcasts to (1, 8, 8)
+        >>> completed = fl.inpaint(sampler, images[:16], given)
+        >>> torch.equal(completed[..., :4, :], images[:16, :, :4])
+        True
     """
     if not isinstance(x, Tensor) or not isinstance(mask, Tensor):
         wrong, got = ("mask", mask) if isinstance(x, Tensor) else ("x", x)

@@ -125,6 +125,23 @@ class Langevin(Sampler):
     Raises:
         TypeError, ValueError: an argument that is not as above; the message names it.
         BackendUnavailable: an explicit backend, engine or graph that is not available (raised by a call).
+
+    Examples:
+        Langevin dynamics of a density, at temperature 1:
+
+        >>> sampler = fl.Langevin(fl.energies.DoubleWell(), step_size=0.02, noise_std=None, n_steps=200, seed=1)
+        >>> x = sampler.sample((1000, 2))
+        >>> x.shape, sampler.step
+        (torch.Size([1000, 2]), 200)
+
+        Short runs of a network, from given states:
+
+        >>> network = fl.models.ConvNet(image_size=8, channels=1, features=8)
+        >>> options = {"n_steps": 10, "step_size": 1.0, "noise_std": 0.01, "bounds": (-1, 1)}
+        >>> short_run = fl.Langevin(log_density=network, **options, seed=1)
+        >>> x = short_run(torch.zeros(4, 1, 8, 8))
+        >>> bool(x.abs().max() <= 1)
+        True
     """
 
     step_size = Option[Schedule]()
@@ -206,6 +223,15 @@ class Langevin(Sampler):
         Arguments, counter and errors are those of a call. The first n_steps - 1 steps run as in a call (so `unroll`
         must divide their number), the last step by autograd, in the sampler's precision. Under torch.no_grad there is
         no graph.
+
+        Examples:
+            >>> network = fl.models.MLP(2, hidden=(16,))
+            >>> sampler = fl.Langevin(log_density=network, step_size=0.1, noise_std=None, n_steps=10, seed=1)
+            >>> x = sampler.with_last_step(torch.zeros(8, 2))
+            >>> loss = -network(x).mean()  # a training holds the weights of this evaluation constant
+            >>> loss.backward()
+            >>> all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
+            True
         """
         if self.preconditioner is not None:
             raise ValueError("with_last_step needs preconditioner=None")

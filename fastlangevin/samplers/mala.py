@@ -52,6 +52,15 @@ class MALA(Metropolis):
     Raises:
         TypeError, ValueError: an argument that is not as above; the message names it.
         BackendUnavailable: an explicit backend, engine or graph that is not available (raised by a call).
+
+    Examples:
+        >>> energy = fl.energies.Gaussian([0.0, 0.0], [[1.0, 0.0], [0.0, 0.25]])
+        >>> sampler = fl.MALA(energy, step_size=0.1, n_steps=200, seed=1)
+        >>> trace = sampler.trace(torch.zeros(1000, 2), every=100)
+        >>> bool(trace.statistics["acceptance"][1:].mean() > 0.8)
+        True
+        >>> bool((trace.x[-1].var(0) - torch.tensor([1.0, 0.25])).abs().max() < 0.2)
+        True
     """
 
     target_acceptance = 0.574

@@ -71,6 +71,13 @@ class Metropolis(Sampler):
         Returns:
             The sampler with the step size that was found, which shares the noise counter (`replace`), and the last
             states of the run, (B, *event), from which to go on.
+
+        Examples:
+            >>> sampler = fl.MALA(fl.energies.DoubleWell(), step_size=1.0, seed=1)
+            >>> sampler, x = sampler.warm_up(torch.zeros(500, 2), n_steps=100)
+            >>> trace = sampler.trace(x, n_steps=100, every=100)
+            >>> bool((trace.statistics["acceptance"][-1].mean() - 0.574).abs() < 0.1)
+            True
         """
         target = self.target_acceptance if target_acceptance is None else target_acceptance
         if not isinstance(target, (int, float)) or not 0 < target < 1:

@@ -27,6 +27,15 @@ class Plan:
         precision: what the network computes in: "fp32", "tf32", "bf16" or "fp16"; on a CPU that may be "fp32" where
             "bf16" was asked for.
         reasons: one sentence for each engine, kernel, backend or graph that is not used, with the reason.
+
+    Examples:
+        >>> def energy(x):  # Python decides by a value, so it must run at each step
+        ...     return x.square().sum(1) if x.abs().max() < 10 else 100 * x.square().sum(1)
+        >>> plan = fl.Langevin(energy, step_size=0.1, noise_std=None, seed=1).plan_for("cpu", (8, 2))
+        >>> plan.engine
+        'autograd'
+        >>> print(*plan.reasons[:2], sep="; ")  # doctest: +ELLIPSIS
+        engines 'mlp' and 'convnet' not used: ...; engine 'graph' not used: the energy reads values of tensors ...
     """
 
     device: str

@@ -89,6 +89,15 @@ class ReplayBuffer:
 
     Raises:
         TypeError, ValueError: an argument that is not as above; the message names it.
+
+    Examples:
+        >>> sampler = fl.Langevin(fl.energies.Rings(), step_size=0.01, noise_std=None, n_steps=20, seed=1)
+        >>> buffer = fl.ReplayBuffer(1000, (2,), reinit=0.05, bounds=(-3, 3), storage="uint8", seed=2)
+        >>> for _ in range(3):
+        ...     draw = buffer.sample(64)
+        ...     buffer.store(sampler(draw.x))
+        >>> buffer.seed, buffer.step, int(buffer.state_dict()["counts"])
+        (2, 6, 192)
     """
 
     def __init__(
@@ -158,6 +167,12 @@ class ReplayBuffer:
         Raises:
             TypeError, ValueError: an argument that is not as above. Values of classes are checked on a CPU only.
             OverflowError: the noise counter would exceed 2^32.
+
+        Examples:
+            >>> buffer = fl.ReplayBuffer(1000, (1, 8, 8), per_class=10, seed=1)
+            >>> draw = buffer.sample(4, torch.tensor([3, 1, 4, 1]))
+            >>> draw.x.shape, draw.fresh.tolist()  # empty: all are new draws from p0
+            (torch.Size([4, 1, 8, 8]), [True, True, True, True])
         """
         n = check_int("n", n, 0)
         if y is not None:
@@ -194,6 +209,13 @@ class ReplayBuffer:
             TypeError, ValueError: an argument that is not as above. Values of slots and classes are checked on a CPU
                 only.
             OverflowError: the noise counter would exceed 2^32.
+
+        Examples:
+            >>> buffer = fl.ReplayBuffer(1000, (2,), policy="indexed", reinit=0.0, seed=1)  # persistent chains
+            >>> draw = buffer.sample(4)
+            >>> buffer.store(draw.x + 1, draw.slots)
+            >>> torch.equal(buffer.state_dict()["values"][draw.slots], draw.x + 1)
+            True
         """
         self._check_states("x", x)
         n = self._batch_size(x)
@@ -268,6 +290,15 @@ class ReplayBuffer:
                 dtype, another policy or version of the noise stream, a step that is not an int in 0 … 2^32, or a seed
                 that does not fit 64 bits.
             TypeError: a seed that is not an int.
+
+        Examples:
+            >>> buffer = fl.ReplayBuffer(1000, (2,), seed=1)
+            >>> buffer.store(torch.randn(64, 2))
+            >>> torch.save(buffer.state_dict(), "buffer.pt")
+            >>> resumed = fl.ReplayBuffer(1000, (2,))
+            >>> resumed.load_state_dict(torch.load("buffer.pt"))
+            >>> torch.equal(resumed.sample(8).x, buffer.sample(8).x)
+            True
         """
         rows = {"values": self._values}
         if self._velocities is not None:
@@ -293,11 +324,19 @@ class ReplayBuffer:
         self._noise.load_state_dict(state)
 
     def reseed(self, seed: int) -> None:
-        """Draws from another seed from now on, at the same counter."""
+        """Draws from another seed from now on, at the same counter.
+
+        Examples:
+            >>> buffer = fl.ReplayBuffer(1000, (2,), seed=1)
+            >>> buffer.reseed(2)
+            >>> buffer.seed, buffer.step
+            (2, 0)
+        """
         self._noise.load_state_dict({**self._noise.state_dict(), "seed": seed})
 
     @property
     def seed(self) -> int:
+        """The seed of the draws."""
         return self._noise.seed
 
     @property

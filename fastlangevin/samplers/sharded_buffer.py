@@ -52,6 +52,19 @@ class ShardedReplayBuffer(ReplayBuffer):
 
     Raises:
         TypeError, ValueError, RuntimeError: as for `ReplayBuffer` and `fl.distributed.shard`.
+
+    Examples:
+        The same lines on one process and on each rank of `torchrun`:
+
+        >>> mine = fl.distributed.shard(256)
+        >>> buffer = fl.ShardedReplayBuffer(10_000, (2,), reinit=0.05, seed=2)
+        >>> sampler = fl.Langevin(fl.energies.Rings(), step_size=0.01, noise_std=None, n_steps=20, seed=1)
+        >>> draw = buffer.sample(256)
+        >>> x = sampler(draw.x, chain_offset=mine.chain_offset)
+        >>> buffer.store(x)
+        >>> state = buffer.state_dict()  # on rank 0 the states of all
+        >>> int(state["counts"])
+        256
     """
 
     def __init__(

@@ -65,6 +65,15 @@ class ParallelTempering(Sampler):
     Raises:
         TypeError, ValueError: an argument that is not as above; the message names it.
         BackendUnavailable: an explicit backend, engine or graph that is not available (raised by a call).
+
+    Examples:
+        >>> wells = fl.energies.DoubleWell(dimension=1, barrier=5.0)  # at ±1
+        >>> sampler = fl.ParallelTempering(wells, temperatures=[1.0, 2.5, 6.0], step_size=0.02, n_steps=500, seed=1)
+        >>> trace = sampler.trace(torch.ones(200, 1), every=100)  # all chains start in one well
+        >>> bool(0.3 < (trace.x[-1] < 0).float().mean() < 0.7)
+        True
+        >>> trace.statistics["swaps"].shape
+        torch.Size([6, 2])
     """
 
     _whole_chains_on = ("cpu",)
@@ -129,6 +138,13 @@ class ParallelTempering(Sampler):
         Args:
             replicas: (R, B, *event), replicas[r] at temperatures[r]; left unchanged. `x0.expand(R, *x0.shape)` is what
                 a call starts from.
+
+        Examples:
+            >>> wells = fl.energies.DoubleWell()
+            >>> sampler = fl.ParallelTempering(wells, temperatures=[1.0, 3.0], step_size=0.02, n_steps=10, seed=1)
+            >>> replicas = sampler.with_replicas(torch.zeros(2, 100, 2))
+            >>> replicas.shape, replicas[0].shape  # the states at temperature 1
+            (torch.Size([2, 100, 2]), torch.Size([100, 2]))
         """
         n = len(self.temperatures)
         if not isinstance(replicas, Tensor) or replicas.dim() < 2 or len(replicas) != n:

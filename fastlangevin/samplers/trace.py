@@ -33,6 +33,14 @@ class Trace(NamedTuple):
             proposals since the record before that were accepted; "energy_error": by how much the last proposal missed
             the conservation of energy, ΔH, whose acceptance probability was min(1, exp(-ΔH / T)). Of
             `ParallelTempering` "swaps", (T, R - 1).
+
+    Examples:
+        >>> sampler = fl.MALA(fl.energies.DoubleWell(), step_size=0.05, n_steps=100, seed=1)
+        >>> trace = sampler.trace(torch.zeros(8, 2), every=50)
+        >>> trace.x.shape, trace.energy.shape, trace.steps.tolist()
+        (torch.Size([3, 8, 2]), torch.Size([3, 8]), [0, 50, 100])
+        >>> sorted(trace.statistics)
+        ['acceptance', 'energy_error']
     """
 
     x: Tensor
@@ -56,6 +64,12 @@ class Trace(NamedTuple):
             FileNotFoundError: no such file.
             ValueError: a file that is not such a trace.
             ImportError: a .zarr without the extra "diagnostics".
+
+        Examples:
+            >>> sampler = fl.Langevin(fl.energies.Rings(), step_size=0.01, noise_std=None, n_steps=100, seed=1)
+            >>> _ = sampler.trace(torch.zeros(8, 2), every=10, out="trace.npz")
+            >>> fl.Trace.load("trace.npz").x[-1].shape
+            torch.Size([8, 2])
         """
         return _of(trace_file.load(path))
 
@@ -69,6 +83,15 @@ class Trace(NamedTuple):
 
         Raises:
             ImportError: ArviZ is not installed; the message says how to.
+
+        Examples:
+            >>> import arviz
+            >>> trace = fl.MALA(fl.energies.DoubleWell(), step_size=0.05, seed=1).trace(torch.zeros(4, 2), n_steps=200)
+            >>> posterior = trace.to_arviz().posterior["x"].sel(draw=slice(100, None))
+            >>> dict(posterior.sizes)
+            {'chain': 4, 'draw': 101, 'event': 2}
+            >>> float(arviz.ess(posterior.values[..., 0])) > 1
+            True
         """
         from .trace_arviz import inference_data
 

@@ -58,6 +58,11 @@ class Underdamped(Sampler):
     Raises:
         TypeError, ValueError: an argument that is not as above; the message names it.
         BackendUnavailable: an explicit backend, engine or graph that is not available (raised by a call).
+
+    Examples:
+        >>> sampler = fl.Underdamped(fl.energies.DoubleWell(), step_size=0.1, friction=1.0, n_steps=100, seed=1)
+        >>> sampler.sample((1000, 2)).shape
+        torch.Size([1000, 2])
     """
 
     step_size = Option[Schedule]()
@@ -125,6 +130,13 @@ class Underdamped(Sampler):
         Args:
             velocity: of x0's shape and device, float64 for float64 states, else float32; left unchanged. None, and
                 elements that are NaN, as a `ReplayBuffer` returns for chains that begin: drawn.
+
+        Examples:
+            >>> sampler = fl.Underdamped(fl.energies.DoubleWell(), step_size=0.1, n_steps=50, seed=1)
+            >>> x, v = sampler.with_velocity(torch.zeros(100, 2))
+            >>> x, v = sampler.with_velocity(x, velocity=v)  # the same chains go on
+            >>> x.shape, v.shape, sampler.step
+            (torch.Size([100, 2]), torch.Size([100, 2]), 100)
         """
         check_state("x0", x0, self.target)
         wanted = torch.promote_types(x0.dtype, torch.float32)

@@ -177,6 +177,26 @@ def train(
         KeyboardInterrupt, SystemExit: Ctrl-C, or SIGTERM or SIGHUP, to any rank, after a checkpoint has been saved.
         RankFailed: another rank raised an error, ended or did not answer.
         Exception: what reading the data raises, after a checkpoint has been saved.
+
+    Examples:
+        >>> result = fl.train("digits", n_iterations=2, features=8, progress=False)
+        >>> result.sampler.sample((16, 1, 8, 8)).shape
+        torch.Size([16, 1, 8, 8])
+
+        Your own items and network:
+
+        >>> network = fl.models.MLP(2, hidden=(16,))  # a log-density
+        >>> options = {"n_steps": 20, "step_size": 0.01, "noise_std": None}
+        >>> points = torch.rand(200, 2) * 2 - 1
+        >>> result = fl.train(points, network, n_iterations=2, sampler=options, progress=False)
+        >>> result.model is network
+        True
+
+        A run in a folder, which goes on:
+
+        >>> result = fl.train("digits", out="runs/digits", n_iterations=2, features=8, progress=False)
+        >>> fl.train("digits", out="runs/digits", n_iterations=3, resume=True, progress=False)
+        TrainResult(ConvNet after 3 iterations, out='runs/digits')
     """
     if resume and overwrite:
         raise ValueError("resume and overwrite are mutually exclusive, got both")

@@ -164,6 +164,7 @@ def test_repr_of_numbers_and_schedules():
         ({"energy": None}, ValueError, "exactly one of energy, log_density and score must be given, got none"),
         ({"log_density": quadratic}, ValueError, "got energy and log_density"),
         ({"energy": 3}, TypeError, "energy must be callable, got int"),
+        ({"energy": fl.models.MLP}, TypeError, "energy must be a function or a network, got the class MLP"),
         ({"n_steps": 0}, ValueError, "n_steps must be an int of at least 1, got 0"),
         ({"n_steps": 2.5}, ValueError, "n_steps must be an int"),
         (
