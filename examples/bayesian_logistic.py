@@ -1,4 +1,4 @@
-"""Bayesian logistic regression by Langevin dynamics: `python examples/bayesian_logistic.py`.
+"""Bayesian logistic regression by Langevin dynamics: `python examples/bayesian_logistic.py [picture.png]`.
 
 The data are scikit-learn's breast cancer data (extra "eval"): 569 tumours, 30 measurements, standardised, and an
 intercept. With t_i = 1 for benign and -1 for malignant and a prior N(0, prior_std²) of every coefficient, the posterior
@@ -8,12 +8,13 @@ of β is exp(-U(β)) up to a constant,
 
 Each sampler runs 64 chains. Its means and standard deviations are compared with those of a long run of NUTS in another
 library, stored in bayesian_logistic.json, which `python benchmarks/posterior.py --reference` writes. docs/posterior.md
-explains the settings.
+explains the settings. The picture, which requires matplotlib, has the coefficients of all five.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -127,10 +128,28 @@ def compare(draws: Tensor, reference: Reference) -> tuple[float, float, float]:
     return float(error.max()), float(ratio.min()), float(ratio.max())
 
 
-def main() -> None:
+def draw(moments: dict[str, tuple[Tensor, Tensor]], names: list[str], path: str) -> None:
+    """Means and standard deviations, (d,) each, by name of the sampler, a row for each coefficient."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 8), layout="constrained")
+    rows = torch.arange(len(names))
+    for i, (name, (mean, sd)) in enumerate(moments.items()):
+        places = rows + 0.16 * (i - (len(moments) - 1) / 2)
+        axes.errorbar(mean, places, xerr=sd, fmt="o", markersize=3, linewidth=1, label=name)
+    axes.axvline(0, color="gray", linewidth=0.8)
+    axes.set_yticks(rows, names, fontsize=8)
+    axes.set(ylim=(len(names) - 0.5, -0.5), xlabel="coefficient, mean ± one standard deviation")
+    axes.legend(loc="upper right")
+    figure.savefig(path, dpi=90)
+    print(f"picture: {path}")
+
+
+def main(picture: str | None = None) -> None:
     x, y, names = load()
     energy, reference = Posterior(x.float(), y), Reference.read()
     x0 = start(energy)
+    moments = {"NUTS, a long run": (reference.mean, reference.sd)}
     for name, run in RUNS.items():
         sampler, x = warmed_up(run, energy, x0)
         started = time.perf_counter()
@@ -142,12 +161,15 @@ def main() -> None:
             f"chains in {seconds:.1f} s: means within {error:.3f} standard deviations, ratios of standard deviations "
             f"{low:.3f} to {high:.3f}"
         )
-    flat = draws.double().flatten(0, 1)
+        flat = draws.double().flatten(0, 1)
+        moments[name] = flat.mean(0), flat.std(0)
     surest = (flat.mean(0).abs() / flat.std(0)).topk(3).indices.tolist()
     print("largest effects in standard deviations of the posterior, on the log-odds of benign:")
     for i in surest:
         print(f"  {names[i]}: {flat[:, i].mean():.2f} ± {flat[:, i].std():.2f}")
+    if picture is not None:
+        draw(moments, names, picture)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -87,4 +87,4 @@ with torch.no_grad():
 print(f"chains of f(x, y): {share:.1%} of the final states are classified as y")
 report_samples(digits, noise=torch.rand(200, 1, 8, 8) * 2 - 1, samples=of_class)
 if len(sys.argv) > 1:
-    fl.save_grid(of_class.clamp(-1, 1), sys.argv[1])
+    fl.save_grid(of_class.clamp(-1, 1), sys.argv[1], columns=20)  # a row for each class

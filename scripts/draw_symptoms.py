@@ -1,4 +1,4 @@
-"""Draws 16 samples each of trainings that go wrong as docs/own_data.md explains, and of one that does not.
+"""Draws 16 samples each of trainings that go wrong as docs/guides/bad_samples.md explains, and of one that does not.
 
     python scripts/draw_symptoms.py docs
 

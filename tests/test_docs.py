@@ -20,7 +20,11 @@ WRITTEN = [
     *sorted(DOCS.rglob("*.md")),
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "llms.txt")),
 ]
-ON_THE_SITE = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}  # scripts/site_hooks.py
+ON_THE_SITE = {  # scripts/site_hooks.py
+    "changelog.md": "CHANGELOG.md",
+    "contributing.md": "CONTRIBUTING.md",
+    "quickstart.md": "examples/quickstart.ipynb",
+}
 LINK = re.compile(r"(?<!\\)\]\(([^)\s]+)\)")
 PRINTED = re.compile(r"^( *)print\((.*)\)  # → (.*)$", re.M)
 

@@ -1,4 +1,4 @@
-"""Scripts of `examples/`: the one that other parts of the project use, and those for several ranks."""
+"""Scripts of `examples/`: each runs, with fewer iterations, and draws its picture; those for several ranks on two."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import contextlib
 import importlib.util
 import io
 import os
+import re
 import runpy
 import socket
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,53 @@ def test_shapes(tmp_path):
     assert all((x != other[name]).any() for name, x in images.items())
     data = fl.load_data(tmp_path / "a")
     assert data.event_shape == (3, 32, 32) and data.labels is not None and data.labels.bincount().tolist() == [10] * 5
+
+
+# What is shortened in each, and the least size of its picture.
+LOOPS: dict[str, tuple[dict[str, str], tuple[int, int]]] = {
+    "mixture_2d": ({"n_iterations=800": "n_iterations=10", "5_000, 2) *": "500, 2) *"}, (1320, 462)),
+    "inpaint": ({'fl.train("digits")': 'fl.train("digits", n_iterations=2, features=8)'}, (640, 300)),
+    "latent_chain": ({"CHAINS = 10_000": "CHAINS = 300"}, (990, 374)),
+    "jem_classifier": ({"ITERATIONS = 64, 200": "ITERATIONS = 8, 2", "n_steps=200": "n_steps=2"}, (640, 300)),
+    "uva_tutorial": ({"ITERATIONS = 64, 300": "ITERATIONS = 8, 2", "range(60)": "range(6)"}, (640, 640)),
+    "igebm_buffer": (
+        {"ITERATIONS = 64, 200": "ITERATIONS = 8, 2", "n_steps=240": "n_steps=2", "range(60)": "range(6)"},
+        (640, 640),
+    ),
+    "bayesian_logistic": (
+        {"2_000": "20", "500, 25": "20, 2", "500, 10": "20, 2", "500, 1)": "20, 1)", "n_steps=300": "n_steps=20"},
+        (720, 720),
+    ),
+}
+NEEDED = {"mixture_2d": ["matplotlib"], "latent_chain": ["matplotlib"], "bayesian_logistic": ["matplotlib", "sklearn"]}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_runs_and_draws_its_picture(name, tmp_path, monkeypatch, capsys):
+    for library in NEEDED.get(name, ()):
+        pytest.importorskip(library)
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "picture.png"])
+    side_by_side = importlib.import_module("side_by_side")
+    monkeypatch.setattr(side_by_side.report_speed, "__defaults__", (1,))  # rounds of timing
+    shortened, size = LOOPS[name]
+    code = (EXAMPLES / f"{name}.py").read_text()
+    for old, new in shortened.items():
+        assert old in code, f"{name}.py has no {old}"
+        code = code.replace(old, new)
+    module = types.ModuleType("__main__")
+    module.__file__ = str(EXAMPLES / f"{name}.py")
+    monkeypatch.setitem(sys.modules, "__main__", module)  # where dataclasses look
+    exec(compile(code, module.__file__, "exec"), vars(module))
+    assert capsys.readouterr().out
+    assert all(a >= b for a, b in zip(Image.open("picture.png").size, size, strict=True))
+
+
+def test_what_the_gallery_shows_is_tested():
+    """Its scripts are those above and below; its pictures and the notebook have tests of their own."""
+    shown = set(re.findall(r"python examples/(\w+)\.py", (EXAMPLES.parent / "docs" / "gallery.md").read_text()))
+    assert set(LOOPS) <= shown <= {*LOOPS, *LIBRARIES, "shapes"}
 
 
 LIBRARIES = {"ddp_loop": "torch", "accelerate_script": "accelerate", "lightning_module": "pytorch_lightning"}
@@ -97,7 +146,7 @@ def on_one_and_two_ranks() -> list[list[dict[str, tuple[str, list[Tensor]]]]]:
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_weights_on_two_ranks_are_those_of_one_process(name, on_one_and_two_ranks):
     if not is_installed(name):
-        pytest.skip(f"{LIBRARIES[name]}, of the extra distributed, is not installed")
+        pytest.skip(f"{LIBRARIES[name]} is not installed: it is of the extra distributed or lightning")
     ((alone,), (first, second)) = on_one_and_two_ranks
     for printed, weights in (alone[name], first[name]):
         assert [line.split(":")[0] for line in printed.splitlines()] == ["noise", "samples"], printed

@@ -35,3 +35,10 @@ def test_altered_images_keep_their_pixels():
         assert torch.equal(blocks[0].sort(2)[0], blocks[1].sort(2)[0])
     altered = judge["altered"](x)
     assert altered.shape == x.shape and torch.equal(altered[1], (x[1] + x[0]) / 2)
+
+
+def test_pictures_of_trainings_that_go_wrong(tmp_path):
+    draw = script("draw_symptoms.py")
+    draw["BASE"]["n_iterations"] = 1
+    draw["main"](str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {f"own_data-{name}.png" for name in draw["SYMPTOMS"]}
