@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
+import filelock
 import pytest
 import torch
 
@@ -32,7 +33,16 @@ if kernels.BACKENDS["triton"].unsupported(torch.device("cpu")) is None:
 torch.set_num_threads(1)  # for tiny tensors a second thread only waits, on a busy machine for long
 
 SUPPORT = Path(__file__).parent / "support"
-CAPABILITIES = ("portable", "avx2", "avx512")
+CAPABILITIES = tuple(reversed(build.INSTRUCTION_SETS))
+
+
+def pytest_runtest_setup():
+    """With torch's flags of float32 products as a process begins with them: to import torchebm sets them."""
+    switches = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    if any(switch.fp32_precision != "none" for switch in switches):
+        torch.set_float32_matmul_precision("highest")
+        for switch in switches:
+            switch.fp32_precision = "none"
 
 
 @pytest.fixture(scope="session")
@@ -91,8 +101,20 @@ def in_bfloat16(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def compiled() -> dict[tuple[str, int], dict]:
-    """The output of `ahead_of_time.py` for each Triton kernel and architecture; of all with $AHEAD_OF_TIME=all."""
+def compiled(tmp_path_factory) -> dict[tuple[str, int], dict]:
+    """The output of `ahead_of_time.py` for each Triton kernel and architecture; of all with $AHEAD_OF_TIME=all. The
+    first worker that needs it compiles for the others.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    records = folder / "ahead_of_time.json"
+    with filelock.FileLock(folder / "ahead_of_time.lock"):
+        if not records.exists():
+            records.write_text(_ahead_of_time())
+    return {(r["kernel"], r["architecture"]): r for r in json.loads(records.read_text())}
+
+
+def _ahead_of_time() -> str:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     command = [
         sys.executable,
@@ -101,4 +123,4 @@ def compiled() -> dict[tuple[str, int], dict]:
     ]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
-    return {(r["kernel"], r["architecture"]): r for r in json.loads(done.stdout)}
+    return done.stdout

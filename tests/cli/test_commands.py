@@ -1,12 +1,15 @@
-"""The command line in separate processes."""
+"""The command line: in this process, and where that matters in one of its own."""
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +26,18 @@ pytestmark = pytest.mark.any_processor
 QUICK = ["--features", "4", "--batch-size", "8", "--steps", "3", "--iterations", "2"]
 
 
-def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess:
+def run(*arguments: object, code: int = 0) -> SimpleNamespace:
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as ended:
+            cli.main([*map(str, arguments)])
+    done = SimpleNamespace(stdout=out.getvalue(), stderr=err.getvalue())
+    assert ended.value.code == code, done.stdout + done.stderr
+    return done
+
+
+def run_apart(*arguments: object, code: int = 0) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "fastlangevin", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
     assert done.returncode == code, done.stdout + done.stderr
@@ -33,7 +47,7 @@ def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("cli") / "run"
-    done = run("train", "digits", "--out", out, *QUICK)
+    done = run_apart("train", "digits", "--out", out, *QUICK)
     assert "digits: 1,797 items of 1×8×8" in done.stdout and "\x1b" not in done.stdout
     for name in ("samples.png", "training.png", "metrics.jsonl", "checkpoints", "tensorboard"):
         assert str(out / name) in done.stdout.replace("\n", "")
@@ -127,6 +141,11 @@ def test_errors_are_one_line_and_exit_codes(arguments, code, words, tmp_path):
     assert words in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_process_fails_in_one_line():
+    done = run_apart("train", "digist", code=1)
+    assert "did you mean 'digits'" in done.stderr and done.stderr.count("\n") == 1 and done.stdout == ""
+
+
 def test_value_range(tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).uniform(0, 5, (6, 8, 8)).astype(np.float32))
     command = ["train", tmp_path / "x.npy", "--out", tmp_path / "run", *QUICK, "--quiet"]
@@ -145,7 +164,7 @@ def test_sample_writes_other_formats(trained, tmp_path, ending):
 
 
 def test_help_and_version():
-    assert run("--version").stdout == f"{fl.__version__}\n"
+    assert run_apart("--version").stdout == f"{fl.__version__}\n"
     text = run("train", "-h").stdout
     assert all(name in text for name in fl.recipes.BY_NAME) and "bool" not in text
     assert "train" in run("-h").stdout

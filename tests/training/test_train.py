@@ -191,8 +191,8 @@ def test_a_picture_whose_chains_diverge_does_not_stop_training(tmp_path, capsys)
         ({"model": nn.Linear(8, 1).requires_grad_(False)}, ValueError, "model must have parameters that require grad"),
         ({"data": "digist"}, (ValueError, FileNotFoundError), "digits"),
         ({"data": torch.rand(10, 1, 7, 7)}, ValueError, "image_size must be an int of at least 8, got 7"),
-        ({"data": torch.rand(10, 1, 8, 16)}, ValueError, "model must be given for data of shape"),
-        ({"data": torch.rand(10, 2)}, ValueError, "model must be given for data of shape \\(2,\\)"),
+        ({"data": torch.rand(10, 1, 8, 16)}, ValueError, "data of shape .* need a model: .*--image-size"),
+        ({"data": torch.rand(10, 2)}, ValueError, "data of shape \\(2,\\) need a model"),
     ],
 )
 def test_bad_arguments(change, error, words):
