@@ -74,7 +74,10 @@ def lower(graph: Graph, calls: Sequence[Call], outputs: Sequence[int], widest_ti
     padded = sum(p.multiply_adds * _rounded(p.result.shape[2]) // p.result.shape[2] for p in products)
     if padded > max(_LITTLE_WORK, _MOST_PADDED * work):
         raise NotLowered("its convolutions have so few channels in a group that most lanes of vectors would be idle")
-    buffers = [lowering.state, *(view.base for view in results if isinstance(view.base, Buffer))]
+    buffers = [lowering.state]
+    for view in results:
+        assert isinstance(view.base, Buffer)
+        buffers.append(view.base)
     if _is_small(lowering.instructions, buffers) and (wide := in_lanes(lowering.instructions, buffers)) is not None:
         return _placed(*wide, LANES)
     return _placed(lowering.instructions, buffers, 1)
