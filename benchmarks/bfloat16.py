@@ -1,9 +1,9 @@
-"""What precision="bf16" may be computed in on a CPU, beside one another: the measurements behind its rule.
+"""What precision="bf16" and "fp16" may be computed in on a CPU, beside one another: the measurements behind the rules.
 
     python benchmarks/bfloat16.py [WORK …]
 
 Prints a table in Markdown: the multiply-adds of a product, for all chains, and the speed of torch's operators, and of
-native kernels where there are some, in bfloat16, relative to fp32 as `fl.Langevin` computes it: median ratios over
+native kernels where there are some, in 16 bits, relative to fp32 as `fl.Langevin` computes it: median ratios over
 seven interleaved rounds of whole chains. The last column has what the rule chooses on this processor. WORK: names in
 `works.WORKS` and `works.NETWORKS`, by default all networks.
 """
@@ -11,7 +11,8 @@ seven interleaved rounds of whole chains. The last column has what the rule choo
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from unittest import mock
 
 import torch
@@ -20,13 +21,19 @@ from torch import Tensor
 from works import NETWORKS, WORKS, Work
 
 import fastlangevin as fl
-from fastlangevin.kernels import native
+from fastlangevin.kernels import build, native
 from fastlangevin.kernels.native import BFloat16Rate
 from fastlangevin.score import cpu_precision
 
 ROUNDS = 7
 ALL = WORKS | {name: make for name, make in NETWORKS.items() if not name.startswith("formula")}
-COLUMNS = {"torch's operators": BFloat16Rate.AMX, "native kernels": BFloat16Rate.DOUBLE}
+# Precision, instruction set of native kernels, the engines that have some, kind of the processor that chooses them.
+COLUMNS = {
+    "torch's operators": ("bf16", "avx512", None, BFloat16Rate.AMX),
+    "torch's operators in fp16": ("fp16", "avx512", None, BFloat16Rate.AMX),
+    "AVX512_BF16 kernels": ("bf16", "avx512", ("convnet",), BFloat16Rate.DOUBLE),
+    "AMX kernels": ("bf16", "amx", ("convnet", "mlp"), BFloat16Rate.DOUBLE),
+}
 
 
 def chain(work: Work, precision: str) -> tuple[fl.Langevin, Callable[[], Tensor]]:
@@ -36,12 +43,23 @@ def chain(work: Work, precision: str) -> tuple[fl.Langevin, Callable[[], Tensor]
     return sampler, lambda: sampler(work.x0, *work.args)
 
 
-def only_bfloat16(work: Work, rate: BFloat16Rate) -> Callable[[], Tensor]:
-    """On a processor of a kind, whatever the sizes."""
-    _, call = chain(work, "bf16")
+@contextmanager
+def forced(capability: str) -> Iterator[None]:
+    before = native.cpu_capability()
+    native.set_cpu_capability(capability)
+    try:
+        yield
+    finally:
+        native.set_cpu_capability(before)
+
+
+def as_asked(work: Work, precision: str, capability: str, rate: BFloat16Rate) -> Callable[[], Tensor]:
+    """In that precision with an instruction set on a processor of a kind, whatever the sizes."""
+    _, call = chain(work, precision)
 
     def run() -> Tensor:
         with (
+            forced(capability),
             mock.patch.object(cpu_precision, "ways", lambda precision, device: (precision,)),
             mock.patch.object(native, "cpu_bfloat16_rate", lambda: rate),
         ):
@@ -52,10 +70,6 @@ def only_bfloat16(work: Work, rate: BFloat16Rate) -> Callable[[], Tensor]:
 
 def row(work: Work) -> list[str]:
     means: list[float] = []
-    calls: dict[str, Callable[[], object]] = {"fp32": chain(work, "fp32")[1]}
-    for name, rate in COLUMNS.items():
-        if name == "torch's operators" or (work.name.startswith("convnet") and native.cpu_has_bfloat16()):
-            calls[name] = only_bfloat16(work, rate)
     asked, call = chain(work, "bf16")
     rule = cpu_precision.why_bfloat16
 
@@ -65,11 +79,15 @@ def row(work: Work) -> list[str]:
 
     with mock.patch.object(cpu_precision, "why_bfloat16", asked_rule):
         call()
+    calls: dict[str, Callable[[], object]] = {"fp32": chain(work, "fp32")[1]}
+    for name, (precision, capability, engines, rate) in COLUMNS.items():
+        if (engines is None or asked.plan.engine in engines) and capability in build.instruction_sets():
+            calls[name] = as_asked(work, precision, capability, rate)
     in_turns(calls, 1)
     seconds = in_turns(calls, ROUNDS)
     ratios = {name: paired_ratio(seconds["fp32"], times)[0] for name, times in seconds.items()}
     cells = [f"{ratios[name]:.2f}" if name in ratios else "" for name in COLUMNS]
-    return [work.name, f"{means[0]:.2g}" if means else "", *cells, asked.plan_for("cpu", work.x0.shape).precision]
+    return [work.name, f"{means[0]:.2g}" if means else "", *cells, asked.plan.precision]
 
 
 def main(names: list[str]) -> None:

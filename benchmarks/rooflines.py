@@ -77,7 +77,7 @@ def _highest(peak: Callable[[int], float], n_threads: int) -> float:
 @functools.cache
 def _fma_peak():
     """`fma_peak.cpp` as a function of the number of threads; None if the processor has no AVX-512."""
-    if native.load_cpu() or native.cpu_capability() != "avx512":
+    if native.load_cpu() or native.cpu_capability() not in ("amx", "avx512"):
         return None
     with tempfile.TemporaryDirectory() as folder:
         library, source = Path(folder, "peak.so"), Path(__file__).with_name("fma_peak.cpp")

@@ -22,7 +22,7 @@ from fastlangevin.kernels import build
 
 ROOT = Path(__file__).resolve().parent.parent
 COPY = ROOT / ".sanitizers"
-KERNELS = ("analytic_chain", "convnet", "mlp_chain", "program", "update")
+KERNELS = ("analytic_chain", "convnet", "mlp_chain", "mlp_chain_bfloat16", "program", "update")
 TESTS = (
     *(f"tests/kernels/cpu/test_{name}.py" for name in KERNELS),
     *("tests/chains/test_update.py", "tests/test_noise.py", "tests/score/test_convnet_implementations.py"),

@@ -17,8 +17,10 @@ if not torch.cuda.is_available() and importlib.util.find_spec("triton"):
     os.environ["TRITON_INTERPRET"] = "1"  # set before the kernels are imported, so that they run on CPU tensors
 
 from fastlangevin import kernels
+from fastlangevin.display import plots
 from fastlangevin.kernels import build, native
 from fastlangevin.score import cpu_precision
+from fastlangevin.training import loop
 
 if build.unsupported() is None:
     with suppress(build.BuildError, OSError):
@@ -26,14 +28,28 @@ if build.unsupported() is None:
 
 pytest.register_assert_rewrite("support")
 if kernels.BACKENDS["triton"].unsupported(torch.device("cpu")) is None:
-    from support import exact_fma
+    from support import exact_fma, quick_interpreter
 
+    quick_interpreter.install()
     exact_fma.install()
 
 torch.set_num_threads(1)  # for tiny tensors a second thread only waits, on a busy machine for long
 
 SUPPORT = Path(__file__).parent / "support"
-CAPABILITIES = tuple(reversed(build.INSTRUCTION_SETS))
+CAPABILITIES = tuple(name for name in reversed(build.INSTRUCTION_SETS) if name != "amx")  # whose float32 is avx512's
+# Begin first: with several workers the others would wait for one that began with such a file last.
+LONG = (
+    *("kernels/cuda/test_threads.py", "kernels/cpu/test_instruction_sets.py", "kernels/test_first_use.py"),
+    *("test_packaging.py", "kernels/triton/test_convnet.py", "kernels/triton/test_mlp_chain.py"),
+    *("training/test_ranks_train.py", "cli/test_ranks.py", "chains/test_update.py", "test_noise.py"),
+    *("chains/test_update_per_chain.py", "training/test_interrupt.py", "score/test_convnet_implementations.py"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    rank = {Path(__file__).parent / name: i for i, name in enumerate(LONG)}
+    assert all(path.is_file() for path in rank)
+    items.sort(key=lambda item: rank.get(item.path, len(LONG)))
 
 
 def pytest_runtest_setup():
@@ -43,6 +59,21 @@ def pytest_runtest_setup():
         torch.set_float32_matmul_precision("highest")
         for switch in switches:
             switch.fp32_precision = "none"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def blank_training_plots():
+    """Except in processes of their own, and where a test asks for `training_plots`."""
+    from support.training_runs import save_blank_plot
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "save_training_plot", save_blank_plot)
+        yield
+
+
+@pytest.fixture
+def training_plots(monkeypatch):
+    monkeypatch.setattr(loop, "save_training_plot", plots.save_training_plot)
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +104,17 @@ def capability(request):
         yield request.param
 
 
+@pytest.fixture(params=["avx512", "amx"])
+def bfloat16_capability(request):
+    """Each instruction set that multiplies bfloat16, selected."""
+    if native.load_cpu() or request.param not in build.INSTRUCTION_SETS:
+        pytest.skip(native.load_cpu() or f"{request.param} is not of this architecture")
+    with forced(request.param):
+        if not native.cpu_has_bfloat16():
+            pytest.skip("this processor has no AVX512_BF16")
+        yield request.param
+
+
 @pytest.fixture(params=["reference", *(f"cpu-{c}" for c in CAPABILITIES), "triton"])
 def backend(request):
     """Every backend for CPU tensors: "cpu" with each instruction set that the processor has, and "triton" in its
@@ -95,31 +137,45 @@ def threads():
 
 
 @pytest.fixture
-def in_bfloat16(monkeypatch):
-    """precision="bf16" is computed in bfloat16, whatever this processor is faster in."""
+def precision_as_asked(monkeypatch):
+    """What is asked for is computed in, whatever this processor is faster in."""
     monkeypatch.setattr(cpu_precision, "ways", lambda precision, device: (precision,))
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory) -> dict[tuple[str, int], dict]:
-    """The output of `ahead_of_time.py` for each Triton kernel and architecture; of all with $AHEAD_OF_TIME=all. The
-    first worker that needs it compiles for the others.
-    """
+def shared(tmp_path_factory) -> Path:
+    """A folder of all workers."""
     folder = tmp_path_factory.getbasetemp()
-    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
-    records = folder / "ahead_of_time.json"
-    with filelock.FileLock(folder / "ahead_of_time.lock"):
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def objects(shared) -> Path:
+    """Where `support.processes.unoptimised` keeps what it has compiled."""
+    (shared / "objects").mkdir(exist_ok=True)
+    return shared / "objects"
+
+
+@pytest.fixture(scope="session")
+def compiled(shared) -> dict[tuple[str, int], dict]:
+    """The output of `ahead_of_time.py` for each Triton kernel and architecture; of all with THOROUGH=1. The first
+    worker that needs it compiles for the others.
+    """
+    records = shared / "ahead_of_time.json"
+    with filelock.FileLock(shared / "ahead_of_time.lock"):
         if not records.exists():
             records.write_text(_ahead_of_time())
     return {(r["kernel"], r["architecture"]): r for r in json.loads(records.read_text())}
 
 
 def _ahead_of_time() -> str:
+    from support.thorough import THOROUGH
+
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     command = [
         sys.executable,
         SUPPORT / "ahead_of_time.py",
-        *(["--all"] if os.getenv("AHEAD_OF_TIME") == "all" else []),
+        *(["--all"] if THOROUGH else []),
     ]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -22,9 +22,9 @@ pytestmark = [
 ]
 
 
-def test_wheel_holds_libraries_and_sources(tmp_path):
+def test_wheel_holds_libraries_and_sources(tmp_path, objects):
     command = ["pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index", "-q", "-w", tmp_path, "."]
-    environment = {**os.environ, **unoptimised(tmp_path), "FASTLANGEVIN_CUDA": "0"}
+    environment = {**os.environ, **unoptimised(tmp_path, objects), "FASTLANGEVIN_CUDA": "0"}
     subprocess.run([sys.executable, "-m", *command], check=True, cwd=ROOT, capture_output=True, env=environment)
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.name == f"fastlangevin-0.1.0-py3-none-linux_{platform.machine()}.whl"

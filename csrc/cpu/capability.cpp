@@ -2,6 +2,10 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include <atomic>
 #include <cstring>
@@ -14,15 +18,19 @@ namespace fastlangevin {
 
 // Null in a library that was compiled for another instruction set alone (kernels/build.py).
 extern const Kernels portable_kernels __attribute__((weak));
+extern const MlpKernels mlp_portable __attribute__((weak));
 extern const ProgramKernels portable_program __attribute__((weak));
 extern const ConvnetKernels convnet_portable __attribute__((weak));
 #if defined(__x86_64__)
 extern const Kernels avx2_kernels __attribute__((weak)), avx512_kernels __attribute__((weak));
 extern const ProgramKernels avx2_program __attribute__((weak)), avx512_program __attribute__((weak));
 extern const ConvnetKernels convnet_avx2 __attribute__((weak)), convnet_avx512 __attribute__((weak)),
-    convnet_avx512_bf16 __attribute__((weak));
+    convnet_avx512_bf16 __attribute__((weak)), convnet_amx_bf16 __attribute__((weak));
+extern const MlpKernels mlp_avx2 __attribute__((weak)), mlp_avx512 __attribute__((weak)),
+    mlp_amx_bf16 __attribute__((weak));
 #elif defined(__aarch64__)
 extern const Kernels neon_kernels __attribute__((weak));
+extern const MlpKernels mlp_neon __attribute__((weak));
 extern const ProgramKernels neon_program __attribute__((weak));
 extern const ConvnetKernels convnet_neon __attribute__((weak));
 #endif
@@ -57,6 +65,17 @@ bool has_amx_bf16() {
   return (saved & tiles) == tiles && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx & amx) == amx;
 }
 
+// Linux gives the tile registers to a process that asks for them, and refuses it where a thread's stack for signals
+// is too small to save them.
+bool has_amx() {
+#if defined(__linux__)
+  constexpr long request = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return has_avx512() && has_avx512_bf16() && has_amx_bf16() && syscall(SYS_arch_prctl, request, tile_data) == 0;
+#else
+  return false;
+#endif
+}
+
 bool is_intel() {
   unsigned eax, name[3];
   return __get_cpuid(0, &eax, &name[0], &name[2], &name[1]) && std::memcmp(name, "GenuineIntel", 12) == 0;
@@ -68,6 +87,7 @@ struct InstructionSet {
   const char* name;
   bool (*runs)();  // on this processor
   const Kernels* kernels;
+  const MlpKernels *mlp, *mlp_bf16;
   const ProgramKernels* program;
   const ConvnetKernels *convnet, *convnet_bf16;
   bool (*runs_bf16)();
@@ -75,17 +95,23 @@ struct InstructionSet {
 
 const InstructionSet best_first[] = {
 #if defined(__x86_64__)
-    {"avx512", has_avx512, &avx512_kernels, &avx512_program, &convnet_avx512, &convnet_avx512_bf16, has_avx512_bf16},
-    {"avx2", has_avx2, &avx2_kernels, &avx2_program, &convnet_avx2, nullptr, nullptr},
+    {"amx", has_amx, &avx512_kernels, &mlp_avx512, &mlp_amx_bf16, &avx512_program, &convnet_avx512, &convnet_amx_bf16,
+     always},
+    {"avx512", has_avx512, &avx512_kernels, &mlp_avx512, nullptr, &avx512_program, &convnet_avx512,
+     &convnet_avx512_bf16, has_avx512_bf16},
+    {"avx2", has_avx2, &avx2_kernels, &mlp_avx2, nullptr, &avx2_program, &convnet_avx2, nullptr, nullptr},
 #elif defined(__aarch64__)
-    {"neon", always, &neon_kernels, &neon_program, &convnet_neon, nullptr, nullptr},
+    {"neon", always, &neon_kernels, &mlp_neon, nullptr, &neon_program, &convnet_neon, nullptr, nullptr},
 #endif
-    {"portable", always, &portable_kernels, &portable_program, &convnet_portable, nullptr, nullptr},
+    {"portable", always, &portable_kernels, &mlp_portable, nullptr, &portable_program, &convnet_portable, nullptr,
+     nullptr},
 };
+
+bool is_compiled(const InstructionSet& set) { return set.kernels && (!set.runs_bf16 || set.convnet_bf16); }
 
 const InstructionSet* best() {
   for (const InstructionSet& set : best_first) {
-    if (set.kernels && set.runs()) return &set;
+    if (is_compiled(set) && set.runs()) return &set;
   }
   return nullptr;
 }
@@ -100,6 +126,8 @@ const InstructionSet& in_force() { return *chosen().load(std::memory_order_relax
 }  // namespace
 
 const Kernels& kernels() { return *in_force().kernels; }
+
+MlpPrecisions mlp_kernels() { return {in_force().mlp, in_force().mlp_bf16}; }
 
 Convnet convnet() {
   const InstructionSet& set = in_force();
@@ -139,7 +167,7 @@ extern "C" __attribute__((visibility("default"))) int fastlangevin_set_cpu_capab
   for (const InstructionSet& set : best_first) {
     if (std::strcmp(set.name, name) != 0) continue;
     if (!set.runs()) return 2;
-    if (!set.kernels) return 3;
+    if (!is_compiled(set)) return 3;
     chosen().store(&set);
     return 0;
   }

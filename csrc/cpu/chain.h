@@ -24,8 +24,8 @@ struct ChainArgs {
 enum class ActivationKind : int64_t { leaky_relu, silu, gelu, gelu_tanh, tanh, softplus, elu };
 constexpr ActivationKind last_activation = ActivationKind::elu;
 
-// A fully connected layer and the activation after it. Weights are in panels (mlp_chain.cpp): of W for the way forward,
-// of its transpose for the way back.
+// A fully connected layer and the activation after it. Weights are packed (MlpKernels): W for the way forward, its
+// transpose for the way back.
 struct MlpLayer {
   int64_t n_in, n_out;
   const float *forward, *backward;
@@ -71,6 +71,14 @@ template <class Energy>
 struct ChainKernel {
   StepKernel<Energy, ChainArgs> langevin;  // a double well's "chains" are the elements of x
   StepKernel<Energy, TransitionArgs> transitions;
+};
+
+// pack writes the n_out × n_in weights at[i * row_stride + j * column_stride] as the kernels read them, packed_size
+// floats, 64-byte aligned.
+struct MlpKernels {
+  int64_t (*packed_size)(int64_t n_out, int64_t n_in);
+  void (*pack)(const float* at, int64_t row_stride, int64_t column_stride, int64_t n_out, int64_t n_in, float* packed);
+  ChainKernel<Mlp> chain;
 };
 
 }  // namespace fastlangevin

@@ -70,7 +70,8 @@ struct ConvnetKernels {
                 float* x, void* scratch, float* numbers);
 };
 
-extern const ConvnetKernels convnet_portable, convnet_avx2, convnet_avx512, convnet_avx512_bf16, convnet_neon;
+extern const ConvnetKernels convnet_portable, convnet_avx2, convnet_avx512, convnet_avx512_bf16, convnet_amx_bf16,
+    convnet_neon;
 
 struct Convnet {
   const ConvnetKernels* fp32;

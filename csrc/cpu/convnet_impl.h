@@ -50,15 +50,20 @@ FL_INLINE void run_block(const Tower& tower, const Stage& stage, const Tile<A>& 
                          const typename A::word* weights, Block<A>& block) {
   alignas(64) float sums[A::rows * max_tile];
   if (stage.finish == Finish::score) {
+    constexpr int rows = A::has_tiles ? 8 : A::rows;
     for (int64_t m = block.n; m < A::rows; ++m) block.in[m] = block.in[0];
-    multiply_channel<A, A::rows>(runs, block.in, weights, sums);
+    for (int64_t m = 0; m < block.n; m += rows) multiply_channel<A, rows>(runs, block.in + m, weights, sums + m);
     const int64_t area = tower.height * tower.width;
     for (int64_t m = 0; m < block.n; ++m) {
       tile.score[(block.sample[m] * tower.channels + tile.channel) * area + block.pixel[m]] = sums[m];
     }
     return;
   }
-  multiply<A>(block.n, runs, block.in, weights, tile.start, sums);
+  if constexpr (A::has_tiles) {
+    A::multiply(block.n, runs, block.in, weights, tile.start, sums);
+  } else {
+    multiply<A>(block.n, runs, block.in, weights, tile.start, sums);
+  }
   finish(tower, stage, tile, block, sums);
 }
 
@@ -110,6 +115,7 @@ template <class A>
 void convnet(const Tower& tower, const void* packed, const float* x, int64_t n, void* memory, float* score,
              const EnergyArgs* energies) {
   using word = typename A::word;
+  [[maybe_unused]] const typename A::Session session{};
   const float* const floats = static_cast<const float*>(packed);
   word* const scratch = static_cast<word*>(memory);
   const int64_t area = tower.height * tower.width;
@@ -158,6 +164,8 @@ constexpr ConvnetKernels make_convnet_kernels() {
 struct Float32Words {
   using word = float;
   static constexpr int64_t channels_a_word = 1;
+  static constexpr bool has_tiles = false;  // that multiply 16 rows by 16 words of 16 channels: A::multiply
+  struct Session {};                        // lives while a thread computes
 
   static FL_INLINE void load_image(const float* x, int64_t channels, int64_t area, float* out) {
     for (int64_t c = 0; c < channels; ++c) {

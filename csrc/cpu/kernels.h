@@ -43,15 +43,20 @@ struct Kernels {
   MoveKernels<double> moves_double;
   MoveKernels<BFloat16> moves_bfloat16;
   MoveKernels<Half> moves_half;
-  int panel_rows;  // of mlp_chain's weights
-  ChainKernel<Mlp> mlp_chain;
   ChainKernel<Mixture> mixture_chain;
   ChainKernel<DoubleWell> double_well_chain;
 };
 
 extern const Kernels portable_kernels, avx2_kernels, avx512_kernels, neon_kernels;
+extern const MlpKernels mlp_portable, mlp_avx2, mlp_avx512, mlp_amx_bf16, mlp_neon;
+
+struct MlpPrecisions {
+  const MlpKernels* fp32;
+  const MlpKernels* bf16;  // null where there are none
+};
 
 // The kernels of the instruction set in force.
 const Kernels& kernels();
+MlpPrecisions mlp_kernels();
 
 }  // namespace fastlangevin

@@ -4,5 +4,6 @@
 namespace fastlangevin {
 
 const Kernels neon_kernels = make_kernels<NeonArithmetic>("neon");
+const MlpKernels mlp_neon = make_mlp_kernels<NeonArithmetic, NeonArithmetic>();
 
 }  // namespace fastlangevin

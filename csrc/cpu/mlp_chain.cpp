@@ -1,20 +1,24 @@
 // mlp_chain_cpu_, mlp_transitions_cpu_: all steps of the chains of an MLP energy.
-#include "panels.h"
 #include "transition_operator.h"
 
 namespace fastlangevin {
 namespace {
 
-std::vector<float> panels(const Tensor& weight, bool transposed) {
-  const int64_t n_out = weight.size(0), n_in = weight.size(1);
+using AlignedFloats = std::unique_ptr<float, ReleaseAligned>;
+
+AlignedFloats pack(const MlpKernels& mlp, const Tensor& weight, bool transposed) {
+  const int64_t rows = weight.size(0), columns = weight.size(1);
   const float* const at = floats(weight, "a weight");
-  std::vector<float> result(static_cast<size_t>(n_out * n_in));
-  if (transposed) {
-    write_panels(at, 1, n_in, n_in, n_out, kernels().panel_rows, result.data());
-  } else {
-    write_panels(at, n_in, 1, n_out, n_in, kernels().panel_rows, result.data());
-  }
-  return result;
+  const int64_t n_out = transposed ? columns : rows, n_in = transposed ? rows : columns;
+  AlignedFloats packed = aligned_floats(mlp.packed_size(n_out, n_in));
+  mlp.pack(at, transposed ? 1 : columns, transposed ? columns : 1, n_out, n_in, packed.get());
+  return packed;
+}
+
+const MlpKernels& kernels_for(bool bfloat16) {
+  const MlpKernels* const found = bfloat16 ? mlp_kernels().bf16 : mlp_kernels().fp32;
+  STD_TORCH_CHECK(found, "mlp_chain_cpu_: bfloat16 needs the amx kernels");
+  return *found;
 }
 
 // An MLP as the kernels read it, and what it points to.
@@ -22,19 +26,21 @@ class PackedMlp {
  public:
   PackedMlp(const Tensor& x, const std::vector<Tensor>& weights, const std::vector<std::optional<Tensor>>& biases,
             const std::vector<int64_t>& activations, const std::vector<double>& parameters, const Tensor& last,
-            double prior);
+            double prior, bool bfloat16);
+  const MlpKernels& kernels() const { return kernels_; }
   const Mlp& get() const { return mlp_; }
 
  private:
+  const MlpKernels& kernels_;
   Mlp mlp_{};
   std::vector<MlpLayer> layers_;
-  std::vector<std::vector<float>> packed_;
+  std::vector<AlignedFloats> packed_;
 };
 
 PackedMlp::PackedMlp(const Tensor& x, const std::vector<Tensor>& weights,
                      const std::vector<std::optional<Tensor>>& biases, const std::vector<int64_t>& activations,
-                     const std::vector<double>& parameters, const Tensor& last, double prior)
-    : layers_(weights.size()) {
+                     const std::vector<double>& parameters, const Tensor& last, double prior, bool bfloat16)
+    : kernels_(kernels_for(bfloat16)), layers_(weights.size()) {
   const size_t n_layers = weights.size(), n_activations = activations.size();
   STD_TORCH_CHECK(n_layers > 0 && biases.size() == n_layers, "mlp_chain_cpu_: a bias a layer, and at least one layer");
   STD_TORCH_CHECK(
@@ -51,13 +57,13 @@ PackedMlp::PackedMlp(const Tensor& x, const std::vector<Tensor>& weights,
     STD_TORCH_CHECK(weight.dim() == 2 && weight.size(1) == width, "mlp_chain_cpu_: weights do not follow each other");
     width = weight.size(0);
     STD_TORCH_CHECK(!biases[l] || biases[l]->numel() == width, "mlp_chain_cpu_: a bias is not of its weight's length");
-    packed_.push_back(panels(weight, false));
-    packed_.push_back(panels(weight, true));
+    packed_.push_back(pack(kernels_, weight, false));
+    packed_.push_back(pack(kernels_, weight, true));
     MlpLayer& layer = layers_[l];
     layer = {weight.size(1),
              width,
-             packed_[2 * l].data(),
-             packed_[2 * l + 1].data(),
+             packed_[2 * l].get(),
+             packed_[2 * l + 1].get(),
              biases[l] ? floats(*biases[l], "a bias") : nullptr,
              ActivationKind::leaky_relu,
              {}};
@@ -78,20 +84,21 @@ PackedMlp::PackedMlp(const Tensor& x, const std::vector<Tensor>& weights,
 
 void mlp_chain(const Tensor& x, const std::vector<Tensor>& weights, const std::vector<std::optional<Tensor>>& biases,
                const std::vector<int64_t>& activations, const std::vector<double>& parameters, const Tensor& last,
-               double prior, const std::vector<double>& step_sizes, const std::vector<double>& noise_stds,
-               bool has_noise, int64_t seed, int64_t step, int64_t offset, std::optional<double> grad_clip,
-               std::optional<double> lo, std::optional<double> hi, int64_t noise_first) {
-  const PackedMlp mlp(x, weights, biases, activations, parameters, last, prior);
-  run_chains(kernels().mlp_chain.langevin, mlp.get(),
+               double prior, bool bfloat16, const std::vector<double>& step_sizes,
+               const std::vector<double>& noise_stds, bool has_noise, int64_t seed, int64_t step, int64_t offset,
+               std::optional<double> grad_clip, std::optional<double> lo, std::optional<double> hi,
+               int64_t noise_first) {
+  const PackedMlp mlp(x, weights, biases, activations, parameters, last, prior, bfloat16);
+  run_chains(mlp.kernels().chain.langevin, mlp.get(),
              chain_args(step_sizes, noise_stds, has_noise, seed, step, offset, grad_clip, lo, hi, noise_first), x,
              x.size(0));
 }
 
 void mlp_transitions(const Tensor& x, const TransitionArgs& args, const std::vector<Tensor>& weights,
                      const std::vector<std::optional<Tensor>>& biases, const std::vector<int64_t>& activations,
-                     const std::vector<double>& parameters, const Tensor& last, double prior) {
-  const PackedMlp mlp(x, weights, biases, activations, parameters, last, prior);
-  run_chains(kernels().mlp_chain.transitions, mlp.get(), args, x, x.size(0));
+                     const std::vector<double>& parameters, const Tensor& last, double prior, bool bfloat16) {
+  const PackedMlp mlp(x, weights, biases, activations, parameters, last, prior, bfloat16);
+  run_chains(mlp.kernels().chain.transitions, mlp.get(), args, x, x.size(0));
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// One row of the kernels' table: noise arithmetic A, vectors V of the chains' (vectors.h).
+// The kernels of one instruction set: noise arithmetic A, vectors V of the chains' (vectors.h).
 #pragma once
 
 #include "analytic_chain_impl.h"
@@ -27,9 +27,6 @@ constexpr Kernels make_kernels(const char* name) {
           make_moves<A, double>(),
           make_moves<A, BFloat16>(),
           make_moves<A, Half>(),
-          panel_rows(V::width),
-          {{NarrowBlock<V>::chains, mlp_scratch<V>, mlp_chain<A, V>},
-           {NarrowBlock<V>::chains, mlp_transitions_scratch<V>, mlp_transitions<A, V>}},
           {{mixture_block, mixture_scratch<V>, mixture_chain<A, V>},
            {mixture_block, mixture_transitions_scratch<V>, mixture_transitions<A, V>}},
           {{block, double_well_scratch, double_well_chain<A>},

@@ -32,6 +32,7 @@ from pathlib import Path
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512")
 _AVX512_BF16 = (*_AVX512, "-mavx512bf16")
+_AMX = (*_AVX512_BF16, "-mamx-tile", "-mamx-bf16")
 # No contraction: the noise stream rounds every operation as written. 0x020b…: the stable ABI of torch 2.11.
 _ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 _FLAGS = (
@@ -42,14 +43,17 @@ _FLAGS = (
 _NVCC_FLAGS = ("-O3", "-std=c++17", "--fmad=false", "-Xcompiler=-fPIC,-fvisibility=hidden", "-DUSE_CUDA", _ABI)
 # Machine code for these, and PTX of the first for the GPUs between them and for later ones.
 CUDA_ARCHITECTURES = ("80", "90a", "100", "120")
+_AVX512_NAMES = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"}
 # The best first; what a processor needs for each, as Linux names it.
 _ALL_INSTRUCTION_SETS = {
-    "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"},
+    "amx": {"amx_tile", "amx_bf16", "avx512_bf16", *_AVX512_NAMES},
+    "avx512": _AVX512_NAMES,
     "avx2": {"avx2", "fma", "f16c"},
     "neon": {"asimd"},
     "portable": set[str](),
 }
-_OF_MACHINES = {"x86_64": ("avx512", "avx2", "portable"), "aarch64": ("neon", "portable")}
+_OF_MACHINES = {"x86_64": ("amx", "avx512", "avx2", "portable"), "aarch64": ("neon", "portable")}
+_BUILDS_ON = {"amx": "avx512"}  # whose kernels it takes where it has none of its own
 _CUDA_TARGETS = {"x86_64": "x86_64-linux", "aarch64": "sbsa-linux"}  # folders of the CUDA toolkit
 _SEAL = b"\0fastlangevin sha256\0"  # at the end of a library, before the digest
 
@@ -91,7 +95,8 @@ class Library:
 
     def for_one(self, instruction_set: str) -> Library:
         """The library without the kernels of other instruction sets."""
-        own = [s for s in self.sources if _instruction_set_of(s[0]) in (None, instruction_set)]
+        sets = (None, instruction_set, _BUILDS_ON.get(instruction_set))
+        own = [s for s in self.sources if _instruction_set_of(s[0]) in sets]
         return dataclasses.replace(self, sources=tuple(own), only=instruction_set)
 
     @property
@@ -136,6 +141,8 @@ _CPU_SOURCES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("cpu/convnet_avx2.cpp", _AVX2),
     ("cpu/convnet_avx512.cpp", _AVX512),
     ("cpu/convnet_avx512_bf16.cpp", _AVX512_BF16),
+    ("cpu/convnet_amx_bf16.cpp", _AMX),
+    ("cpu/mlp_amx_bf16.cpp", _AMX),
     ("cpu/convnet_neon.cpp", ()),
     ("cpu/program.cpp", ()),
     ("cpu/program_portable.cpp", ()),

@@ -91,7 +91,7 @@ def _load_cpu() -> str | None:
     except (build.BuildError, OSError) as error:
         warnings.warn(
             f"fastlangevin uses its slow reference backend: {str(error).strip()}\n"
-            "The fast backend compiles its kernels once. This needs a C++ compiler (g++ 10 or later) and a writable "
+            "The fast backend compiles its kernels once. This needs a C++ compiler (g++ 11 or later) and a writable "
             f"folder ({cache_directory()}, or $FASTLANGEVIN_CACHE if set). Run `fastlangevin info` for details.",
             RuntimeWarning,
             stacklevel=2,
@@ -198,7 +198,7 @@ def cpu_library() -> ctypes.CDLL:
 
 
 def cpu_capability() -> str:
-    """The instruction set in use: "avx512", "avx2", "neon" or "portable"; "" if the library has none that the
+    """The instruction set in use: "amx", "avx512", "avx2", "neon" or "portable"; "" if the library has none that the
     processor has.
 
     The library must be loaded.
@@ -209,7 +209,7 @@ def cpu_capability() -> str:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether the instruction set in use multiplies bfloat16: "avx512" on a processor with AVX512_BF16."""
+    """Whether the instruction set in use multiplies bfloat16: "amx", and "avx512" on a processor with AVX512_BF16."""
     function = cpu_library().fastlangevin_cpu_has_bfloat16
     function.restype = ctypes.c_bool
     return function()

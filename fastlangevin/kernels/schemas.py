@@ -27,7 +27,9 @@ _TRANSITIONS_TAIL = (
     "Tensor? masses, Tensor? inverse_masses, Tensor? roots, float lo, float hi, SymInt seed, SymInt step, "
     "SymInt stream, SymInt offset, SymInt test_stream, SymInt first_chain, bool opens, bool closes) -> ()"
 )
-_MLP = "Tensor[] weights, Tensor?[] biases, int[] activations, float[] parameters, Tensor last, float prior"
+_MLP = (
+    "Tensor[] weights, Tensor?[] biases, int[] activations, float[] parameters, Tensor last, float prior, bool bfloat16"
+)
 _MIXTURE = "Tensor constants, Tensor means, Tensor precisions"
 _DOUBLE_WELL = "float barrier, float width"
 _CONVNET = "Tensor packed, int[] geometry, float[] slopes, bool bfloat16"

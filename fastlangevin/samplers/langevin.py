@@ -98,8 +98,8 @@ class Langevin(Sampler):
             noise_last must be False, and there is neither a gradient to x0 nor `with_last_step`.
         init: p0 of `sample`: "uniform" over the bounds, which must then be on both sides (U(-1, 1) without bounds),
             "normal" (clamped to the bounds), or a callable `(shape, *, seed, step, chain_offset)`.
-        precision: of the network, at least: "fp32" (strict), "tf32", "bf16" or "fp16". On a CPU "bf16" is computed in
-            fp32 where that is faster (`plan.precision`). The state keeps its dtype.
+        precision: of the network, at least: "fp32" (strict), "tf32", "bf16" or "fp16". On a CPU "fp16" is
+            computed in fp32, and "bf16" where that is faster (`plan.precision`). The state keeps its dtype.
         engine: how the score is computed. "autograd": for any energy. "convnet": in closed form, for consecutive known
             layers (`network.tracing`). It reads their weights once per call (spectral norm iterates once per call).
             "mlp" and "analytic": by kernels that run a whole chain, for fully connected networks,

@@ -24,8 +24,8 @@ class Plan:
             or "compiled".
         backend: the backend of the update: "cuda", "cpu", "triton" or "reference".
         graph: whether the steps are captured as CUDA graphs.
-        precision: what the network computes in: "fp32", "tf32", "bf16" or "fp16"; on a CPU that may be "fp32" where
-            "bf16" was asked for.
+        precision: what the network computes in: "fp32", "tf32", "bf16" or "fp16"; on a CPU that is "fp32" where
+            "fp16" was asked for, and may be where "bf16" was.
         reasons: one sentence for each engine, kernel, backend or graph that is not used, with the reason.
 
     Examples:

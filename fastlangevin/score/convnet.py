@@ -34,6 +34,10 @@ def as_tower(network: Sequential) -> ConvTower | None:
     return tower if 2 * len(tower) == len(layers) > 0 else None
 
 
+def _leaves_amx_to_torch() -> bool:
+    return native.cpu_bfloat16_rate() == BFloat16Rate.AMX and native.cpu_capability() != "amx"
+
+
 class NativeConvNetScore(SequentialScore):
     """One C++ call per chain, or score, on a CPU (`kernels/cpu/convnet`)."""
 
@@ -54,7 +58,7 @@ class NativeConvNetScore(SequentialScore):
         if tower is None:
             return "they support only consecutive convolutions with (leaky) ReLU"
         why = convnet_cpu.unsupported(tower, x.shape[1:], precision)
-        if why is None and precision == "bf16" and native.cpu_bfloat16_rate() == BFloat16Rate.AMX:
+        if why is None and precision == "bf16" and _leaves_amx_to_torch():
             return "this processor multiplies bfloat16 by AMX, which torch's operators use"
         return why
 

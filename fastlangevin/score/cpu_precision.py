@@ -1,4 +1,4 @@
-"""precision="bf16" on a CPU: at least bfloat16's accuracy, in bfloat16 or float32, whichever is faster.
+"""precision="bf16" and "fp16" on a CPU: at least their accuracy, in the type that is faster there.
 
 It depends on the family of the processor and on the sizes of the network and the batch, and on no measurement, so that
 one machine always computes the same.
@@ -14,6 +14,7 @@ from ..kernels import native
 from ..kernels.native import BFloat16Rate
 from ..network.layers import Conv, Linear
 from ..network.sequential import Sequential
+from .precision import HALF
 
 # Torch's operators in bfloat16 are faster than native kernels in float32 from so many multiply-adds of a product, for
 # all chains, and of a product for each operation of other operators: measured in docs/performance.md.
@@ -22,7 +23,11 @@ _WORTHWHILE, _MOSTLY_PRODUCTS = 10**8, 60
 
 def ways(precision: str, device: torch.device) -> tuple[str, ...]:
     """What `precision` may be computed in on a device."""
-    if precision != "bf16" or device.type != "cpu" or native.load_cpu() is not None:
+    if device.type != "cpu" or precision not in HALF:
+        return (precision,)
+    if precision == "fp16":
+        return ("fp32",)
+    if native.load_cpu() is not None:
         return (precision,)
     return ("bf16", "fp32") if native.cpu_bfloat16_rate() > BFloat16Rate.OF_FLOAT32 else ("fp32",)
 
@@ -31,6 +36,8 @@ def reasons(precision: str, device: torch.device) -> list[str]:
     """For plans: why all is computed in float32, if it is."""
     if precision in ways(precision, device):
         return []
+    if precision == "fp16":
+        return [f"precision {precision!r} is computed in fp32: on a CPU torch's operators are slower in float16"]
     has_none = native.cpu_bfloat16_rate() == BFloat16Rate.NONE
     why = "is not known to have products in bfloat16" if has_none else "multiplies bfloat16 no faster than float32"
     return [f"precision {precision!r} is computed in fp32: this processor {why}"]

@@ -7,7 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from ..kernels import native, triton
+from ..kernels import triton
 from ..kernels.arguments import ChainArgs, MetropolisMemory, TransitionArgs, TransitionKind
 from ..kernels.cpu import mlp_chain
 from ..network import walk
@@ -19,6 +19,8 @@ from .torch_ops import TorchOpsScore
 # A product of the native kernel has at least 8 chains (16 with AVX-512). For fewer, and layers so wide that the time of
 # reading their weights counts, torch's products are faster: measured in docs/performance.md.
 _FEW_CHAINS, _MANY_WEIGHTS = 8, 2**19
+# Of a product on average. In smaller ones rounding to bfloat16 costs more than AMX gains: measured there too.
+_FEW_WEIGHTS = 2048
 
 
 class MlpScore(TorchOpsScore):
@@ -48,7 +50,7 @@ class MlpScore(TorchOpsScore):
 
 
 class NativeMlpScore(MlpScore):
-    """In C++ on a CPU, float32."""
+    """In C++ on a CPU, in float32 or bfloat16."""
 
     kernels = "native whole-chain kernels"
     updates_with = "cpu"
@@ -57,26 +59,28 @@ class NativeMlpScore(MlpScore):
     def unsupported(network: Sequential, precision: str, x: Tensor) -> str | None:
         if x.device.type != "cpu":
             return f"they run on the CPU, not on {x.device.type}"
-        if precision != "fp32":
-            return f"they compute in fp32, not in {precision}"
-        why = _not_an_mlp(network, x) or mlp_chain.unsupported(_layers(network), _n_inputs(network))
-        return why or native.load_cpu()
+        return _not_an_mlp(network, x) or mlp_chain.unsupported(_layers(network), _n_inputs(network), precision)
 
     @staticmethod
     def slower(network: Sequential, precision: str, x: Tensor) -> str | None:
-        n_weights = sum(layer.weight.numel() for layer in network.layers if isinstance(layer, Linear))
+        sizes = [layer.weight.numel() for layer in _layers(network) if isinstance(layer, Linear)]
+        n_weights = sum(sizes)
+        if precision == "bf16" and n_weights < _FEW_WEIGHTS * len(sizes):
+            return f"float32 is faster for {len(sizes)} products of {n_weights} weights in all"
         if not 0 < len(x) < _FEW_CHAINS or n_weights <= _MANY_WEIGHTS:
             return None
         return f"{len(x)} chains do not fill a block of {_FEW_CHAINS}, and the network has {n_weights} weights"
 
     def _run_chain_(self, x: Tensor, args: ChainArgs) -> None:
-        mlp_chain.run_(*self._energy, x, args)
+        mlp_chain.run_(*self._energy, x, args, self._precision)
 
     def runs_transitions(self, x: Tensor, kind: TransitionKind) -> bool:
         return x.dtype == torch.float32
 
     def run_transitions_(self, x: Tensor, memory: MetropolisMemory | Tensor, args: TransitionArgs) -> None:
-        mlp_chain.run_transitions_(*self._energy, x.view(len(x), -1) if len(x) else x.flatten(1), memory, args)
+        mlp_chain.run_transitions_(
+            *self._energy, x.view(len(x), -1) if len(x) else x.flatten(1), memory, args, self._precision
+        )
 
 
 class TritonMlpScore(MlpScore):

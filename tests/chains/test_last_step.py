@@ -166,7 +166,7 @@ def test_labels_and_a_given_score():
     assert torch.equal(table.grad, 0.5 * torch.tensor([1.0, 2, 2]).double()[:, None].expand(3, 4))
 
 
-@pytest.mark.usefixtures("in_bfloat16")
+@pytest.mark.usefixtures("precision_as_asked")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_network_runs_in_the_sampler_s_precision(precision):
     """Of piecewise linear and tanh layers, whose backward is the same operation where it is to be differentiated: the

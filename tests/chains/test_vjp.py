@@ -156,7 +156,7 @@ def test_only_once_differentiable():
         gradient.sum().backward()
 
 
-@pytest.mark.usefixtures("in_bfloat16")
+@pytest.mark.usefixtures("precision_as_asked")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_precision_holds_in_the_backward(precision):
     """The same operations have the same bits; bfloat16's roundings, 2^-8, are seen, and are not all there is."""

@@ -13,10 +13,12 @@ import pytest
 import torch
 from support.processes import DRAW, NO_PREBUILT, python, unoptimised
 
+import fastlangevin as fl
 from fastlangevin.kernels import build, native
 
 ROOT, TORCH = Path(__file__).parents[2], Path(torch.__file__).parent
 X86, ARM = "x86_64", "aarch64"
+AVX512_FLAGS = "fpu avx2 fma f16c avx512f avx512bw avx512dq avx512vl"
 
 pytestmark = [
     pytest.mark.any_processor,
@@ -24,9 +26,15 @@ pytestmark = [
 ]
 
 
-def test_first_use_compiles_once_with_a_message(tmp_path):
-    environment = {**unoptimised(tmp_path), "FASTLANGEVIN_CACHE": str(tmp_path / "cache")}
-    expected = python(NO_PREBUILT + DRAW.replace("step=2", "step=2, backend='reference'"), **environment).stdout
+@pytest.fixture(scope="module")
+def drawn() -> str:
+    """What `DRAW` prints, by the reference."""
+    x = fl.noise.normal((1000,), seed=1, step=2, backend="reference")
+    return f"{x.double().sum().item()}\n"
+
+
+def test_first_use_compiles_once_with_a_message(tmp_path, drawn, objects):
+    environment = {**unoptimised(tmp_path, objects), "FASTLANGEVIN_CACHE": str(tmp_path / "cache")}
     code = [sys.executable, "-c", NO_PREBUILT + DRAW]
     both = [
         subprocess.Popen(
@@ -36,21 +44,20 @@ def test_first_use_compiles_once_with_a_message(tmp_path):
     ]
     for process in both:  # two concurrent processes do not interfere
         out, err = process.communicate()
-        assert out == expected and process.returncode == 0, err
+        assert out == drawn and process.returncode == 0, err
         assert f"compiling the cpu kernels for {native.first_use_library().only} into" in err
     again = python(NO_PREBUILT + DRAW, **environment)
-    assert again.stdout == expected and again.stderr == ""
+    assert again.stdout == drawn and again.stderr == ""
     assert [p.name for p in (tmp_path / "cache").iterdir()] == [native.first_use_library().filename()]
 
 
 @pytest.mark.parametrize("broken", [{"PATH": "/nowhere", "CXX": ""}, {"CXX": "/nowhere/g++"}, {"CXX": "false"}])
-def test_without_a_working_compiler_the_reference_is_used_with_one_warning(tmp_path, broken):
+def test_without_a_working_compiler_the_reference_is_used_with_one_warning(tmp_path, drawn, broken):
     code = NO_PREBUILT + DRAW + "; " + DRAW + "\ntry: fl.noise.normal((1,), seed=1, step=2, backend='cpu')\n"
     code += "except fl.BackendUnavailable as error: print('unavailable:', error)"
     done = python(code, FASTLANGEVIN_CACHE=str(tmp_path / "cache"), **broken)
     assert done.returncode == 0, done.stderr
-    expected = python("import fastlangevin as fl\n" + DRAW.replace("step=2", "step=2, backend='reference'")).stdout
-    assert done.stdout.startswith(expected * 2 + "unavailable: backend='cpu' cannot be used: ")
+    assert done.stdout.startswith(drawn * 2 + "unavailable: backend='cpu' cannot be used: ")
     assert done.stderr.count("slow reference backend") == 1 and "needs a C++ compiler" in done.stderr
 
 
@@ -72,7 +79,7 @@ def test_the_best_instruction_set_is_chosen():
     flags = set(Path("/proc/cpuinfo").read_text().split())
     expected = "avx2" if {"avx2", "fma", "f16c"} <= flags else "portable"
     if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags:
-        expected = "avx512"
+        expected = "amx" if {"amx_tile", "amx_bf16", "avx512_bf16"} <= flags else "avx512"
     if "asimd" in flags:
         expected = "neon"
     code = "from fastlangevin.kernels import native; native.load_cpu(); print(native.cpu_capability())"
@@ -82,7 +89,7 @@ def test_the_best_instruction_set_is_chosen():
 def test_unknown_instruction_set_is_an_error():
     done = python("import fastlangevin as fl; " + DRAW, FASTLANGEVIN_CPU_CAPABILITY="avx3")
     assert done.returncode != 0
-    names = {"avx512": "'avx512', 'avx2' or 'portable'", "neon": "'neon' or 'portable'"}
+    names = {"amx": "'amx', 'avx512', 'avx2' or 'portable'", "neon": "'neon' or 'portable'"}
     best = next(iter(build.INSTRUCTION_SETS))
     assert f"FASTLANGEVIN_CPU_CAPABILITY must be {names[best]}, got 'avx3'" in done.stderr
 
@@ -90,15 +97,18 @@ def test_unknown_instruction_set_is_an_error():
 @pytest.mark.parametrize(
     ("machine", "flags", "wanted", "only"),
     [
-        (X86, "fpu avx2 fma f16c avx512f avx512bw avx512dq avx512vl avx512_bf16", None, "avx512"),
+        (X86, f"{AVX512_FLAGS} avx512_bf16 amx_tile amx_bf16", None, "amx"),
+        (X86, f"{AVX512_FLAGS} amx_tile amx_bf16", None, "avx512"),
+        (X86, f"{AVX512_FLAGS} avx512_bf16 amx_tile amx_int8", None, "avx512"),
+        (X86, f"{AVX512_FLAGS} avx512_bf16", None, "avx512"),
         (X86, "fpu avx2 fma f16c avx512f avx512bw avx512dq", None, "avx2"),
-        (X86, "fpu avx2 fma f16c avx512f avx512bw avx512dq avx512vl", "avx2", "avx2"),
+        (X86, AVX512_FLAGS, "avx2", "avx2"),
         (X86, "fpu avx2 fma", None, "portable"),
         (X86, "fpu avx2 fma f16c", "portable", "portable"),
         (X86, None, None, None),  # all: it is not known what the processor has
         (X86, None, "avx512", "avx512"),
         (X86, "fpu avx2 fma f16c", "avx512", "this processor does not have these instructions"),
-        (X86, "fpu", "avx3", "must be 'avx512', 'avx2' or 'portable', got 'avx3'"),
+        (X86, "fpu", "avx3", "must be 'amx', 'avx512', 'avx2' or 'portable', got 'avx3'"),
         (ARM, "fp asimd evtstrm aes", None, "neon"),
         (ARM, "fp asimd evtstrm aes", "portable", "portable"),
         (ARM, None, None, None),  # macOS does not say
@@ -171,15 +181,14 @@ def test_a_system_that_does_not_say_which_processors_may_be_used(monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "system", "machine"), [("darwin", "Darwin", "arm64"), ("linux", "Linux", "aarch64")])
-def test_other_platforms_without_a_compiler_have_the_reference(name, system, machine, tmp_path):
+def test_other_platforms_without_a_compiler_have_the_reference(name, system, machine, tmp_path, drawn):
     """Where Python says that it is one of them, after torch was imported."""
     pretend = f"import os, platform, sys, torch; sys.platform, platform.system = {name!r}, lambda: {system!r}\n"
     pretend += f"platform.machine = lambda: {machine!r}; del os.sched_getaffinity\n"
     code = pretend + NO_PREBUILT + DRAW + "; print(native.first_use_library().filename())"
     done = python(code, FASTLANGEVIN_CACHE=str(tmp_path), CXX="false")
-    expected = python("import fastlangevin as fl\n" + DRAW.replace("step=2", "step=2, backend='reference'")).stdout
-    drawn, filename = done.stdout.splitlines()
-    assert f"{drawn}\n" == expected and filename.startswith(f"libfastlangevin_cpu-{name}_aarch64-"), done.stderr
+    got, filename = done.stdout.splitlines()
+    assert f"{got}\n" == drawn and filename.startswith(f"libfastlangevin_cpu-{name}_aarch64-"), done.stderr
     assert done.stderr.count("slow reference backend") == 1 and f"cpu-{name}_aarch64" in done.stderr
 
 

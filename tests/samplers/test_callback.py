@@ -37,7 +37,7 @@ def test_it_sees_the_states_of_the_chain(every, steps, engine):
     assert seen.steps == steps
 
 
-@pytest.mark.usefixtures("in_bfloat16")
+@pytest.mark.usefixtures("precision_as_asked")
 def test_it_runs_outside_the_sampler_s_contexts():
     modes = []
     sampler = fl.Langevin(small_net(), n_steps=2, precision="bf16", seed=1)

@@ -54,7 +54,6 @@ def test_unsupported_targets():
         ({"energy": Own(3)}, "GaussianMixture and DoubleWell"),
         ({"log_density": fl.energies.DoubleWell(3)}, "given as energy"),
         ({"energy": hooked}, "hooks"),
-        ({"energy": fl.energies.DoubleWell(3), "precision": "fp16"}, "compute in fp32, not in fp16"),
         ({"energy": fl.energies.DoubleWell(3).double()}, "float32"),
     ):
         with pytest.raises(fl.BackendUnavailable, match=f"engine='analytic' cannot be used for this .*{words}"):

@@ -197,7 +197,7 @@ def test_float64_network_stays_float64():
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@pytest.mark.usefixtures("in_bfloat16")
+@pytest.mark.usefixtures("precision_as_asked")
 @pytest.mark.parametrize("precision", HALF)
 @pytest.mark.parametrize("activation", ["silu", "tanh", "softplus"])
 def test_16_bit_precisions(precision, activation):
@@ -222,6 +222,7 @@ def test_short_numbers_are_exact_in_16_bits(precision):
     assert torch.equal(got.double(), exact_score(net, x))
 
 
+@pytest.mark.usefixtures("precision_as_asked")
 @pytest.mark.parametrize("scale", [2.0**-30, 1.0, 2.0**13])
 def test_fp16_gradients_do_not_underflow(scale):
     """Last weights of 2^-30 are zero in float16 (least positive: 2^-24)."""

@@ -175,7 +175,9 @@ def test_chains_are_the_same_however_the_batch_is_split():
 
 @pytest.mark.parametrize("options", whole_chains.OPTIONS.values(), ids=list(whole_chains.OPTIONS))
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_whole_chains_have_the_bits_of_single_steps(capability, monkeypatch, threads, in_bfloat16, precision, options):
+def test_whole_chains_have_the_bits_of_single_steps(
+    capability, monkeypatch, threads, precision_as_asked, precision, options
+):
     """In one call, in several, and step by step with the backend's update; on any number of threads and for any split
     of the batch. In bfloat16 where the kernels have it.
     """
@@ -221,7 +223,7 @@ def interpreted():
         pytest.skip(why)
 
 
-@pytest.mark.usefixtures("interpreted")
+@pytest.mark.usefixtures("interpreted", "precision_as_asked")
 @pytest.mark.parametrize("options", [{}, {"grad_clip": 0.05, "bounds": (-0.9, 0.9)}, {"noise_first": True}])
 def test_fused_steps_equal_separate_steps(options):
     """The update in the last kernel gives the bits of the score followed by a backend's update; and one step from whole
@@ -241,7 +243,7 @@ def test_fused_steps_equal_separate_steps(options):
     assert (score.abs() > 1).any()
 
 
-@pytest.mark.usefixtures("interpreted")
+@pytest.mark.usefixtures("interpreted", "precision_as_asked")
 def test_an_explicit_backend_does_the_update(monkeypatch):
     """Only backend="auto" and "triton" let the kernels of the score do the update."""
     steps = []
@@ -252,7 +254,7 @@ def test_an_explicit_backend_does_the_update(monkeypatch):
         assert len(steps) == expected
 
 
-@pytest.mark.usefixtures("interpreted")
+@pytest.mark.usefixtures("interpreted", "precision_as_asked")
 def test_states_that_the_fused_step_does_not_support():
     net, x0 = small(channels=3), states(1, 3)
     sampler = fl.Langevin(log_density=net, n_steps=2, precision="fp16", seed=1)

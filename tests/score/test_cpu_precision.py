@@ -1,9 +1,12 @@
-"""precision="bf16" on a CPU: what it is computed in on each kind of processor."""
+"""precision="bf16" and "fp16" on a CPU: what they are computed in on each kind of processor."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+from conftest import forced
 from support.error_bounds import UNIT
 from torch import nn
 
@@ -60,7 +63,9 @@ ENERGIES = {
 
 @pytest.fixture
 def processor(monkeypatch):
-    return lambda rate: monkeypatch.setattr(native, "cpu_bfloat16_rate", lambda: rate)
+    """Sets the processor's kind, without native kernels for AMX."""
+    with forced("avx512") if native.cpu_capability() == "amx" else nullcontext():
+        yield lambda rate: monkeypatch.setattr(native, "cpu_bfloat16_rate", lambda: rate)
 
 
 def plan_after_a_call(energy, x, **options):
@@ -135,6 +140,49 @@ def test_native_kernels_in_bfloat16_where_they_are_twice_as_fast(processor):
     processor(BFloat16Rate.DOUBLE)
     plan = plan_after_a_call(tower(), IMAGES)
     assert plan.precision == "bf16" and "the convnet engine computes with native kernels" in plan.reasons
+
+
+def test_native_kernels_by_amx():
+    """Of convnets, and of MLPs whose products have 2,048 weights or more on average."""
+    with forced("amx"):
+        for make, x, engine, precision in (
+            (tower, IMAGES, "convnet", "bf16"),
+            (mlp, POINTS, "mlp", "fp32"),
+            (lambda: wide_mlp(64), POINTS, "mlp", "bf16"),
+            (lambda: wide_mlp(60), POINTS, "mlp", "fp32"),
+            (residual, POINTS, "graph", "fp32"),
+            (lambda: fl.energies.DoubleWell(4), POINTS, "analytic", "fp32"),
+        ):
+            net = make()
+            before = fl.Langevin(net, **OPTIONS).plan_for("cpu", x.shape)
+            plan = plan_after_a_call(net, x)
+            assert (plan.engine, plan.precision) == (before.engine, before.precision) == (engine, precision)
+            kernels = {"convnet": "native kernels", "mlp": "native whole-chain kernels"}.get(engine)
+            assert kernels is None or f"the {engine} engine computes with {kernels}" in plan.reasons
+        assert any(
+            "float32 is faster for 2 products of 96 weights in all" in reason
+            for reason in plan_after_a_call(mlp(), POINTS).reasons
+        )
+
+
+@pytest.mark.parametrize("name", [*ENERGIES, "unknown"])
+@pytest.mark.parametrize("rate", BFloat16Rate)
+def test_float16_is_computed_in_float32(processor, name, rate):
+    """On every CPU: torch's operators are slower in float16, with AVX512_FP16 too."""
+    processor(rate)
+    make, x, engine = unknown, POINTS, "autograd"
+    if name in ENERGIES:
+        make, x, (engine, _), _ = ENERGIES[name]
+    half = fl.Langevin(make(), **OPTIONS | {"precision": "fp16"})
+    assert torch.equal(half(x), fl.Langevin(make(), **OPTIONS | {"precision": "fp32"})(x))
+    assert (half.plan.engine, half.plan.precision) == (engine, "fp32")
+    reason = "precision 'fp16' is computed in fp32: on a CPU torch's operators are slower in float16"
+    assert reason in half.plan.reasons or name == "analytic"
+
+
+def wide_mlp(width):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
 
 
 def test_a_network_that_has_no_native_kernels(processor):

@@ -15,6 +15,7 @@ import fastlangevin as fl
 from fastlangevin.kernels import native
 from fastlangevin.kernels.triton import fused
 from fastlangevin.kernels.triton.fused.plan import supports
+from fastlangevin.score import cpu_precision
 
 OPTIONS = {"n_steps": 2, "step_size": 0.1, "noise_std": 0.01, "seed": 1}
 
@@ -64,6 +65,7 @@ def test_scores_are_autograd_s(name, products, monkeypatch, launched):
         assert (a - b).abs().max() <= 1e-12 * b.abs().max()
 
 
+@pytest.mark.usefixtures("precision_as_asked")
 def test_half_precision_has_products(launched):
     """By themselves, and near autograd's: an element whose pre-activation is within rounding of a kink may have the
     other slope, so that only the directions agree.
@@ -88,6 +90,7 @@ def test_plans_say_what_is_not_fused(monkeypatch):
     rows.score(torch.ones(3, 4))
     assert "the graph engine's operators are not fused: its images are not channels last" in rows.plan.reasons
     monkeypatch.undo()
+    monkeypatch.setattr(cpu_precision, "ways", lambda precision, device: (precision,))
     for precision, reason in (
         ("fp32", "the graph engine computes with a native program: "),
         ("fp16", "with torch's operators, not with a native program: native programs compute in fp32, not in fp16"),

@@ -335,7 +335,7 @@ def test_long_calls_are_split(monkeypatch):
     run = torch.ops.fastlangevin.mlp_chain_cpu_.default
     monkeypatch.setattr(whole_chain, "_MOST_UPDATES", 2 * states().numel())
     monkeypatch.setattr(
-        torch.ops.fastlangevin.mlp_chain_cpu_, "default", lambda *a: (calls.append(len(a[7])), run(*a))[1]
+        torch.ops.fastlangevin.mlp_chain_cpu_, "default", lambda *a: (calls.append(len(a[8])), run(*a))[1]
     )
     assert torch.equal(whole(states(), step=0), expected) and calls == [2, 2, 2, 1]
     calls.clear()

@@ -43,7 +43,7 @@ def test_network_runs_in_the_dtype_of_its_parameters():
     assert x.dtype == torch.float32 and set(seen) == {torch.float64}
 
 
-@pytest.mark.usefixtures("in_bfloat16")
+@pytest.mark.usefixtures("precision_as_asked")
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_precision_applies_to_the_network_only(precision):
     net = small_net()
@@ -122,7 +122,7 @@ def test_an_energy_may_read_torch_s_older_flags():
     fl.Langevin(energy, n_steps=1, seed=1)(torch.zeros(1, 2))
 
 
-@pytest.mark.usefixtures("in_bfloat16")
+@pytest.mark.usefixtures("precision_as_asked")
 def test_energy_and_score_run_in_the_sampler_s_precision():
     net = small_net()
     x = torch.randn(64, 3)

@@ -56,10 +56,9 @@ class Net:
             layers = [*layers, Linear(self.last.reshape(-1, self.last.shape[-1]), None)]
         return chain(lambda roundings, x: score(roundings, layers, x, arithmetic, self.prior, factor), x, args)
 
-    def run(self, x: Tensor, args: ChainArgs) -> Tensor:
-        assert mlp_chain.unsupported(self.layers, x.shape[1]) is None
+    def run(self, x: Tensor, args: ChainArgs, precision: str = "fp32") -> Tensor:
         got = x.clone()
-        mlp_chain.run_(self.layers, self.last, self.prior, got, args)
+        mlp_chain.run_(self.layers, self.last, self.prior, got, args, precision)
         return got
 
 

@@ -1,14 +1,12 @@
-"""Small trainings, in this process or in one of their own, and what they leave."""
+"""Small trainings, and what they leave."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import time
+from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import nn
 
 import fastlangevin as fl
@@ -22,6 +20,12 @@ SMALL = {
     "sample_steps": 5,
     "progress": False,
 }
+
+
+def save_blank_plot(history: list[dict], path: Path) -> None:
+    """In place of the plot of a training, and as large: a plot takes longer than most trainings of the tests."""
+    assert all(isinstance(row["iteration"], int) for row in history)
+    Image.new("L", (960, 1080)).save(path)
 
 
 def weights(model: nn.Module) -> torch.Tensor:
@@ -49,19 +53,6 @@ def assert_same_run(a, b) -> None:
 
 OPTIONS = ["--features", "4", "--batch-size", "8", "--lr-decay", "0", "--steps", "5", "--noise-std", "0.01"]
 OPTIONS += ["--sample-steps", "5"]
-TRAIN = [sys.executable, "-m", "fastlangevin", "train", "digits", *OPTIONS]
-
-
-def start(out, *more) -> subprocess.Popen:
-    """A training in a process of its own, once it has begun to save checkpoints."""
-    command = [*TRAIN, "--iterations", "100000", "--checkpoint-every", "3", "--out", str(out), *more]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-    deadline = time.monotonic() + 600
-    while not (newest := checkpoint.newest(out / "checkpoints")) or int(newest.stem) < 6:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
-        time.sleep(0.02)
-    return process
 
 
 def finish(out, n_iterations: int) -> None:

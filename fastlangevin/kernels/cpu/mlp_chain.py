@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from ...network.layers import Activation, Layer, Linear, LogSumExp
+from .. import native
 from ..arguments import ActivationArgs, ActivationKind, ChainArgs, MetropolisMemory, TransitionArgs
 from . import transitions, whole_chain
 
 MOST_INPUTS, MOST_WIDTH = 1024, 1024
+PRECISIONS = ("fp32", "bf16")
 
 
 def split(layers: Sequence[Layer]) -> tuple[list[Linear], list[Activation]]:
@@ -26,8 +28,9 @@ def split(layers: Sequence[Layer]) -> tuple[list[Linear], list[Activation]]:
     return linears, activations
 
 
-def unsupported(layers: Sequence[Layer], n_inputs: int) -> str | None:
-    """Why `run_` does not support these layers of an MLP with n_inputs inputs, or None if it does.
+def unsupported(layers: Sequence[Layer], n_inputs: int, precision: str = "fp32") -> str | None:
+    """Why `run_` does not support these layers of an MLP with n_inputs inputs, or None if it does. May compile or load
+    the native library.
 
     Args:
         layers: alternating a `Linear` and the `Activation` after it; instead of the last one a `LogSumExp`.
@@ -49,7 +52,12 @@ def unsupported(layers: Sequence[Layer], n_inputs: int) -> str | None:
     for activation in activations:
         if _activation_args(activation) is None:
             return f"the activation {activation.name}{activation.parameters} is not supported"
-    return None
+    if precision not in PRECISIONS:
+        return f"precision must be fp32 or bf16, got {precision}"
+    why = native.load_cpu()
+    if why is None and precision == "bf16" and native.cpu_capability() != "amx":
+        return f"bfloat16 needs AMX, and the instruction set in use is {native.cpu_capability()}"
+    return why
 
 
 def run_(
@@ -58,15 +66,17 @@ def run_(
     prior: float,
     x: Tensor,  # (B, d), contiguous float32
     args: ChainArgs,
+    precision: str = "fp32",
 ) -> None:
     """All steps of the chains x of log p(x) = last · h(x) - prior / 2 · |x|², with h the last layer's output; in place.
 
-    The score is computed in float32, with sums in ascending order of the features. See `whole_chain.run_`.
+    The score is computed in float32, with sums in ascending order of the features; in "bf16" the factors of products
+    are rounded to bfloat16. See `whole_chain.run_`.
 
     Args:
-        layers: supported, see `unsupported`.
+        layers, precision: supported, see `unsupported`.
     """
-    energy, multiply_adds = _energy(layers, last, prior)
+    energy, multiply_adds = _energy(layers, last, prior, precision)
     whole_chain.run_("mlp_chain_cpu_", x, energy, args, multiply_adds)
 
 
@@ -77,13 +87,14 @@ def run_transitions_(
     x: Tensor,
     memory: MetropolisMemory | Tensor,
     args: TransitionArgs,
+    precision: str = "fp32",
 ) -> None:
     """Other transitions of the chains of `run_`, in place."""
-    energy, multiply_adds = _energy(layers, last, prior)
+    energy, multiply_adds = _energy(layers, last, prior, precision)
     transitions.run_("mlp_transitions_cpu_", x, energy, memory, args, multiply_adds)
 
 
-def _energy(layers: Sequence[Layer], last: Tensor, prior: float) -> tuple[tuple[object, ...], int]:
+def _energy(layers: Sequence[Layer], last: Tensor, prior: float, precision: str) -> tuple[tuple[object, ...], int]:
     """The operators' arguments of an energy, and the multiply-adds of a score of one chain."""
     linears, activations = split(layers)
     arguments = [activation_args(activation) for activation in activations]
@@ -94,6 +105,7 @@ def _energy(layers: Sequence[Layer], last: Tensor, prior: float) -> tuple[tuple[
         [value for each in arguments for value in each.parameters],
         last.detach().contiguous(),
         prior,
+        precision == "bf16",
     )
     return energy, 2 * sum(linear.weight.numel() for linear in linears)
 

@@ -22,7 +22,7 @@ def unsupported() -> str | None:
 
 def widest_tile() -> int:
     """Output channels that the kernels of the instruction set in force compute at a time. Others give the same bits."""
-    return 64 if native.cpu_capability() == "avx512" else 16
+    return 64 if native.cpu_capability() in ("amx", "avx512") else 16
 
 
 @dataclass(frozen=True)

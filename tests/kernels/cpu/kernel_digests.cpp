@@ -22,6 +22,7 @@ using namespace fastlangevin;
 namespace {
 
 const Kernels& table = FL_NAME(FL_SET, _kernels);
+const MlpKernels& mlps = FL_NAME(mlp_, FL_SET);
 const ProgramKernels& programs = FL_NAME(FL_SET, _program);
 const ConvnetKernels& convnets = FL_NAME(convnet_, FL_SET);
 
@@ -198,10 +199,10 @@ void run_mlps() {
       for (size_t l = 0; l + 1 < widths.size(); ++l) {
         const int64_t n_in = widths[l], n_out = widths[l + 1];
         const std::vector<float> weight = numbers<float>(n_in * n_out);
-        packed.emplace_back(weight.size());
-        write_panels(weight.data(), n_in, 1, n_out, n_in, table.panel_rows, packed.back().data());
-        packed.emplace_back(weight.size());
-        write_panels(weight.data(), 1, n_in, n_in, n_out, table.panel_rows, packed.back().data());
+        packed.emplace_back(static_cast<size_t>(mlps.packed_size(n_out, n_in)));
+        mlps.pack(weight.data(), n_in, 1, n_out, n_in, packed.back().data());
+        packed.emplace_back(static_cast<size_t>(mlps.packed_size(n_in, n_out)));
+        mlps.pack(weight.data(), 1, n_in, n_in, n_out, packed.back().data());
         packed.push_back(numbers<float>(n_out));
         MlpLayer layer{n_in,
                        n_out,
@@ -214,7 +215,7 @@ void run_mlps() {
       }
       const std::vector<float> last = numbers<float>(widths.back());
       const Mlp mlp{3, 17, layers.data(), sums_exponentials, last.data(), sums_exponentials ? 1 : 10, false, 0.5f};
-      run_chains("mlp " + std::to_string(kind) + (sums_exponentials ? " logsumexp" : ""), table.mlp_chain, mlp, 3);
+      run_chains("mlp " + std::to_string(kind) + (sums_exponentials ? " logsumexp" : ""), mlps.chain, mlp, 3);
     }
   }
 }

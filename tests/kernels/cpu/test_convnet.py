@@ -23,10 +23,6 @@ from fastlangevin.kernels.cpu import convnet as convnet_cpu
 from fastlangevin.network.layers import Conv
 
 pytestmark = pytest.mark.skipif(native.load_cpu() is not None, reason="no cpu kernels here")
-
-needs_bf16 = pytest.mark.skipif(
-    native.load_cpu() is not None or not native.cpu_has_bfloat16(), reason="no bfloat16 arithmetic here"
-)
 ROWS = pytest.mark.parametrize("name", TOWERS)
 
 
@@ -81,10 +77,9 @@ def test_sums_of_whole_numbers_are_exact(capability, name, n):
     assert torch.equal(f[:n], exact_f) and (f[:n] != 0).any()
 
 
-@needs_bf16
 @ROWS
 @pytest.mark.parametrize("n", [1, 65])
-def test_bfloat16_rounds_images_weights_activations_and_gradients(name, n):
+def test_bfloat16_rounds_images_weights_activations_and_gradients(bfloat16_capability, name, n):
     """To nearest, halves to even, before products and sums that are exact."""
     layers, last, x, f, expected = whole_tower(name, torch.bfloat16)
     energy, got = energy_and_score(layers, last, x[:n], 7.25, "bf16")
@@ -93,8 +88,7 @@ def test_bfloat16_rounds_images_weights_activations_and_gradients(name, n):
     assert (expected[:n] != exact(layers, last, x[:n])[1]).double().mean() > 0.1
 
 
-@needs_bf16
-def test_bfloat16_rounds_what_is_multiplied_and_nothing_else():
+def test_bfloat16_rounds_what_is_multiplied_and_nothing_else(bfloat16_capability):
     """To the bit, of numbers of float32's length, half of which lie in the middle between two of bfloat16. In 1x1
     convolutions whose weights are diagonal each sum is one product, exact in float32, and a bias. The second layer's
     biases put its sums so near 0 that their signs show the activations to the bit. The energy is of those sums and of
@@ -285,7 +279,7 @@ def test_unsupported(change, words):
     assert re.search(words, convnet_cpu.unsupported(**arguments) or "")
 
 
-def test_bfloat16_needs_the_best_instruction_set(capability):
+def test_bfloat16_needs_the_best_instruction_sets(capability):
     why = convnet_cpu.unsupported(_GOOD, (3, 8, 8), "bf16")
     if capability == "avx512" and "avx512_bf16" in Path("/proc/cpuinfo").read_text().split():
         assert why is None

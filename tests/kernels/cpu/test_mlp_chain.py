@@ -256,7 +256,7 @@ def test_operator_passes_opcheck():
     classes = ([net.layers[0].weight], [None], [], [], torch.ones(1), 0.0)
     numbers = (step_sizes, noise_stds, has_noise, seed, steps[0], offset, *limits[:-1], 0)
     for energy in ((*hidden, net.last, 0.5), (*hidden, torch.ones(4, 5), 0.5), classes):
-        torch.library.opcheck(torch.ops.fastlangevin.mlp_chain_cpu_.default, (states(4, 3), *energy, *numbers))
+        torch.library.opcheck(torch.ops.fastlangevin.mlp_chain_cpu_.default, (states(4, 3), *energy, False, *numbers))
 
 
 @pytest.mark.parametrize(

@@ -289,7 +289,7 @@ def test_operators_pass_opcheck():
     check(ops.mixture_transitions_cpu_.default, (x, p.constants, p.means, p.precisions, *of_tests, None, *tail))
     tail = (2, [0.1], [0.2], [0.9], *tail[4:])
     check(ops.double_well_transitions_cpu_.default, (x, 2.0, 1.0, None, None, None, None, torch.zeros_like(x), *tail))
-    weights = ([net.layers[0].weight], [net.layers[0].bias], [1], [0.0, 0.0], net.last, 0.0)
+    weights = ([net.layers[0].weight], [net.layers[0].bias], [1], [0.0, 0.0], net.last, 0.0, False)
     check(ops.mlp_transitions_cpu_.default, (x, *weights, None, None, None, None, torch.zeros_like(x), *tail))
 
 
