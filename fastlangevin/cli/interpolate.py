@@ -14,6 +14,8 @@ from ..display.pictures import grid, save_captioned
 from ..runs.folder import save_arrays
 from . import common
 
+_ITERATIONS = 200  # as for `reconstruct`
+
 
 def interpolate(
     run: common.RunPath,
@@ -30,6 +32,10 @@ def interpolate(
     out: Annotated[Path, typer.Option("-o", "--out", help="A picture (.png), or an array (.npz).")] = Path(
         "interpolation.png"
     ),
+    iterations: Annotated[
+        int | None,
+        typer.Option(min=1, help=common.ITERATIONS_HELP, show_default=f"with --data {_ITERATIONS}"),
+    ] = None,
     label: Annotated[
         int | None,
         typer.Option(
@@ -47,8 +53,9 @@ def interpolate(
 ) -> None:
     """Interpolate between pairs of latents by short runs of a trained RUN without noise, one row per pair."""
     common.check_out(out, (".png", ".npz"), overwrite)
-    if data is None and image_size is not None:
-        raise ValueError(f"--image-size is for --data, which is missing, got {image_size}")
+    for option, given in (("--image-size", image_size), ("--iterations", iterations)):
+        if data is None and given is not None:
+            raise ValueError(f"{option} is for --data, which is missing, got {given}")
     opened = common.open_generator(run, out, n_steps, seed, device)
     sampler = opened.sampler
     if data is None:
@@ -57,7 +64,9 @@ def interpolate(
     else:
         items, source = common.first_items(data, 2 * pairs, image_size, opened)
         of_pairs = tuple(y[::2] for y in common.classes(opened, label, 2 * pairs, source))
-        z = fastlangevin.reconstruct(sampler, items, *(y.repeat_interleave(2) for y in of_pairs), progress=not quiet).z
+        of_items = (y.repeat_interleave(2) for y in of_pairs)
+        n_iterations = _ITERATIONS if iterations is None else iterations
+        z = fastlangevin.reconstruct(sampler, items, *of_items, n_iterations=n_iterations, progress=not quiet).z
     x = fastlangevin.interpolate(sampler, z[1::2], z[::2], *of_pairs, n=n)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":

@@ -80,6 +80,10 @@ def test_interpolate_command(command, trained, images, tmp_path):
     np.testing.assert_array_equal(tile(drawn, 0, of=5), tile(given, 0, of=2))
     np.testing.assert_array_equal(tile(drawn, 4, of=5), tile(given, 1, of=2))
 
+    command("interpolate", trained, "--pairs", 1, "--data", images, "-o", tmp_path / "y.npz", "--iterations", 5)
+    latents = fl.reconstruct(fl.load(trained)[1], torch.from_numpy(np.load(images)[:2]), n_iterations=5).z
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npz")["z"], latents)
+
 
 def tile(picture, i, of):
     """Image i of the first row of a grid of 8×8 images with `of` columns, before enlargement."""
@@ -101,6 +105,7 @@ def tile(picture, i, of):
         (["interpolate", "nowhere"], "run='nowhere' is neither"),
         (["interpolate", "RUN", "--data", "IMAGES", "--pairs", 4], "--data must hold at least 8 items, got 6"),
         (["interpolate", "RUN", "--image-size", 8], "--image-size is for --data, which is missing"),
+        (["interpolate", "RUN", "--iterations", 8], "--iterations is for --data, which is missing, got 8"),
         (["interpolate", "TWO"], "--out must end in .npz for a run of shape (2, 8, 8)"),
         (["reconstruct", "TWO", "--data", "IMAGES"], "--out must end in .npz for a run of shape (2, 8, 8)"),
     ],
