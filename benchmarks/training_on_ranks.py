@@ -147,7 +147,7 @@ class Training:
         self.state = TrainingState(settings, source.to(device), network, device, ranks=ranks)
         self.state.check()
         self.state.share()
-        self._guard = Guard(settings, self.state.gaps, self.state.sampler.bounds)
+        self._guard = Guard.of(settings, self.state.gaps, self.state.sampler.bounds)
         self._graph = IterationGraph(self.state, self._guard.watch)
 
     def __call__(self) -> None:

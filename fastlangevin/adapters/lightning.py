@@ -24,6 +24,8 @@ from ..samplers.preserve import aside
 from ..samplers.replay_buffer import ReplayBuffer
 from ..samplers.sharded_buffer import ShardedReplayBuffer
 from ..training import losses
+from ..training.gap_history import GapHistory
+from ..training.guard import Guard
 from ..training.optimizers import MakeOptimizer
 from ..validation import check_int, dtype_and_shape
 
@@ -37,6 +39,7 @@ __all__ = ["SampleGrid", "ShortRunEBM"]
 
 _STATE = "fastlangevin"  # its key in a checkpoint
 _CAPACITY = 10_000  # of a buffer, as in `train`
+_UNBOUNDED = (-1.0, 1.0)  # the interval of data where the states have no bounds
 
 
 class ShortRunEBM(library.LightningModule):
@@ -51,6 +54,9 @@ class ShortRunEBM(library.LightningModule):
     tuple or list the first entry counts. On the same batches the weights are those of `fl.train` with these settings:
     noise, chains and draws from the buffer are functions of the seed and of counters, which are part of Lightning's
     checkpoints, as is the buffer, so that a resumed run continues with the noise of an uninterrupted one.
+
+    A run that diverges is stopped as by `fl.train`, on CUDA one training step later, and never rolled back: to continue
+    from a checkpoint of Lightning is the caller's decision.
 
     It logs energy_data, energy_samples and energy_gap, as `fl.train` does. Limits on the gradient, accumulation,
     averages of weights and checkpoints are those of Lightning. `predict_step` takes initial states and returns the last
@@ -72,6 +78,8 @@ class ShortRunEBM(library.LightningModule):
         lr, adam_betas: of Adam.
         optimizer: a function of the list of parameters that returns an optimiser, or one and a scheduler, which steps
             after each training step. None: Adam.
+        max_energy_gap, max_relative_gap, max_saturation: limits, beyond which training has diverged, as for `fl.train`;
+            infinity for none.
         seed: 64 bits, of all noise.
 
     Attributes:
@@ -83,6 +91,8 @@ class ShortRunEBM(library.LightningModule):
         ImportError: (by the import) pytorch-lightning, the extra "lightning", is not installed.
         TypeError, ValueError: an argument that is not as above; the message names it.
         ChainDiverged: (by a step) a state is not finite at the end of its chain.
+        TrainingDiverged: (by a step, a checkpoint or the end) energies are not finite or too far apart, or samples are
+            saturated.
 
     Examples:
         >>> from fastlangevin.adapters.lightning import ShortRunEBM
@@ -105,6 +115,9 @@ class ShortRunEBM(library.LightningModule):
         lr: float = 1e-4,
         adam_betas: tuple[float, float] = (0.9, 0.999),
         optimizer: MakeOptimizer | None = None,
+        max_energy_gap: float = DECLARATIONS["max_energy_gap"].default,
+        max_relative_gap: float = DECLARATIONS["max_relative_gap"].default,
+        max_saturation: float = DECLARATIONS["max_saturation"].default,
         seed: int = 1,
     ) -> None:
         super().__init__()
@@ -131,6 +144,15 @@ class ShortRunEBM(library.LightningModule):
         self.model = model
         note_log_density(model)
         self.sampler = kind(log_density=model, seed=self.seed, **made_with)  # type: ignore[call-arg]
+        self._gaps = GapHistory()
+        self._guard = Guard(
+            self._gaps,
+            self.sampler.bounds,
+            data_range=self.sampler.bounds or _UNBOUNDED,
+            max_energy_gap=checks.limit("max_energy_gap", max_energy_gap),
+            max_relative_gap=checks.limit("max_relative_gap", max_relative_gap),
+            max_saturation=checks.limit("max_saturation", max_saturation),
+        )
         self.buffer: ReplayBuffer | None = None
         self._stored_buffer: dict[str, Any] | None = None  # of a checkpoint, until the buffer is made
         self.iteration = 0
@@ -173,7 +195,14 @@ class ShortRunEBM(library.LightningModule):
             {"energy_data": energies[0], "energy_samples": energies[1], "energy_gap": energies[0] - energies[1]}
         )
         self.iteration += 1
+        watched = self._guard.watch(*energies, x)
+        if self._world_size > 1:  # all ranks stop at one step
+            watched = self.trainer.strategy.reduce(watched, reduce_op="mean")
+        self._guard.look(self.iteration, watched)
         return loss
+
+    def on_train_end(self) -> None:
+        self._guard.look_at_all()
 
     def predict_step(self, batch: Any, batch_idx: int = 0, dataloader_idx: int = 0) -> Tensor:
         """The last states of chains from the states of a batch."""
@@ -192,7 +221,12 @@ class ShortRunEBM(library.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        state: dict[str, Any] = {"iteration": self.iteration, "sampler": self.sampler.state_dict()}
+        self._guard.look_at_all()
+        state: dict[str, Any] = {
+            "iteration": self.iteration,
+            "sampler": self.sampler.state_dict(),
+            "gaps": self._gaps.state_dict(),
+        }
         buffer = self._stored_buffer if self.buffer is None else self.buffer.state_dict()
         checkpoint[_STATE] = state if buffer is None else {**state, "buffer": buffer}
 
@@ -201,6 +235,8 @@ class ShortRunEBM(library.LightningModule):
         if state is None:
             raise ValueError(f"checkpoint must be one of a ShortRunEBM, with the entry {_STATE!r}")
         self.sampler.load_state_dict(state["sampler"])
+        self._guard.forget()
+        self._gaps.load_state_dict(state.get("gaps", {}))
         self.iteration = state["iteration"]
         self.buffer, self._stored_buffer = None, state.get("buffer")
 

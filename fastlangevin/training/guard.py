@@ -28,14 +28,35 @@ class Guard:
     they have not been otherwise.
     """
 
-    def __init__(self, settings: Settings, history: GapHistory, bounds: Range | None) -> None:
-        self._max_gap, self._max_relative_gap = settings.max_energy_gap, settings.max_relative_gap
-        self._max_saturation, self._history, data_range = settings.max_saturation, history, settings.range
+    def __init__(
+        self,
+        history: GapHistory,
+        bounds: Range | None,
+        *,
+        data_range: Range,
+        max_energy_gap: float,
+        max_relative_gap: float,
+        max_saturation: float,
+    ) -> None:
+        self._max_gap, self._max_relative_gap = max_energy_gap, max_relative_gap
+        self._max_saturation, self._history = max_saturation, history
         middle, half = (data_range[0] + data_range[1]) / 2, (data_range[1] - data_range[0]) / 2
         far = (middle - _FAR * half, middle + _FAR * half)
         self._limits = tuple(b if math.isfinite(b) else f for b, f in zip(bounds or far, far, strict=True))
         self._what = "on the bounds" if bounds else f"outside {far[0]:g} … {far[1]:g}"
         self._pending: deque[tuple[int, ToHost]] = deque()
+
+    @classmethod
+    def of(cls, settings: Settings, history: GapHistory, bounds: Range | None) -> Guard:
+        """With the limits of a training."""
+        return cls(
+            history,
+            bounds,
+            data_range=settings.range,
+            max_energy_gap=settings.max_energy_gap,
+            max_relative_gap=settings.max_relative_gap,
+            max_saturation=settings.max_saturation,
+        )
 
     def watch(self, energy_data: Tensor, energy_samples: Tensor, x: Tensor) -> Tensor:
         """Of mean energies and samples what `look` takes: the energies, and the fraction of saturated values."""

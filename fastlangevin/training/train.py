@@ -302,7 +302,7 @@ def train(
         loop = TrainingLoop(
             state,
             run,
-            Guard(settings, state.gaps, state.sampler.bounds),
+            Guard.of(settings, state.gaps, state.sampler.bounds),
             progress=progress,
             notes=[*source.notes, *notes],
         )

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 import fastlangevin as fl
 from fastlangevin.data.order import batch_indices
 from fastlangevin.data.ranges import UNIT, rescaled
+from fastlangevin.training import guard
 
 pl = pytest.importorskip("pytorch_lightning", reason="pytorch-lightning, of the extra lightning, is not installed")
 lightning = fl.adapters.lightning
@@ -102,6 +103,50 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
     assert torch.equal(saved["fastlangevin"]["buffer"]["values"], whole.buffer.state_dict()["values"])
     with pytest.raises(ValueError, match="must be one of a ShortRunEBM"):
         loaded.on_load_checkpoint({})
+
+
+def test_a_run_that_diverges_is_stopped_as_by_train():
+    settings: dict[str, Any] = {"sampler": STEPS, "lr": 10.0, "seed": 5, "max_energy_gap": 100.0}
+    options = {"batch_size": 8, "n_iterations": 9, "value_range": (-1, 1), "layout": "as_given", "progress": False}
+    with pytest.raises(fl.TrainingDiverged, match="max_energy_gap=100") as theirs:
+        fl.train(POINTS, network(), **settings, **options)
+    module = lightning.ShortRunEBM(network(), **settings)
+    with pytest.raises(fl.TrainingDiverged) as ours:
+        fitted(module, batches(9))
+    assert str(ours.value) == str(theirs.value)
+    assert module.iteration == ours.value.iteration > 1
+
+
+def test_the_history_of_gaps_is_in_checkpoints_and_none_is_saved_of_a_divergence(monkeypatch):
+    module = lightning.ShortRunEBM(network(), sampler=STEPS, max_saturation=0.5)
+    fitted(module, batches(3))
+    saved: dict[str, Any] = {}
+    module.on_save_checkpoint(saved)
+    assert len(saved["fastlangevin"]["gaps"]["recent"]) == 3 and saved["fastlangevin"]["gaps"]["is_settled"]
+    other = lightning.ShortRunEBM(network(), sampler=STEPS, max_saturation=0.5)
+    other.on_load_checkpoint(saved)
+    saved_again: dict[str, Any] = {}
+    other.on_save_checkpoint(saved_again)
+    assert saved_again["fastlangevin"]["gaps"] == saved["fastlangevin"]["gaps"]
+
+    monkeypatch.setattr(guard, "ToHost", Late)
+    far = other._guard.watch(torch.zeros(()), torch.zeros(()), torch.full((4,), 11.0))
+    for act in (lambda: other.on_save_checkpoint({}), other.on_train_end):
+        other._guard.look(4, far)
+        with pytest.raises(fl.TrainingDiverged, match="100.0% of the samples' values are outside -10 … 10"):
+            act()
+
+
+class Late:
+    """Replaces a copy from a GPU by one that arrives only when it is waited for."""
+
+    is_asynchronous = True
+
+    def __init__(self, x: Tensor) -> None:
+        self._x = x
+
+    def value(self) -> Tensor:
+        return self._x
 
 
 def test_pictures_and_predictions(tmp_path):

@@ -10,9 +10,7 @@ from support.error_bounds import gamma
 from torch import nn
 
 import fastlangevin as fl
-from fastlangevin.data.sources import load_data
 from fastlangevin.runs import checkpoint
-from fastlangevin.runs.resolution import resolve
 from fastlangevin.training import gap_history
 from fastlangevin.training import guard as guards
 from fastlangevin.training.gap_history import GapHistory
@@ -38,8 +36,7 @@ class Late:
 
 def guard_of(gap=10.0, saturation=0.99, bounds=None, data_range=(-1.0, 1.0), relative=20.0):
     limits = {"max_energy_gap": gap, "max_saturation": saturation, "max_relative_gap": relative}
-    settings = resolve({**limits, "data_range": data_range}, fl.recipes.digits, load_data("digits"), None, None)
-    return guards.Guard(settings, GapHistory(), bounds)
+    return guards.Guard(GapHistory(), bounds, data_range=data_range, **limits)
 
 
 def numbers(data, samples):
