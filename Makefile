@@ -1,5 +1,6 @@
 # make demo: train on the handwritten digits, pictures in runs/demo.   make test: the tests.
 # Both create .venv and install their dependencies.
+# make test-thorough: with the cases that make test leaves out for the time that they take.
 # make test-newest: the tests with the newest torch, in .venv-newest (5.5 GB).
 # make test-cuda-build: what a CUDA build of torch shows without a GPU, in .venv-newest.
 # make test-triton36: all Triton kernels compiled by Triton 3.6, which CUDA builds of torch 2.11 bring, for six GPUs.
@@ -23,25 +24,31 @@ DOCS := .venv-docs
 CPP_FILES := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 SOURCES := setup.py pyproject.toml constraints.txt fastlangevin/kernels/build.py $(shell find csrc -type f)
 
+# File by file, in the order of tests/conftest.py.
+IN_PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
+
 # Waiting threads sleep. If another program uses a core, spinning threads make training ten times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-newest test-cuda-build test-triton36 test-processors test-sanitizers test-arm test-campaign wheel test-wheel docs docs-serve lint format bench bench-docs bench-family bench-quick clean
+.PHONY: demo test test-thorough test-newest test-cuda-build test-triton36 test-processors test-sanitizers test-arm test-campaign wheel test-wheel docs docs-serve lint format bench bench-docs bench-family bench-quick clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fastlangevin train digits --out runs/demo --resume
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest $(IN_PARALLEL)
+
+test-thorough: $(VENV)/.dev
+	THOROUGH=1 $(BIN)/python -m pytest $(IN_PARALLEL)
 
 test-newest: $(NEWEST)/.dev
-	$(NEWEST)/bin/python -m pytest -n auto --dist loadfile
+	$(NEWEST)/bin/python -m pytest $(IN_PARALLEL)
 
 test-cuda-build: $(NEWEST)/.cuda-build
 	$(NEWEST)/bin/python -m pytest -m cuda_build
 
 test-triton36: $(VENV)/.dev $(TRITON36)/triton
-	AHEAD_OF_TIME=all PYTHONPATH=$(TRITON36) $(BIN)/python -m pytest -m ahead_of_time tests/kernels/triton
+	THOROUGH=1 PYTHONPATH=$(TRITON36) $(BIN)/python -m pytest -m ahead_of_time tests/kernels/triton
 
 test-processors: $(VENV)/.dev
 	nice $(BIN)/python scripts/test_processors.py $(ARGS)
@@ -121,8 +128,9 @@ $(VENV)/.dev: $(VENV)/.torch $(SOURCES)
 	$(PIP) --no-build-isolation -e '.[dev]'
 	@touch $@ $(VENV)/.demo
 
-$(VENV)/.release: $(VENV)/.dev
-	$(PIP) -e '.[release]' --no-build-isolation
+# The tools alone: the package itself is built and installed by nothing but the wheel's own build.
+$(VENV)/.release: $(VENV)/.torch pyproject.toml
+	$(PIP) $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["release"])')
 	@touch $@
 
 # The other packages are those of constraints.txt; triton is the one that this torch asks for.

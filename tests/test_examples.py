@@ -95,9 +95,9 @@ def test_what_the_gallery_shows_is_tested():
 
 LIBRARIES = {"ddp_loop": "torch", "accelerate_script": "accelerate", "lightning_module": "pytorch_lightning"}
 SHORT = {
-    "BATCH, ITERATIONS = 64, 120": "BATCH, ITERATIONS = 64, 6",
+    "BATCH, ITERATIONS = 64, 120": "BATCH, ITERATIONS = 64, 3",
     "fl.digits()[0]": "fl.digits()[0].double()",
-    "rand(200, 1, 8, 8": "rand(20, 1, 8, 8",
+    "rand(200, 1, 8, 8": "rand(8, 1, 8, 8",
 }
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
-import subprocess
-import sys
+from contextlib import redirect_stderr, redirect_stdout
+from types import SimpleNamespace
 
 import pytest
-import torch
 from PIL import Image
 
 import fastlangevin as fl
@@ -17,25 +16,18 @@ from fastlangevin.evaluation import inception
 
 
 def command(*arguments, code=0):
-    """In as many threads as the tests."""
-    done = subprocess.run(
-        [sys.executable, "-m", "fastlangevin", "evaluate", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
-
-
-def test_the_command(run, tmp_path, capsys):
     """In this process, for the bits of the function's numbers."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        cli.main(["evaluate", *map(str, arguments)])
+    assert ended.value.code == code, out.getvalue() + err.getvalue()
+    return SimpleNamespace(stdout=out.getvalue(), stderr=err.getvalue())
+
+
+def test_the_command(run, tmp_path):
     out, plot, near = tmp_path / "deep" / "e.json", tmp_path / "plots" / "e.png", tmp_path / "near" / "n.png"
     quick = ("--data", "digits", "-n", 20, "--reconstruct", 1, "--chains", 2, "--no-fid")
-    with pytest.raises(SystemExit) as ended:
-        cli.main([*map(str, ("evaluate", run, *quick, "-o", out, "--plot", plot, "--neighbours", near))])
-    assert ended.value.code == 0
-    said = capsys.readouterr().out
+    said = command(run, *quick, "-o", out, "--plot", plot, "--neighbours", near).stdout
     for words in (
         "20 samples of 5 steps",
         "Fréchet distance",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from support.training_runs import SMALL, start
+from support.forked import start
+from support.training_runs import SMALL
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 from torch import nn
@@ -22,6 +24,7 @@ import fastlangevin as fl
 from fastlangevin.runs.folder import RunFolder
 
 
+@pytest.mark.usefixtures("training_plots")
 def test_files_of_a_run(tmp_path):
     out = tmp_path / "run"
     result = fl.train("digits", out=out, n_iterations=25, checkpoint_every=10, keep_checkpoints=2, log_every=5, **SMALL)
@@ -116,7 +119,7 @@ def test_one_training_per_folder(tmp_path):
         with pytest.raises(BlockingIOError, match="is in use: another process is training in it"):
             fl.train("digits", out=tmp_path / "run", resume=True, progress=False)
     finally:
-        process.kill()
+        process.send(signal.SIGKILL)
         process.wait()
     fl.train("digits", out=tmp_path / "run", overwrite=True, n_iterations=1, **SMALL)
 

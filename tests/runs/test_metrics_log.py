@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from types import ModuleType
 
@@ -13,6 +14,13 @@ from support.training_runs import SMALL
 import fastlangevin as fl
 
 SHOWN = {**SMALL, "progress": True, "log_every": 1}
+
+
+@pytest.fixture(scope="module")
+def four_iterations(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    fl.train("digits", out=out, n_iterations=4, **SHOWN)
+    return out
 
 
 @pytest.mark.parametrize(
@@ -27,8 +35,8 @@ SHOWN = {**SMALL, "progress": True, "log_every": 1}
         ({4: b'{"iteration": 4, "ener'}, None),  # half a line at the end, of a run that was killed
     ],
 )
-def test_a_damaged_line_costs_that_line(tmp_path, capsys, damage, said):
-    fl.train("digits", out=tmp_path, n_iterations=4, **SHOWN)
+def test_a_damaged_line_costs_that_line(four_iterations, tmp_path, capsys, damage, said):
+    shutil.copytree(four_iterations, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "metrics.jsonl"
     lines = path.read_bytes().splitlines()
     for number, line in damage.items():
@@ -53,6 +61,7 @@ def broken(name: str) -> ModuleType:
     return Broken(name)
 
 
+@pytest.mark.usefixtures("training_plots")
 @pytest.mark.parametrize("name", ["torch.utils.tensorboard", "matplotlib.figure"])
 def test_a_broken_package_costs_one_line(tmp_path, capsys, monkeypatch, name):
     pytest.importorskip("matplotlib")

@@ -41,6 +41,7 @@ MOVES = {  # that are compiled without `--all`
     90: ("move-fp32-captured", "hmc_test-1024-fp32-captured", "mala_test-2-fp32"),
     100: ("mala_test-1024-fp32",),
 }
+PASSES = {80: ("activate-8x8",), 90: ("activate-4x4", "deactivate-8x8"), 100: ("activate-8x8",)}  # likewise
 NUMBERS = {"step_size_pointer": "*fp64", "noise_std_pointer": "*fp64", "seed_pointer": "*i64", "step_pointer": "*i64"}
 
 
@@ -70,25 +71,26 @@ def sources(architecture: int, everything: bool):
     yield from fused_sources.sources("fp16", fused_sources.NARROWEST[architecture])
     yield from between_sources("fp16", architecture, tune.BETWEEN[-1:])
     if architecture in (80, 90, 100):
-        yield from update_sources()
+        yield from (s for s in update_sources() if architecture == 90 or s[0] == "update-fp32")
         yield from move_sources(MOVES[architecture])
-        yield chain_source("fp16", 128, 2)
-        yield from convnet_sources("fp16", architecture, ("activate-4x4", "activate-8x8", "deactivate-8x8"), cudnn=True)
+        yield from convnet_sources("fp16", architecture, PASSES[architecture], cudnn=True)
     if architecture == 90:
         yield chain_source("fp32", 32, 4)
         yield chain_source("bf16", 128, 2)
         yield chain_source("tf32", 64, 4)
-        yield chain_source("fp32", 64, 2)
         yield from analytic_sources((2, analytic_chain.MOST_DIMENSIONS))
-        yield from convnet_sources("fp16", architecture)
+        ends = ("first-32x32", "forward-16x16", "forward-4x4", "backward-4x4", "backward-16x16", "input-32x32")
+        yield from convnet_sources("fp16", architecture, ends)
         yield from convnet_sources("bf16", architecture, ("forward-4x4",))
         yield from convnet_sources("fp16", architecture, ("forward-4x4",), dependent=True)
         yield from convnet_sources("fp16", architecture, energy=True)
-        yield from convnet_sources("fp16", architecture, ("forward-4x4", "backward-16x16"), descriptor=True)
+        yield from convnet_sources("fp16", architecture, ("forward-4x4",), descriptor=True)
         yield from convnet_sources("tf32", architecture, ("first-32x32", "backward-4x4", "input-32x32"))
-    else:
-        largest = ("forward-4x4", "backward-16x16", "input-32x32")
-        yield from convnet_sources("fp16", architecture, largest if architecture in (80, 100) else largest[1:2])
+    if architecture == 100:
+        yield chain_source("fp16", 128, 2)
+        yield from convnet_sources("fp16", architecture, ("forward-4x4", "input-32x32"))
+    if architecture in (80, 120):
+        yield from convnet_sources("fp16", architecture, ("backward-16x16",))
     if architecture == 100:
         yield from convnet_sources("fp16", architecture, ("backward-4x4",), descriptor=True)
 

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
 from fastlangevin.chains.cuda_capture import NotCapturable
 
@@ -75,6 +74,14 @@ class _Launches(TorchDispatchMode):
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         if operator.namespace == "profiler":  # marks, of an optimiser's step, that launch nothing
             return operator(*args, **(kwargs or {}))
-        arguments = tree_map_only(torch.Tensor, lambda t: f"{t.dtype}{list(t.shape)}", args)
-        self._into.add((str(operator), str(tree_map_only((int, float), type, arguments))))
+        self._into.add((operator, described(args)))
         return operator(*args, **(kwargs or {}))
+
+
+def described(argument):
+    """Tensors by dtype and shape, numbers by their type."""
+    if isinstance(argument, (list, tuple)):
+        return tuple(map(described, argument))
+    if isinstance(argument, torch.Tensor):
+        return argument.dtype, argument.shape
+    return type(argument) if isinstance(argument, (int, float)) else str(argument)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator
+from unittest import mock
 
 import residual_networks
 import torch
@@ -14,6 +15,7 @@ import fastlangevin as fl
 from fastlangevin.kernels.triton.fused import Launch
 from fastlangevin.network.inputs import Inputs
 from fastlangevin.network.pointwise import Extent, Op, Pointwise, Section
+from fastlangevin.score import cpu_precision
 from fastlangevin.score.graph_program import Program
 
 # By architecture, parts of the names of calls: those with most values at once, and with an order of rows of their own.
@@ -59,7 +61,9 @@ def recorded(network: str, precision: str) -> list[Pointwise]:
     """Recorded with one image: calls for 64 have the same instructions."""
     energy, x, args = residual_networks.seeded(network, 64, (32, 32), 1, torch.float32)
     sampler = fl.Langevin(energy, engine="graph", n_steps=1, step_size=0.1, noise_std=0.1, precision=precision)
-    program = Program(sampler._score.bind(x, Inputs(args))._recording.graph, False, fuses=True)
+    with mock.patch.object(cpu_precision, "ways", lambda precision, device: (precision,)):  # as on a GPU
+        bound = sampler._score.bind(x, Inputs(args))
+    program = Program(bound._recording.graph, False, fuses=True)
     return [_at_batch(operator, 64) for operator in program.fused]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import pickle
 import socket
@@ -17,13 +16,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import distributed as dist
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    [
-        *("torch", "torch._dynamo", "torch.distributed.fsdp", "fastlangevin.training.train"),
-        "fastlangevin.evaluation.evaluate",
-    ]
-)
+from fastlangevin.training import loop
+
+from .forked import CONTEXT
+from .training_runs import save_blank_plot
+
 LIMIT = 120.0  # seconds that ranks may take, on a busy machine
 
 
@@ -59,8 +56,8 @@ def started(size: int, function: Callable[..., Any], *args: Any, joined: bool = 
         port = free.getsockname()[1]
     ranks = []
     for rank in range(size):
-        here, there = _CONTEXT.Pipe(duplex=False)
-        process = _CONTEXT.Process(target=_run, args=(rank, size, port, there, function, args, joined), daemon=True)
+        here, there = CONTEXT.Pipe(duplex=False)
+        process = CONTEXT.Process(target=_run, args=(rank, size, port, there, function, args, joined), daemon=True)
         process.start()
         there.close()
         ranks.append(Rank(process, here))
@@ -95,6 +92,7 @@ def _run(
     rank: int, size: int, port: int, pipe: Connection, function: Callable[..., Any], args: Any, joined: bool
 ) -> None:
     torch.set_num_threads(1)
+    loop.save_training_plot = save_blank_plot
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.instructions import FMA
+from support.thorough import thorough
 from support.updates import DTYPES, layouts, same_bits, state
 
 import fastlangevin as fl
@@ -130,31 +131,24 @@ def test_threads_that_fill(threads_on_host, uniform):
 
 @pytest.fixture(scope="module")
 def machine_code(tmp_path_factory):
-    """(resources, machine code) of the CUDA library by architecture."""
-    why = build.cuda_unsupported()
-    if why:
+    """(resources, machine code) of the CUDA library's kernels by architecture, without the host's code around them."""
+    compiler, why = build.nvcc(), build.cuda_unsupported()
+    if compiler is None or why:
         pytest.skip(f"the CUDA kernels cannot be compiled here: {why}")
     if importlib.util.find_spec("triton") is None:
         pytest.skip("cuobjdump comes with triton")
-    from torch.utils import cpp_extension
-
-    from fastlangevin.kernels import native
-
-    library = native._find(build.CUDA) or build.build(
-        build.CUDA,
-        tmp_path_factory.mktemp("library"),
-        include=cpp_extension.include_paths(),
-        libraries=[str(Path(torch.__file__).parent / "lib")],
-    )
-    package = Path(importlib.util.find_spec("triton").origin).parent
-    tool = package / "backends/nvidia/bin/cuobjdump"
+    tool = Path(importlib.util.find_spec("triton").origin).parent / "backends/nvidia/bin/cuobjdump"
+    folder = tmp_path_factory.mktemp("machine code")
+    headers = [f"-isystem={path}" for path in build.torch_folders(Path(torch.__file__).parent)["include"]]
     found = {}
-    for architecture in build.CUDA_ARCHITECTURES:
-        options = ["-arch", f"sm_{architecture}", str(library)]
-        resources, code = (
-            subprocess.run([tool, kind, *options], capture_output=True, text=True, check=True).stdout
-            for kind in ("-res-usage", "-sass")
-        )
+    for architecture in thorough(build.CUDA_ARCHITECTURES, ["90a"]):
+        resources = code = ""
+        for source, more in build.CUDA.sources:
+            binary = folder / f"{Path(source).stem}.{architecture}.cubin"
+            how = [*build._NVCC_FLAGS, *more, *headers, f"-arch=sm_{architecture}", "-cubin"]
+            subprocess.run([compiler, *how, build.csrc() / source, "-o", binary], check=True)
+            told = [subprocess.check_output([tool, kind, binary], text=True) for kind in ("-res-usage", "-sass")]
+            resources, code = resources + told[0], code + told[1]
         found[architecture] = resources, code
     return found
 

@@ -150,7 +150,7 @@ def test_without_a_measurement_steps_are_apart(own):
     assert launch is not None and launch.constants["PDL"] and launch.options["launch_pdl"]
 
 
-def test_samplers_use_it(own, monkeypatch):
+def test_samplers_use_it(own, precision_as_asked, monkeypatch):
     """Calls and traces; a single step and states in channels last have separate kernels."""
     shape, channels, stride, _, tile, _ = NETS["one band, two planes"]
     layers, last = tower(shape, channels, stride)
