@@ -75,9 +75,10 @@ class Program:
         graph = without_aliases(graph)
         graph = needed(with_silu(graph), _outputs(graph, with_energies))
         constant, varying = split_constant(graph)
-        self.channels_last = allows_any_layout(graph) and _gains_by_channels_last(graph, varying)
+        is_free = allows_any_layout(graph)
+        self.channels_last = is_free and _gains_by_channels_last(graph, varying)
         fuses = fuses and self.channels_last
-        if self.channels_last:
+        if is_free:  # convolutions in the place of gradients may lie in another order than was recorded
             graph = exposed(any_layout(graph)) if fuses else any_layout(graph)
             constant, varying = split_constant(graph)
         outputs = _outputs(graph, with_energies)
