@@ -73,7 +73,7 @@ class Recording:
     @functools.cached_property
     def native_with_energies(self) -> NativeGraph | str:
         """Energies and scores as a native program, or why there is none."""
-        return native_graph(self.graph, with_energies=True) if isinstance(self.native, NativeGraph) else self.native
+        return native_graph(self.graph, self.native) if isinstance(self.native, NativeGraph) else self.native
 
     @property
     def fusion(self) -> str:

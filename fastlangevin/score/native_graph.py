@@ -61,14 +61,14 @@ class NativeGraph:
         return kernels.bind(self.program, self.n_samples, values.__getitem__)
 
 
-def native_graph(graph: Graph, with_energies: bool = False) -> NativeGraph | str:
-    """The native program of a graph's score, and of its energies too if asked for, or why there is none."""
+def native_graph(graph: Graph, beside: NativeGraph | None = None) -> NativeGraph | str:
+    """The native program of a graph's score, or why there is none; of its energies too beside that of the score."""
     state = graph.values[graph.state]
     if state.device.type != "cpu" or state.dtype != torch.float32:
         return f"states are {state.dtype} on {state.device.type}, not torch.float32 on cpu"
     graph = reading_activations(functional(without_aliases(graph)))
     graph = with_silu(graph)
-    outputs = (graph.score, graph.energies) if with_energies and graph.energies is not None else (graph.score,)
+    outputs = (graph.score, graph.energies) if beside is not None and graph.energies is not None else (graph.score,)
     graph = needed(graph, outputs)
     constant, varying = split_constant(graph)
     if any(c.writes for c in constant) or any(a.before is not None for a in graph.attributes):
@@ -79,7 +79,7 @@ def native_graph(graph: Graph, with_energies: bool = False) -> NativeGraph | str
     if why is not None:
         return why
     try:
-        program = lower(graph, varying, outputs, kernels.widest_tile())
+        program = lower(graph, varying, outputs, kernels.widest_tile(), beside.program if beside else None)
     except NotLowered as error:
         return str(error)
     n_products = sum(call.operator in _PRODUCTS for call in varying)

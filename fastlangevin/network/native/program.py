@@ -56,13 +56,16 @@ class NativeProgram:
     others: int
 
 
-def lower(graph: Graph, calls: Sequence[Call], outputs: Sequence[int], widest_tile: int) -> NativeProgram:
+def lower(
+    graph: Graph, calls: Sequence[Call], outputs: Sequence[int], widest_tile: int, beside: NativeProgram | None = None
+) -> NativeProgram:
     """The calls of a step as a native program.
 
     Args:
         calls: whose results change from step to step.
         outputs: the value of the score, and that of the energies if they are computed too.
         widest_tile: output channels whose weights lie together, at most: as many as the kernels compute at a time.
+        beside: the program of the score alone. Samples then lie as in it, so that the score has its bits.
 
     Raises:
         NotLowered: a call has no kernel or depends on several samples, or torch's operators are faster.
@@ -78,7 +81,8 @@ def lower(graph: Graph, calls: Sequence[Call], outputs: Sequence[int], widest_ti
     for view in results:
         assert isinstance(view.base, Buffer)
         buffers.append(view.base)
-    if _is_small(lowering.instructions, buffers) and (wide := in_lanes(lowering.instructions, buffers)) is not None:
+    is_small = _is_small(lowering.instructions, buffers) if beside is None else beside.lanes > 1
+    if is_small and (wide := in_lanes(lowering.instructions, buffers)) is not None:
         return _placed(*wide, LANES)
     return _placed(lowering.instructions, buffers, 1)
 
