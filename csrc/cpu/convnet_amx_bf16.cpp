@@ -9,7 +9,7 @@ namespace {
 // those of images, are multiplied as without AMX.
 struct AmxBFloat16Convnet : Avx512BFloat16Convnet {
   using Base = Avx512BFloat16Convnet;
-  using Session = Tiles;
+  using Registers = Tiles;
   static constexpr int rows = tile_side;
   static constexpr bool has_tiles = true;
 

@@ -13,7 +13,7 @@ struct Avx512BFloat16Convnet {
   static constexpr int width = 16, rows = 7, vectors = 4;
   static constexpr int64_t channels_a_word = 2;
   static constexpr bool has_tiles = false;
-  struct Session {};
+  struct Registers {};
   using word = uint32_t;
   using f32 = __m512;
   using words = __m512bh;

@@ -115,7 +115,7 @@ template <class A>
 void convnet(const Tower& tower, const void* packed, const float* x, int64_t n, void* memory, float* score,
              const EnergyArgs* energies) {
   using word = typename A::word;
-  [[maybe_unused]] const typename A::Session session{};
+  [[maybe_unused]] const typename A::Registers held{};
   const float* const floats = static_cast<const float*>(packed);
   word* const scratch = static_cast<word*>(memory);
   const int64_t area = tower.height * tower.width;
@@ -165,7 +165,7 @@ struct Float32Words {
   using word = float;
   static constexpr int64_t channels_a_word = 1;
   static constexpr bool has_tiles = false;  // that multiply 16 rows by 16 words of 16 channels: A::multiply
-  struct Session {};                        // lives while a thread computes
+  struct Registers {};                      // held while a thread computes
 
   static FL_INLINE void load_image(const float* x, int64_t channels, int64_t area, float* out) {
     for (int64_t c = 0; c < channels; ++c) {

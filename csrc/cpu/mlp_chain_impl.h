@@ -198,7 +198,7 @@ template <class A, class V, class Products, class Args>
 void run_all_blocks(const Mlp& mlp, const Args& args, int64_t first, int64_t n, float* chains, float* scratch) {
   using Wide = WideBlock<V, Products>;
   using Narrow = NarrowBlock<V, Products>;
-  [[maybe_unused]] const typename Products::Session session{};
+  [[maybe_unused]] const typename Products::Registers held{};
   const int64_t left = n % Wide::chains;
   const int64_t narrow = left <= Wide::chains - Narrow::chains ? left : 0, wide = n - narrow;
   run_blocks<A, Wide>(mlp, args, first, wide, chains, scratch);

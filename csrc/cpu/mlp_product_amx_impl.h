@@ -14,7 +14,7 @@ namespace {
 
 template <class V>
 struct TileProducts {
-  using Session = Tiles;
+  using Registers = Tiles;
 
   static_assert(V::width == tile_side, "a vector is a row of a tile");
   static constexpr int64_t depth = 2 * tile_side;  // features that a tile adds up

@@ -100,7 +100,7 @@ void product_in_parts(const float* panels, const float* bias, int64_t n_in, int6
 // Vectors multiplied by one weight after the other.
 template <class V>
 struct PanelProducts {
-  struct Session {};  // lives while a thread multiplies
+  struct Registers {};  // held while a thread multiplies
 
   static int64_t packed_size(int64_t n_out, int64_t n_in) { return n_out * n_in; }
 

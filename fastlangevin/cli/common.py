@@ -28,7 +28,7 @@ ImageSize = Annotated[
     int | None,
     typer.Option(min=1, help="Resize and crop images of a folder to this size.", show_default="unchanged"),
 ]
-ITERATIONS_HELP = "Number of steps of Adam on the latents."
+N_ITERATIONS, ITERATIONS_HELP = 200, "Number of steps of Adam on the latents."
 LatentSeed = Annotated[int | None, typer.Option("--seed", help="Seed of the latents.", show_default="the run's")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: CUDA if available, else the CPU.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing --out.")]

@@ -14,8 +14,6 @@ from ..display.pictures import grid, save_captioned
 from ..runs.folder import save_arrays
 from . import common
 
-_ITERATIONS = 200  # as for `reconstruct`
-
 
 def interpolate(
     run: common.RunPath,
@@ -34,7 +32,7 @@ def interpolate(
     ),
     iterations: Annotated[
         int | None,
-        typer.Option(min=1, help=common.ITERATIONS_HELP, show_default=f"with --data {_ITERATIONS}"),
+        typer.Option(min=1, help=common.ITERATIONS_HELP, show_default=f"with --data {common.N_ITERATIONS}"),
     ] = None,
     label: Annotated[
         int | None,
@@ -65,7 +63,7 @@ def interpolate(
         items, source = common.first_items(data, 2 * pairs, image_size, opened)
         of_pairs = tuple(y[::2] for y in common.classes(opened, label, 2 * pairs, source))
         of_items = (y.repeat_interleave(2) for y in of_pairs)
-        n_iterations = _ITERATIONS if iterations is None else iterations
+        n_iterations = common.N_ITERATIONS if iterations is None else iterations
         z = fastlangevin.reconstruct(sampler, items, *of_items, n_iterations=n_iterations, progress=not quiet).z
     x = fastlangevin.interpolate(sampler, z[1::2], z[::2], *of_pairs, n=n)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ def reconstruct(
             help="A picture (.png) with rows of images, reconstructions and errors; or arrays (.npz).",
         ),
     ] = Path("reconstruction.png"),
-    iterations: Annotated[int, typer.Option(min=1, help=common.ITERATIONS_HELP)] = 200,
+    iterations: Annotated[int, typer.Option(min=1, help=common.ITERATIONS_HELP)] = common.N_ITERATIONS,
     lr: Annotated[float, typer.Option(help="Initial learning rate of Adam.")] = 0.1,
     label: common.Label = None,
     n_steps: common.Steps = None,

@@ -84,6 +84,8 @@ def lower(
     is_small = _is_small(lowering.instructions, buffers) if beside is None else beside.lanes > 1
     if is_small and (wide := in_lanes(lowering.instructions, buffers)) is not None:
         return _placed(*wide, LANES)
+    if beside is not None and beside.lanes > 1:
+        raise NotLowered("its samples cannot lie side by side, as they do in the program of the score alone")
     return _placed(lowering.instructions, buffers, 1)
 
 

@@ -59,7 +59,7 @@ void multiply_mlp(int64_t n_out, int64_t n_in) {
   std::copy(values.begin(), values.end(), x);
   Products::pack(weights.data(), n_in, 1, n_out, n_in, p);
   {
-    const Products::Session session;
+    const Products::Registers held;
     Products::product<B>(p, bias.data(), n_in, n_out, x, nullptr, aligned(scratch, Products::scratch_size<B>(n_in)),
                          [&](int64_t, int64_t at, V::f32 sum) { store<V>(sums + at, sum); });
   }
@@ -93,7 +93,7 @@ void multiply_rows(int64_t n_rows, int64_t n_runs, int64_t run, int64_t column_t
   const uint32_t* rows[A::rows];
   for (int64_t m = 0; m < n_rows; ++m) rows[m] = in.data() + m * row;
   {
-    const A::Session session;
+    const A::Registers held;
     A::multiply(n_rows, runs, rows, weights.data(), start, sums);
   }
   const auto half = [](uint32_t word, int h) -> double {

@@ -16,6 +16,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import forced
 from support.perturbed import assert_within_bound, exact_and_bound
 from torch import nn
 
@@ -433,6 +434,23 @@ def test_energies_without_a_kernel_are_torch_s():
     bound = native_score(energy, x)
     bound._recording.native_with_energies = "there is no kernel"
     assert bound._program_with_energies is None
+    energies, scores = bound.energy_and_score(x)
+    torch.testing.assert_close(energies, energy(x))
+    assert torch.equal(scores, bound(x))
+
+
+def test_tiles_are_as_wide_as_the_registers_allow():
+    for capability, width in (("portable", 16), ("avx512", 64), ("amx", 64)):
+        with forced(capability):
+            assert program.widest_tile() == width
+
+
+def test_energies_are_torch_s_where_scores_beside_them_would_have_other_bits(monkeypatch):
+    energy, x = lambda x: (x.tanh() * x).sum(1), torch.randn(5, 40)
+    bound = native_score(energy, x)
+    assert n_lanes(bound) == LANES
+    monkeypatch.setattr(programs, "in_lanes", lambda *_: None)
+    assert "side by side" in bound._recording.native_with_energies
     energies, scores = bound.energy_and_score(x)
     torch.testing.assert_close(energies, energy(x))
     assert torch.equal(scores, bound(x))
