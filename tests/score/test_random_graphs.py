@@ -107,6 +107,8 @@ def compare_native(seed, n_operations, labels, n_chains):
 )
 # Of the score alone the numbers are few enough for samples side by side, with the energy they are not.
 @example(seed=649940686, n_operations=3, labels=False, n_chains=1)
+# The energy is a sum of what a norm made zero, but for the rounding of its mean.
+@example(seed=109, n_operations=7, labels=False, n_chains=1)
 @pytest.mark.skipif(native.load_cpu() is not None, reason="no cpu kernels here")
 def test_random_native_programs(seed, n_operations, labels, n_chains):
     """Energies and scores in float32, against float64 autograd; whole chains have the bits of single steps."""

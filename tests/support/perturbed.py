@@ -2,7 +2,9 @@
 
 The evaluation runs in float64 while each element of the result of every operator is multiplied by 1 ± δ, the sign drawn
 at random. What that does to the end is what float32 roundings do to it, times δ over that of an operator: 16 u stands
-for its roundings, which add up at random, and for the other order in which sums may be taken.
+for its roundings, which add up at random, and for the other order in which sums may be taken. A norm subtracts one mean
+from many numbers: its rounding, to about u times their magnitude, moves them all alike, which a sum of them does not
+average out.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from .error_bounds import U
 
 DELTA = 16 * U
+_aten = torch.ops.aten
 
 
 class Perturbing(TorchDispatchMode):
@@ -25,14 +28,48 @@ class Perturbing(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         results = func(*args, **(kwargs or {}))
-        is_new = all(r.alias_info is None for r in func._schema.returns)
-        return torch.utils._pytree.tree_map_only(Tensor, self._perturbed, results) if is_new else results
+        if not all(r.alias_info is None for r in func._schema.returns):
+            return results
+        if (norm := _NORMS.get(func)) is not None:
+            results = (results[0] + self._of_the_mean(*norm(results[2], *args)), *results[1:])
+        return torch.utils._pytree.tree_map_only(Tensor, self._perturbed, results)
+
+    def _of_the_mean(self, x: Tensor, dims: tuple[int, ...], slope: Tensor, shape: torch.Size) -> Tensor:
+        magnitude = x.abs().mean(dims, keepdim=True)
+        return (U * magnitude * self._signs(magnitude) * slope).expand(x.shape).reshape(shape)
 
     def _perturbed(self, value: Tensor) -> Tensor:
         if not value.is_floating_point():
             return value
-        signs = torch.randint(2, value.shape, generator=self._generator, dtype=torch.int8) * 2 - 1
-        return value * (1 + DELTA * signs)
+        return value * (1 + DELTA * self._signs(value))
+
+    def _signs(self, value: Tensor) -> Tensor:
+        return torch.randint(2, value.shape, generator=self._generator, dtype=torch.int8) * 2 - 1
+
+
+# What a norm takes the mean of, over which dimensions, the factor of the difference from it, and the result's shape.
+def _group_norm(rstd, x, weight, bias, n, n_channels, n_pixels, n_groups, eps):
+    shape = (n, n_groups, n_channels // n_groups, n_pixels)
+    scale = 1 if weight is None else weight.reshape(1, *shape[1:3], 1)
+    return x.reshape(shape), (2, 3), rstd.reshape(n, n_groups, 1, 1) * scale, x.shape
+
+
+def _layer_norm(rstd, x, normalized_shape, weight, bias, eps):
+    return x, tuple(range(-len(normalized_shape), 0)), rstd if weight is None else rstd * weight, x.shape
+
+
+# Instance norm comes here too, in training.
+def _batch_norm(rstd, x, weight, bias, running_mean, running_var, training, momentum, eps):
+    shape = (1, -1, *[1] * (x.dim() - 2))
+    slope = rstd.reshape(shape) * (1 if weight is None else weight.reshape(shape)) if training else x.new_zeros(())
+    return x, (0, *range(2, x.dim())), slope, x.shape
+
+
+_NORMS = {
+    _aten.native_group_norm.default: _group_norm,
+    _aten.native_layer_norm.default: _layer_norm,
+    _aten.native_batch_norm.default: _batch_norm,
+}
 
 
 def exact_and_bound(evaluate: Callable[[], Tensor], n_draws: int = 4) -> tuple[Tensor, Tensor]:
