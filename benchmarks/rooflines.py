@@ -74,15 +74,23 @@ def _highest(peak: Callable[[int], float], n_threads: int) -> float:
     return _reached[n_threads]
 
 
+def _fma_peak() -> Callable[[int], float] | None:
+    """Multiply-adds per second as a function of the number of threads; None if the processor has no AVX-512."""
+    return None if (rates := processor_rates()) is None else rates.fma_peak
+
+
 @functools.cache
-def _fma_peak():
-    """`fma_peak.cpp` as a function of the number of threads; None if the processor has no AVX-512."""
+def processor_rates() -> ctypes.CDLL | None:
+    """`processor_rates.cpp`; None if the processor has no AVX-512."""
     if native.load_cpu() or native.cpu_capability() not in ("amx", "avx512"):
         return None
     with tempfile.TemporaryDirectory() as folder:
-        library, source = Path(folder, "peak.so"), Path(__file__).with_name("fma_peak.cpp")
+        library, source = Path(folder, "rates.so"), Path(__file__).with_name("processor_rates.cpp")
         command = [*build.compiler().split(), "-O2", "-mavx512f", "-shared", "-fPIC", "-o", library, source]
         subprocess.run(command, check=True)
-        function = ctypes.CDLL(str(library)).fma_peak
-    function.restype, function.argtypes = ctypes.c_double, [ctypes.c_int]
-    return function
+        rates = ctypes.CDLL(str(library))
+    rates.fma_peak.restype, rates.fma_peak.argtypes = ctypes.c_double, [ctypes.c_int]
+    for name in ("multiply_adds", "instructions", "cycles"):
+        getattr(rates, name).argtypes = [ctypes.c_long]
+        getattr(rates, name).restype = None
+    return rates
