@@ -4,6 +4,7 @@
 #include "../update.h"
 #include "chain.h"
 #include "kernels_impl.h"
+#include "vectors.h"
 
 namespace fastlangevin {
 namespace {
@@ -30,6 +31,36 @@ FL_INLINE void run_steps(const ChainArgs& args, int64_t n, float* x, float* scor
   }
 }
 
+// Four rows of four numbers, pitches apart, to four columns.
+FL_INLINE void transpose_four(const float* in, int64_t in_pitch, float* out, int64_t out_pitch) {
+  using V = PortableVectors;
+  V::f32 a[4];
+  FL_UNROLL
+  for (int i = 0; i < 4; ++i) a[i] = load_any<V>(in + i * in_pitch);
+  const V::f32 low[2] = {V::interleave_low(a[0], a[2]), V::interleave_low(a[1], a[3])};
+  const V::f32 high[2] = {V::interleave_high(a[0], a[2]), V::interleave_high(a[1], a[3])};
+  store_any<V>(out, V::interleave_low(low[0], low[1]));
+  store_any<V>(out + out_pitch, V::interleave_high(low[0], low[1]));
+  store_any<V>(out + 2 * out_pitch, V::interleave_low(high[0], high[1]));
+  store_any<V>(out + 3 * out_pitch, V::interleave_high(high[0], high[1]));
+}
+
+// in (n_rows, n_columns) to out (n_columns, n_rows), rows a pitch apart.
+inline void transpose(const float* in, int64_t in_pitch, int64_t n_rows, int64_t n_columns, float* out,
+                      int64_t out_pitch) {
+  const int64_t whole_rows = n_rows - n_rows % 4, whole_columns = n_columns - n_columns % 4;
+  for (int64_t r = 0; r < whole_rows; r += 4) {
+    for (int64_t c = 0; c < whole_columns; c += 4) {
+      transpose_four(in + r * in_pitch + c, in_pitch, out + c * out_pitch + r, out_pitch);
+    }
+  }
+  for (int64_t r = 0; r < n_rows; ++r) {
+    for (int64_t c = r < whole_rows ? whole_columns : 0; c < n_columns; ++c) {
+      out[c * out_pitch + r] = in[r * in_pitch + c];
+    }
+  }
+}
+
 // in (n, dimension) to out (dimension, block): each element beside its like of the other chains.
 template <int64_t block>
 FL_INLINE void spread(const float* in, int64_t n, int64_t dimension, float* out) {
@@ -37,16 +68,12 @@ FL_INLINE void spread(const float* in, int64_t n, int64_t dimension, float* out)
     for (int64_t c = 0; c < n; ++c) out[c] = in[2 * c], out[block + c] = in[2 * c + 1];
     return;
   }
-  for (int64_t c = 0; c < n; ++c) {
-    for (int64_t i = 0; i < dimension; ++i) out[i * block + c] = in[c * dimension + i];
-  }
+  transpose(in, dimension, n, dimension, out, block);
 }
 
 template <int64_t block>
 FL_INLINE void gather(const float* in, int64_t n, int64_t dimension, float* out) {
-  for (int64_t c = 0; c < n; ++c) {
-    for (int64_t i = 0; i < dimension; ++i) out[c * dimension + i] = in[i * block + c];
-  }
+  transpose(in, block, dimension, n, out, dimension);
 }
 
 constexpr int64_t spread_arrays = 4;  // of run_spread's scratch, each of dimension * block floats

@@ -23,7 +23,7 @@ struct MlpBlock {
   static constexpr int rows = panels * panel;
   static constexpr int64_t chains = columns * V::width;
   // Features whose values stay in the L1 cache while all rows are multiplied by them.
-  static constexpr int64_t features = 24 * 1024 / static_cast<int64_t>(sizeof(float)) / chains;
+  static constexpr int64_t features = 28 * 1024 / static_cast<int64_t>(sizeof(float)) / chains;
 };
 
 // Many chains fill wide blocks, a few narrow ones. A chain's result is the same in both.
@@ -66,35 +66,26 @@ FL_INLINE void product_panels(const float* panels, int64_t n_in, int64_t first, 
   }
 }
 
-// Rows from `row` on of out = bias + weights · in, some features at a time.
-template <class B>
-void product_in_parts(const float* panels, const float* bias, int64_t n_in, int64_t n_out, int64_t row, const float* in,
-                      float* out) {
+// out = bias + weights · in without `finish`, for rows [row, n_out) that fill no whole block, features [first, last).
+template <class B, class Start>
+void product_of_rest(const float* panels, int64_t n_in, int64_t n_out, int64_t first, int64_t last, int64_t row,
+                     const float* in, float* out, const Start& start) {
   using V = typename B::V;
-  for (int64_t r = row; r < n_out; ++r) std::fill_n(out + r * B::chains, B::chains, bias ? bias[r] : 0.0f);
-  const auto start = [&](int64_t, int64_t at) { return load<V>(out + at); };
   const auto finish = [&](int64_t, int64_t at, typename V::f32 sum) { store<V>(out + at, sum); };
-  for (int64_t first = 0; first < n_in; first += B::features) {
-    const int64_t last = std::min(n_in, first + B::features);
-    int64_t done = row;
-    const auto run = [&](auto rows, auto n_panels) {
-      constexpr int n = decltype(rows)::value, m = decltype(n_panels)::value;
-      product_panels<B, n, m>(panels + done * n_in, n_in, first, last, in, done, start, finish);
-      done += n * m;
-    };
-    constexpr std::integral_constant<int, B::panel> whole{};
-    constexpr std::integral_constant<int, 1> one{};
-    while (done + B::rows <= n_out) run(whole, std::integral_constant<int, B::panels>{});
-    if constexpr (B::panels > 1) {
-      while (done + B::panel <= n_out) run(whole, one);
-    }
-    const int64_t left = n_out - done;
-    if constexpr (B::panel > 4) {
-      if (left & 4) run(std::integral_constant<int, 4>{}, one);
-    }
-    if (left & 2) run(std::integral_constant<int, 2>{}, one);
-    if (left & 1) run(one, one);
+  const auto run = [&](auto rows) {
+    constexpr int n = decltype(rows)::value;
+    product_panels<B, n, 1>(panels + row * n_in, n_in, first, last, in, row, start, finish);
+    row += n;
+  };
+  if constexpr (B::panels > 1) {
+    while (row + B::panel <= n_out) run(std::integral_constant<int, B::panel>{});
   }
+  const int64_t left = n_out - row;
+  if constexpr (B::panel > 4) {
+    if (left & 4) run(std::integral_constant<int, 4>{});
+  }
+  if (left & 2) run(std::integral_constant<int, 2>{});
+  if (left & 1) run(std::integral_constant<int, 1>{});
 }
 
 // Vectors multiplied by one weight after the other.
@@ -120,16 +111,26 @@ struct PanelProducts {
   template <class B, class Finish>
   static FL_INLINE void product(const float* panels, const float* bias, int64_t n_in, int64_t n_out, const float* in,
                                 float* partial, float*, const Finish& finish) {
-    int64_t row = 0;
-    if (n_in <= B::features) {
-      const auto start = [&](int64_t r, int64_t) { return V::broadcast(bias ? bias[r] : 0.0f); };
-      for (; row + B::rows <= n_out; row += B::rows) {
-        product_panels<B, B::panel, B::panels>(panels + row * n_in, n_in, 0, n_in, in, row, start, finish);
+    // Some features at a time: between two parts the sums are in `partial`.
+    const int64_t whole = n_out - n_out % B::rows;
+    for (int64_t first = 0, last; first < n_in; first = last) {
+      last = std::min(n_in, first + B::features);
+      const auto start = [&](int64_t row, int64_t at) {
+        return first > 0 ? load<V>(partial + at) : V::broadcast(bias ? bias[row] : 0.0f);
+      };
+      const auto end = [&](int64_t row, int64_t at, typename V::f32 sum) {
+        if (last == n_in) {
+          finish(row, at, sum);
+        } else {
+          store<V>(partial + at, sum);
+        }
+      };
+      for (int64_t row = 0; row < whole; row += B::rows) {
+        product_panels<B, B::panel, B::panels>(panels + row * n_in, n_in, first, last, in, row, start, end);
       }
+      product_of_rest<B>(panels, n_in, n_out, first, last, whole, in, partial, start);
     }
-    if (row == n_out) return;
-    product_in_parts<B>(panels, bias, n_in, n_out, row, in, partial);
-    for (; row < n_out; ++row) {
+    for (int64_t row = whole; row < n_out; ++row) {
       for (int64_t at = row * B::chains; at < (row + 1) * B::chains; at += V::width) {
         finish(row, at, load<V>(partial + at));
       }

@@ -2,9 +2,9 @@
 #pragma once
 
 #include <algorithm>
-#include <cstring>
 
 #include "program.h"
+#include "vectors.h"
 
 namespace fastlangevin {
 namespace {
@@ -34,18 +34,6 @@ struct Samples {
     return space == Space::scratch ? pitch : space == Space::shared ? 0 : per_sample_pitch;
   }
 };
-
-template <class V>
-FL_INLINE typename V::f32 load_any(const float* at) {
-  typename V::f32 a;
-  std::memcpy(&a, at, sizeof a);
-  return a;
-}
-
-template <class V>
-FL_INLINE void store_any(float* at, typename V::f32 a) {
-  std::memcpy(at, &a, sizeof a);
-}
 
 // visit(offset, stride, n): the runs along the last dimension of the elements [start, start + m).
 template <class Visit>

@@ -2,6 +2,8 @@
 // whose f32 are the compiler's own vector types: with +, -, *, /, comparisons and ?: lane by lane.
 #pragma once
 
+#include <cstring>
+
 #include "lanes.h"
 
 namespace fastlangevin {
@@ -34,6 +36,14 @@ struct PortableVectors {
     return a > hi ? hi : a;
   }
   static FL_INLINE f32 maximum(f32 a, f32 b) { return a > b ? a : b; }
+  // The lower or the upper halves of a and b, lanes in turn.
+#ifdef __clang__
+  static FL_INLINE f32 interleave_low(f32 a, f32 b) { return __builtin_shufflevector(a, b, 0, 4, 1, 5); }
+  static FL_INLINE f32 interleave_high(f32 a, f32 b) { return __builtin_shufflevector(a, b, 2, 6, 3, 7); }
+#else
+  static FL_INLINE f32 interleave_low(f32 a, f32 b) { return __builtin_shuffle(a, b, u32{0, 4, 1, 5}); }
+  static FL_INLINE f32 interleave_high(f32 a, f32 b) { return __builtin_shuffle(a, b, u32{2, 6, 3, 7}); }
+#endif
   // a · 2^n, n = shifted - (1.5 · 2^23 + 127): the low bits of shifted are the exponent field of 2^n.
   static FL_INLINE f32 scale(f32 a, f32, f32 shifted) { return a * from_bits(shift_left<23>(bits(shifted))); }
 };
@@ -57,6 +67,19 @@ FL_INLINE typename V::f32 load(const float* at) {
 template <class V>
 FL_INLINE void store(float* at, typename V::f32 a) {
   *reinterpret_cast<typename V::f32*>(at) = a;
+}
+
+// At any address.
+template <class V>
+FL_INLINE typename V::f32 load_any(const float* at) {
+  typename V::f32 a;
+  std::memcpy(&a, at, sizeof a);
+  return a;
+}
+
+template <class V>
+FL_INLINE void store_any(float* at, typename V::f32 a) {
+  std::memcpy(at, &a, sizeof a);
 }
 
 }  // namespace
