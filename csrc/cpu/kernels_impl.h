@@ -85,6 +85,26 @@ void fill(const NoiseKey& key, uint64_t index, int64_t n, float* out) {
   }
 }
 
+constexpr int64_t fetched = 256;  // elements whose lines are asked for at a time
+
+template <class T>
+FL_INLINE void fetch(const T* at, int64_t n) {
+  constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+  for (int64_t i = 0; i < n; i += line) __builtin_prefetch(at + i);
+}
+
+// The normals of n elements, a block at most, while the elements that are used with them come into the L1 cache:
+// read[0], read[1], …, where they are not null.
+template <class A, class... T>
+FL_INLINE void fill_and_fetch(const NoiseKey& key, uint64_t index, int64_t n, float* z, const T*... read) {
+  for (int64_t i = 0, m; i < n; i += m) {
+    // The first piece ends where a later one begins on a whole group.
+    m = std::min(n - i, fetched - static_cast<int64_t>((index + static_cast<uint64_t>(i)) % fetched));
+    ((read ? fetch(read + i, m) : void()), ...);
+    fill<A, false>(key, index + static_cast<uint64_t>(i), m, z + i);
+  }
+}
+
 // UpdateParams whose step size and noise level differ from element to element.
 template <class T>
 struct ElementParams {
@@ -156,7 +176,7 @@ FL_INLINE void update_blocks(const UpdateArgs& args, uint64_t index, int64_t n, 
   while (n > 0) {
     // The first piece ends on a whole block, so that all later ones begin on a whole group.
     const int64_t m = std::min(n, block - static_cast<int64_t>(index % block));
-    if (args.has_noise) fill<A, false>(args.key, index, m, z);
+    if (args.has_noise) fill_and_fetch<A>(args.key, index, m, z, x, args.has_score ? score : nullptr);
     const auto& p = params(index, m);
     if constexpr (std::is_same<T, Compute>::value) {
       apply(args, p, z, score, x, m);

@@ -118,7 +118,10 @@ void move(const MoveWork<T>& work, int64_t first, int64_t n) {
     // The first piece ends on a whole block, so that all later ones begin on a whole group.
     const uint64_t index = work.numbers.offset + static_cast<uint64_t>(first);
     b.n = std::min(n, block - static_cast<int64_t>(index % block));
-    if (work.numbers.draws || work.numbers.has_decay) fill<A, false>(work.numbers.key, index, b.n, z);
+    if (work.numbers.draws || work.numbers.has_decay) {
+      fill_and_fetch<A>(work.numbers.key, index, b.n, z, work.x + first, work.v + first,
+                        work.numbers.n_kicks > 0 ? work.score + first : nullptr);
+    }
     kick.move_to(first, b.n);
     noise_std.move_to(first, b.n);
     if (work.numbers.n_kicks > 0) b.score = wide_score.read(work.score + first, b.n);
