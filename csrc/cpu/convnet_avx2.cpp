@@ -18,10 +18,10 @@ struct Avx2Convnet : Float32Words {
   static FL_INLINE words broadcast_word(const float* p) { return _mm256_broadcast_ss(p); }
   static FL_INLINE f32 multiply_add(words a, words b, f32 c) { return _mm256_fmadd_ps(a, b, c); }
   static FL_INLINE f32 mul(f32 a, f32 b) { return _mm256_mul_ps(a, b); }
-  static FL_INLINE float sum(f32 a) {
-    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  // to[0, 4) = the sums of the lanes of a, b, c and d.
+  static FL_INLINE void store_sums(float* to, f32 a, f32 b, f32 c, f32 d) {
+    const __m256 two = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(two), _mm256_extractf128_ps(two, 1)));
   }
   static FL_INLINE f32 where_positive(f32 a, f32 yes, f32 no) {
     return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_GT_OQ));

@@ -8,6 +8,7 @@
 #include "chain_impl.h"
 #include "convnet.h"
 #include "convnet_finish_impl.h"
+#include "convnet_score_impl.h"
 #include "convnet_winograd_impl.h"
 #include "products_impl.h"
 #include "small_floats.h"
@@ -21,50 +22,20 @@ struct Runs {
 
   FL_INLINE int64_t in_at(int64_t r) const { return r * run_pitch; }
   FL_INLINE int64_t weights_at(int64_t r) const { return r * weights_pitch; }
-  FL_INLINE int64_t start_at(int64_t) const { return 0; }
   FL_INLINE void look_ahead(int64_t) const {}
 };
 
-// The sum of one output channel, over lanes that each add up every A::width-th word.
-template <class A, int rows>
-FL_INLINE void multiply_channel(const Runs& runs, const typename A::word* const* in, const typename A::word* weights,
-                                float* sums) {
-  typename A::f32 sum[rows];
-  FL_UNROLL
-  for (int m = 0; m < rows; ++m) sum[m] = A::broadcast(0.0f);
-  for (int64_t r = 0; r < runs.n_runs; ++r) {
-    for (int64_t k = 0; k < runs.run; k += A::width) {
-      const typename A::words w = A::load_words(weights + r * runs.weights_pitch + k);
-      FL_UNROLL
-      for (int m = 0; m < rows; ++m) {
-        sum[m] = A::multiply_add(A::load_words(in[m] + r * runs.run_pitch + k), w, sum[m]);
-      }
-    }
-  }
-  FL_UNROLL
-  for (int m = 0; m < rows; ++m) sums[m] = A::sum(sum[m]);
-}
-
 template <class A>
 FL_INLINE void run_block(const Tower& tower, const Stage& stage, const Tile<A>& tile, const Runs& runs,
-                         const typename A::word* weights, Block<A>& block) {
-  alignas(64) float sums[A::rows * max_tile];
-  if (stage.finish == Finish::score) {
-    constexpr int rows = A::has_tiles ? 8 : A::rows;
-    for (int64_t m = block.n; m < A::rows; ++m) block.in[m] = block.in[0];
-    for (int64_t m = 0; m < block.n; m += rows) multiply_channel<A, rows>(runs, block.in + m, weights, sums + m);
-    const int64_t area = tower.height * tower.width;
-    for (int64_t m = 0; m < block.n; ++m) {
-      tile.score[(block.sample[m] * tower.channels + tile.channel) * area + block.pixel[m]] = sums[m];
-    }
-    return;
-  }
+                         const typename A::word* weights, const Block<A>& block) {
   if constexpr (A::has_tiles) {
+    alignas(64) float sums[A::rows * max_tile];
     A::multiply(block.n, runs, block.in, weights, tile.start, sums);
+    block.finish_stored(tile.width, sums);
   } else {
-    multiply<A>(block.n, runs, block.in, weights, tile.start, sums);
+    multiply<A>(block.n, runs, block.in, weights, block);
   }
-  finish(tower, stage, tile, block, sums);
+  if (block.sums) add_parts(tower, stage, tile, block);
 }
 
 template <class A>
@@ -83,7 +54,10 @@ FL_INLINE void run_patch(const Tower& tower, const Stage& stage, const Tile<A>& 
   const int64_t n_blocks = (n + A::rows - 1) / A::rows, fewest = n / n_blocks, n_longer = n % n_blocks;
   int64_t y = patch.y0, x = patch.x0, sample = n_samples, pixel = 0;
   const typename A::word* in = nullptr;
-  Block<A> block;
+  typename A::word* out = nullptr;
+  const float* last = nullptr;
+  alignas(64) float sums[A::rows * max_tile];
+  Block<A> block = tile.block(stage, sums);
   for (int64_t b = 0; b < n_blocks; ++b) {
     block.n = fewest + (b < n_longer);
     for (int64_t m = 0; m < block.n; ++m) {
@@ -94,13 +68,14 @@ FL_INLINE void run_patch(const Tower& tower, const Stage& stage, const Tile<A>& 
         const int64_t out_x = stage.x.out_first + x * stage.x.out_step;
         in = tile.scratch + stage.in + (in_y * stage.in_width + in_x) * stage.in_words;
         pixel = out_y * stage.out_width + out_x;
+        out = tile.out(tower, stage, 0, pixel);
+        last = tile.last + pixel * stage.out_channels;
         sample = 0;
         if (++x == patch.x1) x = patch.x0, ++y;
       }
-      block.in[m] = in;
-      block.sample[m] = sample++;
-      block.pixel[m] = pixel;
-      in += tower.sample_words;
+      block.in[m] = in, block.out[m] = out, block.last[m] = last;
+      block.sample[m] = sample++, block.pixel[m] = pixel;
+      in += tower.sample_words, out += tower.sample_words;
     }
     run_block<A>(tower, stage, tile, runs, weights, block);
   }
@@ -126,17 +101,21 @@ void convnet(const Tower& tower, const void* packed, const float* x, int64_t n, 
   }
   for (int64_t s = 0; s < n_stages; ++s) {
     const Stage& stage = tower.stages[s];
+    const word* weights = static_cast<const word*>(packed) + stage.weights;
+    if (stage.finish == Finish::score) {
+      run_score<A>(tower, stage, weights, scratch, n, score);
+      continue;
+    }
     if constexpr (A::channels_a_word == 1) {
       if (stage.is_winograd) {
         WinogradRows<A>(tower, stage, floats, scratch, scratch + n * tower.sample_words, parts).run(n);
         continue;
       }
     }
-    const word* weights = static_cast<const word*>(packed) + stage.weights;
     for (int64_t channel = 0, width; channel < stage.out_channels; channel += width) {
       width = tile_width(stage, channel);
       const Tile<A> tile{channel, width, weights, floats + stage.start + channel, floats + tower.last + channel,
-                         scratch, score, parts};
+                         scratch, parts};
       run_tile<A>(tower, stage, tile, n);
       weights += stage.y.window * stage.x.window * stage.in_words * width;
     }

@@ -22,7 +22,10 @@ struct PortableConvnet : Float32Words {
   static FL_INLINE words broadcast_word(const float* p) { return broadcast(*p); }
   static FL_INLINE f32 multiply_add(words a, words b, f32 c) { return a * b + c; }
   static FL_INLINE f32 mul(f32 a, f32 b) { return a * b; }
-  static FL_INLINE float sum(f32 a) { return a[0] + a[1] + (a[2] + a[3]); }
+  // to[0, 4) = the sums of the lanes of a, b, c and d.
+  static FL_INLINE void store_sums(float* to, f32 a, f32 b, f32 c, f32 d) {
+    for (const f32& e : {a, b, c, d}) *to++ = e[0] + e[1] + (e[2] + e[3]);
+  }
   static FL_INLINE f32 where_positive(f32 a, f32 yes, f32 no) { return a > 0.0f ? yes : no; }
   static FL_INLINE f32 widen(const float* p) { return load(p); }
   static FL_INLINE void narrow(float* p, f32 a) { store(p, a); }

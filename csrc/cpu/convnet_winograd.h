@@ -35,7 +35,8 @@ FL_INLINE WinogradShape winograd_shape(const Stage& stage) {
   shape.depth = stage.y.step * stage.x.step * stage.in_words;
   shape.pitch = shape.depth + panel;  // no power of two: the rows of a block lie in different sets of the cache
   const int64_t third = max_winograd_rows / 3;
-  shape.rows = shape.depth <= 512 ? 3 * third : shape.depth <= 1024 ? 2 * third : third;  // at most about 1 MB
+  // At most about 1 MB of memory, and of short rows, whose weights are few, a fifth of that.
+  shape.rows = shape.depth <= 128 ? third : shape.depth <= 512 ? 3 * third : shape.depth <= 1024 ? 2 * third : third;
   for (int64_t channel = 0; channel < stage.out_channels; channel += tile_width(stage, channel)) ++shape.channel_tiles;
   return shape;
 }

@@ -17,30 +17,39 @@ namespace {
 // One run of words. While it is multiplied, weights that are needed next come into the L2 cache, a line for each word.
 struct WinogradRuns {
   int64_t n_runs, run, tile, columns;
-  int64_t start_pitch;
   const float* next;
 
   FL_INLINE int64_t in_at(int64_t) const { return 0; }
   FL_INLINE int64_t weights_at(int64_t) const { return 0; }
-  FL_INLINE int64_t start_at(int64_t m) const { return m * start_pitch; }
   FL_INLINE void look_ahead(int64_t k) const { __builtin_prefetch(next + k * panel, 0, 2); }
 };
 
 // The places (place_y, 0 … 2), `length` words each, from the tile's inputs in the rows place_y (near) and 1 (middle).
+// Not inlined, so that registers hold the addresses.
 template <class A, bool is_middle>
-FL_INLINE void transform(const float* const* near, const float* const* middle, int64_t length, float* const* out) {
+__attribute__((noinline)) void transform(const float* const* near, const float* const* middle, int64_t length,
+                                         float* const* out) {
+  const float *const near0 = near[0], *const near1 = near[1], *const near2 = near[2];
+  const float *const middle0 = middle[0], *const middle1 = middle[1], *const middle2 = middle[2];
+  float *const out0 = out[0], *const out1 = out[1], *const out2 = out[2];
   for (int64_t c = 0; c < length; c += A::width) {
-    typename A::f32 d[3];
-    FL_UNROLL
-    for (int i = 0; i < 3; ++i) {
-      d[i] = A::load(near[i] + c);
-      if constexpr (!is_middle) d[i] = d[i] - A::load(middle[i] + c);
+    typename A::f32 d0 = A::load(near0 + c), d1 = A::load(near1 + c), d2 = A::load(near2 + c);
+    if constexpr (!is_middle) {
+      d0 = d0 - A::load(middle0 + c), d1 = d1 - A::load(middle1 + c), d2 = d2 - A::load(middle2 + c);
     }
-    A::store(out[0] + c, d[0] - d[1]);
-    A::store(out[1] + c, d[1]);
-    A::store(out[2] + c, d[2] - d[1]);
+    A::store(out0 + c, d0 - d1);
+    A::store(out1 + c, d1);
+    A::store(out2 + c, d2 - d1);
   }
 }
+
+// A corner's products are added to two sums in memory.
+template <class A>
+struct WinogradBlock : Block<A> {
+  const float *beside[A::rows] = {}, *above[A::rows] = {};
+
+  FL_INLINE typename A::f32 start(int64_t m, int64_t c) const { return A::load(beside[m] + c) + A::load(above[m] + c); }
+};
 
 // A stage's rows, a few at a time.
 template <class A>
@@ -57,13 +66,10 @@ class WinogradRows {
         sums_(work + 3 * shape_.rows * shape_.pitch) {}
 
   void run(int64_t n_samples) {
-    const int64_t a_sample = shape_.tiles_y * shape_.tiles_x, n = n_samples * a_sample;
+    const int64_t n = n_samples * shape_.tiles_y * shape_.tiles_x;
     for (int64_t first = 0; first < n; first += n_) {
       n_ = std::min(shape_.rows, n - first);
-      for (int64_t r = 0; r < n_; ++r) {
-        const int64_t at = (first + r) % a_sample;
-        rows_[r] = {(first + r) / a_sample, at / shape_.tiles_x, at % shape_.tiles_x};
-      }
+      for (int64_t r = 0; r < n_; ++r) rows_[r] = row(first + r);
       run_rows();
     }
   }
@@ -73,16 +79,33 @@ class WinogradRows {
 
   struct Row {
     int64_t sample, tile_y, tile_x;
+    int64_t first_y, first_x;  // of the tile's inputs, which may be outside the image
+    bool is_inside;            // in x: all of them are
+    int64_t in;                // where the first input would lie, in words of the scratch memory
+    int64_t pixel;             // of the first output
   };
+
+  Row row(int64_t number) const {
+    const Axis &y = stage_.y, &x = stage_.x;
+    const int64_t tile = number / shape_.tiles_x, tile_x = number % shape_.tiles_x;
+    const int64_t sample = tile / shape_.tiles_y, tile_y = tile % shape_.tiles_y;
+    const int64_t first_y = y.first + 2 * tile_y * y.step, first_x = x.first + 2 * tile_x * x.step;
+    const bool is_inside = first_x >= 0 && first_x + 3 * x.step <= x.extent;
+    const int64_t in =
+        sample * tower_.sample_words + stage_.in + (first_y * stage_.in_width + first_x) * stage_.in_words;
+    const int64_t pixel =
+        (y.out_first + 2 * tile_y * y.out_step) * stage_.out_width + x.out_first + 2 * tile_x * x.out_step;
+    return {sample, tile_y, tile_x, first_y, first_x, is_inside, in, pixel};
+  }
 
   struct ChannelTile : Tile<A> {
     int64_t index, depth;
     const float* next;
 
     // A block comes with a part of the weights that are needed next; from the last part on, it is always that.
-    WinogradRuns runs(int64_t block, int64_t start_pitch) const {
+    WinogradRuns runs(int64_t block) const {
       const int64_t part = std::min(block, this->width / panel - 1);
-      return {1, depth, this->width, this->width, start_pitch, next + part * depth * panel};
+      return {1, depth, this->width, this->width, next + part * depth * panel};
     }
   };
 
@@ -108,7 +131,7 @@ class WinogradRows {
           const int64_t words = shape_.depth * width;
           const bool is_last = place_y == 2 && place_x == 2 && channel + width == stage_.out_channels;
           const ChannelTile tile{{channel, width, weights, packed_ + stage_.start + channel,
-                                  packed_ + tower_.last + channel, scratch_, nullptr, parts_},
+                                  packed_ + tower_.last + channel, scratch_, parts_},
                                  index,
                                  shape_.depth,
                                  is_last ? begin : weights + words};
@@ -131,30 +154,29 @@ class WinogradRows {
     }
   }
 
-  // The transformed inputs at the places (place_y, 0 … 2).
+  // The transformed inputs at the places (place_y, 0 … 2). The phases' inputs in x lie side by side: where none is
+  // outside the image, they are transformed in one go.
   template <bool is_middle>
   void transform_inputs(int64_t place_y) const {
-    const Axis &axis_y = stage_.y, &axis_x = stage_.x;
-    const int64_t words = stage_.in_words;
+    const int64_t words = stage_.in_words, step_y = stage_.y.step, step_x = stage_.x.step;
+    const int64_t from_row = stage_.in_width * words, from_x = step_x * words;
     for (int64_t r = 0; r < n_; ++r) {
-      const float* const image = scratch_ + rows_[r].sample * tower_.sample_words + stage_.in;
-      const int64_t first_y = axis_y.first + 2 * rows_[r].tile_y * axis_y.step;
-      const int64_t first_x = axis_x.first + 2 * rows_[r].tile_x * axis_x.step;
-      // The phases' inputs lie side by side: where none is outside the image, they are transformed in one go.
-      const bool is_inside = first_x >= 0 && first_x + 3 * axis_x.step <= axis_x.extent;
-      const int64_t n_x = is_inside ? 1 : axis_x.step, length = words * (is_inside ? axis_x.step : 1);
+      const Row& row = rows_[r];
       float* out[] = {input(0, r), input(1, r), input(2, r)};
-      for (int64_t phase_y = 0; phase_y < axis_y.step; ++phase_y) {
+      const int64_t n_x = row.is_inside ? 1 : step_x, length = row.is_inside ? from_x : words;
+      for (int64_t phase_y = 0; phase_y < step_y; ++phase_y) {
+        const int64_t near_y = phase_y + place_y * step_y, middle_y = phase_y + step_y;
+        const int64_t near_row = row.in + near_y * from_row, middle_row = row.in + middle_y * from_row;
+        const bool has_near = is_within(row.first_y + near_y, stage_.y.extent);
+        const bool has_middle = is_within(row.first_y + middle_y, stage_.y.extent);
         for (int64_t phase_x = 0; phase_x < n_x; ++phase_x) {
           const float *near[3], *middle[3];
-          for (int64_t i = 0; i < 3; ++i) {
-            const int64_t x = first_x + phase_x + i * axis_x.step;
-            const auto pixel = [&](int64_t place) {
-              const int64_t y = first_y + phase_y + place * axis_y.step;
-              const bool exists = y >= 0 && y < axis_y.extent && (is_inside || (x >= 0 && x < axis_x.extent));
-              return exists ? image + (y * stage_.in_width + x) * words : packed_;
-            };
-            near[i] = pixel(place_y), middle[i] = pixel(1);
+          FL_UNROLL
+          for (int i = 0; i < 3; ++i) {
+            const int64_t x = phase_x + i * step_x;
+            const bool has_x = row.is_inside || is_within(row.first_x + x, stage_.x.extent);
+            near[i] = has_near && has_x ? scratch_ + near_row + x * words : packed_;
+            middle[i] = has_middle && has_x ? scratch_ + middle_row + x * words : packed_;
           }
           transform<A, is_middle>(near, middle, length, out);
           for (float*& to : out) to += length;
@@ -163,46 +185,47 @@ class WinogradRows {
     }
   }
 
+  static FL_INLINE bool is_within(int64_t i, int64_t extent) {
+    return static_cast<uint64_t>(i) < static_cast<uint64_t>(extent);
+  }
+
   // A place of which several outputs are sums, for all rows.
   void share(const ChannelTile& tile, int64_t place_x, const float* start, int64_t start_pitch, Shared shared) const {
     each_block<A>(n_, [&](int64_t block, int64_t first, int64_t n) {
       const float* in[A::rows];
       for (int64_t m = 0; m < n; ++m) in[m] = input(place_x, first + m);
-      multiply<A>(n, tile.runs(block, start_pitch), in, tile.weights, start + first * start_pitch,
-                  sums(shared, tile.index, first));
+      multiply<A>(n, tile.runs(block), in, tile.weights,
+                  StoredSums<A>{start + first * start_pitch, start_pitch, sums(shared, tile.index, first)});
     });
   }
 
   // The outputs (place_y / 2, place_x / 2) of the tiles, but for those outside the image.
   void finish_outputs(const ChannelTile& tile, int64_t place_y, int64_t place_x) const {
+    const int64_t y = place_y / 2, x = place_x / 2;
     int64_t rows[max_winograd_rows], n_rows = 0;
     for (int64_t r = 0; r < n_; ++r) {
-      if (out_y(r, place_y) < stage_.y.count && out_x(r, place_x) < stage_.x.count) rows[n_rows++] = r;
+      rows[n_rows] = r;
+      n_rows += 2 * rows_[r].tile_y + y < stage_.y.count && 2 * rows_[r].tile_x + x < stage_.x.count;
     }
-    alignas(64) float total[A::rows * max_tile];
+    const int64_t corner = y * stage_.y.out_step * stage_.out_width + x * stage_.x.out_step;
+    const float *const inputs = input(place_x, 0), *const beside = sums(x == 0 ? left : right, tile.index, 0);
+    const float* const above = sums(vertical, tile.index, 0);
+    alignas(64) float stored[A::rows * max_tile];
+    WinogradBlock<A> outputs{tile.block(stage_, stored)};
     each_block<A>(n_rows, [&](int64_t block, int64_t first, int64_t n) {
-      Block<A> outputs;
       outputs.n = n;
       for (int64_t m = 0; m < n; ++m) {
-        const int64_t r = rows[first + m];
-        const int64_t y = stage_.y.out_first + out_y(r, place_y) * stage_.y.out_step;
-        const int64_t x = stage_.x.out_first + out_x(r, place_x) * stage_.x.out_step;
-        outputs.in[m] = input(place_x, r);
-        outputs.sample[m] = rows_[r].sample;
-        outputs.pixel[m] = y * stage_.out_width + x;
-        const float* const beside = sums(place_x == 0 ? left : right, tile.index, r);
-        const float* const above = sums(vertical, tile.index, r);
-        for (int64_t c = 0; c < tile.width; c += A::width) {
-          A::store(total + m * max_tile + c, A::load(beside + c) + A::load(above + c));
-        }
+        const int64_t r = rows[first + m], sample = rows_[r].sample, pixel = rows_[r].pixel + corner;
+        outputs.in[m] = inputs + r * shape_.pitch;
+        outputs.out[m] = tile.out(tower_, stage_, sample, pixel);
+        outputs.last[m] = tile.last + pixel * stage_.out_channels;
+        outputs.sample[m] = sample, outputs.pixel[m] = pixel;
+        outputs.beside[m] = beside + r * max_tile, outputs.above[m] = above + r * max_tile;
       }
-      multiply<A>(n, tile.runs(block, max_tile), outputs.in, tile.weights, total, total);
-      finish<A>(tower_, stage_, tile, outputs, total);
+      multiply<A>(n, tile.runs(block), outputs.in, tile.weights, outputs);
+      if (outputs.sums) add_parts(tower_, stage_, tile, outputs);
     });
   }
-
-  int64_t out_y(int64_t row, int64_t place_y) const { return 2 * rows_[row].tile_y + place_y / 2; }
-  int64_t out_x(int64_t row, int64_t place_x) const { return 2 * rows_[row].tile_x + place_x / 2; }
 
   const Tower& tower_;
   const Stage& stage_;

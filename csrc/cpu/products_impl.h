@@ -36,26 +36,28 @@ FL_INLINE int64_t clip_end(const Axis& axis, int64_t i) {
 }
 
 // Runs say what the rows of a block share: n_runs runs of `run` words, in_at(r) from a row's first word, with weights
-// weights_at(r) from the first; `tile` words of weights for each word, of which `columns` are used. Row m begins with
-// the sums start + start_at(m). look_ahead(k) is called before word k of a run.
-template <class A, int rows, int vectors, class Runs>
+// weights_at(r) from the first; `tile` words of weights for each word, of which `columns` are used. look_ahead(k) is
+// called before word k of a run. Ends say what the sums begin with, start(m, c) being that of row m's columns from c
+// on, and take them: finish(c, sum) those of all rows' columns from c on.
+template <class A, int rows, int vectors, class Runs, class Ends>
 __attribute__((noinline)) void multiply_block(const Runs& runs, const typename A::word* const* in,
-                                              const typename A::word* weights, const float* start, float* sums) {
+                                              const typename A::word* weights, const Ends& ends, int64_t column) {
   using word = typename A::word;
   typename A::f32 sum[rows][vectors];
   FL_UNROLL
   for (int m = 0; m < rows; ++m) {
     FL_UNROLL
-    for (int v = 0; v < vectors; ++v) sum[m][v] = A::load(start + runs.start_at(m) + v * A::width);
+    for (int v = 0; v < vectors; ++v) sum[m][v] = ends.start(m, column + v * A::width);
   }
+  const word* p[rows];
+  FL_UNROLL
+  for (int m = 0; m < rows; ++m) p[m] = in[m];
   const int64_t tile = runs.tile, run = runs.run;
   for (int64_t r = 0; r < runs.n_runs; ++r) {
-    const word* p[rows];
-    FL_UNROLL
-    for (int m = 0; m < rows; ++m) p[m] = in[m] + runs.in_at(r);
-    const word* w = weights + runs.weights_at(r);
-    for (int64_t k = 0; k < run; ++k, w += tile) {
-      runs.look_ahead(k);
+    const word* w = weights + runs.weights_at(r) + column;
+    const int64_t begin = runs.in_at(r), end = begin + run;
+    for (int64_t k = begin; k < end; ++k, w += tile) {
+      runs.look_ahead(k - begin);
       typename A::words b[vectors];
       FL_UNROLL
       for (int v = 0; v < vectors; ++v) b[v] = A::load_words(w + v * A::width);
@@ -67,33 +69,55 @@ __attribute__((noinline)) void multiply_block(const Runs& runs, const typename A
       }
     }
   }
-  FL_UNROLL
-  for (int m = 0; m < rows; ++m) {
-    FL_UNROLL
-    for (int v = 0; v < vectors; ++v) A::store(sums + m * max_tile + v * A::width, sum[m][v]);
-  }
+  ends.finish(column, sum);
 }
 
-template <class A, int vectors, int rows = A::rows, class Runs>
+template <class A, int vectors, int rows = A::rows, class Runs, class Ends>
 FL_INLINE void multiply_rows(int64_t n_rows, const Runs& runs, const typename A::word* const* in,
-                             const typename A::word* weights, const float* start, float* sums) {
+                             const typename A::word* weights, const Ends& ends, int64_t column) {
   if constexpr (rows > 1) {
-    if (n_rows < rows) return multiply_rows<A, vectors, rows - 1>(n_rows, runs, in, weights, start, sums);
+    if (n_rows < rows) return multiply_rows<A, vectors, rows - 1>(n_rows, runs, in, weights, ends, column);
   }
-  multiply_block<A, rows, vectors>(runs, in, weights, start, sums);
+  multiply_block<A, rows, vectors>(runs, in, weights, ends, column);
 }
 
-// sums[m][0, columns) = start + the products of row m's runs with the weights. sums may be start.
-template <class A, int vectors = A::vectors, class Runs>
+// As multiply_block, in all columns.
+template <class A, int vectors = A::vectors, class Runs, class Ends>
 FL_INLINE void multiply(int64_t n_rows, const Runs& runs, const typename A::word* const* in,
-                        const typename A::word* weights, const float* start, float* sums) {
+                        const typename A::word* weights, const Ends& ends) {
   constexpr int64_t step = vectors * A::width;
   if constexpr (vectors > 1) {
-    if (runs.columns <= step / 2) return multiply<A, vectors / 2>(n_rows, runs, in, weights, start, sums);
+    if (runs.columns <= step / 2) return multiply<A, vectors / 2>(n_rows, runs, in, weights, ends);
   }
-  for (int64_t c = 0; c < runs.columns; c += step) {
-    multiply_rows<A, vectors>(n_rows, runs, in, weights + c, start + c, sums + c);
+  for (int64_t c = 0; c < runs.columns; c += step) multiply_rows<A, vectors>(n_rows, runs, in, weights, ends, c);
+}
+
+// Ends of sums that begin with numbers in memory, rows start_pitch apart, and go to memory, rows max_tile apart, which
+// may be the same.
+template <class A>
+struct StoredSums {
+  const float* from;
+  int64_t start_pitch;
+  float* to;
+
+  FL_INLINE typename A::f32 start(int64_t m, int64_t c) const { return A::load(from + m * start_pitch + c); }
+
+  template <int rows, int vectors>
+  FL_INLINE void finish(int64_t column, const typename A::f32 (&sum)[rows][vectors]) const {
+    float* const first = to + column;
+    FL_UNROLL
+    for (int m = 0; m < rows; ++m) {
+      FL_UNROLL
+      for (int v = 0; v < vectors; ++v) A::store(first + m * max_tile + v * A::width, sum[m][v]);
+    }
   }
+};
+
+// sums[m][0, columns) = start + the products of row m's runs with the weights.
+template <class A, class Runs>
+FL_INLINE void multiply(int64_t n_rows, const Runs& runs, const typename A::word* const* in,
+                        const typename A::word* weights, const float* start, float* sums) {
+  multiply<A>(n_rows, runs, in, weights, StoredSums<A>{start, 0, sums});
 }
 
 // run(block, first, n) for n rows in blocks whose numbers of rows differ by one at most.

@@ -30,7 +30,6 @@ struct ProductRuns {
 
   FL_INLINE int64_t in_at(int64_t r) const { return in[r]; }
   FL_INLINE int64_t weights_at(int64_t r) const { return weights[r]; }
-  FL_INLINE int64_t start_at(int64_t) const { return 0; }
   FL_INLINE void look_ahead(int64_t) const {}
 };
 
