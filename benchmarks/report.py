@@ -49,7 +49,7 @@ the results are in [performance.md](performance.md).
   noise, and in their moments with noise (`benchmarks/checks.py`). A contender that fails this check has no time.
 - **Share of floor**: the minimum time that the bytes or operations take, at the peak that this machine reached in the
   same run, divided by the measured time (`benchmarks/rooflines.py`, `works.py`). Operations of networks are those of
-  direct arithmetic; Winograd's filtering needs fewer, so that a convnet may pass 100 %.
+  direct arithmetic; Winograd's filtering, in convnets and native programs, needs fewer, so that these may pass 100 %.
 
 Commands:
 

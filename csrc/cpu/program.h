@@ -49,12 +49,13 @@ struct PointwiseCode {
 
 // out(y, x, :) = start + the products of the window's pixels with the weights, in tiles of (window y, window x, input
 // channel, output channel) of at most `tile` output channels. Channels lie together, pixels in_y, in_x and out_y, out_x
-// apart.
+// apart. By program_winograd_impl.h if winograd_width, of its groups of output channels, is not 0.
 struct ProductCode {
   Place in, out;
   int64_t weights, start, tile;  // the first two: in the shared constants
   Axis y, x;
   int64_t in_y, in_x, in_channels, out_y, out_x, out_channels;
+  int64_t winograd_width;
 };
 
 // Of a program in lanes: out(y, x, :) = start + the product of in(y, x, :) with the weights, whose tiles are those of

@@ -6,6 +6,7 @@
 #include "program_pointwise_impl.h"
 #include "program_product_impl.h"
 #include "program_reduce_impl.h"
+#include "program_winograd_impl.h"
 #include "transitions_impl.h"
 
 namespace fastlangevin {
@@ -21,9 +22,15 @@ void run_instructions(const ProgramCode& code, const Samples& samples) {
       case Opcode::pointwise:
         run_pointwise<V>(*reinterpret_cast<const PointwiseCode*>(body), samples);
         break;
-      case Opcode::product:
-        run_product<V>(*reinterpret_cast<const ProductCode*>(body), samples);
+      case Opcode::product: {
+        const auto& product = *reinterpret_cast<const ProductCode*>(body);
+        if (product.winograd_width > 0) {
+          Winograd<V>(product, samples).run();
+        } else {
+          run_product<V>(product, samples);
+        }
         break;
+      }
       case Opcode::multiply:
         run_multiply<V>(*reinterpret_cast<const MultiplyCode*>(body), samples);
         break;

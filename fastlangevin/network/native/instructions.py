@@ -12,6 +12,10 @@ from typing import NamedTuple
 from .values import Base, Shape, View, dense_strides
 
 MOST_DIMS, MOST_VALUES, MOST_WINDOW = 8, 64, 1024
+PANEL = 16  # `panel` of csrc/cpu/products.h
+WINOGRAD_PLACES = 16
+# Of csrc/cpu/program_winograd_impl.h: tiles that are computed together, and channels whose inputs lie together.
+_WINOGRAD_ROWS, _WINOGRAD_CHANNELS = 14, 128
 _POINTWISE, _PRODUCT, _MULTIPLY, _WINDOW, _REDUCE, _LANE_PRODUCT = range(6)
 
 Locate = Callable[[Base], tuple[int, int]]  # the space and the offset of a buffer or a constant
@@ -42,6 +46,12 @@ def patches(axis: Axis) -> list[int]:
         return (inside[0], len(inside)) if inside else (0, 0)
 
     return [len(list(group)) for _, group in itertools.groupby(range(axis.n), clip)]
+
+
+def winograd_tiles(axis: Axis) -> int:
+    """Pairs of outputs a dilation apart, with those that lack the second."""
+    pairs, rest = divmod(axis.n, 2 * axis.dilation)
+    return pairs * axis.dilation + min(rest, axis.dilation)
 
 
 @dataclass(frozen=True)
@@ -114,6 +124,7 @@ class Product:
 
     Attributes:
         tile: output channels whose weights lie together, at most.
+        winograd_width: by csrc/cpu/program_winograd_impl.h, as many output channels in a group; 0: direct arithmetic.
     """
 
     image: View
@@ -123,6 +134,7 @@ class Product:
     y: Axis
     x: Axis
     tile: int
+    winograd_width: int = 0
 
     @property
     def reads(self) -> list[Base]:
@@ -133,8 +145,20 @@ class Product:
         return [self.result.base]
 
     @property
+    def extra(self) -> int:
+        """Numbers of scratch memory: of Winograd's filtering zeros, transformed inputs, their sums, and what outputs
+        share.
+        """
+        if not self.winograd_width:
+            return 0
+        n_in, n_out = self.image.shape[2], min(self.result.shape[2], self.winograd_width)
+        inputs = math.ceil(n_in / _WINOGRAD_CHANNELS) * (_WINOGRAD_CHANNELS + PANEL)
+        sums = 64 + math.ceil(n_out / 64) * 64
+        return math.ceil(n_in / PANEL) * PANEL + 4 * _WINOGRAD_ROWS * (inputs + sums)
+
+    @property
     def multiply_adds(self) -> int:
-        """With those of padding that the kernels skip."""
+        """Of direct arithmetic, with those of padding that the kernels skip."""
         taps = self.y.n * self.y.window * self.x.n * self.x.window
         return taps * self.image.shape[2] * self.result.shape[2]
 
@@ -142,7 +166,7 @@ class Product:
         (in_y, in_x, _), (out_y, out_x, _) = self.image.strides, self.result.strides
         body = [*_place(self.image, locate), *_place(self.result, locate)]
         body += [locate(self.weights)[1], locate(self.start)[1], self.tile, *self.y, *self.x]
-        body += [in_y, in_x, self.image.shape[2], out_y, out_x, self.result.shape[2]]
+        body += [in_y, in_x, self.image.shape[2], out_y, out_x, self.result.shape[2], self.winograd_width]
         return [_PRODUCT, len(body), *body]
 
 

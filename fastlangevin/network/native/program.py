@@ -20,7 +20,16 @@ from . import (  # noqa: F401  (they register rules)
     rules_views,
     rules_windows,
 )
-from .instructions import Instruction, LaneProduct, Multiply, Pointwise, Product, patches
+from .instructions import (
+    WINOGRAD_PLACES,
+    Instruction,
+    LaneProduct,
+    Multiply,
+    Pointwise,
+    Product,
+    patches,
+    winograd_tiles,
+)
 from .lanes import LANES, in_lanes
 from .lowering import Lowering
 from .values import Base, Buffer, Constant, NotLowered
@@ -122,7 +131,7 @@ def _placed(instructions: Sequence[Instruction], buffers: Sequence[Buffer], lane
             return _SCRATCH, places[base]
         return _PER_SAMPLE if base.is_per_sample else _SHARED, constants[base]
 
-    extra = max((i.extra for i in instructions if isinstance(i, Multiply)), default=0)
+    extra = max((i.extra for i in instructions if isinstance(i, (Product, Multiply))), default=0)
     # An odd number of cache lines, so that a number of one sample and of the next fall into different sets.
     sample_words = sample_words // (2 * VECTOR_TAIL) * 2 * VECTOR_TAIL + 3 * VECTOR_TAIL
     score, energy = [locate(base)[1] for base in results] + [-1] * (2 - len(results))
@@ -146,8 +155,9 @@ def _placed(instructions: Sequence[Instruction], buffers: Sequence[Buffer], lane
 def _samples_at_once(instructions: Sequence[Instruction]) -> int:
     """The fewest samples that a block should have for its products to be within a tenth of their best speed.
 
-    Rows of a product whose windows are clipped alike are computed about 6 at a time, at full speed from 4 on. Weights
-    are read once a block, in about the time of 8 multiply-adds each where they do not fit into the L2 cache.
+    Rows of a product whose windows are clipped alike, or tiles by Winograd's filtering, are computed about 6 at a
+    time, at full speed from 4 on. Weights are read once a block, in about the time of 8 multiply-adds each where they
+    do not stay in the L2 cache: many, and those of Winograd's filtering, nearly twice as many as of direct arithmetic.
     """
     products = [i for i in instructions if isinstance(i, Product)]
 
@@ -155,10 +165,13 @@ def _samples_at_once(instructions: Sequence[Instruction]) -> int:
         total = 0.0
         for p in products:
             weights = p.y.window * p.x.window * p.image.shape[2] * p.result.shape[2]
-            for y, x in itertools.product(patches(p.y), patches(p.x)):
-                rows = y * x * n
+            alike = [y * x for y, x in itertools.product(patches(p.y), patches(p.x))]
+            if p.winograd_width:
+                weights = WINOGRAD_PLACES * p.image.shape[2] * p.result.shape[2]
+                alike = [winograd_tiles(p.y) * winograd_tiles(p.x)]
+            for rows in (n * k for k in alike):
                 total += weights * rows / min(1.0, rows / math.ceil(rows / 6) / 4)
-            total += weights * (8 if weights > _CACHED_WEIGHTS else 1)
+            total += weights * (8 if p.winograd_width or weights > _CACHED_WEIGHTS else 1)
         return total / n
 
     costs = {n: cost(n) for n in (1, 2, 4, 6, 8, 12, 16, 24, 32)}

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from ..graph import Call, Ref
-from .instructions import MOST_WINDOW, ONE, Axis, Multiply, Product
+from . import winograd
+from .instructions import MOST_WINDOW, ONE, PANEL, WINOGRAD_PLACES, Axis, Multiply, Product
 from .lowering import Lowering, rule
 from .operations import Op
 from .values import Constant, Node, NotLowered, Shape, View, channels_last
 
 _aten = torch.ops.aten
-_PANEL = 16  # `panel` of csrc/cpu/products.h
 
 
 class Window(NamedTuple):
@@ -74,8 +74,8 @@ def pack(weights: Tensor, widest: int) -> Tensor:
     n_terms = math.prod(terms)
     packed, done = torch.zeros(n_packed(n_terms, n_out)), 0
     while done < n_out:
-        left = -(-(n_out - done) // _PANEL) * _PANEL
-        tile = min(widest, 64 if left >= 64 else 32 if left >= 32 else _PANEL)
+        left = -(-(n_out - done) // PANEL) * PANEL
+        tile = min(widest, 64 if left >= 64 else 32 if left >= 32 else PANEL)
         columns = weights[..., done : done + tile]
         packed[n_terms * done : n_terms * (done + tile)].view(*terms, tile)[..., : columns.shape[-1]] = columns
         done += tile
@@ -83,10 +83,12 @@ def pack(weights: Tensor, widest: int) -> Tensor:
 
 
 def n_packed(n_terms: int, n_out: int) -> int:
-    return n_terms * -(-n_out // _PANEL) * _PANEL
+    return n_terms * -(-n_out // PANEL) * PANEL
 
 
-def _packed_taps(weight: Tensor, widest: int, ys: range, xs: range, group: int, groups: int, gathers: bool) -> Tensor:
+def _packed_taps(
+    weight: Tensor, widest: int, ys: range, xs: range, group: int, groups: int, gathers: bool, winograd_width: int
+) -> Tensor:
     """Of one phase and group. weight: (O, I, kh, kw), or (O, I, k)."""
     weight = weight if weight.dim() == 4 else weight.unsqueeze(2)
     weight = weight.chunk(groups)[group] if groups > 1 else weight
@@ -94,12 +96,15 @@ def _packed_taps(weight: Tensor, widest: int, ys: range, xs: range, group: int, 
     ys, xs = (taps[::-1] if taps.step < 0 else taps for taps in (ys, xs))
     weight = weight[:, :, ys.start : ys.stop : ys.step, xs.start : xs.stop : xs.step]
     weight = weight.flip(flipped) if flipped else weight
-    return pack(weight.permute(2, 3, 0, 1) if gathers else weight.permute(2, 3, 1, 0), widest)
+    weight = weight.permute(2, 3, 0, 1) if gathers else weight.permute(2, 3, 1, 0)
+    if winograd_width:
+        return torch.cat([pack(part, widest) for part in winograd.transformed(weight, winograd_width)])
+    return pack(weight, widest)
 
 
 def _start(lo: Lowering, bias: Any, group: int, groups: int, n_out: int) -> Constant:
     """What the sums of a product begin with, padded to whole panels."""
-    padded = -(-n_out // _PANEL) * _PANEL
+    padded = -(-n_out // PANEL) * PANEL
     if bias is None:
         return lo.constant((), functools.partial(torch.zeros, padded), padded, ("zeros", padded))
 
@@ -188,14 +193,23 @@ def convolution(
         if y.axis.window * x.axis.window > MOST_WINDOW:
             raise NotLowered(f"a convolution's window has more than {MOST_WINDOW} pixels")
         n_terms = y.axis.window * x.axis.window * n_in
-        tile = lo.tile(n_terms)
+        width = winograd.group_width(y.axis, x.axis, n_in, n_out)
+        tile = lo.tile(n_in if width else n_terms)
         make = functools.partial(
-            _packed_taps, widest=tile, ys=y.taps, xs=x.taps, group=group, groups=groups, gathers=gathers_back
+            _packed_taps,
+            widest=tile,
+            ys=y.taps,
+            xs=x.taps,
+            group=group,
+            groups=groups,
+            gathers=gathers_back,
+            winograd_width=width,
         )
-        weights = lo.constant((weight,), make, n_packed(n_terms, n_out), (y.taps, x.taps, group, groups, gathers_back))
+        size = n_packed(WINOGRAD_PLACES * n_in if width else n_terms, n_out)
+        weights = lo.constant((weight,), make, size, (y.taps, x.taps, group, groups, gathers_back, width))
         start = _start(lo, bias, group, groups, n_out)
         parts = (source.sliced(2, group * n_in, n_in), target.sliced(2, group * n_out, n_out))
-        lo.emit(Product(*parts, weights, start, y.axis, x.axis, tile))
+        lo.emit(Product(*parts, weights, start, y.axis, x.axis, tile, width))
     return lo.of_view(whole, 0)
 
 

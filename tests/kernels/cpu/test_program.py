@@ -17,18 +17,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import forced
+from support.native_programs import Squares, computed, exact, native_score, whole
 from support.perturbed import assert_within_bound, exact_and_bound
 from torch import nn
 
 import fastlangevin as fl
 from fastlangevin.kernels import native
 from fastlangevin.kernels.cpu import program, whole_chain
-from fastlangevin.network.inputs import Inputs
 from fastlangevin.network.native import program as programs
 from fastlangevin.network.native.lanes import LANES
 from fastlangevin.network.native.values import View, dense_strides
-from fastlangevin.network.target import Target
-from fastlangevin.score.graph import GraphEngine, NativeGraphScore
+from fastlangevin.score.graph import NativeGraphScore
 
 pytestmark = pytest.mark.skipif(native.load_cpu() is not None, reason="no cpu kernels here")
 
@@ -54,53 +53,9 @@ def n_lanes(bound):
     return bound._recording.native.program.lanes
 
 
-def native_score(energy, x, *args):
-    """The bound native program. Its code serves every instruction set."""
-    bound = GraphEngine(Target("energy", energy), "fp32").bind(x, Inputs(args))
-    assert isinstance(bound, NativeGraphScore), bound.fusion
-    return bound
-
-
-def computed(bound, x):
-    """Energies (B, 1) and scores, after runs on states that leave NaN in the memory that is worked in."""
-    assert bound._program_with_energies is not None
-    poison = torch.full_like(x, math.nan)
-    bound(poison)
-    alone = bound(x)
-    bound.energy_and_score(poison)
-    energies, scores = bound.energy_and_score(x)
-    assert energies.shape == (len(x),) and torch.equal(scores, alone)
-    return energies[:, None], scores
-
-
-def exact(energy, x, *args):
-    """Energies and scores in float64, in the order of `computed`."""
-    twin = copy.deepcopy(energy).double() if isinstance(energy, nn.Module) else energy
-    x = x.double().requires_grad_()
-    energies = twin(x, *[a.double() if a.is_floating_point() else a for a in args]).reshape(len(x), 1)
-    return energies.detach(), -torch.autograd.grad(energies.sum(), x)[0]
-
-
 def assert_within_bounds(got, expected):
     for found, bounds in zip(got, expected, strict=True):
         assert_within_bound(found, *bounds)
-
-
-def whole(shape, most=2, seed=0):
-    return torch.randint(-most, most + 1, shape, generator=torch.Generator().manual_seed(seed)).float()
-
-
-class Squares(nn.Module):
-    """½ ‖f(x)‖² for a layer f, whose score -Wᵀ f(x) takes the layer forwards and backwards."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.layer = layer
-        for i, p in enumerate(layer.parameters()):
-            p.data = whole(p.shape, seed=i).to(p.dtype)
-
-    def forward(self, x):
-        return 0.5 * self.layer(x).flatten(1).square().sum(1)
 
 
 PRODUCTS = {
