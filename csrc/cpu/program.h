@@ -32,6 +32,7 @@ struct Strided {
 // Of a pointwise program: values are numbered through operands, then outputs, then slots.
 struct Operand {
   int64_t is_direct;  // whether element i of the result lies at place + i, in an output with the padding after it
+  int64_t repeats;    // whether an operand's numbers are the same in each chunk
   Strided at;
 };
 
@@ -42,9 +43,10 @@ struct Step {
 
 enum class Opcode : int64_t { pointwise, product, multiply, window, reduce, lane_product };
 
-// For each of `n` elements; followed by the operands, the outputs and the steps.
+// For each of `n` elements, of which `chunk` are worked on at a time, all of them or a multiple of 16, in as many times
+// `chunk_words` extra words as there are values; followed by the operands, the outputs and the steps.
 struct PointwiseCode {
-  int64_t n, n_operands, n_outputs, n_slots, n_steps;
+  int64_t n, chunk, chunk_words, n_operands, n_outputs, n_slots, n_steps;
 };
 
 // out(y, x, :) = start + the products of the window's pixels with the weights, in tiles of (window y, window x, input

@@ -35,23 +35,38 @@ struct Samples {
   }
 };
 
-// visit(offset, stride, n): the runs along the last dimension of the elements [start, start + m).
+// Elements of the last two dimensions: number (r, c) lies r * row_stride + c * stride from the first.
+struct Plane {
+  int64_t offset, rows, row_stride, columns, stride;
+};
+
+// visit(plane): the elements [start, start + m), in planes of whole rows and in parts of rows.
 template <class Visit>
-FL_INLINE void each_run(const Strided& s, int64_t start, int64_t m, const Visit& visit) {
+FL_INLINE void each_plane(const Strided& s, int64_t start, int64_t m, const Visit& visit) {
   int64_t index[most_dims] = {}, offset = 0;
   for (int64_t d = s.n_dims; d-- > 0 && start > 0;) {
     index[d] = start % s.sizes[d];
     start /= s.sizes[d];
     offset += index[d] * s.strides[d];
   }
-  const int64_t last = s.n_dims - 1;
+  const int64_t last = s.n_dims - 1, size = s.sizes[last];
   while (m > 0) {
-    const int64_t n = std::min(m, s.sizes[last] - index[last]);
-    visit(offset, s.strides[last], n);
-    m -= n;
-    index[last] += n;
-    offset += n * s.strides[last];
-    for (int64_t d = last; d > 0 && index[d] == s.sizes[d]; --d) {
+    int64_t d = last;
+    if (last > 0 && index[last] == 0 && m >= size) {
+      d = last - 1;
+      const int64_t rows = std::min(m / size, s.sizes[d] - index[d]);
+      visit(Plane{offset, rows, s.strides[d], size, s.strides[last]});
+      m -= rows * size;
+      index[d] += rows;
+      offset += rows * s.strides[d];
+    } else {
+      const int64_t n = std::min(m, size - index[last]);
+      visit(Plane{offset, 1, 0, n, s.strides[last]});
+      m -= n;
+      index[last] += n;
+      offset += n * s.strides[last];
+    }
+    for (; d > 0 && index[d] == s.sizes[d]; --d) {
       offset += s.strides[d - 1] - index[d] * s.strides[d];
       index[d] = 0;
       ++index[d - 1];
@@ -59,25 +74,46 @@ FL_INLINE void each_run(const Strided& s, int64_t start, int64_t m, const Visit&
   }
 }
 
-FL_INLINE void gather_elements(const float* base, const Strided& s, int64_t start, int64_t m, float* out) {
-  each_run(s, start, m, [&](int64_t offset, int64_t stride, int64_t n) {
-    const float* const from = base + offset;
-    if (stride == 1) {
-      for (int64_t i = 0; i < n; ++i) out[i] = from[i];
-    } else if (stride == 0) {
-      std::fill(out, out + n, *from);
-    } else {
-      for (int64_t i = 0; i < n; ++i) out[i] = from[i * stride];
+// move(i, at) for number i of a plane, which lies at `at`, along the side that lies together, or else the longer one.
+template <class Move>
+FL_INLINE void each_number(const Plane& p, const Move& move) {
+  constexpr int64_t run = 8;
+  const bool is_across = p.rows >= run && p.row_stride == 1;
+  if (!is_across && p.columns >= run && p.stride == 1) {
+    for (int64_t r = 0; r < p.rows; ++r) {
+      const int64_t i = r * p.columns, at = p.offset + r * p.row_stride;
+      for (int64_t c = 0; c < p.columns; ++c) move(i + c, at + c);
     }
-    out += n;
+  } else if (!is_across && p.columns >= p.rows) {
+    for (int64_t r = 0; r < p.rows; ++r) {
+      const int64_t i = r * p.columns, at = p.offset + r * p.row_stride;
+      for (int64_t c = 0; c < p.columns; ++c) move(i + c, at + c * p.stride);
+    }
+  } else {
+    for (int64_t c = 0; c < p.columns; ++c) {
+      const int64_t at = p.offset + c * p.stride;
+      for (int64_t r = 0; r < p.rows; ++r) move(r * p.columns + c, at + r * p.row_stride);
+    }
+  }
+}
+
+FL_INLINE void gather_elements(const float* base, const Strided& s, int64_t start, int64_t m, float* out) {
+  each_plane(s, start, m, [&](const Plane& p) {
+    if (p.stride == 0) {
+      for (int64_t r = 0; r < p.rows; ++r) {
+        std::fill_n(out + r * p.columns, p.columns, base[p.offset + r * p.row_stride]);
+      }
+    } else {
+      each_number(p, [&](int64_t i, int64_t at) { out[i] = base[at]; });
+    }
+    out += p.rows * p.columns;
   });
 }
 
 FL_INLINE void scatter_elements(const float* in, const Strided& s, int64_t start, int64_t m, float* base) {
-  each_run(s, start, m, [&](int64_t offset, int64_t stride, int64_t n) {
-    float* const to = base + offset;
-    for (int64_t i = 0; i < n; ++i) to[i * stride] = in[i];
-    in += n;
+  each_plane(s, start, m, [&](const Plane& p) {
+    each_number(p, [&](int64_t i, int64_t at) { base[at] = in[i]; });
+    in += p.rows * p.columns;
   });
 }
 

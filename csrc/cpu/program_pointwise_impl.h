@@ -59,7 +59,7 @@ enum class Op : int64_t {
   hardtanh_backward,
 };
 
-constexpr int64_t chunk = 512, most_values = 64;
+constexpr int64_t most_values = 64;
 
 template <class V>
 FL_INLINE typename V::f32 square_root(typename V::f32 a) {
@@ -281,19 +281,19 @@ void run_pointwise(const PointwiseCode& code, const Samples& samples) {
   const Step* const steps = reinterpret_cast<const Step*>(outputs + code.n_outputs);
   const int64_t n_places = code.n_operands + code.n_outputs;
   // Chunks of all that is not direct, and of the slots.
-  alignas(64) float chunks[most_values][chunk];
   float* values[most_values];
-  for (int64_t v = 0; v < n_places + code.n_slots; ++v) values[v] = chunks[v];
+  for (int64_t v = 0; v < n_places + code.n_slots; ++v) values[v] = samples.extra + v * code.chunk_words;
   for (int64_t s = 0; s < samples.n; ++s) {
-    for (int64_t start = 0; start < code.n; start += chunk) {
-      const int64_t m = std::min(chunk, code.n - start);
+    for (int64_t start = 0; start < code.n; start += code.chunk) {
+      const int64_t m = std::min(code.chunk, code.n - start);
       for (int64_t v = 0; v < n_places; ++v) {
         const Operand& operand = operands[v];
         const float* const base = samples.at(operand.at.place, s);
         if (operand.is_direct) {
           values[v] = const_cast<float*>(base) + start;
         } else if (v < code.n_operands) {
-          gather_elements(base, operand.at, start, m, chunks[v]);
+          const bool is_known = operand.repeats && (start > 0 || (s > 0 && operand.at.place.space == Space::shared));
+          if (!is_known) gather_elements(base, operand.at, start, m, values[v]);
         }
       }
       for (int64_t k = 0; k < code.n_steps; ++k) run_step<V>(steps[k], values, m);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import struct
@@ -16,6 +17,8 @@ PANEL = 16  # `panel` of csrc/cpu/products.h
 WINOGRAD_PLACES = 16
 # Of csrc/cpu/program_winograd_impl.h: tiles that are computed together, and channels whose inputs lie together.
 _WINOGRAD_ROWS, _WINOGRAD_CHANNELS = 14, 128
+_VECTOR = 16  # numbers of the widest vector, and of a cache line
+_CHUNK, _MOST_CHUNK = 512, 8192  # elements of a pointwise program that are worked on at a time
 _POINTWISE, _PRODUCT, _MULTIPLY, _WINDOW, _REDUCE, _LANE_PRODUCT = range(6)
 
 Locate = Callable[[Base], tuple[int, int]]  # the space and the offset of a buffer or a constant
@@ -105,17 +108,38 @@ class Pointwise:
         return math.prod(self.shape) * len(self.steps)
 
     def code(self, locate: Locate) -> list[int]:
-        dense = dense_strides(self.shape)
-        body = [math.prod(self.shape), len(self.operands), len(self.outputs), self.n_slots, len(self.steps)]
+        dense, n = dense_strides(self.shape), math.prod(self.shape)
+        chunk = self._chunk
+        body = [n, chunk, _whole_vectors(chunk), len(self.operands), len(self.outputs), self.n_slots, len(self.steps)]
         for views, are_outputs in ((self.operands, False), (self.outputs, True)):
             for view in views:
                 is_dense = all(a == b for a, b, n in zip(view.strides, dense, self.shape, strict=True) if n > 1)
                 body.append(int(is_dense and (view.is_whole or not are_outputs)))
-                body += _strided(view, locate)
+                repeats = not are_outputs and (chunk == n or chunk % _period(view) == 0)
+                body += [int(repeats), *_strided(view, locate)]
         for step in self.steps:
             a, b, c = (*step.operands, 0, 0, 0)[:3]
             body += [step.op, a, b, c, step.to, _bits(step.number), _bits(step.other)]
         return [_POINTWISE, len(body), *body]
+
+    @property
+    def extra(self) -> int:
+        """Numbers of scratch memory for the chunks of values."""
+        return (len(self.operands) + len(self.outputs) + self.n_slots) * _whole_vectors(self._chunk)
+
+    @functools.cached_property
+    def _chunk(self) -> int:
+        """Elements that are worked on at a time: all, or a multiple of the longest period that fits, in the L1 cache.
+
+        There are more where a transposed view has long rows, so that a cache line that is read serves all its numbers.
+        """
+        wanted = max((_VECTOR * _transposed(v) for v in (*self.operands, *self.outputs)), default=0)
+        n, most = math.prod(self.shape), max(_CHUNK, min(wanted, _MOST_CHUNK))
+        if n <= most:
+            return n
+        units = (math.lcm(_period(v), _VECTOR) for v in self.operands)
+        unit = max((u for u in units if u <= most), default=_VECTOR)
+        return most // unit * unit
 
 
 @dataclass(frozen=True)
@@ -295,6 +319,23 @@ class Reduce:
 
 
 Instruction = Pointwise | Product | LaneProduct | Multiply | WindowSum | Reduce
+
+
+def _period(view: View) -> int:
+    """Elements in row-major order after which the numbers are the same again."""
+    strides = (s if n > 1 else 0 for n, s in zip(view.shape, view.strides, strict=True))
+    outer = next((d for d, s in enumerate(strides) if s), len(view.shape))
+    return math.prod(view.shape[outer:])
+
+
+def _transposed(view: View) -> int:
+    """The length of rows whose numbers lie in as many cache lines, beside those of the next row; 0: there are none."""
+    sizes, strides = collapsed(view).shape, collapsed(view).strides
+    return sizes[-1] if strides[-1] >= _VECTOR and 1 in strides else 0
+
+
+def _whole_vectors(n: int) -> int:
+    return -(-n // _VECTOR) * _VECTOR
 
 
 def collapsed(view: View) -> View:

@@ -53,6 +53,7 @@ class Lowering:
         n_samples: in a batch.
         instructions: so far.
         state: the buffer of a sample's state.
+        reductions: the results of those so far, by what is reduced: norms begin with the same mean.
     """
 
     def __init__(self, graph: Graph, calls: Sequence[Call], outputs: Sequence[int], widest_tile: int) -> None:
@@ -69,6 +70,7 @@ class Lowering:
                 self._readers[value].append(i)
         self._nodes: dict[int, Node] = {}
         self._constants: dict[object, Constant] = {}
+        self.reductions: dict[object, View] = {}
         self.state = Buffer(math.prod(shape[1:]))
         sample = self.sample_shape(shape, 0)
         self._bind(graph.state, Node(sample, 0, View(self.state, sample, dense_strides(sample))))

@@ -131,7 +131,7 @@ def _placed(instructions: Sequence[Instruction], buffers: Sequence[Buffer], lane
             return _SCRATCH, places[base]
         return _PER_SAMPLE if base.is_per_sample else _SHARED, constants[base]
 
-    extra = max((i.extra for i in instructions if isinstance(i, (Product, Multiply))), default=0)
+    extra = max((i.extra for i in instructions if isinstance(i, (Product, Multiply, Pointwise))), default=0)
     # An odd number of cache lines, so that a number of one sample and of the next fall into different sets.
     sample_words = sample_words // (2 * VECTOR_TAIL) * 2 * VECTOR_TAIL + 3 * VECTOR_TAIL
     score, energy = [locate(base)[1] for base in results] + [-1] * (2 - len(results))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from typing import Any
 
 import torch
@@ -25,14 +26,9 @@ def reduced(lo: Lowering, node: Node, dims: Any, keeps: bool, scale: float = 1.0
         raise NotLowered("an operator adds up samples")
     shape = tuple(1 if d in over else n for d, n in enumerate(node.shape))
     view = lo.stored(node)
-    order = sorted(range(rank), key=lambda d: -view.strides[d])
-    kept = [d for d in order if d not in over and node.shape[d] > 1]
-    rest = [d for d in order if d in over and node.shape[d] > 1]
-    result = lo.buffer(shape, [d for d in range(rank) if d not in kept] + kept)
-    inner = collapsed(view.permuted(rest))
-    outer = view.permuted(kept)
-    source = View(view.base, (*outer.shape, *inner.shape), (*outer.strides, *inner.strides), view.offset)
-    lo.emit(Reduce(source, result.permuted(kept), is_max, scale))
+    known = lo.reductions.get((view, frozenset(over), scale, is_max))
+    result = _reduction(lo, view, over, scale, is_max) if known is None else known
+    lo.reductions[view, frozenset(over), scale, is_max] = result
     whole = lo.of_view(result, node.batch)
     if keeps or not rank:
         return whole
@@ -40,6 +36,21 @@ def reduced(lo: Lowering, node: Node, dims: Any, keeps: bool, scale: float = 1.0
     found = result.reshaped(left)
     assert found is not None
     return lo.of_view(found, max(0, node.batch - sum(d < node.batch for d in over)))
+
+
+def _reduction(lo: Lowering, view: View, over: Set[int], scale: float, is_max: bool) -> View:
+    """The result with dimensions of size 1 in place of those that are reduced."""
+    rank = len(view.shape)
+    shape = tuple(1 if d in over else n for d, n in enumerate(view.shape))
+    order = sorted(range(rank), key=lambda d: -view.strides[d])
+    kept = [d for d in order if d not in over and view.shape[d] > 1]
+    rest = [d for d in order if d in over and view.shape[d] > 1]
+    result = lo.buffer(shape, [d for d in range(rank) if d not in kept] + kept)
+    inner = collapsed(view.permuted(rest))
+    outer = view.permuted(kept)
+    source = View(view.base, (*outer.shape, *inner.shape), (*outer.strides, *inner.strides), view.offset)
+    lo.emit(Reduce(source, result.permuted(kept), is_max, scale))
+    return result
 
 
 def count(node: Node, dims: Any) -> int:
