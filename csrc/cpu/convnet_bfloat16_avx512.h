@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include "convnet_impl.h"
+#include "lane_sums_avx512.h"
 
 namespace fastlangevin {
 namespace {
@@ -25,16 +26,7 @@ struct Avx512BFloat16Convnet {
   static FL_INLINE words broadcast_word(const word* p) { return (words)_mm512_set1_epi32(static_cast<int>(*p)); }
   static FL_INLINE f32 multiply_add(words a, words b, f32 c) { return _mm512_dpbf16_ps(c, a, b); }
   static FL_INLINE f32 mul(f32 a, f32 b) { return _mm512_mul_ps(a, b); }
-  // to[0, 4) = the sums of the lanes of a, b, c and d.
-  static FL_INLINE void store_sums(float* to, f32 a, f32 b, f32 c, f32 d) {
-    const __m512d ab = _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
-    const __m512d cd = _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)));
-    const __m512 even = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)),
-                 odd = _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
-    const __m512 four = _mm512_add_ps(even, odd);
-    const __m256 two = _mm256_add_ps(_mm512_castps512_ps256(four), _mm512_extractf32x8_ps(four, 1));
-    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(two), _mm256_extractf128_ps(two, 1)));
-  }
+  static FL_INLINE void store_sums(float* to, f32 a, f32 b, f32 c, f32 d) { store_lane_sums(to, a, b, c, d); }
   static FL_INLINE f32 where_positive(f32 a, f32 yes, f32 no) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_GT_OQ), no, yes);
   }
