@@ -120,3 +120,16 @@ def test_equal_sums_are_computed_once(monkeypatch):
     GraphEngine(Target("energy", energy), "fp32").bind(torch.ones(2, 3, 70), Inputs(()))
     sums = [(i.source, i.scale) for i in written if isinstance(i, Reduce)]
     assert len(set(sums)) == len(sums) >= 2
+
+
+@pytest.mark.parametrize(
+    "other", [lambda x: x.mean(2, keepdim=True), lambda x: x.amax(2, keepdim=True).detach()], ids=["mean", "maximum"]
+)
+def test_other_reductions_of_the_same_values_are_their_own(other):
+    def energy(x):
+        return (x * x.sum(2, keepdim=True) * other(x)).flatten(1).sum(1)
+
+    x = whole((2, 3, 8), 0)
+    bound = GraphEngine(Target("energy", energy), "fp32").bind(x, Inputs(()))
+    assert isinstance(bound, NativeGraphScore), bound.fusion
+    assert torch.equal(bound(x).double(), exact(energy, x))
