@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import platform
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import comparison
+import processor
 import pytest
 import rooflines
 import torch
@@ -94,7 +94,7 @@ def pytest_benchmark_update_machine_info(config, machine_info):
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load": os.getloadavg(),
-        "processor": _processor(),
+        "processor": processor.name(),
         "cpu_kernels": native.cpu_capability() if why is None else why,
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
         "driver": _line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
@@ -121,13 +121,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    names = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    found = (line.split(":", 1)[1].strip() for line in names if line.startswith("model name"))
-    return next(found, platform.processor())
 
 
 def _line(*command: str) -> str | None:

@@ -2,9 +2,10 @@
 
     python benchmarks/guard.py [WORK …] [--update]
 
-Ratios are of interleaved rounds of one run, never of absolute times. The floors were measured on an idle machine and
-require one. The exit code is 1 if a work's ratio has fallen by more than 30 % or its check fails. `--update` writes the
-ratios of this run as the new floors. With names of works, only those: any of `works.WORKS` and `works.NETWORKS`.
+Ratios are of interleaved rounds of one run, never of absolute times. They differ between processors, so each has floors
+of its own. Those were measured on an idle machine, and a run requires one. The exit code is 1 if a work's ratio has
+fallen by more than 30 % or its check fails, or if there are no floors of this processor. `--update` writes the ratios
+of this run as the new floors. With names of works, only those: any of `works.WORKS` and `works.NETWORKS`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import comparison
+import processor
 from contenders import BASELINE, CONTENDERS, OURS
 from timing import in_turns, paired_ratio, rounds_for
 from works import NETWORKS, WORKS, Work
@@ -58,6 +60,11 @@ def lost(ratios: Mapping[str, float], floors: Mapping[str, float]) -> list[str]:
     return complaints
 
 
+def read_floors() -> dict[str, dict[str, float]]:
+    """The ratio of each work, of each processor."""
+    return json.loads(FLOORS.read_text()) if FLOORS.exists() else {}
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("works", nargs="*", metavar="WORK", help=f"default: {', '.join(NAMES)}")
@@ -67,15 +74,20 @@ def main(arguments: list[str] | None = None) -> int:
         if name not in ALL_WORKS:
             parser.error(f"no work {name!r}, known are {', '.join(ALL_WORKS)}")
     names = options.works or NAMES
+    all_floors, kind = read_floors(), processor.name()
+    floors = all_floors.get(kind, {})
+    if not floors and set(names) & set(NAMES) and not options.update:
+        print(f"{FLOORS.name} has no floors of this processor, {kind} (--update)", file=sys.stderr)
+        return 1
     ratios, failures = measure(names)
-    floors = json.loads(FLOORS.read_text()) if FLOORS.exists() else {}
     for name, ratio in ratios.items():
         floor = f"floor {floors[name]:.2f}×" if name in floors else "no floor yet"
         print(f"{name:24} {ratio:7.2f}× the eager loop, {floor}")
     guarded = {name: ratio for name, ratio in ratios.items() if name in NAMES}
     if options.update and not failures:
         kept = {name: floors[name] for name in NAMES if name in floors}
-        FLOORS.write_text(json.dumps(kept | {n: round(ratio, 2) for n, ratio in guarded.items()}, indent=2) + "\n")
+        all_floors[kind] = kept | {n: round(ratio, 2) for n, ratio in guarded.items()}
+        FLOORS.write_text(json.dumps(all_floors, indent=2) + "\n")
         return 0
     complaints = failures + lost(guarded, {name: floor for name, floor in floors.items() if name in names})
     for complaint in complaints:

@@ -120,6 +120,7 @@ def _machine_lines(machines: list[dict[str, Any]]) -> list[str]:
         versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items())
         rates = "; ".join(f"{what}: {rate / 1e9:.4g}·10⁹" for what, rate in m["rooflines"].items())
         line = f"- {m['date']}, revision {m['revision']}: {m['processor']}, {m['cores']} cores, {m['threads']} threads"
+        line += f", OMP_WAIT_POLICY={m['omp_wait_policy']}" if m["omp_wait_policy"] else ""
         line += f", {m['cpu_kernels']}{gpu}; {load}; {versions}. {rates}."
         if m["loads"][1] > _BUSY * m["cores"]:
             line += (

@@ -62,11 +62,18 @@ def test_times_are_given_for_gpus_only():
 
 def test_a_busy_machine_is_reported():
     machine = {"date": "2026-01-02", "revision": "abc", "processor": "P", "cores": 2, "threads": 2, "gpu": None}
-    machine |= {"cpu_kernels": "avx2", "versions": {"torch": "2.13"}, "rooflines": {"copy": 2e10}}
+    machine |= {
+        "cpu_kernels": "avx2",
+        "versions": {"torch": "2.13"},
+        "rooflines": {"copy": 2e10},
+        "omp_wait_policy": None,
+    }
     for loads, busy in (((0.5, 2.9), False), ((0.5, 3.1), True)):
         text = report.markdown([entry(ROWS)], [machine | {"loads": loads}])
         assert "- 2026-01-02, revision abc: P, 2 cores, 2 threads, avx2; load 0.5 to" in text
         assert ("Other programs ran meanwhile" in text) == busy
+    text = report.markdown([entry(ROWS)], [machine | {"loads": (1, 1), "omp_wait_policy": "PASSIVE"}])
+    assert "2 threads, OMP_WAIT_POLICY=PASSIVE, avx2; load" in text
 
 
 def test_the_plots_agree_with_the_table():
