@@ -4,8 +4,8 @@
 
 Prints a table in Markdown: the multiply-adds of a product, for all chains, and the speed of torch's operators, and of
 native kernels where there are some, in 16 bits, relative to fp32 as `fl.Langevin` computes it: median ratios over
-seven interleaved rounds of whole chains. The last column has what the rule chooses on this processor. WORK: names in
-`works.WORKS` and `works.NETWORKS`, by default all networks.
+seven interleaved rounds of whole chains, and "< 0.1" where a single one took ten times as long as fp32. The last column
+has what the rule chooses on this processor. WORK: names in `works.WORKS` and `works.NETWORKS`, by default all networks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fastlangevin.kernels import build, native
 from fastlangevin.kernels.native import BFloat16Rate
 from fastlangevin.score import cpu_precision
 
-ROUNDS = 7
+ROUNDS, MOST_TIMES_LONGER = 7, 10
 ALL = WORKS | {name: make for name, make in NETWORKS.items() if not name.startswith("formula")}
 # Precision, instruction set of native kernels, the engines that have some, kind of the processor that chooses them.
 COLUMNS = {
@@ -84,9 +84,12 @@ def row(work: Work) -> list[str]:
         if (engines is None or asked.plan.engine in engines) and capability in build.instruction_sets():
             calls[name] = as_asked(work, precision, capability, rate)
     in_turns(calls, 1)
-    seconds = in_turns(calls, ROUNDS)
-    ratios = {name: paired_ratio(seconds["fp32"], times)[0] for name, times in seconds.items()}
-    cells = [f"{ratios[name]:.2f}" if name in ratios else "" for name in COLUMNS]
+    once = {name: times[0] for name, times in in_turns(calls, 1).items()}
+    quick = {name: call for name, call in calls.items() if once[name] <= MOST_TIMES_LONGER * once["fp32"]}
+    seconds = in_turns(quick, ROUNDS)
+    shown = dict.fromkeys(calls, f"< {1 / MOST_TIMES_LONGER}")
+    shown |= {name: f"{paired_ratio(seconds['fp32'], times)[0]:.2f}" for name, times in seconds.items()}
+    cells = [shown.get(name, "") for name in COLUMNS]
     return [work.name, f"{means[0]:.2g}" if means else "", *cells, asked.plan.precision]
 
 

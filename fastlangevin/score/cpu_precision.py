@@ -17,8 +17,10 @@ from ..network.sequential import Sequential
 from .precision import HALF
 
 # Torch's operators in bfloat16 are faster than native kernels in float32 from so many multiply-adds of a product, for
-# all chains, and of a product for each operation of other operators: measured in docs/performance.md.
-_WORTHWHILE, _MOSTLY_PRODUCTS = 10**8, 60
+# all chains, and of a product for each operation of other operators: measured in docs/performance.md. Twice the rate of
+# float32 is less than Winograd's filtering saves.
+_WORTHWHILE = {BFloat16Rate.DOUBLE: 4 * 10**8, BFloat16Rate.AMX: 10**8}
+_MOSTLY_PRODUCTS = 60
 
 
 def ways(precision: str, device: torch.device) -> tuple[str, ...]:
@@ -54,12 +56,15 @@ def why_bfloat16_of(network: Sequential, n_chains: int) -> str | None:
 
 
 def why_bfloat16(multiply_adds: int, n_products: int, others: int = 0) -> str | None:
-    """Why torch's operators in bfloat16 are faster than native kernels in float32, or None if they are not.
+    """Why torch's operators in bfloat16 are faster than native kernels in float32, or None if they are not. The
+    processor is one that multiplies bfloat16 faster than float32.
 
     Args:
         multiply_adds: of all chains in all n_products products of an evaluation.
         others: operations of all chains outside products, if they count.
     """
-    if n_products == 0 or multiply_adds < n_products * _WORTHWHILE or multiply_adds < _MOSTLY_PRODUCTS * others:
+    if n_products == 0 or multiply_adds < _MOSTLY_PRODUCTS * others:
+        return None
+    if multiply_adds < n_products * _WORTHWHILE[native.cpu_bfloat16_rate()]:
         return None
     return f"torch's operators are faster in bfloat16, with {multiply_adds / n_products:.2g} multiply-adds a product"

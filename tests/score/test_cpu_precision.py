@@ -18,6 +18,7 @@ from fastlangevin.score import cpu_precision
 pytestmark = pytest.mark.skipif(native.load_cpu() is not None, reason="needs the native library")
 
 OPTIONS = dict(n_steps=1, step_size=1.0, noise_std=0.0, precision="bf16", seed=1)
+FASTER = [rate for rate in BFloat16Rate if rate > BFloat16Rate.OF_FLOAT32]
 HAS_AVX512_BF16 = native.load_cpu() is None and native.cpu_has_bfloat16()
 
 
@@ -92,15 +93,18 @@ def test_in_float32_where_bfloat16_is_no_faster(processor, name, rate):
     assert torch.equal(fl.Langevin(make(), **OPTIONS)(x), fl.Langevin(make(), **OPTIONS | {"precision": "fp32"})(x))
 
 
+@pytest.mark.parametrize("rate", FASTER)
 @pytest.mark.parametrize("name", ENERGIES)
-def test_by_the_size_of_the_products_with_amx(processor, monkeypatch, name):
-    processor(BFloat16Rate.AMX)
+def test_by_the_size_of_the_products_where_bfloat16_is_faster(processor, monkeypatch, name, rate):
+    """Without native kernels in bfloat16."""
+    processor(rate)
+    monkeypatch.setattr(native, "cpu_has_bfloat16", lambda: False)
     make, x, small, large = ENERGIES[name]
     before = fl.Langevin(make(), **OPTIONS)
     assert before.plan_for("cpu", x.shape).precision == small[1]
     plan = plan_after_a_call(make(), x)
     assert (plan.engine, plan.precision) == small
-    monkeypatch.setattr(cpu_precision, "_WORTHWHILE", 1)
+    monkeypatch.setitem(cpu_precision._WORTHWHILE, rate, 1)
     monkeypatch.setattr(cpu_precision, "_MOSTLY_PRODUCTS", 1)
     assert before.plan_for("cpu", x.shape).precision == large[1]
     plan = plan_after_a_call(make(), x)
@@ -110,10 +114,29 @@ def test_by_the_size_of_the_products_with_amx(processor, monkeypatch, name):
         assert plan_after_a_call(make(), x, engine="autograd").precision == "bf16"
 
 
+@pytest.mark.parametrize(("rate", "precision"), [(BFloat16Rate.DOUBLE, "fp32"), (BFloat16Rate.AMX, "bf16")])
+def test_products_must_be_larger_where_bfloat16_gains_less(processor, rate, precision):
+    """Of 2.2e8 multiply-adds each, as IGEBM's."""
+    processor(rate)
+    wide = nn.Sequential(nn.Conv2d(8, 64, 3, padding=1), nn.Tanh(), nn.Conv2d(64, 64, 3, padding=1), nn.Flatten())
+    before = fl.Langevin(lambda x: wide(x).square().sum(1), **OPTIONS)
+    x = torch.zeros(11, 8, 32, 32)
+    before(x)
+    assert before.plan.precision == precision
+
+
+def test_the_limits_are_those_of_the_measurements(processor):
+    for rate, least in ((BFloat16Rate.DOUBLE, 4 * 10**8), (BFloat16Rate.AMX, 10**8)):
+        processor(rate)
+        assert cpu_precision.why_bfloat16(2 * least, 2) is not None
+        assert cpu_precision.why_bfloat16(2 * least - 1, 2) is None
+        assert cpu_precision.why_bfloat16(0, 0) is None
+
+
 def test_the_number_of_chains_counts(processor, monkeypatch):
     """A step of the network has 4·8 and 8·8 multiply-adds a chain."""
     processor(BFloat16Rate.AMX)
-    monkeypatch.setattr(cpu_precision, "_WORTHWHILE", 48 * 6)
+    monkeypatch.setitem(cpu_precision._WORTHWHILE, BFloat16Rate.AMX, 48 * 6)
     sampler = fl.Langevin(mlp(), **OPTIONS)
     assert [sampler.plan_for("cpu", (n, 4)).engine for n in (5, 6)] == ["mlp", "convnet"]
     for n, precision in ((5, "fp32"), (6, "bf16")):
@@ -124,7 +147,7 @@ def test_the_number_of_chains_counts(processor, monkeypatch):
 def test_other_operations_count(processor, monkeypatch):
     """The residual network has three products, each with its gradient, beside activations and sums."""
     processor(BFloat16Rate.AMX)
-    monkeypatch.setattr(cpu_precision, "_WORTHWHILE", 1)
+    monkeypatch.setitem(cpu_precision._WORTHWHILE, BFloat16Rate.AMX, 1)
     asked = []
     rule = cpu_precision.why_bfloat16
     monkeypatch.setattr(cpu_precision, "why_bfloat16", lambda *args: (asked.append(args), rule(*args))[1])
