@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "program.h"
+#include "transpose_impl.h"
 #include "vectors.h"
 
 namespace fastlangevin {
@@ -40,6 +41,8 @@ struct Plane {
   int64_t offset, rows, row_stride, columns, stride;
 };
 
+constexpr int64_t shortest_run = 8;
+
 // visit(plane): the elements [start, start + m), in planes of whole rows and in parts of rows.
 template <class Visit>
 FL_INLINE void each_plane(const Strided& s, int64_t start, int64_t m, const Visit& visit) {
@@ -74,17 +77,18 @@ FL_INLINE void each_plane(const Strided& s, int64_t start, int64_t m, const Visi
   }
 }
 
+// Whether the numbers of a plane's columns lie together, so many that transposing it is faster than copying rows.
+FL_INLINE bool is_transposed(const Plane& p) { return p.row_stride == 1 && p.rows >= shortest_run; }
+
 // move(i, at) for number i of a plane, which lies at `at`, along the side that lies together, or else the longer one.
 template <class Move>
 FL_INLINE void each_number(const Plane& p, const Move& move) {
-  constexpr int64_t run = 8;
-  const bool is_across = p.rows >= run && p.row_stride == 1;
-  if (!is_across && p.columns >= run && p.stride == 1) {
+  if (p.columns >= shortest_run && p.stride == 1) {
     for (int64_t r = 0; r < p.rows; ++r) {
       const int64_t i = r * p.columns, at = p.offset + r * p.row_stride;
       for (int64_t c = 0; c < p.columns; ++c) move(i + c, at + c);
     }
-  } else if (!is_across && p.columns >= p.rows) {
+  } else if (p.columns >= p.rows) {
     for (int64_t r = 0; r < p.rows; ++r) {
       const int64_t i = r * p.columns, at = p.offset + r * p.row_stride;
       for (int64_t c = 0; c < p.columns; ++c) move(i + c, at + c * p.stride);
@@ -103,6 +107,8 @@ FL_INLINE void gather_elements(const float* base, const Strided& s, int64_t star
       for (int64_t r = 0; r < p.rows; ++r) {
         std::fill_n(out + r * p.columns, p.columns, base[p.offset + r * p.row_stride]);
       }
+    } else if (is_transposed(p)) {
+      transpose(base + p.offset, p.stride, p.columns, p.rows, out, p.columns);
     } else {
       each_number(p, [&](int64_t i, int64_t at) { out[i] = base[at]; });
     }
@@ -112,7 +118,11 @@ FL_INLINE void gather_elements(const float* base, const Strided& s, int64_t star
 
 FL_INLINE void scatter_elements(const float* in, const Strided& s, int64_t start, int64_t m, float* base) {
   each_plane(s, start, m, [&](const Plane& p) {
-    each_number(p, [&](int64_t i, int64_t at) { base[at] = in[i]; });
+    if (is_transposed(p)) {
+      transpose(in, p.columns, p.rows, p.columns, base + p.offset, p.stride);
+    } else {
+      each_number(p, [&](int64_t i, int64_t at) { base[at] = in[i]; });
+    }
     in += p.rows * p.columns;
   });
 }

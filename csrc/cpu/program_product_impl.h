@@ -105,6 +105,25 @@ void run_product(const ProductCode& code, const Samples& samples) {
   }
 }
 
+// Columns of a matrix b, from its row 0 on, to rows of a tile, with zeros after them.
+FL_INLINE void pack_columns(const MultiplyCode& code, const float* b, int64_t columns, int64_t tile, float* to) {
+  if (code.b_row == 1) {
+    transpose(b, code.b_column, columns, code.k, to, tile);
+  } else {
+    for (int64_t k = 0; k < code.k; ++k) {
+      const float* const from = b + k * code.b_row;
+      if (code.b_column == 1) {
+        std::copy_n(from, columns, to + k * tile);
+      } else {
+        for (int64_t c = 0; c < columns; ++c) to[k * tile + c] = from[c * code.b_column];
+      }
+    }
+  }
+  if (columns < tile) {
+    for (int64_t k = 0; k < code.k; ++k) std::fill(to + k * tile + columns, to + (k + 1) * tile, 0.0f);
+  }
+}
+
 // The matrices b are packed as weights are, each for itself.
 template <class V>
 void run_multiply(const MultiplyCode& code, const Samples& samples) {
@@ -120,12 +139,7 @@ void run_multiply(const MultiplyCode& code, const Samples& samples) {
       for (int64_t column = 0, tile; column < padded; column += tile) {
         tile = tile_of(padded - column);
         const int64_t columns = std::min(tile, code.n - column);
-        for (int64_t k = 0; k < code.k; ++k) {
-          const float* const from = b + k * code.b_row + column * code.b_column;
-          float* const to = samples.extra + k * tile;
-          for (int64_t c = 0; c < columns; ++c) to[c] = from[c * code.b_column];
-          std::fill(to + columns, to + tile, 0.0f);
-        }
+        pack_columns(code, b + column * code.b_column, columns, tile, samples.extra);
         const ProductRuns runs{1, code.k, tile, columns, &zero, &zero};
         for (int64_t row = 0; row < code.m; row += A::rows) {
           const float* in_rows[A::rows];

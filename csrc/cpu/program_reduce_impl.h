@@ -58,8 +58,21 @@ class Offsets {
 template <class V, class R>
 FL_INLINE void reduce_offsets(const R& reduce, const float* in, const int64_t* offsets, int64_t n, int64_t lanes,
                               float* to) {
+  constexpr int64_t at_once = 4;  // vectors, whose additions do not wait for each other
   const float start = static_cast<float>(reduce.start);
   int64_t c = 0;
+  for (; c + at_once * V::width <= lanes; c += at_once * V::width) {
+    typename V::f32 now[at_once];
+    FL_UNROLL
+    for (int64_t v = 0; v < at_once; ++v) now[v] = V::broadcast(start);
+    for (int64_t i = 0; i < n; ++i) {
+      const float* const from = in + offsets[i] + c;
+      FL_UNROLL
+      for (int64_t v = 0; v < at_once; ++v) now[v] = reduce(now[v], load_any<V>(from + v * V::width));
+    }
+    FL_UNROLL
+    for (int64_t v = 0; v < at_once; ++v) store_any<V>(to + c + v * V::width, now[v]);
+  }
   for (; c + V::width <= lanes; c += V::width) {
     typename V::f32 now = V::broadcast(start);
     for (int64_t i = 0; i < n; ++i) now = reduce(now, load_any<V>(in + offsets[i] + c));

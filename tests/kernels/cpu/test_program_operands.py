@@ -110,6 +110,26 @@ def test_permuted(capability, shape, order, flips):
     assert_exact(permuted, shape, order, flips, 3)
 
 
+def of_matrices(rows, width, columns, step, n):
+    """Products with a transposed matrix, and in the gradient with matrices as they lie, of every `step`-th number."""
+
+    def energy(x):
+        a, b = x[..., ::step].split([rows, columns], 1)
+        return 0.5 * (a @ b.transpose(1, 2)).square().flatten(1).sum(1)
+
+    return energy, whole((n, rows + columns, step * width), 2), ()
+
+
+@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize(
+    ("rows", "width", "columns"),
+    [(1, 1, 2), (7, 4, 16), (3, 5, 17), (15, 16, 33), (9, 66, 64), (2, 37, 83), (65, 3, 130)],
+)
+def test_products_of_two_matrices(capability, rows, width, columns, step, n):
+    assert_exact(of_matrices, rows, width, columns, step, n)
+
+
 def test_equal_sums_are_computed_once(monkeypatch):
     def energy(x):
         away = (x - x.mean(1, keepdim=True)) * (x + x.mean(1, keepdim=True))
