@@ -5,7 +5,8 @@
 Prints two tables in Markdown: of public networks the speed over direct arithmetic, as CPU time of the thread, median
 and quartiles of interleaved rounds, and the errors of both and of torch's float32 against float64, relative, medians
 over states; and the speed of layers, sixteen one after the other and their gradients, also where direct arithmetic is
-taken.
+taken: of 3×3 windows, and of 4×4 windows and step 2 to images of half the size and back, in whose gradients and
+transposed convolutions, half of all products, windows are 2×2.
 FASTLANGEVIN_CPU_CAPABILITY selects an instruction set. WORK: names in `works.NETWORKS`.
 """
 
@@ -33,6 +34,7 @@ PUBLIC = ("jem", "igebm-parametrization", "improved-cd", "ncsn", "latent-posteri
 # Channels and height of square images.
 LAYERS = ((16, 32, 32), (32, 32, 32), (32, 64, 32), (64, 64, 16), (64, 128, 16), (128, 128, 16), (256, 256, 8))
 SMALL = ((64, 64, 8), (64, 64, 4), (64, 64, 3))
+HALVED = ((32, 64, 32), (64, 128, 16), (256, 256, 8), (64, 64, 8), (64, 64, 6), (64, 64, 4), (16, 16, 16), (3, 64, 32))
 
 
 def scores(kind: str, module: nn.Module, x: Tensor, args: tuple[Tensor, ...], gain: float | None) -> NativeGraphScore:
@@ -79,16 +81,19 @@ def network_row(name: str) -> str:
     return f"| {name} | {speed(lambda: direct(work.x0), lambda: tiles(work.x0))} | {' | '.join(errors)} |"
 
 
-def layer_row(n_in: int, n_out: int, size: int) -> str:
+def layer_row(n_in: int, n_out: int, size: int, halves: bool) -> str:
     torch.manual_seed(0)
-    layers = [nn.Conv2d(*pair, 3, padding=1, bias=False) for _ in range(8) for pair in ((n_in, n_out), (n_out, n_in))]
-    net = nn.Sequential(*layers)
+    there = [nn.Conv2d(n_in, n_out, *((4, 2, 1) if halves else (3, 1, 1)), bias=False) for _ in range(8)]
+    kind = nn.ConvTranspose2d if halves else nn.Conv2d
+    back = [kind(n_out, n_in, *((4, 2, 1) if halves else (3, 1, 1)), bias=False) for _ in range(8)]
+    net = nn.Sequential(*(layer for pair in zip(there, back, strict=True) for layer in pair))
     for p in net.parameters():
         p.data *= 1.7  # so that the numbers neither grow nor vanish
     x = torch.randn(8, n_in, size, size)
     module = Squares(net)
     tiles, direct = (scores("energy", module, x, (), gain) for gain in (0.0, 1e9))
-    return f"| {n_in}, {n_out} channels, {size}×{size} | {speed(lambda: direct(x), lambda: tiles(x))} |"
+    windows = "4×4 and step 2" if halves else "3×3"
+    return f"| {windows}, {n_in}, {n_out} channels, {size}×{size} | {speed(lambda: direct(x), lambda: tiles(x))} |"
 
 
 class Squares(nn.Module):
@@ -110,8 +115,9 @@ def main(names: list[str]) -> None:
     for name in names:
         print(network_row(name), flush=True)
     print("\n| layers | speed |\n| --- | --- |")
-    for layer in LAYERS + SMALL:
-        print(layer_row(*layer), flush=True)
+    for layers, halves in ((LAYERS + SMALL, False), (HALVED, True)):
+        for layer in layers:
+            print(layer_row(*layer, halves), flush=True)
 
 
 if __name__ == "__main__":

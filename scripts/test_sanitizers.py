@@ -22,7 +22,8 @@ from fastlangevin.kernels import build
 
 ROOT = Path(__file__).resolve().parent.parent
 COPY = ROOT / ".sanitizers"
-KERNELS = ("analytic_chain", "convnet", "mlp_chain", "mlp_chain_bfloat16", "program", "update")
+PROGRAMS = ("program", "program_operands", "program_pack", "program_winograd")
+KERNELS = ("analytic_chain", "convnet", "mlp_chain", "mlp_chain_bfloat16", *PROGRAMS, "update")
 TESTS = (
     *(f"tests/kernels/cpu/test_{name}.py" for name in KERNELS),
     *("tests/chains/test_update.py", "tests/test_noise.py", "tests/score/test_convnet_implementations.py"),

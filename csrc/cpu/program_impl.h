@@ -24,8 +24,10 @@ void run_instructions(const ProgramCode& code, const Samples& samples) {
         break;
       case Opcode::product: {
         const auto& product = *reinterpret_cast<const ProductCode*>(body);
-        if (product.winograd_width > 0) {
-          Winograd<V>(product, samples).run();
+        if (product.winograd_width > 0 && product.y.window == 3) {
+          Winograd<V, 3>(product, samples).run();
+        } else if (product.winograd_width > 0) {
+          Winograd<V, 2>(product, samples).run();
         } else {
           run_product<V>(product, samples);
         }

@@ -1,16 +1,21 @@
-// Convolutions of 3×3 windows and step 1 in 16 products for 36: Winograd's minimal filtering F(2×2, 3×3) (Lavin and
-// Gray, arXiv:1509.09308).
+// Convolutions of 3×3 windows and step 1 in 16 products for 36, and of 2×2 windows in 9 for 16: Winograd's minimal
+// filtering F(2×2, 3×3) and F(2×2, 2×2) (Lavin and Gray, arXiv:1509.09308).
 //
 // Along an axis, two outputs a dilation apart read four inputs, d. With the three weights, g,
 //
 //     out[0] = d0 g0 + d1 g1 + d2 g2 = m0 + m1 + m2    m0 = (d0 - d2) g0    m1 = (d1 + d2) (g0 + g1 + g2) / 2
 //     out[1] = d1 g0 + d2 g1 + d3 g2 = m1 - m2 - m3    m3 = (d1 - d3) g2    m2 = (d2 - d1) (g0 - g1 + g2) / 2
 //
-// In two dimensions a tile of 2×2 outputs has 4×4 places, each with a sum over all channels. Such a sum is a product of
-// a row of transformed inputs, one a tile, with weights that were transformed when they were packed. A few tiles go
-// through all places together, four at a time, in the L1 cache, for a group of output channels whose weights stay in
-// the L2 cache. They lie in this order: (group, place y, tile of output channels, place x, input channel, output
-// channel), y = 1, 2, 0, 3, for places 1 and 2 are needed by both outputs.
+// and of two weights, with three inputs,
+//
+//     out[0] = d0 g0 + d1 g1 = m0 + m1    m0 = (d0 - d1) g0    m1 = d1 (g0 + g1)
+//     out[1] = d1 g0 + d2 g1 = m1 + m2    m2 = (d2 - d1) g1
+//
+// In two dimensions a tile of 2×2 outputs has 4×4 or 3×3 places, each with a sum over all channels. Such a sum is a
+// product of a row of transformed inputs, one a tile, with weights that were transformed when they were packed. A few
+// tiles go through all places together, those of a y at a time, in the L1 cache, for a group of output channels whose
+// weights stay in the L2 cache. They lie in this order: (group, place y, tile of output channels, place x, input
+// channel, output channel), y = 1, 2, 0, 3 or 1, 0, 2: first those that both outputs need.
 #pragma once
 
 #include "program_product_impl.h"
@@ -73,7 +78,7 @@ __attribute__((noinline)) void multiply_winograd(int64_t n, const float* in, con
   }
 }
 
-template <class V>
+template <class V, int window>
 class Winograd {
  public:
   Winograd(const ProductCode& code, const Samples& samples)
@@ -82,7 +87,7 @@ class Winograd {
         zeros_(samples.extra),
         inputs_(zeros_ + (code.in_channels + panel - 1) / panel * panel),
         sums_(inputs_ + (code.in_channels + winograd_channels - 1) / winograd_channels * inputs_pitch),
-        shared_(sums_ + 4 * max_winograd_rows * max_tile) {
+        shared_(sums_ + places * max_winograd_rows * max_tile) {
     std::fill(zeros_, inputs_, 0.0f);
   }
 
@@ -92,7 +97,7 @@ class Winograd {
     for (begin_ = 0; begin_ < padded; begin_ = end_) {
       end_ = std::min(padded, begin_ + code_.winograd_width);
       run_group(weights);
-      weights += 16 * code_.in_channels * (end_ - begin_);
+      weights += places * places * code_.in_channels * (end_ - begin_);
     }
   }
 
@@ -100,12 +105,13 @@ class Winograd {
   using A = ProductArithmetic<V>;
   using f32 = typename V::f32;
 
+  static constexpr int places = window + 1;
   static constexpr int64_t n_together = max_winograd_rows / A::rows * A::rows;
-  static constexpr int64_t inputs_pitch = 4 * max_winograd_rows * winograd_pitch;  // of winograd_channels each
+  static constexpr int64_t inputs_pitch = places * max_winograd_rows * winograd_pitch;  // of winograd_channels each
   alignas(64) static constexpr float no_start[max_tile] = {};
 
   struct Row {
-    const float* in[4][4];
+    const float* in[places][places];
     float* out;
     int64_t n_y, n_x;  // outputs inside the image
   };
@@ -121,30 +127,34 @@ class Winograd {
         if (!x.advance(code_.x) && !y.advance(code_.y)) ++sample;
       }
       weights_ = weights;
-      run_places<1>(), run_places<2>(), run_places<0>(), run_places<3>();
+      if constexpr (window == 3) {
+        run_places<1>(), run_places<2>(), run_places<0>(), run_places<3>();
+      } else {
+        run_places<1>(), run_places<0>(), run_places<2>();
+      }
     }
   }
 
   void set_row(Row& row, int64_t sample, int64_t tile_y, int64_t tile_x) const {
     const Axis &y = code_.y, &x = code_.x;
     const float* const image = samples_.at(code_.in, sample);
-    int64_t at[4];
-    bool exists[4];
-    for (int j = 0; j < 4; ++j) {
+    int64_t at[places];
+    bool exists[places];
+    for (int j = 0; j < places; ++j) {
       const int64_t in_x = x.first + tile_x + j * x.dilation;
       at[j] = in_x * code_.in_x, exists[j] = in_x >= 0 && in_x < x.extent;
     }
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < places; ++i) {
       const int64_t in_y = y.first + tile_y + i * y.dilation, line = in_y * code_.in_y;
       const bool has_line = in_y >= 0 && in_y < y.extent;
-      for (int j = 0; j < 4; ++j) row.in[i][j] = has_line && exists[j] ? image + line + at[j] : zeros_;
+      for (int j = 0; j < places; ++j) row.in[i][j] = has_line && exists[j] ? image + line + at[j] : zeros_;
     }
     row.out = samples_.out(code_.out, sample) + (y.out_first + tile_y * y.out_step) * code_.out_y +
               (x.out_first + tile_x * x.out_step) * code_.out_x;
     row.n_y = tile_y + y.dilation < y.count ? 2 : 1, row.n_x = tile_x + x.dilation < x.count ? 2 : 1;
   }
 
-  // All that comes from the places (place_y, 0 … 3).
+  // All that comes from the places of one y.
   template <int place_y>
   void run_places() {
     for (int64_t c = 0; c < code_.in_channels; c += winograd_channels) {
@@ -157,7 +167,7 @@ class Winograd {
       const int64_t end = std::min(end_, channel + max_tile);
       for (int64_t tile, at = channel; at < end; at += tile) {
         tile = std::min(code_.tile, tile_of(end_ - at));
-        for (int64_t place_x = 0; place_x < 4; ++place_x, weights_ += code_.in_channels * tile) {
+        for (int64_t place_x = 0; place_x < places; ++place_x, weights_ += code_.in_channels * tile) {
           // A place that all outputs have once begins with their bias.
           const bool has_bias = place_y == 1 && place_x == 1;
           const float* const start = has_bias ? samples_.shared + code_.start + at : no_start;
@@ -168,27 +178,37 @@ class Winograd {
     }
   }
 
-  // The transformed inputs (place_y, 0 … 3) of a row, n channels from `first` on.
+  // The transformed inputs at the places of one y of a row, n channels from `first` on.
   template <int place_y>
   static FL_INLINE void transform(const Row& row, int64_t first, int64_t n, float* out) {
-    constexpr int which[4][2] = {{0, 2}, {1, 2}, {2, 1}, {1, 3}};
+    static constexpr int of_three[4][2] = {{0, 2}, {1, 2}, {2, 1}, {1, 3}}, of_two[3][2] = {{0, 1}, {1, 1}, {2, 1}};
+    constexpr const int* which = window == 3 ? of_three[place_y] : of_two[place_y];
     constexpr int64_t pitch = max_winograd_rows * winograd_pitch;
-    const float *near[4], *far[4];
+    const float *near[places], *far[places];
     FL_UNROLL
-    for (int j = 0; j < 4; ++j) {
-      near[j] = row.in[which[place_y][0]][j] + first, far[j] = row.in[which[place_y][1]][j] + first;
-    }
+    for (int j = 0; j < places; ++j) near[j] = row.in[which[0]][j] + first, far[j] = row.in[which[1]][j] + first;
     for (int64_t c = 0; c < n; c += V::width) {
-      f32 d[4];
+      f32 d[places];
       FL_UNROLL
-      for (int j = 0; j < 4; ++j) {
-        const f32 a = load_any<V>(near[j] + c), b = load_any<V>(far[j] + c);
-        d[j] = place_y == 1 ? a + b : a - b;
+      for (int j = 0; j < places; ++j) {
+        const f32 a = load_any<V>(near[j] + c);
+        if constexpr (window == 2 && place_y == 1) {
+          d[j] = a;
+        } else {
+          const f32 b = load_any<V>(far[j] + c);
+          d[j] = place_y == 1 ? a + b : a - b;
+        }
       }
-      store<V>(out + c, d[0] - d[2]);
-      store<V>(out + pitch + c, d[1] + d[2]);
-      store<V>(out + 2 * pitch + c, d[2] - d[1]);
-      store<V>(out + 3 * pitch + c, d[1] - d[3]);
+      if constexpr (window == 3) {
+        store<V>(out + c, d[0] - d[2]);
+        store<V>(out + pitch + c, d[1] + d[2]);
+        store<V>(out + 2 * pitch + c, d[2] - d[1]);
+        store<V>(out + 3 * pitch + c, d[1] - d[3]);
+      } else {
+        store<V>(out + c, d[0] - d[1]);
+        store<V>(out + pitch + c, d[1]);
+        store<V>(out + 2 * pitch + c, d[2] - d[1]);
+      }
     }
   }
 
@@ -228,33 +248,45 @@ class Winograd {
     }
   }
 
-  // Adds a row's sums at (place_y, 0 … 3) to what outputs share, or finishes those that need no more.
+  // What a row's sums at the places of one y are to the outputs of the two x.
+  FL_INLINE void add_places(const float* sums, f32 (&u)[2]) const {
+    constexpr int64_t pitch = max_winograd_rows * max_tile;
+    f32 m[places];
+    FL_UNROLL
+    for (int j = 0; j < places; ++j) m[j] = load<V>(sums + j * pitch);
+    if constexpr (window == 3) {
+      u[0] = m[0] + m[1] + m[2], u[1] = m[1] - m[2] - m[3];
+    } else {
+      u[0] = m[0] + m[1], u[1] = m[1] + m[2];
+    }
+  }
+
+  // Adds a row's sums at the places of one y to what outputs share, or finishes those that need no more.
   template <int place_y>
   FL_INLINE void add_sums(const Row& row, int64_t r, int64_t channel, int64_t end, float* shared) const {
-    constexpr int64_t pitch = max_winograd_rows * max_tile;
-    constexpr bool is_last = place_y == 0 || place_y == 3;
+    constexpr bool is_first = place_y == 0, is_second = place_y == window, is_last = is_first || is_second;
     const float* const sums = sums_ + r * max_tile;
-    if (place_y == 3 && row.n_y == 1) return;
+    if (is_second && row.n_y == 1) return;
     alignas(64) float total[2 * max_tile];
     for (int64_t c = 0; c < end - channel; c += V::width) {
-      f32 m[4];
-      FL_UNROLL
-      for (int j = 0; j < 4; ++j) m[j] = load<V>(sums + j * pitch + c);
-      const f32 u[] = {m[0] + m[1] + m[2], m[1] - m[2] - m[3]};
+      f32 u[2];
+      add_places(sums + c, u);
       FL_UNROLL
       for (int j = 0; j < 2; ++j) {
         float *const both = shared + j * max_tile + c, *const other = both + 2 * max_tile;
         if constexpr (place_y == 1) store<V>(both, u[j]);
-        if constexpr (place_y == 2) {
+        if constexpr (window == 3 && place_y == 2) {
           const f32 a = load<V>(both);
           store<V>(both, a + u[j]), store<V>(other, a - u[j]);
         }
-        if constexpr (place_y == 0) store<V>(total + j * max_tile + c, load<V>(both) + u[j]);
-        if constexpr (place_y == 3) store<V>(total + j * max_tile + c, load<V>(other) - u[j]);
+        if constexpr (is_first || (is_second && window == 2)) {
+          store<V>(total + j * max_tile + c, load<V>(both) + u[j]);
+        }
+        if constexpr (is_second && window == 3) store<V>(total + j * max_tile + c, load<V>(other) - u[j]);
       }
     }
     if constexpr (is_last) {
-      float* const out = row.out + channel + (place_y == 3) * code_.y.dilation * code_.y.out_step * code_.out_y;
+      float* const out = row.out + channel + is_second * code_.y.dilation * code_.y.out_step * code_.out_y;
       float* const to[] = {out, out + code_.x.dilation * code_.x.out_step * code_.out_x};
       store_rows<A>(row.n_x, std::min(end, code_.out_channels) - channel, total, to);
     }

@@ -145,6 +145,7 @@ _CPU_SOURCES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("cpu/mlp_amx_bf16.cpp", _AMX),
     ("cpu/convnet_neon.cpp", ()),
     ("cpu/program.cpp", ()),
+    ("cpu/program_pack.cpp", ()),
     ("cpu/program_portable.cpp", ()),
     ("cpu/program_avx2.cpp", _AVX2),
     ("cpu/program_avx512.cpp", _AVX512),

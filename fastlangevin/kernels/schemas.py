@@ -141,6 +141,10 @@ for _name, _results, _fake in (
     _define(f"{_name}(Tensor x, {_CONVNET}, float offset) -> {_results}")
     torch.library.register_fake(f"fastlangevin::{_name}", _fake, lib=LIBRARY)
 
+_define(
+    "program_pack_cpu_(Tensor(a!) shared, Tensor weights, int place, bool flips_y, bool flips_x, int tile, "
+    "int winograd_width) -> ()"
+)
 _define(f"program_score_cpu(Tensor x, {_PROGRAM}) -> Tensor")
 torch.library.register_fake("fastlangevin::program_score_cpu", _fake_score, lib=LIBRARY)
 _define(f"program_energy_and_score_cpu(Tensor x, {_PROGRAM}) -> (Tensor, Tensor)")

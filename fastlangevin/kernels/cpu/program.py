@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...network.native.program import VECTOR_TAIL, NativeProgram
+from ...network.native.values import Packing
 from .. import native
 from ..arguments import ChainArgs, MetropolisMemory, TransitionArgs
 from . import transitions, whole_chain
@@ -52,7 +53,11 @@ def bind(program: NativeProgram, n_samples: int, value: Callable[[int], Tensor])
     per_sample = torch.zeros(n_rows * program.per_sample_words + VECTOR_TAIL)
     rows = per_sample[: n_rows * program.per_sample_words].view(n_rows, program.per_sample_words)
     for constant, place in program.constants:
-        made = constant.make(*(value(v) for v in constant.values))
+        values = [value(v) for v in constant.values]
+        if isinstance(constant.make, Packing):
+            _pack(shared, place, constant.make, *values)
+            continue
+        made = constant.make(*values)
         if constant.is_per_sample:
             size = constant.size // lanes
             numbers = F.pad(made.reshape(n_samples, size), (0, 0, 0, n_rows * lanes - n_samples))
@@ -61,6 +66,12 @@ def bind(program: NativeProgram, n_samples: int, value: Callable[[int], Tensor])
         else:
             shared[place : place + constant.size] = made.reshape(-1)
     return Bound(code, shared, per_sample, program.multiply_adds)
+
+
+def _pack(shared: Tensor, place: int, packing: Packing, weight: Tensor) -> None:
+    weights, flips_y, flips_x = packing.taps(weight.float())
+    pack = torch.ops.fastlangevin.program_pack_cpu_.default
+    pack(shared, weights, place, flips_y, flips_x, packing.tile, packing.winograd_width)
 
 
 def score(program: Bound, x: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from .values import Base, Shape, View, dense_strides
 
 MOST_DIMS, MOST_VALUES, MOST_WINDOW = 8, 64, 1024
 PANEL = 16  # `panel` of csrc/cpu/products.h
-WINOGRAD_PLACES = 16
 # Of csrc/cpu/program_winograd_impl.h: tiles that are computed together, and channels whose inputs lie together.
 _WINOGRAD_ROWS, _WINOGRAD_CHANNELS = 14, 128
 _VECTOR = 16  # numbers of the widest vector, and of a cache line
@@ -177,8 +176,8 @@ class Product:
             return 0
         n_in, n_out = self.image.shape[2], min(self.result.shape[2], self.winograd_width)
         inputs = math.ceil(n_in / _WINOGRAD_CHANNELS) * (_WINOGRAD_CHANNELS + PANEL)
-        sums = 64 + math.ceil(n_out / 64) * 64
-        return math.ceil(n_in / PANEL) * PANEL + 4 * _WINOGRAD_ROWS * (inputs + sums)
+        numbers = (self.y.window + 1) * (inputs + 64) + 4 * math.ceil(n_out / 64) * 64
+        return math.ceil(n_in / PANEL) * PANEL + _WINOGRAD_ROWS * numbers
 
     @property
     def multiply_adds(self) -> int:

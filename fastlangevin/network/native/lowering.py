@@ -21,7 +21,7 @@ from torch import Tensor
 from ..graph import Call, Graph, Ref
 from .instructions import MOST_DIMS, MOST_VALUES, Instruction, Pointwise, Step
 from .operations import Op
-from .values import Buffer, Constant, Node, NotLowered, Shape, View, dense_strides
+from .values import Buffer, Constant, Node, NotLowered, Packing, Shape, View, dense_strides
 
 Rule = Callable[["Lowering", Call], Any]
 RULES: dict[Any, Rule] = {}
@@ -129,7 +129,7 @@ class Lowering:
     def constant(
         self,
         refs: Sequence[Ref],
-        make: Callable[..., Tensor],
+        make: Callable[..., Tensor] | Packing,
         size: int,
         key: object = None,
         is_per_sample: bool = False,

@@ -19,17 +19,9 @@ from . import (  # noqa: F401  (they register rules)
     rules_reductions,
     rules_views,
     rules_windows,
+    winograd,
 )
-from .instructions import (
-    WINOGRAD_PLACES,
-    Instruction,
-    LaneProduct,
-    Multiply,
-    Pointwise,
-    Product,
-    patches,
-    winograd_tiles,
-)
+from .instructions import Instruction, LaneProduct, Multiply, Pointwise, Product, patches, winograd_tiles
 from .lanes import LANES, in_lanes
 from .lowering import Lowering
 from .values import Base, Buffer, Constant, NotLowered
@@ -167,7 +159,7 @@ def _samples_at_once(instructions: Sequence[Instruction]) -> int:
             weights = p.y.window * p.x.window * p.image.shape[2] * p.result.shape[2]
             alike = [y * x for y, x in itertools.product(patches(p.y), patches(p.x))]
             if p.winograd_width:
-                weights = WINOGRAD_PLACES * p.image.shape[2] * p.result.shape[2]
+                weights = winograd.places(p.y.window) * p.image.shape[2] * p.result.shape[2]
                 alike = [winograd_tiles(p.y) * winograd_tiles(p.x)]
             for rows in (n * k for k in alike):
                 total += weights * rows / min(1.0, rows / math.ceil(rows / 6) / 4)

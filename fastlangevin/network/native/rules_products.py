@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -14,10 +13,10 @@ from torch import Tensor
 
 from ..graph import Call, Ref
 from . import winograd
-from .instructions import MOST_WINDOW, ONE, PANEL, WINOGRAD_PLACES, Axis, Multiply, Product
+from .instructions import MOST_WINDOW, ONE, PANEL, Axis, Multiply, Product
 from .lowering import Lowering, rule
 from .operations import Op
-from .values import Constant, Node, NotLowered, Shape, View, channels_last
+from .values import Constant, Node, NotLowered, Packing, Shape, View, channels_last
 
 _aten = torch.ops.aten
 
@@ -66,40 +65,8 @@ def gradient_phases(window: Window, n_in: int, n_out: int) -> list[_Phase]:
     return phases
 
 
-def pack(weights: Tensor, widest: int) -> Tensor:
-    """(window y, window x, channels of the input, of the output) in tiles of at most `widest` of the last, padded with
-    zeros.
-    """
-    *terms, n_out = weights.shape
-    n_terms = math.prod(terms)
-    packed, done = torch.zeros(n_packed(n_terms, n_out)), 0
-    while done < n_out:
-        left = -(-(n_out - done) // PANEL) * PANEL
-        tile = min(widest, 64 if left >= 64 else 32 if left >= 32 else PANEL)
-        columns = weights[..., done : done + tile]
-        packed[n_terms * done : n_terms * (done + tile)].view(*terms, tile)[..., : columns.shape[-1]] = columns
-        done += tile
-    return packed
-
-
 def n_packed(n_terms: int, n_out: int) -> int:
     return n_terms * -(-n_out // PANEL) * PANEL
-
-
-def _packed_taps(
-    weight: Tensor, widest: int, ys: range, xs: range, group: int, groups: int, gathers: bool, winograd_width: int
-) -> Tensor:
-    """Of one phase and group. weight: (O, I, kh, kw), or (O, I, k)."""
-    weight = weight if weight.dim() == 4 else weight.unsqueeze(2)
-    weight = weight.chunk(groups)[group] if groups > 1 else weight
-    flipped = [d for d, taps in ((2, ys), (3, xs)) if taps.step < 0]
-    ys, xs = (taps[::-1] if taps.step < 0 else taps for taps in (ys, xs))
-    weight = weight[:, :, ys.start : ys.stop : ys.step, xs.start : xs.stop : xs.step]
-    weight = weight.flip(flipped) if flipped else weight
-    weight = weight.permute(2, 3, 0, 1) if gathers else weight.permute(2, 3, 1, 0)
-    if winograd_width:
-        return torch.cat([pack(part, widest) for part in winograd.transformed(weight, winograd_width)])
-    return pack(weight, widest)
 
 
 def _start(lo: Lowering, bias: Any, group: int, groups: int, n_out: int) -> Constant:
@@ -195,18 +162,9 @@ def convolution(
         n_terms = y.axis.window * x.axis.window * n_in
         width = winograd.group_width(y.axis, x.axis, n_in, n_out)
         tile = lo.tile(n_in if width else n_terms)
-        make = functools.partial(
-            _packed_taps,
-            widest=tile,
-            ys=y.taps,
-            xs=x.taps,
-            group=group,
-            groups=groups,
-            gathers=gathers_back,
-            winograd_width=width,
-        )
-        size = n_packed(WINOGRAD_PLACES * n_in if width else n_terms, n_out)
-        weights = lo.constant((weight,), make, size, (y.taps, x.taps, group, groups, gathers_back, width))
+        packing = Packing(y.taps, x.taps, group, groups, gathers_back, tile, width)
+        size = n_packed(winograd.places(y.axis.window) * n_in if width else n_terms, n_out)
+        weights = lo.constant((weight,), packing, size, packing)
         start = _start(lo, bias, group, groups, n_out)
         parts = (source.sliced(2, group * n_in, n_in), target.sliced(2, group * n_out, n_out))
         lo.emit(Product(*parts, weights, start, y.axis, x.axis, tile, width))
@@ -245,10 +203,10 @@ def _matrix(lo: Lowering, x: Ref, weight: Ref, bias: Any) -> Node:
     whole = lo.buffer((rows, n_out))
     source = View(view.base, (1, rows, n_in), (0, view.strides[0], 1), view.offset)
     target = View(whole.base, (1, rows, n_out), (0, n_out, 1))
-    make = functools.partial(pack, widest=lo.tile(n_in))
-    weights = lo.constant((weight,), make, n_packed(n_in, n_out), "matrix")
+    packing = Packing(None, None, 0, 1, gathers=False, tile=lo.tile(n_in), winograd_width=0)
+    weights = lo.constant((weight,), packing, n_packed(n_in, n_out), packing)
     start, axis = _start(lo, bias, 0, 1, n_out), Axis(rows, 0, 1, 1, rows)
-    lo.emit(Product(source, target, weights, start, ONE, axis, lo.tile(n_in)))
+    lo.emit(Product(source, target, weights, start, ONE, axis, packing.tile))
     return lo.of_view(whole, 0)
 
 

@@ -29,9 +29,45 @@ class Buffer:
     size: int
 
 
+@dataclass(frozen=True)
+class Packing:
+    """How kernels read the weights of a product: csrc/cpu/program_pack.cpp.
+
+    Attributes:
+        ys, xs: places of a convolution's kernel, in the order of the product's window; None: the weight is a matrix of
+            input and output channels.
+        group, groups: of the weight's first dimension.
+        gathers: whether the weight's first dimension is of the product's input channels.
+        tile: output channels that are computed together, at most.
+        winograd_width: of the product.
+    """
+
+    ys: range | None
+    xs: range | None
+    group: int
+    groups: int
+    gathers: bool
+    tile: int
+    winograd_width: int
+
+    def taps(self, weight: Tensor) -> tuple[Tensor, bool, bool]:
+        """The weights (window y, window x, channels of the input, of the output) as a view, and whether their y and
+        their x are in the opposite order. weight: (O, I, kh, kw), (O, I, k), or a matrix.
+        """
+        if self.ys is None or self.xs is None:
+            return weight[None, None], False, False
+        weight = weight if weight.dim() == 4 else weight.unsqueeze(2)
+        weight = weight.chunk(self.groups)[self.group] if self.groups > 1 else weight
+        ys, xs = (taps[::-1] if taps.step < 0 else taps for taps in (self.ys, self.xs))
+        weight = weight[:, :, ys.start : ys.stop : ys.step, xs.start : xs.stop : xs.step]
+        order = (2, 3, 0, 1) if self.gathers else (2, 3, 1, 0)
+        return weight.permute(order), self.ys.step < 0, self.xs.step < 0
+
+
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """Numbers that are the same at every step: `make` of fixed values of the graph, as float32 in row-major order.
+    """Numbers that are the same at every step: `make` of fixed values of the graph, as float32 in row-major order, or
+    the weights of a product.
 
     Attributes:
         values: by index.
@@ -40,7 +76,7 @@ class Constant:
     """
 
     values: tuple[int, ...]
-    make: Callable[..., Tensor]
+    make: Callable[..., Tensor] | Packing
     is_per_sample: bool
     size: int
 

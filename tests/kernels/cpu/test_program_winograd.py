@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from support.error_bounds import assert_within, gamma
 from support.native_programs import Squares, computed, exact, native_score, whole
-from support.winograd_3x3 import gradient_weight, terms
+from support.winograd_tiles import gradient_weight, terms
 from torch import nn
 
 from fastlangevin.kernels import native
@@ -58,6 +58,16 @@ LAYERS = {
     "many channels": (nn.Conv2d(130, 147, 3, padding=1), (130, 4, 3), 2),
     "transposed": (nn.ConvTranspose2d(18, 7, 3, padding=1), (18, 4, 5), 2),
     "phases": (nn.Conv2d(6, 20, 6, 2, 2), (6, 9, 12), 4),
+    "2×2, even": (nn.Conv2d(32, 48, 2, padding=1), (32, 7, 5), 2),
+    "2×2, odd": (nn.Conv2d(33, 40, 2), (33, 6, 8), 2),
+    "2×2, one pixel": (nn.Conv2d(5, 3, 2, padding=1), (5, 1, 1), 2),
+    "2×2, wide padding": (nn.Conv2d(9, 18, 2, padding=(2, 0)), (9, 3, 8), 2),
+    "2×2, dilation": (nn.Conv2d(5, 33, 2, padding=(2, 3), dilation=(3, 2)), (5, 9, 13), 2),
+    "2×2, groups": (nn.Conv2d(34, 38, 2, groups=2), (34, 5, 4), 4),
+    "2×2, many channels": (nn.Conv2d(130, 147, 2), (130, 4, 3), 2),
+    "2×2, phases": (nn.Conv2d(6, 20, 4, 2, 1), (6, 10, 12), 4),
+    "2×2, phases of odd images": (nn.Conv2d(17, 70, 4, 2, 1), (17, 9, 7), 4),
+    "2×2, transposed phases": (nn.ConvTranspose2d(18, 7, 4, 2, 1), (18, 4, 5), 4),
 }
 
 
@@ -90,6 +100,8 @@ ANY_NUMBERS = {
     "even": (nn.Conv2d(32, 48, 3, padding=1), (32, 8, 6)),
     "odd": (nn.Conv2d(33, 20, 3, padding=1), (33, 7, 9)),
     "no padding, dilation": (nn.Conv2d(20, 31, 3, padding=(0, 2), dilation=(1, 2)), (20, 6, 9)),
+    "2×2": (nn.Conv2d(33, 20, 2, padding=1), (33, 7, 8)),
+    "2×2, dilation": (nn.Conv2d(20, 31, 2, padding=(0, 1), dilation=(1, 2)), (20, 6, 9)),
 }
 
 
@@ -109,7 +121,7 @@ def bounded(name):
     bound = score_in_tiles(energy, x, 2)
     weight, bias = (p.detach().double() for p in layer.parameters())
     back, geometry = gradient_weight(weight), (layer.padding, layer.dilation)
-    padding = tuple(2 * d - p for p, d in zip(*geometry, strict=True))
+    padding = tuple((layer.kernel_size[0] - 1) * d - p for p, d in zip(*geometry, strict=True))
     f = F.conv2d(x.double(), weight, bias, 1, *geometry)
     error = gamma(layer.in_channels + 8) * terms(x.double().abs(), weight.abs(), bias.abs(), *geometry)
     most = f.abs() + error
@@ -167,6 +179,11 @@ def test_bits_do_not_depend_on_threads_or_batch(capability, threads):
         (nn.Conv2d(32, 32, 3, padding=1, groups=4), (32, 16, 16), 0),
         (nn.Conv2d(32, 32, 5, padding=2), (32, 16, 16), 0),
         (nn.Conv1d(32, 32, 3, padding=1), (32, 64), 0),
+        (nn.ConvTranspose2d(64, 64, 4, 2, 1), (64, 8, 8), 4),
+        (nn.Conv2d(64, 64, 4, 2, 1), (64, 16, 16), 4),
+        (nn.Conv2d(64, 64, 4, 2, 1), (64, 8, 8), 0),
+        (nn.Conv2d(64, 64, 2), (64, 9, 9), 1),
+        (nn.Conv2d(64, 64, (2, 3)), (64, 9, 10), 0),
     ],
     ids=str,
 )

@@ -2,7 +2,8 @@
 
 Of y0 = m0 + m1 + m2 these are at most (|d0| + |d2|) |g0| + (|d1| + |d2|) s, s = |g0| + |g1| + |g2|: those of the
 convolution with the weights (|g0|, s, |g0| + s). Of y1 = m1 - m2 - m3 they are those with (s + |g2|, s, |g2|), of its
-own window. So it is along each axis.
+own window. With two weights y0 = m0 + m1 has at most (|d0| + |d1|) |g0| + |d1| s, s = |g0| + |g1|, those with the
+weights (|g0|, |g0| + s), and y1 = m1 + m2 those with (s + |g1|, |g1|). So it is along each axis.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ Pair = tuple[int, int]
 
 
 def _widened(weight: Tensor, dim: int, is_second: bool) -> Tensor:
-    first, _, last = weight.unbind(dim)
+    first, *middle, last = weight.unbind(dim)
     s = weight.sum(dim)
-    return torch.stack((s + last, s, last) if is_second else (first, s, first + s), dim)
+    middle = [s for _ in middle]
+    return torch.stack((s + last, *middle, last) if is_second else (first, *middle, first + s), dim)
 
 
 def terms(h: Tensor, weight: Tensor, bias: Tensor | None, padding: Pair, dilation: Pair) -> Tensor:
@@ -33,5 +35,5 @@ def terms(h: Tensor, weight: Tensor, bias: Tensor | None, padding: Pair, dilatio
 
 
 def gradient_weight(weight: Tensor) -> Tensor:
-    """The input gradient of conv2d is conv2d with this weight, and a padding of 2 dilation - padding."""
+    """With it, conv2d is the input gradient of conv2d: k × k weights, with a padding of (k - 1) dilation - padding."""
     return weight.flip(2, 3).transpose(0, 1)
