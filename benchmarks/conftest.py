@@ -17,7 +17,7 @@ import rooflines
 import torch
 from comparison import Floor, Row
 from contenders import OURS
-from timing import Call, once, rounds_for, synchronise
+from timing import Call, once, rounds_for, settle, synchronise
 
 from fastlangevin import kernels
 from fastlangevin.kernels import native
@@ -48,12 +48,15 @@ class Comparison:
         if OURS not in calls:
             pytest.fail(f"{title}: {[row for row in rows if row['contender'] == OURS]}")
         rounds = rounds_for(calls, BUDGET, LEAST_ROUNDS, most_rounds)
+        before = {name: once(call) for name, call in calls.items()}
         seconds: dict[str, list[float]] = {name: [] for name in calls}
 
         def others() -> None:
             for name, call in calls.items():
                 if name != OURS:
+                    settle(call, before[name])
                     seconds[name].append(once(call))
+            settle(calls[OURS], before[OURS])
 
         def ours() -> None:
             calls[OURS]()

@@ -10,6 +10,8 @@ import torch
 
 Call = Callable[[], object]
 
+SHORT = 0.05  # seconds
+
 
 def spread(values: list[float]) -> tuple[float, tuple[float, float]]:
     """The median and the quartiles."""
@@ -30,6 +32,15 @@ def once(call: Call) -> float:
     call()
     synchronise()
     return time.perf_counter() - start
+
+
+def settle(call: Call, seconds: float) -> None:
+    """Before a call of so many seconds is timed, a short one is made once: it is then not timed while the threads of
+    the library before still spin, nor while its own are waking.
+    """
+    if seconds < SHORT:
+        call()
+        synchronise()
 
 
 def synchronise() -> None:

@@ -37,3 +37,10 @@ def test_peak_memory_is_that_of_the_process():
     command = [sys.executable, "-c", parent]
     done = subprocess.run(command, cwd=ROOT / "benchmarks", capture_output=True, text=True, check=True)
     assert 1_000_000 < int(done.stdout) < 200_000_000
+
+
+def test_short_calls_are_made_once_before():
+    made = []
+    timing.settle(lambda: made.append("short"), 0.001)
+    timing.settle(lambda: made.append("long"), 1.0)
+    assert made == ["short"]
