@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "cpu.json"
+RESULTS = ROOT / "benchmarks" / "results"
 
 ROWS = {
     "mixture": "Gaussian mixture in 2-D, 10,000 chains",
@@ -75,7 +75,8 @@ def mark(shape: str, x: float, y: float) -> str:
 def speeds(results: Path) -> dict[str, dict[str, float]]:
     """Of each work, by the name in its benchmark, the ratios of the contenders that were timed."""
     found = {}
-    for benchmark in json.loads(results.read_text())["benchmarks"]:
+    files = sorted(results.glob("cpu*.json"))
+    for benchmark in (b for file in files for b in json.loads(file.read_text())["benchmarks"]):
         entry = benchmark["extra_info"]
         if entry.get("kind") in ("chain", "network"):
             found[benchmark["param"]] = {r["contender"]: r["ratio"] for r in entry["rows"] if r["status"] == "timed"}
