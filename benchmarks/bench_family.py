@@ -16,7 +16,7 @@ import pytest
 import torch
 from contenders.family import BASELINE, FAMILY, OURS
 from family_works import FamilyWork, works
-from timing import Call, in_turns, paired_ratio, rounds_for, spread
+from timing import Call, in_turns, one_round, paired_ratio, rounds_for, spread
 from works import DEVICE, Work, convnet
 
 import fastlangevin as fl
@@ -59,7 +59,7 @@ def test_family(compare, benchmark, name):
     if OURS not in calls:
         pytest.fail(f"{work.title}: {[row for row in rows if row['contender'] == OURS]}")
     load = os.getloadavg()[0]
-    rounds = rounds_for(calls, BUDGET, LEAST_ROUNDS, MOST_ROUNDS)
+    rounds = rounds_for(one_round(calls), BUDGET, LEAST_ROUNDS, MOST_ROUNDS)
     seconds = benchmark.pedantic(in_turns, (calls, rounds), rounds=1)
     timed = [
         {"contender": name, "status": "timed", "rounds": rounds, **ratios(seconds[BASELINE], values)}
@@ -100,7 +100,7 @@ def test_overhead(compare, benchmark, name):
     found = samplers(work)
     calls = {name: functools.partial(sampler, work.x0) for name, (sampler, _) in found.items()}
     load = os.getloadavg()[0]
-    rounds = rounds_for(calls, BUDGET, LEAST_ROUNDS, MOST_ROUNDS)
+    rounds = rounds_for(one_round(calls), BUDGET, LEAST_ROUNDS, MOST_ROUNDS)
     seconds = benchmark.pedantic(in_turns, (calls, rounds), rounds=1)
     a_score = {name: [s / found[name][1] for s in values] for name, values in seconds.items()}
     rows = [

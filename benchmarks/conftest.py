@@ -17,7 +17,7 @@ import rooflines
 import torch
 from comparison import Floor, Row
 from contenders import OURS
-from timing import Call, once, rounds_for, settle, synchronise
+from timing import Call, once, one_round, rounds_for, settle, synchronise
 
 from fastlangevin import kernels
 from fastlangevin.kernels import native
@@ -47,8 +47,8 @@ class Comparison:
         """Records the given rows, one row for each call, and `more`."""
         if OURS not in calls:
             pytest.fail(f"{title}: {[row for row in rows if row['contender'] == OURS]}")
-        rounds = rounds_for(calls, BUDGET, LEAST_ROUNDS, most_rounds)
-        before = {name: once(call) for name, call in calls.items()}
+        before = one_round(calls)
+        rounds = rounds_for(before, BUDGET, LEAST_ROUNDS, most_rounds)
         seconds: dict[str, list[float]] = {name: [] for name in calls}
 
         def others() -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 import comparison
 import processor
 from contenders import BASELINE, CONTENDERS, OURS
-from timing import in_turns, paired_ratio, rounds_for
+from timing import in_turns, one_round, paired_ratio, rounds_for
 from works import NETWORKS, WORKS, Work
 
 FLOORS = Path(__file__).with_name("floors.json")
@@ -42,7 +42,7 @@ def measure(names: Iterable[str]) -> tuple[dict[str, float], list[str]]:
         calls, rows = comparison.admit(ALL_WORKS[name](), contenders)
         failures += [f"{name}: {comparison.text(row)}" for row in rows]
         if set(calls) == set(contenders):
-            seconds = in_turns(calls, rounds_for(calls, BUDGET, LEAST_ROUNDS, MOST_ROUNDS))
+            seconds = in_turns(calls, rounds_for(one_round(calls), BUDGET, LEAST_ROUNDS, MOST_ROUNDS))
             ratios[name], _ = paired_ratio(seconds[BASELINE], seconds[OURS])
     return ratios, failures
 

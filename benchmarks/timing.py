@@ -57,7 +57,11 @@ def in_turns(calls: Mapping[str, Call], rounds: int) -> dict[str, list[float]]:
     return seconds
 
 
-def rounds_for(calls: Mapping[str, Call], budget: float, least: int, most: int) -> int:
-    """The number of rounds that fit into `budget` seconds, given the time of one round."""
-    one = sum(seconds[0] for seconds in in_turns(calls, 1).values())
-    return max(least, min(most, int(budget / one)))
+def one_round(calls: Mapping[str, Call]) -> dict[str, float]:
+    """Seconds of one call of each."""
+    return {name: seconds[0] for name, seconds in in_turns(calls, 1).items()}
+
+
+def rounds_for(one: Mapping[str, float], budget: float, least: int, most: int) -> int:
+    """The number of rounds that fit into `budget` seconds, given the seconds of one round."""
+    return max(least, min(most, int(budget / sum(one.values()))))

@@ -116,13 +116,11 @@ def test_by_the_size_of_the_products_where_bfloat16_is_faster(processor, monkeyp
 
 @pytest.mark.parametrize(("rate", "precision"), [(BFloat16Rate.DOUBLE, "fp32"), (BFloat16Rate.AMX, "bf16")])
 def test_products_must_be_larger_where_bfloat16_gains_less(processor, rate, precision):
-    """Of 2.2e8 multiply-adds each, as IGEBM's."""
+    """Of 2.3e8 multiply-adds each, about as IGEBM's."""
     processor(rate)
     wide = nn.Sequential(nn.Conv2d(8, 64, 3, padding=1), nn.Tanh(), nn.Conv2d(64, 64, 3, padding=1), nn.Flatten())
-    before = fl.Langevin(lambda x: wide(x).square().sum(1), **OPTIONS)
-    x = torch.zeros(11, 8, 32, 32)
-    before(x)
-    assert before.plan.precision == precision
+    plan = plan_after_a_call(lambda x: wide(x).square().sum(1), torch.zeros(11, 8, 32, 32))
+    assert plan.precision == precision
 
 
 def test_the_limits_are_those_of_the_measurements(processor):
